@@ -1,0 +1,44 @@
+# Every target sets up .venv by itself the first time. PYTHON=python3.12 chooses another interpreter.
+PYTHON ?= python3
+PY := .venv/bin/python
+# Idle threads that spin slow each other down ten-fold on a busy machine.
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: help setup demo test test-slow lint format bench clean
+
+help:
+	@echo "make setup | demo | test | test-slow | lint | format | bench | clean"
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "jitflow needs Python 3.10 or newer; try make PYTHON=python3.12")'
+	@echo "setting up .venv (torch and Lightning; some minutes the first time)"
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[demo,dev]'
+	@touch $@
+
+demo: setup
+	$(PY) -m jitflow demo images
+
+test: setup
+	$(PY) -m pytest
+
+test-slow: setup
+	$(PY) -m pytest -m slow
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: setup
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: setup
+	$(PY) benchmarks/bench_step.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,105 @@
+"""Two exponential moving averages of the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from jitflow.core.ema import copy_parameters, update_ema_
+from jitflow.errors import ConfigError
+from jitflow.training.module import FlowModule
+
+
+class EMACallback(pl.Callback):
+    """Keep two averages of a module's weights, updated once after every optimiser step.
+
+    The averages live on the module (``ema_params1``, ``ema_params2``), which saves and restores them; this
+    callback starts them as a copy of the weights and moves them. Its decays win over the module's.
+
+    Args:
+        ema_decay1: Decay of the first average, in ``[0, 1]``; higher is smoother.
+        ema_decay2: Decay of the second average, in ``[0, 1]``.
+
+    Raises:
+        ConfigError: If a decay is out of range.
+    """
+
+    def __init__(self, ema_decay1: float = 0.9999, ema_decay2: float = 0.9996) -> None:
+        for decay in (ema_decay1, ema_decay2):
+            if not 0 <= decay <= 1:
+                raise ConfigError(f"an EMA decay must lie in [0, 1]; got {decay}")
+        self.ema_decay1 = ema_decay1
+        self.ema_decay2 = ema_decay2
+        self._steps_seen = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a module that cannot hold averages, and two callbacks that would both update them."""
+        if not isinstance(pl_module, FlowModule):
+            raise ConfigError(f"EMACallback needs a jitflow module; got {type(pl_module).__name__}")
+        if sum(isinstance(c, EMACallback) for c in trainer.callbacks) > 1:  # type: ignore[attr-defined]
+            raise ConfigError("two EMACallbacks would update the averages twice a step; keep one")
+        ours, theirs = (self.ema_decay1, self.ema_decay2), (pl_module.ema_decay1, pl_module.ema_decay2)
+        if stage == "fit" and ours != theirs:
+            pl.utilities.rank_zero_warn(f"EMA decays differ: the callback's {ours} are used, not the model's {theirs}")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start both averages as a copy of the weights, unless a checkpoint brought them."""
+        module = _flow(pl_module)
+        weights = dict(module.named_parameters())
+        if not module.ema_params1:
+            module.ema_params1 = copy_parameters(weights)
+            module.ema_params2 = copy_parameters(weights)
+        self._steps_seen = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the averages if this batch ended in an optimiser step (under accumulation, not all do)."""
+        if trainer.global_step == self._steps_seen:
+            return
+        self._steps_seen = trainer.global_step
+        module = _flow(pl_module)
+        weights = dict(module.named_parameters())
+        update_ema_(module.ema_params1, weights, self.ema_decay1)
+        update_ema_(module.ema_params2, weights, self.ema_decay2)
+
+    def get_ema_state_dict(self, pl_module: pl.LightningModule, ema_version: int = 1) -> dict[str, Tensor]:
+        """Return a copy of the module's state dict with an average in place of the weights.
+
+        Args:
+            pl_module: The module.
+            ema_version: 1 or 2.
+
+        Raises:
+            ConfigError: If the version is neither, or the average does not exist yet.
+        """
+        averages = _flow(pl_module).ema_parameters(ema_version)
+        return {
+            name: averages.get(name, value).detach().to(value.dtype, copy=True)
+            for name, value in pl_module.state_dict().items()
+        }
+
+    @torch.no_grad()
+    def load_ema_to_model(self, pl_module: pl.LightningModule, ema_version: int = 1) -> None:
+        """Overwrite the module's weights with an average, for good.
+
+        To use an average for a while only, see :meth:`FlowModule.ema_weights`.
+
+        Args:
+            pl_module: The module.
+            ema_version: 1 or 2.
+
+        Raises:
+            ConfigError: If the version is neither, or the average does not exist yet.
+        """
+        averages = _flow(pl_module).ema_parameters(ema_version)
+        for name, parameter in pl_module.named_parameters():
+            parameter.copy_(averages[name])
+
+
+def _flow(pl_module: pl.LightningModule) -> FlowModule:
+    assert isinstance(pl_module, FlowModule)
+    return pl_module

@@ -1,0 +1,130 @@
+"""A progress bar that says what a waiting person wants to know: loss, images a second, time left."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import Any
+
+import lightning.pytorch as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+log = logging.getLogger(__name__)
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a duration as ``h:mm:ss`` or ``m:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class TrainingProgress(pl.callbacks.ProgressBar):
+    """Bar over the optimiser steps in a terminal; elsewhere a plain line now and then.
+
+    The loss is read from the device only when it is shown, twice a second, so that the queue of an
+    accelerator never runs empty for it.
+
+    Args:
+        line_every_sec: Seconds between two plain lines where there is no terminal.
+    """
+
+    def __init__(self, line_every_sec: float = 15.0) -> None:
+        super().__init__()
+        self.line_every_sec = line_every_sec
+        self._enabled = True
+        self._bar: Progress | None = None
+        self._loss = float("nan")
+        self._marks: deque[tuple[float, int, int]] = deque(maxlen=40)
+
+    def disable(self) -> None:
+        """Show nothing (Lightning calls this on every process but the first)."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show progress again."""
+        self._enabled = True
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether anything is shown."""
+        return self._enabled
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the bar."""
+        self._images = 0
+        self._shown = self._lined = time.monotonic()
+        self._marks.clear()
+        self._marks.append((self._shown, trainer.global_step, 0))
+        console = Console(stderr=True)
+        if self._enabled and console.is_terminal:
+            self._bar = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[numbers]}"),
+                TimeElapsedColumn(),
+                console=console,
+            )
+            self._task = self._bar.add_task("", total=_total_steps(trainer), completed=trainer.global_step, numbers="")
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show where the training is, at most twice a second."""
+        self._images += len(batch[1]) * trainer.world_size
+        now = time.monotonic()
+        if not self._enabled or now - self._shown < 0.5:
+            return
+        self._shown = now
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if loss is not None:
+            value = float(loss)
+            self._loss = value if self._loss != self._loss else 0.8 * self._loss + 0.2 * value
+        numbers = self._numbers(trainer, now)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=trainer.global_step, numbers=numbers)
+        elif now - self._lined >= self.line_every_sec:
+            self._lined = now
+            total = _total_steps(trainer)
+            log.info("step %d%s  %s", trainer.global_step, f"/{total}" if total else "", numbers)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the bar."""
+        self._close(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Close the bar."""
+        self._close(trainer)
+
+    def _close(self, trainer: pl.Trainer) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=trainer.global_step)
+            self._bar.stop()
+            self._bar = None
+
+    def _numbers(self, trainer: pl.Trainer, now: float) -> str:
+        self._marks.append((now, trainer.global_step, self._images))
+        (then, step, images), seconds = self._marks[0], now - self._marks[0][0]
+        parts = [f"loss {self._loss:.4f}", f"{(self._images - images) / seconds:.0f} images/s"]
+        total, pace = _total_steps(trainer), (trainer.global_step - step) / seconds
+        if total and pace:
+            parts.append(f"ETA {format_seconds((total - trainer.global_step) / pace)}")
+        return "  ".join(parts)
+
+
+def _total_steps(trainer: pl.Trainer) -> int | None:
+    """Optimiser steps of the whole training, or None if it has no end.
+
+    Not ``trainer.estimated_stepping_batches``: asking for it stops Lightning from restoring loader states.
+    """
+    limits = []
+    if trainer.max_steps and trainer.max_steps > 0:
+        limits.append(trainer.max_steps)
+    if trainer.max_epochs and trainer.max_epochs > 0 and trainer.num_training_batches != float("inf"):
+        per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        limits.append(per_epoch * trainer.max_epochs)
+    return min(limits) if limits else None

@@ -1,0 +1,111 @@
+"""The one entry point, ``jitflow <verb>``.
+
+A verb's module is imported only when the verb is chosen, so that help answers at once. Errors a user can
+mend are printed in one line, without a traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jitflow import __version__
+from jitflow.errors import ConfigError, JitflowError, unknown_name
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A command.
+
+    Attributes:
+        module: Where its function is.
+        function: The function, ``main(args: list[str])``.
+        summary: One line of help.
+        example: One command line that works.
+    """
+
+    module: str
+    function: str
+    summary: str
+    example: str
+
+
+VERBS = {
+    "demo": Verb(
+        "jitflow.pipelines.commands", "demo", "train and sample on built-in data, from nothing", "jitflow demo images"
+    ),
+    "train": Verb(
+        "jitflow.training.lightning_cli",
+        "train",
+        "train by a recipe",
+        "jitflow train --config images/jit_b16_256 --data.data_path ./data/imagenet",
+    ),
+    "sample": Verb(
+        "jitflow.pipelines.commands",
+        "sample",
+        "draw images from a checkpoint",
+        "jitflow sample runs/demo/images/checkpoints/last.ckpt --labels 0,3,7-9 --count 4 --guidance 2",
+    ),
+    "models": Verb(
+        "jitflow.pipelines.commands", "models", "list networks with their size and cost", "jitflow models 'JiT-B*'"
+    ),
+}
+
+
+def usage() -> str:
+    """Text of ``jitflow --help``."""
+    width = max(map(len, VERBS))
+    lines = ["usage: jitflow <verb> [options]", "", "Flow-matching image Transformers.", "", "verbs:"]
+    for name, verb in VERBS.items():
+        lines += [f"  {name:<{width}}  {verb.summary}", f"  {'':<{width}}    {verb.example}"]
+    lines += ["", "`jitflow <verb> --help` lists a verb's options; `jitflow --version` the version."]
+    return "\n".join(lines)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        args: Words after ``jitflow``; those of the process by default.
+
+    Returns:
+        Exit status: 0, 1 for an error a user can mend, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(usage() + "\n")
+        return 0
+    if words[0] in ("-V", "--version"):
+        sys.stdout.write(f"jitflow {__version__}\n")
+        return 0
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("jitflow").setLevel(logging.INFO)
+    # Lightning prints through handlers of its own besides; its hints would drown what the commands say.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).propagate = False
+    try:
+        verb = VERBS.get(words[0])
+        if verb is None:
+            raise unknown_name("verb", words[0], VERBS, hint="`jitflow --help` lists all.")
+        getattr(importlib.import_module(verb.module), verb.function)(words[1:])
+    except JitflowError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "jitflow":
+            raise
+        missing = ConfigError(f"the package {error.name!r} is not installed; run `pip install -e .` in the checkout")
+        sys.stderr.write(f"error: {missing}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Between what people have (pixels, spectrograms, text) and what networks see (the model space)."""

@@ -1,0 +1,25 @@
+"""What every codec offers."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Codec(Protocol):
+    """Maps data to the model space and back.
+
+    Attributes:
+        shape: Shape of one sample in the model space, ``(C, H, W)``.
+    """
+
+    shape: tuple[int, int, int]
+
+    def encode(self, data: Tensor) -> Tensor:
+        """Map data ``(B, *)`` to the model space, ``(B, *shape)``, float32."""
+        ...
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Map the model space ``(B, *shape)`` back to data a person can see, uint8 ``(B, C, H, W)``."""
+        ...

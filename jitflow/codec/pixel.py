@@ -1,0 +1,40 @@
+"""Images as they are: uint8 pixels to [-1, 1] and back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class PixelCodec:
+    """The model space is the image itself.
+
+    Args:
+        img_size: (height, width) in pixels.
+        channels: 3 for colour, 1 for grey.
+    """
+
+    def __init__(self, img_size: tuple[int, int], channels: int = 3) -> None:
+        self.shape = (channels, *img_size)
+
+    def encode(self, data: Tensor) -> Tensor:
+        """Map pixels to the model space.
+
+        Args:
+            data: Images, shape ``(B, C, H, W)``, 0 to 255.
+
+        Returns:
+            Images, shape ``(B, C, H, W)``, float32 in ``[-1, 1]``.
+        """
+        return data.float() / 127.5 - 1.0
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Map the model space to pixels: ``round(clip((x + 1) / 2 * 255))``.
+
+        Args:
+            x: Images, shape ``(B, C, H, W)``, nominally in ``[-1, 1]``.
+
+        Returns:
+            Images, shape ``(B, C, H, W)``, uint8.
+        """
+        return ((x.float() + 1) / 2 * 255).clamp(0, 255).round().to(torch.uint8)

@@ -1,0 +1,50 @@
+"""Exponential moving averages of parameters, kept by name in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from jitflow.errors import ConfigError
+
+
+@torch.no_grad()
+def copy_parameters(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy parameters in float32, the start of an average.
+
+    Half precision would stall: at decay 0.9999 an update is smaller than its rounding.
+    """
+    return {name: p.detach().to(torch.float32, copy=True) for name, p in params.items()}
+
+
+@torch.no_grad()
+def update_ema_(averages: Mapping[str, Tensor], params: Mapping[str, Tensor], decay: float) -> None:
+    """Move averages towards parameters in place: ``ema = decay * ema + (1 - decay) * p``.
+
+    One fused call per device and dtype instead of one per parameter.
+
+    Args:
+        averages: Averages by parameter name, float32.
+        params: Parameters by name; exactly the same names.
+        decay: Share of the old average that stays, in ``[0, 1]``.
+
+    Raises:
+        ConfigError: If the names differ or ``decay`` is out of range.
+    """
+    if not 0 <= decay <= 1:
+        raise ConfigError(f"an EMA decay must lie in [0, 1]; got {decay}")
+    if averages.keys() != params.keys():
+        odd = sorted(averages.keys() ^ params.keys())
+        raise ConfigError(f"EMA and parameters differ in names: {', '.join(odd[:5])} ({len(odd)} in all)")
+    groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+    for name, p in params.items():
+        ours, theirs = groups.setdefault((p.device, p.dtype), ([], []))
+        ours.append(averages[name])
+        theirs.append(p.detach())
+    for (_, dtype), (ours, theirs) in groups.items():
+        ends = theirs if dtype == torch.float32 else [p.float() for p in theirs]
+        # The release's order of operations, to the last bit; a lerp would round differently.
+        torch._foreach_mul_(ours, decay)
+        torch._foreach_add_(ours, ends, alpha=1 - decay)

@@ -1,0 +1,88 @@
+"""Classifier-free guidance inside an interval of times, both passes in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from jitflow.core.path import expand_time
+from jitflow.errors import ConfigError
+
+LabelledVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def check_interval(interval: tuple[float, float]) -> tuple[float, float]:
+    """Return the interval as two floats; raise ConfigError unless ``0 <= low <= high <= 1``."""
+    try:
+        low, high = (float(end) for end in interval)
+    except (TypeError, ValueError):
+        raise ConfigError(f"the guidance interval needs two numbers (low, high); got {interval!r}") from None
+    if not 0 <= low <= high <= 1:
+        raise ConfigError(f"the guidance interval must satisfy 0 <= low <= high <= 1; got ({low}, {high})")
+    return low, high
+
+
+def guidance_weight(t: Tensor, scale: float, interval: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """Guidance scale at each time: ``scale`` inside the interval, 1 outside.
+
+    Inside means ``t < high and (low == 0 or t > low)``, compared in float32 as the JiT release does: on
+    grids of 10, 20 or 40 steps a point falls on 0.1, and a comparison with the Python float (which is
+    larger than the float32) decides differently.
+
+    Args:
+        t: Time, shape ``(B,)``.
+        scale: Guidance scale; 1 is the conditional prediction.
+        interval: ``(low, high)`` in time; 0 is noise, 1 is data.
+
+    Returns:
+        Weights, shape ``(B,)``, float32, on the device of ``t``.
+
+    References:
+        Ho & Salimans 2022, arXiv:2207.12598; Kynkäänniemi et al. 2024, arXiv:2404.07724.
+    """
+    low, high = torch.tensor(interval, dtype=torch.float32).tolist()
+    t = t.float()
+    inside = t < high
+    if low != 0:
+        inside = inside & (t > low)
+    return torch.where(inside, float(scale), 1.0)
+
+
+def guided_velocity(
+    velocity: LabelledVelocity,
+    x: Tensor,
+    t: Tensor,
+    label: Tensor,
+    *,
+    null_label: int,
+    scale: float,
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
+    """Guided velocity ``v_uncond + w (v_cond - v_uncond)`` at the cost of what is needed.
+
+    Samples are passed conditionally and unconditionally in one batch of ``2B``. Where every weight is 1 the
+    unconditional pass would change only rounding and is skipped; that is decided only when ``t`` is on the
+    CPU (as the solvers keep it), since reading it from an accelerator would stall the queue.
+
+    Args:
+        velocity: Field ``(x, t, label) -> v`` with shapes ``(B, *S)``, ``(B,)``, ``(B,)`` -> ``(B, *S)``.
+        x: State, shape ``(B, *S)``.
+        t: Time, shape ``(B,)``.
+        label: Labels, shape ``(B,)``, int64.
+        null_label: The label that stands for "no class".
+        scale: Guidance scale; 1 is the conditional prediction.
+        interval: ``(low, high)`` in time, see :func:`guidance_weight`.
+
+    Returns:
+        Velocity, shape ``(B, *S)``.
+    """
+    if scale == 1:
+        return velocity(x, t, label)
+    weight = guidance_weight(t, scale, interval)
+    if weight.device.type == "cpu" and bool((weight == 1).all()):
+        return velocity(x, t, label)
+    both = velocity(torch.cat([x, x]), torch.cat([t, t]), torch.cat([label, torch.full_like(label, null_label)]))
+    v_cond, v_uncond = both.chunk(2)
+    return v_uncond + expand_time(weight, x) * (v_cond - v_uncond)

@@ -1,0 +1,287 @@
+"""What all data modules share: seeded loaders, distributed order, and exact resume inside an epoch."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import sys
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader
+
+from jitflow.data.batch import collate
+from jitflow.data.crop import height_and_width
+from jitflow.data.position import DataPosition, count_epochs, next_position, read_position
+from jitflow.data.sampler import FixedOrderSampler, ResumableSampler
+from jitflow.data.seeded import SeededDataset
+from jitflow.errors import ConfigError, DataError
+
+_log = logging.getLogger(__name__)
+
+
+class SeededLoader(DataLoader[Any]):
+    """A loader that tells Lightning that a resume inside an epoch is taken care of.
+
+    Its own state is empty: Lightning forgets the state of loaders once ``estimated_stepping_batches`` has
+    been asked for, so the position is kept by the data module.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing; the data module keeps the position."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Ignore what :meth:`state_dict` returned."""
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Loaders whose batches are a function of (seed, epoch, batch number) alone.
+
+    A subclass fills ``dataset_train`` and, if it has one, ``dataset_val`` in :meth:`setup` with any map-style
+    data set of (image, label).
+
+    Args:
+        img_size: Side of a square, or ``(height, width)``, in pixels.
+        batch_size: Images per batch and process.
+        num_workers: Loader processes, of which no more are started than there are CPU cores; 0 loads in the
+            training process. Batches do not depend on it.
+        pin_memory: Page-locked batches, which a GPU fetches faster; has no effect without CUDA.
+        num_replicas: How many processes share the data; None asks the trainer. A trainer with several
+            processes has the last word.
+        rank: Which of them this one is; None asks the trainer.
+        drop_last: Leave out the last, smaller training batch.
+        seed: Seed of order and random transforms; None is the one of Lightning's ``seed_everything``, or 0.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int],
+        batch_size: int,
+        num_workers: int = 0,
+        pin_memory: bool = True,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        *,
+        drop_last: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        height_and_width(img_size)
+        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < least:
+                raise ConfigError(f"{name} must be at least {least}; got {value}")
+        self.img_size = img_size
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self.num_replicas = num_replicas
+        self.rank = rank
+        self.drop_last = drop_last
+        self.seed = seed
+        self.dataset_train: Any = None
+        self.dataset_val: Any = None
+        self._epoch = 0
+        self._sampler: ResumableSampler | None = None
+        self._resume: dict[str, Any] | None = None
+        self._resume_epoch: int | None = None
+        self._loaded_seed: int | None = None
+        self._owner: pl.Trainer | None = None
+
+    def get_dataset_info(self) -> dict[str, Any]:
+        """Describe the training data.
+
+        Returns:
+            ``num_samples``, ``num_val_samples``, ``num_classes``, ``classes`` (names by label), ``img_size``.
+        """
+        if self.dataset_train is None:
+            self.setup("fit")
+        dataset = self.dataset_train
+        classes = list(dataset.classes)
+        return {
+            "num_samples": len(dataset),
+            "num_val_samples": 0 if self.dataset_val is None else len(self.dataset_val),
+            "num_classes": len(classes),
+            "classes": classes,
+            "img_size": self.img_size,
+        }
+
+    def train_dataloader(self) -> SeededLoader:
+        """Build the training loader, standing where a loaded checkpoint left off.
+
+        Returns:
+            Loader of :class:`ImageBatch`.
+
+        Raises:
+            DataError: If there are too few images for one batch, or a checkpoint belongs to other data.
+        """
+        if self.dataset_train is None:
+            self.setup("fit")
+        dataset = self.dataset_train
+        num_replicas, rank = self._replicas()
+        seed, position = self._start(len(dataset), num_replicas)
+        self._sampler = ResumableSampler(
+            len(dataset),
+            num_replicas=num_replicas,
+            rank=rank,
+            seed=seed,
+            drop_last=self.drop_last,
+            batch_size=self.batch_size,
+            epoch_offset=position.epoch_offset,
+        )
+        # Before any iterator exists: loader processes read ahead before Lightning calls set_epoch itself.
+        self._sampler.set_epoch(position.epoch - position.epoch_offset)
+        self._sampler.skip(position.num_batches)
+        if self.drop_last and len(self._sampler) < self.batch_size:
+            raise DataError(
+                f"{len(dataset)} training images are too few for {num_replicas} x batch_size={self.batch_size}; "
+                "lower batch_size or set drop_last=False"
+            )
+        return self._loader(dataset, self._sampler, seed, drop_last=self.drop_last)
+
+    def val_dataloader(self) -> SeededLoader | list[Any]:
+        """Build the validation loader: same order and same random draws every time.
+
+        Returns:
+            Loader of :class:`ImageBatch` that covers every sample, or an empty list, for which Lightning
+            leaves validation out.
+        """
+        if self.dataset_train is None and self.dataset_val is None:
+            self.setup("validate")
+        if self.dataset_val is None:
+            return []
+        num_replicas, rank = self._replicas()
+        sampler = FixedOrderSampler(len(self.dataset_val), num_replicas=num_replicas, rank=rank)
+        return self._loader(self.dataset_val, sampler, self._seed(), drop_last=False)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's order and random draws, in a loop of your own; Lightning does it by itself.
+
+        Args:
+            epoch: Counted from 0.
+        """
+        self._epoch = epoch
+        if self._sampler is not None:
+            self._sampler.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the data, and what it is only valid for.
+
+        Returns:
+            Plain numbers, empty before there is a training loader.
+        """
+        sampler = self._sampler
+        if sampler is None:
+            return dict(self._resume or {})
+        if self.trainer is None:
+            position = DataPosition(sampler.epoch, 0, sampler.epoch_offset)
+        else:
+            position = read_position(self.trainer, sampler.epoch_offset)
+        return {
+            **position.as_dict(),
+            "seed": sampler.seed,
+            "num_samples": sampler.dataset_size,
+            "global_batch_size": sampler.batch_size * sampler.num_replicas,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the position for the next training loader.
+
+        Args:
+            state_dict: What :meth:`state_dict` returned.
+        """
+        self._resume = dict(state_dict) or None
+        self._resume_epoch = None
+        self._loaded_seed = state_dict.get("seed")
+        self._sampler = None
+        self._owner = self.trainer
+
+    def _seed(self) -> int:
+        if self._loaded_seed is not None:
+            return self._loaded_seed
+        return int(os.environ.get("PL_GLOBAL_SEED", "0")) if self.seed is None else self.seed
+
+    def _replicas(self) -> tuple[int, int]:
+        """Return the number of processes and the number of this one."""
+        trainer = self.trainer
+        if trainer is not None and (trainer.world_size > 1 or self.num_replicas is None):
+            given = (self.num_replicas, self.rank)
+            actual = (trainer.world_size, trainer.global_rank)
+            if any(g is not None and g != a for g, a in zip(given, actual, strict=True)):
+                _log.warning("num_replicas, rank = %s, %s give way to the trainer's %s, %s", *given, *actual)
+            return actual
+        if self.num_replicas is not None and self.num_replicas > 1 and self.rank is None:
+            raise ConfigError(f"num_replicas={self.num_replicas} without a trainer needs rank as well")
+        return self.num_replicas or 1, self.rank or 0
+
+    def _start(self, num_samples: int, num_replicas: int) -> tuple[int, DataPosition]:
+        """Return the seed and the position at which a new training loader starts."""
+        if self._owner is not self.trainer:
+            # What another trainer loaded or reached says nothing about this one.
+            self._owner, self._sampler, self._resume, self._loaded_seed = self.trainer, None, None, None
+        sampler = self._sampler
+        if sampler is not None and self._resume_epoch not in (None, sampler.epoch):
+            self._resume = None  # training has left the loaded position behind
+        if self._resume is not None:
+            position = self._resumed(self._resume, num_samples, num_replicas)
+            self._resume_epoch = position.epoch
+            return self._seed(), position
+        # A trainer that fits again goes on counting; elsewhere set_epoch has told the epoch.
+        epoch = self._epoch if self.trainer is None else count_epochs(self.trainer)
+        offset = 0 if sampler is None else sampler.epoch_offset
+        return self._seed(), DataPosition(epoch + offset, 0, offset)
+
+    def _resumed(self, state: dict[str, Any], num_samples: int, num_replicas: int) -> DataPosition:
+        """Check a loaded state against the present data and return where to read on."""
+        saved = dict(state)
+        seed, saved_samples, saved_batch = (saved.pop(k) for k in ("seed", "num_samples", "global_batch_size"))
+        if saved_samples != num_samples:
+            raise DataError(
+                f"the checkpoint was trained on {saved_samples} images and the data set now has {num_samples}; "
+                "restore the data set, or start a new run from the checkpoint's weights"
+            )
+        if self.seed is not None and self.seed != seed:
+            _log.info("the data order continues with the checkpoint's seed %d instead of %d", seed, self.seed)
+        by_steps = self.trainer is not None and self.trainer.max_steps != -1
+        position = next_position(DataPosition(**saved), by_steps=by_steps)
+        global_batch = self.batch_size * num_replicas
+        if position.num_batches and saved_batch != global_batch:
+            raise DataError(
+                f"the checkpoint lies inside an epoch that was read {saved_batch} images at a time over all "
+                f"processes, and now it would be {global_batch}; choose batch_size so that they agree"
+            )
+        return position
+
+    def _loader(self, dataset: Any, sampler: ResumableSampler, seed: int, *, drop_last: bool) -> SeededLoader:
+        workers = min(self.num_workers, available_cores())
+        if workers < self.num_workers:
+            _log.info("%d loader workers for %d CPU cores (num_workers=%d)", workers, workers, self.num_workers)
+        return SeededLoader(
+            SeededDataset(dataset, seed),
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=self.pin_memory and torch.cuda.is_available(),
+            drop_last=drop_last,
+            persistent_workers=workers > 0,
+            multiprocessing_context=_start_method() if workers else None,
+        )
+
+
+def available_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _start_method() -> str | None:
+    """Fork where it is usual, since a lambda in a user's transform cannot be sent to a fresh process."""
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    return "fork" if chosen is None and sys.platform == "linux" else chosen

@@ -1,0 +1,97 @@
+"""What a training step receives: images and labels, and which samples of which epoch they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jitflow.data.errors import SampleError
+
+Sample = tuple[Tensor, int, int, int]
+"""Image, label, index and epoch of one sample."""
+
+
+class ImageBatch:
+    """Images and labels that unpack as the plain pair ``images, labels = batch``.
+
+    Deliberately no tuple: Lightning would take a tuple apart and lose the index.
+
+    Args:
+        images: Pixels, shape ``(B, C, H, W)``, uint8 unless a custom transform says otherwise.
+        labels: Classes, shape ``(B,)``, int64.
+        index: Place of each sample in its data set, shape ``(B,)``, int64. With ``epoch`` it names the draws
+            of a sample, whatever the batch size or the number of processes.
+        epoch: The epoch that the sampler drew the batch for. After a run that ended inside an epoch it can
+            differ from the trainer's count; this one tells which random numbers belong to the batch.
+    """
+
+    __slots__ = ("epoch", "images", "index", "labels")
+
+    def __init__(self, images: Tensor, labels: Tensor, index: Tensor, epoch: int = 0) -> None:
+        self.images = images
+        self.labels = labels
+        self.index = index
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.images, self.labels))
+
+    def __getitem__(self, item: int | slice) -> Any:
+        return (self.images, self.labels)[item]
+
+    def __repr__(self) -> str:
+        return f"ImageBatch(images={tuple(self.images.shape)}, labels={tuple(self.labels.shape)}, epoch={self.epoch})"
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> ImageBatch:
+        """Copy to a device; keyword arguments are those of ``Tensor.to``.
+
+        The index stays on the CPU, where it is read to seed the draws of each sample; reading it from an
+        accelerator would make every step wait.
+        """
+        return self._map(lambda tensor: tensor.to(device, **kwargs))
+
+    def pin_memory(self) -> ImageBatch:
+        """Copy into page-locked memory, from which a GPU can fetch by itself."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> ImageBatch:
+        return ImageBatch(function(self.images), function(self.labels), self.index, self.epoch)
+
+
+def collate(samples: Sequence[Sample] | ImageBatch) -> ImageBatch:
+    """Stack samples into a batch; a batch that was fetched whole passes through.
+
+    Args:
+        samples: Image ``(C, H, W)``, label, index and epoch of each sample.
+
+    Returns:
+        The batch.
+
+    Raises:
+        DataError: If the images differ in shape or are no tensors.
+    """
+    if isinstance(samples, ImageBatch):
+        return samples
+    images, labels, index, epochs = zip(*samples, strict=True)
+    for image, place in zip(images, index, strict=True):
+        if not isinstance(image, Tensor):
+            raise SampleError(
+                f"sample {place} is a {type(image).__name__} after its transform; end the transform with PILToTensor()"
+            )
+        if image.shape != images[0].shape:
+            raise SampleError(
+                f"samples {index[0]} and {place} have shapes {tuple(images[0].shape)} and {tuple(image.shape)}; "
+                "crop all images to one size"
+            )
+    return ImageBatch(
+        torch.stack(images),
+        torch.as_tensor(labels, dtype=torch.int64),
+        torch.as_tensor(index, dtype=torch.int64),
+        epochs[0],
+    )

@@ -1,0 +1,148 @@
+"""scikit-learn's 1,797 scans of handwritten digits: real data without a download."""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.data import Dataset
+
+from jitflow.data.base import ImageDataModule
+from jitflow.data.crop import height_and_width
+from jitflow.errors import ConfigError
+
+# Fixed, so that a judge trained on one split has never seen the other, whatever the run's seed.
+_SPLIT_SEED = 0
+Split = Literal["train", "val"]
+
+
+class TensorImages(Dataset[tuple[Tensor, int]]):
+    """Images and labels held in memory, read by whole batches.
+
+    Args:
+        images: Pixels, shape ``(N, C, H, W)``, uint8.
+        labels: Classes, shape ``(N,)``, int64.
+        classes: Name of each label.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, classes: list[str]) -> None:
+        self.images = images
+        self.labels = labels
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+    def read_batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images ``(B, C, H, W)`` and labels ``(B,)`` at the indices ``(B,)``."""
+        return self.images[index], self.labels[index]
+
+
+class DigitsDataModule(ImageDataModule):
+    """Handwritten digits, greyscale, never flipped (a mirrored digit is another sign).
+
+    Args:
+        img_size: Side of a square, or ``(height, width)``, in pixels; the scans are 8 x 8.
+        batch_size: Images per batch and process.
+        num_workers: Loader processes; the data lie in memory, so that 0 is fastest.
+        pin_memory: Page-locked batches, which a GPU fetches faster.
+        num_replicas: How many processes share the data; None asks the trainer.
+        rank: Which of them this one is; None asks the trainer.
+        val_fraction: Share of the scans of each digit held out for validation, in (0, 1).
+        drop_last: Leave out the last, smaller training batch.
+        seed: Seed of the order; the split does not depend on it. None is the one of Lightning's
+            ``seed_everything``, or 0.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    channels = 1
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 16,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        pin_memory: bool = True,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        *,
+        val_fraction: float = 0.2,
+        drop_last: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            img_size, batch_size, num_workers, pin_memory, num_replicas, rank, drop_last=drop_last, seed=seed
+        )
+        _check_fraction(val_fraction)
+        self.val_fraction = val_fraction
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load, split and resize the scans.
+
+        Args:
+            stage: Ignored; both sets are ready in milliseconds.
+
+        Raises:
+            ConfigError: If scikit-learn is not installed.
+        """
+        if self.dataset_train is None:
+            self.dataset_train, self.dataset_val = (self._resized(split) for split in ("train", "val"))
+
+    def _resized(self, split: Split) -> TensorImages:
+        images, labels = digits_arrays(split, val_fraction=self.val_fraction)
+        scaled = torch.from_numpy(images).float() * (255 / 16)
+        size = height_and_width(self.img_size)
+        # Bicubic overshoots at the edges of strokes; the clip cuts that off.
+        scaled = interpolate(scaled, size=size, mode="bicubic", align_corners=False, antialias=True)
+        pixels = scaled.round_().clamp_(0, 255).to(torch.uint8)
+        return TensorImages(pixels, torch.from_numpy(labels), [str(digit) for digit in range(10)])
+
+
+def digits_arrays(split: Split, *, val_fraction: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scans as they are, for a classifier that judges generated digits.
+
+    Args:
+        split: ``"train"`` or ``"val"``, the same scans as in :class:`DigitsDataModule`.
+        val_fraction: Share of the scans of each digit in ``"val"``, in (0, 1).
+
+    Returns:
+        Images, shape ``(N, 1, 8, 8)``, uint8 in ``[0, 16]``, and labels, shape ``(N,)``, int64.
+
+    Raises:
+        ConfigError: If scikit-learn is not installed or an argument is out of range.
+    """
+    if split not in ("train", "val"):
+        raise ConfigError(f"split must be 'train' or 'val'; got {split!r}")
+    _check_fraction(val_fraction)
+    images, labels = _all_digits()
+    held_out = np.zeros(len(labels), dtype=bool)
+    generator = np.random.default_rng(_SPLIT_SEED)
+    for digit in range(10):
+        places = np.flatnonzero(labels == digit)
+        held_out[generator.permutation(places)[: round(len(places) * val_fraction)]] = True
+    chosen = held_out if split == "val" else ~held_out
+    return images[chosen], labels[chosen]
+
+
+@functools.cache
+def _all_digits() -> tuple[np.ndarray, np.ndarray]:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ConfigError("the digits come with scikit-learn; pip install 'jitflow[demo]'") from error
+    bunch = load_digits()
+    return bunch.images[:, None].astype(np.uint8), bunch.target.astype(np.int64)
+
+
+def _check_fraction(val_fraction: float) -> None:
+    if not 0 < val_fraction < 1:
+        raise ConfigError(f"val_fraction must lie in (0, 1); got {val_fraction}")

@@ -1,0 +1,112 @@
+"""The order of the samples: a function of seed and epoch, shared by all processes, and resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data.distributed import DistributedSampler
+
+from jitflow.core.seeding import mix_seeds
+from jitflow.errors import ConfigError
+
+
+class ResumableSampler(DistributedSampler[tuple[int, int]]):
+    """Give each process its share of every epoch, as (epoch, index) keys.
+
+    Step ``b`` of all processes together reads one contiguous piece of the epoch's permutation, so that the
+    samples of a step depend on the global batch size alone and not on how many processes share it.
+
+    It derives from torch's sampler because Lightning replaces any other one in a distributed run.
+
+    Args:
+        num_samples: Size of the data set.
+        num_replicas: How many processes share an epoch.
+        rank: Which of them this one is, in ``[0, num_replicas)``.
+        shuffle: Whether to permute; the identity otherwise.
+        seed: Seed of the permutations.
+        drop_last: True leaves out the tail that would give processes unequal counts; False repeats the first
+            samples to fill it up. Either way all processes get the same number.
+        batch_size: Samples per batch and process, the unit of :meth:`skip`.
+        epoch_offset: Added to each epoch that :meth:`set_epoch` is given.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        num_replicas: int = 1,
+        rank: int = 0,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = True,
+        batch_size: int = 1,
+        epoch_offset: int = 0,
+    ) -> None:
+        if not 0 <= rank < num_replicas:
+            raise ConfigError(f"rank must lie in [0, num_replicas={num_replicas}); got {rank}")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1; got {batch_size}")
+        super().__init__(range(num_samples), num_replicas, rank, shuffle, seed, drop_last)  # type: ignore[arg-type]
+        self.dataset_size = num_samples
+        self.num_samples = num_samples // num_replicas if drop_last else -(-num_samples // num_replicas)
+        self.total_size = self.num_samples * num_replicas
+        self.batch_size = batch_size
+        self.epoch_offset = epoch_offset
+        self.num_skipped_batches = 0
+
+    def __len__(self) -> int:
+        # The whole epoch even after skip(): Lightning takes the length of an epoch from here and counts
+        # the batches done before the resume against it.
+        return self.num_samples
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = self._order()
+        if not self.drop_last and order:
+            order = (order * -(-self.total_size // len(order)))[: self.total_size]
+        share = order[self.rank : self.total_size : self.num_replicas]
+        epoch = self.epoch
+        return iter([(epoch, index) for index in share[self.num_skipped_batches * self.batch_size :]])
+
+    def _order(self) -> list[int]:
+        if not self.shuffle:
+            return list(range(self.dataset_size))
+        generator = torch.Generator().manual_seed(mix_seeds(self.seed, self.epoch))
+        return torch.randperm(self.dataset_size, generator=generator).tolist()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the permutation; a new epoch forgets :meth:`skip`.
+
+        Args:
+            epoch: Counted from 0. Lightning calls this at the start of every epoch.
+        """
+        if epoch + self.epoch_offset != self.epoch:
+            self.num_skipped_batches = 0
+        self.epoch = epoch + self.epoch_offset
+
+    def skip(self, num_batches: int) -> None:
+        """Leave out the first batches of the present epoch only.
+
+        Args:
+            num_batches: How many this process has already seen.
+        """
+        self.num_skipped_batches = num_batches
+
+
+class FixedOrderSampler(ResumableSampler):
+    """The same order in every epoch, without shuffling, covering every sample: for validation.
+
+    Args:
+        num_samples: Size of the data set.
+        num_replicas: How many processes share it; up to ``num_replicas - 1`` first samples are read twice.
+        rank: Which of them this one is.
+    """
+
+    def __init__(self, num_samples: int, *, num_replicas: int = 1, rank: int = 0) -> None:
+        super().__init__(num_samples, num_replicas=num_replicas, rank=rank, shuffle=False, drop_last=False)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Do nothing: random validation transforms are to be the same each time."""

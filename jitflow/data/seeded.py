@@ -1,0 +1,87 @@
+"""Random transforms that depend on the sample and the epoch, not on the worker that runs them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from jitflow.core.seeding import mix_seeds
+from jitflow.data.batch import ImageBatch, Sample
+from jitflow.data.errors import SampleError
+
+Key = tuple[int, int]
+"""Epoch and index of a sample, as the sampler hands them out."""
+
+
+@runtime_checkable
+class BatchReadable(Protocol):
+    """A data set without random transforms that reads many samples in one go."""
+
+    def read_batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images ``(B, C, H, W)`` and labels ``(B,)`` at the indices ``(B,)``."""
+        ...
+
+
+@contextmanager
+def seeded_randomness(seed: int) -> Iterator[None]:
+    """Seed the generators a transform may draw from, and put them back afterwards.
+
+    Those of torch (on the CPU only: seeding CUDA's would cost a synchronisation), Python and numpy.
+
+    Args:
+        seed: In ``[0, 2**63)``.
+    """
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
+        np.random.set_state(before[2])
+
+
+class SeededDataset(Dataset[Sample]):
+    """A data set of (image, label) whose random transforms are a function of (seed, epoch, index).
+
+    Args:
+        dataset: Any map-style data set of (image, label) pairs. One with ``read_batch`` is read by whole
+            batches, without seeding.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key | int) -> Sample:
+        # Lightning's overfit_batches replaces the sampler by one of plain indices.
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        with seeded_randomness(mix_seeds(self.seed, epoch, index)):
+            sample = self.dataset[index]
+        if not isinstance(sample, (tuple, list)) or len(sample) != 2:
+            found = f"{len(sample)} parts" if isinstance(sample, (tuple, list)) else type(sample).__name__
+            raise SampleError(f"sample {index} of the data set must be (image, label); it is {found}")
+        image, label = sample
+        return image, int(label), index, epoch
+
+    def __getitems__(self, keys: Sequence[Key | int]) -> list[Sample] | ImageBatch:
+        """Read the samples of one batch; the loader prefers this to one call per sample."""
+        if not isinstance(self.dataset, BatchReadable):
+            return [self[key] for key in keys]
+        pairs = [key if isinstance(key, tuple) else (0, key) for key in keys]
+        index = torch.tensor([i for _, i in pairs], dtype=torch.int64)
+        images, labels = self.dataset.read_batch(index)
+        return ImageBatch(images, labels, index, pairs[0][0])

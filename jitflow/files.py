@@ -1,0 +1,114 @@
+"""Reading without running code, writing without leaving half a file.
+
+Nothing here unpickles anything but tensors and plain values, and a name under which a half-written file
+could be mistaken for a whole one is never used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jitflow.errors import CheckpointError, ConfigError, MissingFileError
+
+
+def existing_file(path: str | Path, *, what: str = "file") -> Path:
+    """Return the path of a file that exists; raise MissingFileError, naming the nearest existing folder, if not."""
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise MissingFileError(f"{what} {path} is a folder; name a file in it")
+    near = path.parent
+    while not near.exists():
+        near = near.parent
+    raise MissingFileError(f"{what} {path} does not exist (the nearest folder that does: {near.resolve()})")
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` that takes its name when the block ends well.
+
+    The file is flushed to disk before it is renamed, so that after a crash the name holds either the old
+    content or the new, never a part. If the block fails, the temporary file is removed and ``path`` stays.
+
+    Args:
+        path: Where the file shall be; missing folders are made.
+
+    Yields:
+        A path in the same folder, for the block to write to.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp is private to the user; give the file the rights a plain open() would have given.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a JSON file, indented, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; raise ConfigError, naming it, if it is not valid."""
+    path = existing_file(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid JSON ({error})") from None
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint written by torch, tensors and plain values only.
+
+    Args:
+        path: A ``.ckpt`` or ``.pth`` file.
+
+    Returns:
+        The dictionary it holds, tensors on the CPU and mapped from the file where its format allows.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        CheckpointError: If it is damaged, holds anything that would have to run code, or is no dictionary.
+    """
+    import torch
+
+    path = existing_file(path, what="checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0].split(". This file can still be loaded")[0]
+        raise CheckpointError(
+            f"{path} was refused: it is damaged or holds objects other than tensors and plain values ({reason})"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(f"{path} cannot be read; it is damaged or no checkpoint ({reason})") from None
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
+    return checkpoint

@@ -1,0 +1,44 @@
+"""Normalisation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation with a learned weight, computed in float32.
+
+    The result returns to the input's dtype after the weight, as in the JiT release.
+
+    Args:
+        dim: Size of the last dimension.
+        eps: Added to the mean square.
+
+    References:
+        Zhang & Sennrich 2019, arXiv:1910.07467.
+    """
+
+    def __init__(self, dim: int, *, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension of ``x``, shape ``(..., dim)``; shape and dtype stay."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Adaptive part of adaLN: ``x (1 + scale) + shift``.
+
+    Args:
+        x: Tokens, shape ``(B, N, D)``.
+        shift: Shape ``(B, D)``.
+        scale: Shape ``(B, D)``.
+
+    Returns:
+        Tokens, shape ``(B, N, D)``.
+    """
+    return torch.addcmul(x + shift.unsqueeze(1), x, scale.unsqueeze(1))

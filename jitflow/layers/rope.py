@@ -1,0 +1,76 @@
+"""Rotary positions on a two-dimensional grid of tokens.
+
+Shapes: B batch, A heads, N tokens, K head dim.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rope_table(grid: tuple[int, int], head_dim: int, *, num_prefix: int = 0, theta: float = 10000.0) -> Tensor:
+    """Cosines and sines of every token's angles: the row turns the first half of a head, the column the second.
+
+    Each axis has ``head_dim / 4`` frequencies ``theta^(-2i / (head_dim / 2))``.
+
+    Args:
+        grid: Rows and columns of tokens, row-major.
+        head_dim: K, divisible by 4.
+        num_prefix: Leading tokens that have no place on the grid and are not rotated.
+        theta: Base of the frequencies.
+
+    Returns:
+        Table, shape ``(2, num_prefix + N, K / 2)``, float32: cosines, then sines, one for each pair of
+        neighbouring channels.
+
+    References:
+        Su et al. 2021, arXiv:2104.09864; the two-axis form as in EVA-02, arXiv:2303.11331.
+    """
+    half = head_dim // 2
+    freqs = theta ** (-torch.arange(0, half, 2, dtype=torch.float64) / half)
+    rows, cols = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    angles = torch.cat([rows.reshape(-1, 1) * freqs, cols.reshape(-1, 1) * freqs], dim=1)
+    angles = torch.cat([angles.new_zeros(num_prefix, half), angles])
+    return torch.stack([angles.cos(), angles.sin()]).float()
+
+
+class RotaryTable:
+    """A rotation table made on first use, once per device, and always float32.
+
+    Not a buffer: a buffer would follow the module into half precision, and would be garbage after
+    ``to_empty`` on a module built without memory.
+
+    Args:
+        grid: Rows and columns of tokens.
+        head_dim: K.
+        num_prefix: Leading tokens that are not rotated.
+    """
+
+    def __init__(self, grid: tuple[int, int], head_dim: int, *, num_prefix: int = 0) -> None:
+        self._arguments = (grid, head_dim, num_prefix)
+        self._tables: dict[torch.device, Tensor] = {}
+
+    def __call__(self, device: torch.device) -> Tensor:
+        """Return the table of :func:`rope_table` on ``device``."""
+        if device not in self._tables:
+            grid, head_dim, num_prefix = self._arguments
+            # Outside inference mode, or a table first made while sampling could not be trained with.
+            with torch.inference_mode(False):
+                self._tables[device] = rope_table(grid, head_dim, num_prefix=num_prefix).to(device)
+        return self._tables[device]
+
+
+def apply_rope(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate neighbouring pairs of channels: ``(a, b) -> (a cos - b sin, b cos + a sin)``.
+
+    Args:
+        x: Queries or keys, shape ``(B, A, N, K)``.
+        table: From :func:`rope_table`, shape ``(2, N, K / 2)``, float32.
+
+    Returns:
+        Rotated, shape ``(B, A, N, K)``, dtype of ``x``; computed in float32.
+    """
+    cos, sin = table[0], table[1]
+    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2).to(x.dtype)

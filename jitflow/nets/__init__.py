@@ -1,0 +1,1 @@
+"""Architectures, one per file, and the registry that names them."""

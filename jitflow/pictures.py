@@ -1,0 +1,116 @@
+"""Pictures people look at: grids of images, strips over time, curves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from jitflow.files import atomic_path
+
+Pixels = np.ndarray
+"""Images, shape ``(N, C, H, W)`` with C 1 or 3, or one image ``(C, H, W)``; uint8."""
+
+# Readable both on paper and on a dark screen.
+_BLUE, _ORANGE, _GREY = "#1f6fb4", "#e07b39", "#8a8f98"
+
+
+def to_image(pixels: Pixels, *, scale: int = 1) -> Image.Image:
+    """Make one picture of pixels.
+
+    Args:
+        pixels: Shape ``(C, H, W)``, uint8; C is 1 or 3.
+        scale: Whole factor by which pixels are repeated, for small images.
+
+    Returns:
+        The picture, grey or RGB.
+    """
+    array = np.asarray(pixels, dtype=np.uint8).transpose(1, 2, 0)
+    image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    return image if scale == 1 else image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def grid(pixels: Pixels, *, columns: int, scale: int = 1, gap_px: int = 2, background: int = 255) -> Image.Image:
+    """Lay images out row by row.
+
+    Args:
+        pixels: Shape ``(N, C, H, W)``, uint8.
+        columns: Images in a row.
+        scale: Whole factor by which pixels are repeated.
+        gap_px: Space between images, and around them.
+        background: Grey value of the space.
+
+    Returns:
+        One picture; the last row may be short.
+    """
+    images = [to_image(p, scale=scale) for p in pixels]
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    width, height = images[0].size
+    size = (columns * (width + gap_px) + gap_px, rows * (height + gap_px) + gap_px)
+    sheet = Image.new(images[0].mode, size, background if images[0].mode == "L" else (background,) * 3)
+    for i, image in enumerate(images):
+        place = (gap_px + (i % columns) * (width + gap_px), gap_px + (i // columns) * (height + gap_px))
+        sheet.paste(image, place)
+    return sheet
+
+
+def display_scale(side_px: int, *, target_px: int = 64) -> int:
+    """Whole factor that brings small images to about ``target_px`` a side; 1 for larger ones."""
+    return max(1, target_px // side_px)
+
+
+def save_image(image: Image.Image, path: str | Path) -> None:
+    """Save as PNG, whole or not at all."""
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def plot_curve(
+    path: str | Path,
+    x: Sequence[float],
+    y: Sequence[float],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    smooth: int = 1,
+    marks: Mapping[str, float] | None = None,
+) -> None:
+    """Plot a noisy curve with its running mean.
+
+    Args:
+        path: Where to save the PNG.
+        x: Horizontal values.
+        y: Vertical values, as many; plotted on a logarithmic axis if all are positive.
+        xlabel: Name of the horizontal axis.
+        ylabel: Name of the vertical axis.
+        title: Title.
+        smooth: Width of the running mean, in points; 1 for none.
+        marks: Horizontal lines to draw, by name.
+    """
+    # The file is made without a display, whatever backend the environment asks for.
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(x, y, color=_GREY, alpha=0.4, linewidth=0.8, label="each step" if smooth > 1 else None)
+    if smooth > 1 and len(y) >= smooth:
+        mean = np.convolve(y, np.ones(smooth) / smooth, mode="valid")
+        axes.plot(x[smooth - 1 :], mean, color=_BLUE, linewidth=1.8, label=f"mean of {smooth}")
+    for name, value in (marks or {}).items():
+        axes.axhline(value, color=_ORANGE, linestyle="--", linewidth=1.2, label=name)
+    if min(y, default=0) > 0:
+        axes.set_yscale("log")
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.set_title(title)
+    axes.grid(alpha=0.25)
+    if smooth > 1 or marks:
+        axes.legend(frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")

@@ -1,0 +1,182 @@
+"""The commands ``demo``, ``sample`` and ``models``: options in, printed results out.
+
+Each function with a docstring is one command; jsonargparse makes its options and help from the signature.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from jitflow.errors import ConfigError
+from jitflow.nets.registry import get_variant, list_models
+
+
+def demo(args: list[str]) -> None:
+    """Run ``jitflow demo``."""
+    applications = ("images",)
+    if args[:1] and not args[0].startswith("-"):
+        if args[0] not in applications:
+            raise ConfigError(f"there is no demo {args[0]!r}; there is: {', '.join(applications)}")
+        args = args[1:]
+    _run("demo images", _demo_images, args)
+
+
+def sample(args: list[str]) -> None:
+    """Run ``jitflow sample``."""
+    _run("sample", _sample, args)
+
+
+def models(args: list[str]) -> None:
+    """Run ``jitflow models``."""
+    if args[:1] and not args[0].startswith("-"):
+        args = [f"--pattern={args[0]}", *args[1:]]
+    _run("models", _models, args)
+
+
+def _run(name: str, function: Callable[..., None], args: list[str]) -> None:
+    import jsonargparse
+
+    switches = [f"--{p.name}" for p in inspect.signature(function).parameters.values() if p.default is False]
+    jsonargparse.auto_cli(function, args=_spell_out(args, switches), prog=f"jitflow {name}", as_positional=True)
+
+
+def _spell_out(args: list[str], switches: list[str]) -> list[str]:
+    """Let a bare ``--switch`` mean ``--switch=true``, which is how people write it."""
+    values = ("true", "false", "yes", "no")
+    following = [*args, ""][1:]
+    return [
+        f"{word}=true" if word in switches and after.lower() not in values else word
+        for word, after in zip(args, following, strict=True)
+    ]
+
+
+def _demo_images(out: str = "runs/demo/images", seed: int = 0, restart: bool = False, dry_run: bool = False) -> None:
+    """Train a small JiT on scikit-learn's handwritten digits and draw some.
+
+    Run again, it goes on where it stopped, or reports what is there.
+
+    Args:
+        out: Folder of the results.
+        seed: Seed of the training.
+        restart: Throw away what is in the folder and train anew.
+        dry_run: Say what would be done, and do nothing.
+    """
+    from jitflow.pipelines.demo_images import run
+
+    run(Path(out), seed=seed, restart=restart, dry_run=dry_run)
+
+
+def _sample(
+    checkpoint: str,
+    labels: str = "all",
+    count: int = 1,
+    guidance: float | None = None,
+    interval: str | None = None,
+    solver: str | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    ema: Literal[0, 1, 2] = 1,
+    out: str = "outputs/samples",
+    batch_size: int = 64,
+    device: str | None = None,
+    precision: Literal["32", "bf16", "16"] = "32",
+    dry_run: bool = False,
+) -> None:
+    """Draw images from a checkpoint: PNG files, one grid, and a JSON with every setting.
+
+    Args:
+        checkpoint: File to load.
+        labels: Classes, such as 0,3,7-9 or all; the number of classes means "any class".
+        count: Images for each label.
+        guidance: Guidance scale; 1 for none; the model's own by default.
+        interval: Times low,high between which guidance acts; 0 is noise, 1 is data.
+        solver: euler, heun, midpoint or multistep.
+        steps: Steps of the solver.
+        seed: Seed of the first image; the others follow.
+        ema: Average of the weights to use, 1 or 2; 0 for the weights themselves.
+        out: Folder of the results.
+        batch_size: Images at a time.
+        device: cpu, cuda, cuda:1, mps; the fastest there is by default.
+        precision: Precision inside the network.
+        dry_run: Say what would be drawn, and draw nothing.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from jitflow.core.solver import get_solver
+    from jitflow.core.times import time_grid
+    from jitflow.pipelines.sample import load, parse_interval, parse_labels
+
+    # Everything that can be wrong is looked at before the checkpoint is read.
+    if count < 1:
+        raise ConfigError(f"--count must be at least 1; got {count}")
+    if solver is not None:
+        get_solver(solver)
+    if steps is not None:
+        time_grid(steps)
+    window = parse_interval(interval) if interval is not None else None
+    model = load(checkpoint, device=device)
+    wanted = [y for y in parse_labels(labels, model.module.num_classes) for _ in range(count)]
+    console = Console(stderr=True)
+    if dry_run:
+        console.print(f"would draw {len(wanted)} images, seeds {seed} to {seed + len(wanted) - 1}, into {out}")
+        return
+    columns = (TextColumn("sampling"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task("", total=None, rate="")
+
+        def on_progress(done: int, in_all: int) -> None:
+            share = done / in_all
+            elapsed = progress.tasks[0].elapsed or 0.0
+            rate = f"{share * len(wanted) / elapsed:.1f} images/s" if elapsed > 0 else ""
+            progress.update(task, completed=done, total=in_all, rate=rate)
+
+        drawn = model.sample(
+            wanted,
+            seed,
+            guidance=guidance,
+            interval=window,
+            solver=solver,
+            steps=steps,
+            ema=ema,
+            batch_size=batch_size,
+            precision=precision,
+            on_progress=on_progress,
+        )
+    folder = drawn.save(out)
+    console.print(f"{len(drawn)} images in {folder} (see {folder / 'grid.png'}, settings in settings.json)")
+
+
+def _models(pattern: str = "*") -> None:
+    """List networks: parameters, cost of one forward pass, tokens.
+
+    Args:
+        pattern: Which names to list, such as 'JiT-B*'.
+    """
+    from jitflow.pipelines.describe import describe_model
+
+    names = list_models(pattern)
+    if not names:
+        raise ConfigError(f"no model matches {pattern!r}; known: {', '.join(list_models())}")
+    table = Table(title="networks")
+    for heading in ("name", "image", "tokens", "parameters", "GMACs *", "origin"):
+        table.add_column(heading, justify="left" if heading in ("name", "origin") else "right")
+    for name in names:
+        facts: dict[str, Any] = describe_model(name)
+        height, width = facts["img_size"]
+        table.add_row(
+            name,
+            f"{height}x{width}",
+            str(facts["tokens"]),
+            f"{facts['parameters'] / 1e6:.2f}M",
+            f"{facts['macs'] / 1e9:.3g}",
+            get_variant(name).note,
+        )
+    console = Console()
+    console.print(table)
+    console.print("* multiply-accumulates of one image and one pass; the JiT paper prints these as Gflops.")

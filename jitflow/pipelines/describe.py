@@ -1,0 +1,41 @@
+"""What a network costs, counted without running it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from jitflow.nets.jit import JiT
+from jitflow.nets.registry import create_model
+
+
+def describe_model(name: str, **overrides: Any) -> dict[str, Any]:
+    """Count parameters, tokens and multiply-accumulates of a network.
+
+    The network is built without memory for its weights, so even the largest takes a moment only.
+
+    Args:
+        name: Name in the registry.
+        overrides: Settings that replace the variant's, such as ``img_size``.
+
+    Returns:
+        ``img_size`` (height, width), ``tokens`` (image tokens), ``parameters``, ``trainable_parameters`` and
+        ``macs`` (multiply-accumulates of matrix products for one image and one forward pass).
+    """
+    with torch.device("meta"):
+        net = create_model(name, **overrides)
+        assert isinstance(net, JiT)
+        x = torch.zeros(1, net.in_channels, *net.img_size)
+        t, y = torch.zeros(1), torch.zeros(1, dtype=torch.int64)
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            net(x, t, y)
+    return {
+        "img_size": net.img_size,
+        "tokens": net.grid[0] * net.grid[1],
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "trainable_parameters": sum(p.numel() for p in net.parameters() if p.requires_grad),
+        "macs": counter.get_total_flops() // 2,
+    }

@@ -1,0 +1,254 @@
+"""Sampling: one line in Python, one command in a shell, the same pictures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from jitflow import pictures
+from jitflow.core.guidance import check_interval
+from jitflow.core.seeding import use_seeds
+from jitflow.core.solver import get_solver
+from jitflow.errors import ConfigError
+from jitflow.files import write_json
+from jitflow.training.checkpoint import load_module
+from jitflow.training.module import FlowModule
+
+log = logging.getLogger(__name__)
+OnProgress = Callable[[int, int], None]
+_PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
+
+
+@dataclass
+class Samples:
+    """Generated images with everything that names them.
+
+    Attributes:
+        pixels: Shape ``(N, C, H, W)``, uint8.
+        labels: Class of each image.
+        seeds: Seed of each image.
+        settings: Settings of the sampling, plain values.
+    """
+
+    pixels: Tensor
+    labels: list[int]
+    seeds: list[int]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def images(self) -> list[Image.Image]:
+        """Return the images as PIL images."""
+        return [pictures.to_image(p) for p in self.pixels.numpy()]
+
+    def grid(self, *, columns: int | None = None) -> Image.Image:
+        """Lay the images out in one picture, a row for each label where labels repeat."""
+        if columns is None:
+            same = next((i for i, y in enumerate(self.labels) if y != self.labels[0]), len(self.labels))
+            columns = same if 1 < same <= 16 else min(8, len(self))
+        scale = pictures.display_scale(self.pixels.shape[-1])
+        return pictures.grid(self.pixels.numpy(), columns=columns, scale=scale)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write one PNG for each image, ``grid.png`` and ``settings.json``; return the folder."""
+        folder = Path(folder)
+        names = [f"{i:06d}_class{y}_seed{s}.png" for i, (y, s) in enumerate(zip(self.labels, self.seeds, strict=True))]
+        for name, image in zip(names, self.images(), strict=True):
+            pictures.save_image(image, folder / name)
+        pictures.save_image(self.grid(), folder / "grid.png")
+        listed = [{"file": n, "label": y, "seed": s} for n, y, s in zip(names, self.labels, self.seeds, strict=True)]
+        write_json(folder / "settings.json", {**self.settings, "images": listed})
+        return folder
+
+
+class Model:
+    """A trained model, ready to sample.
+
+    Args:
+        module: The module with its weights.
+        source: Where it came from, for the settings file.
+    """
+
+    def __init__(self, module: FlowModule, *, source: str | Path | None = None) -> None:
+        self.module = module
+        self.source = str(source) if source is not None else None
+
+    def to(self, device: str | torch.device) -> Model:
+        """Move to a device; returns the model."""
+        self.module.to(device)
+        return self
+
+    def sample(
+        self,
+        labels: Sequence[int] | Tensor,
+        seeds: Sequence[int] | int = 0,
+        *,
+        guidance: float | None = None,
+        interval: tuple[float, float] | None = None,
+        solver: str | None = None,
+        steps: int | None = None,
+        ema: int = 1,
+        batch_size: int = 64,
+        precision: str = "32",
+        on_progress: OnProgress | None = None,
+    ) -> Samples:
+        """Draw one image for each label. A setting that is ``None`` is the model's own.
+
+        Args:
+            labels: Classes, one for each image.
+            seeds: A seed for each image, or the first of consecutive ones. A seed names an image whatever
+                the batch size.
+            guidance: Guidance scale; 1 for none.
+            interval: Times (low, high) between which guidance acts.
+            solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
+            steps: Steps of the solver.
+            ema: Which average of the weights to use, 1 or 2; 0 for the weights themselves.
+            batch_size: Images at a time.
+            precision: ``"32"``, ``"bf16"`` or ``"16"`` inside the network; the state stays in float32.
+            on_progress: Called with (steps of images done, steps of images in all).
+
+        Returns:
+            The images.
+
+        Raises:
+            ConfigError: If a setting is out of range.
+        """
+        labels = [int(y) for y in labels]
+        seeds = list(range(seeds, seeds + len(labels))) if isinstance(seeds, int) else [int(s) for s in seeds]
+        if not labels:
+            raise ConfigError("there is nothing to sample: labels is empty")
+        if len(seeds) != len(labels):
+            raise ConfigError(f"{len(seeds)} seeds were given for {len(labels)} labels; give one for each, or a number")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1; got {batch_size}")
+        if precision not in _PRECISIONS:
+            raise ConfigError(f"precision must be one of {', '.join(_PRECISIONS)}; got {precision!r}")
+        module, pieces = self.module, []
+        with _settings(module, guidance, interval, solver, steps), _weights(module, ema):
+            settings = {
+                "checkpoint": self.source,
+                "guidance": module.cfg_scale,
+                "interval": list(module.cfg_interval),
+                "solver": module.sampling_method,
+                "steps": module.num_sampling_steps,
+                "network_evaluations": get_solver(module.sampling_method).num_evaluations(module.num_sampling_steps),
+                "ema": ema,
+                "precision": precision,
+                "device": module.device.type,
+                "torch": torch.__version__,
+            }
+            module._check_labels(torch.tensor(labels))
+            for start in range(0, len(labels), batch_size):
+                part = slice(start, start + batch_size)
+                pieces.append(self._sample_batch(labels, seeds, part, precision, on_progress))
+        return Samples(torch.cat(pieces), labels, seeds, settings)
+
+    def _sample_batch(
+        self, labels: list[int], seeds: list[int], part: slice, precision: str, on_progress: OnProgress | None
+    ) -> Tensor:
+        module, size = self.module, len(labels[part])
+
+        def on_step(done: int, in_all: int, t: float, x: Tensor) -> None:
+            if on_progress is not None:
+                on_progress(part.start * in_all + size * done, len(labels) * in_all)
+
+        dtype = _PRECISIONS[precision]
+        autocast = nullcontext() if precision == "32" else torch.autocast(module.device.type, dtype=dtype)
+        with use_seeds(seeds[part]), module.watch_sampling(on_step), autocast:
+            x = module.generate(torch.tensor(labels[part], device=module.device), use_ema=False)
+        return module.codec.decode(x).cpu()
+
+
+def load(path: str | Path, *, device: str | torch.device | None = None) -> Model:
+    """Load a trained model.
+
+    Args:
+        path: A checkpoint file.
+        device: Where to put it; a GPU if there is one by default.
+
+    Returns:
+        The model; ``load(path).sample(labels=[3, 7], seeds=[0, 1], guidance=2.0, steps=50).images()``.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        CheckpointError: If it cannot be loaded whole.
+    """
+    module = load_module(path)
+    return Model(module, source=path).to(device or default_device())
+
+
+def default_device() -> str:
+    """Name the fastest device of this machine: ``cuda``, ``mps`` or ``cpu``."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def parse_labels(text: str, num_classes: int) -> list[int]:
+    """Read labels such as ``"0,3,7-9"`` or ``"all"``; raise ConfigError if they make no sense or are out of range."""
+    if text == "all":
+        return list(range(num_classes))
+    labels: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        try:
+            labels += range(int(first), int(last) + 1) if dash else [int(first)]
+        except ValueError:
+            raise ConfigError(f"labels must look like 0,3,7-9 or all; got {text!r}") from None
+    wrong = [y for y in labels if not 0 <= y <= num_classes]
+    if wrong or not labels:
+        raise ConfigError(f"labels {text!r}: this model has classes 0 to {num_classes - 1} ({num_classes}: any class)")
+    return labels
+
+
+def parse_interval(text: str) -> tuple[float, float]:
+    """Read an interval such as ``"0.1,1.0"``; raise ConfigError if it is reversed or no interval."""
+    try:
+        low, high = (float(end) for end in text.split(","))
+    except ValueError:
+        raise ConfigError(f"the guidance interval must look like 0.1,1.0; got {text!r}") from None
+    return check_interval((low, high))
+
+
+@contextmanager
+def _settings(
+    module: FlowModule,
+    guidance: float | None,
+    interval: tuple[float, float] | None,
+    solver: str | None,
+    steps: int | None,
+) -> Iterator[None]:
+    """Replace the module's sampling settings where given, inside the block."""
+    given = {"cfg_scale": guidance, "cfg_interval": interval, "sampling_method": solver, "num_sampling_steps": steps}
+    before = {name: getattr(module, name) for name in given}
+    try:
+        for name, value in given.items():
+            if value is not None:
+                setattr(module, name, value)
+        module._check_sampling()
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
+
+
+@contextmanager
+def _weights(module: FlowModule, ema: int) -> Iterator[None]:
+    """Use an average of the weights inside the block, chosen by number; 0 for the weights themselves."""
+    if ema == 0:
+        yield
+    elif ema == 1 and not module.ema_params1:
+        log.warning("this model has no EMA; sampling from its weights")
+        yield
+    else:
+        with module.ema_weights(ema):
+            yield

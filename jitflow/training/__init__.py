@@ -1,0 +1,1 @@
+"""Training: the one LightningModule, its optimiser and its checkpoints."""

@@ -1,0 +1,202 @@
+"""``jitflow train``: Lightning's command line over our recipes.
+
+``--config`` takes a recipe's name as well as a file, every setting can be overridden by a dotted option
+(``--data.batch_size 32``), and the run gets a folder that explains itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from jitflow.callbacks import EMACallback, JiTModelCheckpoint, LearningRateSchedulerCallback, TrainingProgress
+from jitflow.callbacks.checkpoint import LAST_NAME
+from jitflow.errors import ConfigError, MissingFileError
+from jitflow.training.module import FlowModule
+from jitflow.training.recipe import build, find_recipe
+from jitflow.training.run_folder import write_run_folder
+
+log = logging.getLogger(__name__)
+
+
+class TrainCLI(LightningCLI):
+    """Lightning's command line with the callbacks, loggers and folder of a jitflow run.
+
+    Args:
+        args: The words of the command line.
+        recipe: Name of the recipe, which names the run's folder.
+    """
+
+    def __init__(self, args: list[str], *, recipe: str | None) -> None:
+        self.recipe = recipe
+        super().__init__(
+            FlowModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=args,
+            run=False,
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            # Our modules save plain arguments by themselves; Lightning's record would need its own loader.
+            load_from_checkpoint_support=False,
+            parser_kwargs={"prog": "jitflow train"},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options that are ours."""
+        parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run; runs/<recipe>.")
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            help="Continue a run: a checkpoint, a run's folder, or 'auto' for the folder of --run_dir.",
+        )
+        parser.add_argument("--dry_run", action="store_true", help="Check everything, say what would run, stop.")
+        parser.add_class_arguments(
+            LearningRateSchedulerCallback, "schedule", skip={"epochs"}, instantiate=False, sub_configs=False
+        )
+        parser.add_class_arguments(
+            JiTModelCheckpoint, "checkpoint", skip={"dirpath"}, instantiate=False, sub_configs=False
+        )
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the run."""
+        return Path(self.config.run_dir or Path("runs") / (self.recipe or "train").replace("/", "_"))
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer."""
+        epochs = self.config.trainer.max_epochs
+        schedule = LearningRateSchedulerCallback(**self.config.schedule, epochs=epochs or 600)
+        checkpoint = JiTModelCheckpoint(self.run_dir / "checkpoints", **self.config.checkpoint)
+        # Built by ourselves: jsonargparse would bury an error of ours under the types it tried.
+        self.model = build(self.config.model.as_dict(), foreign=True)
+        self.datamodule = build(self.config.data.as_dict(), foreign=True)
+        rest = self.config.clone()
+        rest.pop("model")
+        rest.pop("data")
+        self.config_init = self.parser.instantiate(rest)
+        chosen = self._get(self.config_init, "trainer.callbacks") or []
+        chosen = list(chosen) if isinstance(chosen, (list, tuple)) else [chosen]
+        callbacks = [
+            EMACallback(self.model.ema_decay1, self.model.ema_decay2),
+            schedule,
+            TrainingProgress(),
+            checkpoint,
+        ]
+        # A callback the user configured replaces ours of the same kind.
+        callbacks = [ours for ours in callbacks if not any(isinstance(c, type(ours)) for c in chosen)]
+        logger = self.config.trainer.logger
+        if logger is None or logger is True:
+            logger = [TensorBoardLogger(self.run_dir, "", "tensorboard"), CSVLogger(self.run_dir, "", "csv")]
+        self.trainer = self.instantiate_trainer(
+            callbacks=chosen + callbacks,
+            logger=logger,
+            default_root_dir=str(self.run_dir),
+            # Counted better by our own line and by `jitflow models`.
+            enable_model_summary=False,
+        )
+
+
+def train(args: list[str]) -> None:
+    """Run ``jitflow train``.
+
+    Args:
+        args: The words after the verb.
+
+    Raises:
+        JitflowError: If a setting, the data or a path cannot work; before training starts.
+    """
+    args, recipe = _with_recipe_paths(args)
+    with warnings.catch_warnings():
+        # Lightning suspects that words given in Python were given on the command line as well; they were.
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        cli = TrainCLI(args, recipe=recipe)
+    resume = find_resume(cli.config.resume, cli.run_dir)
+    existing = cli.run_dir / "checkpoints" / LAST_NAME
+    if resume is None and existing.exists():
+        raise ConfigError(
+            f"{cli.run_dir} holds a run already; continue it with --resume auto, or choose another --run_dir"
+        )
+    if cli.config.dry_run:
+        _describe(cli, resume)
+        return
+    if cli.trainer.is_global_zero:
+        text = cli.parser.dump(cli.config, skip_unset=False)
+        write_run_folder(cli.run_dir, text, seed=cli.config.seed_everything)
+    log.info("%s in %s", _describe_model(cli.model), cli.run_dir)
+    if resume is not None:
+        log.info("resuming from %s", resume)
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume)
+    log.info("done: %s", existing)
+
+
+def find_resume(resume: str | None, run_dir: Path) -> Path | None:
+    """Find the checkpoint to continue from.
+
+    Args:
+        resume: A file, a run's folder or its folder of checkpoints, ``"auto"``, or None.
+        run_dir: The folder that ``"auto"`` means.
+
+    Returns:
+        A checkpoint that exists, or None if none was asked for.
+
+    Raises:
+        MissingFileError: If there is none.
+    """
+    if resume is None:
+        return None
+    path = run_dir if resume == "auto" else Path(resume).expanduser()
+    if path.is_file():
+        return path
+    for candidate in (path / LAST_NAME, path / "checkpoints" / LAST_NAME):
+        if candidate.is_file():
+            return candidate
+    raise MissingFileError(f"--resume {resume}: there is no checkpoint at {path} and no {LAST_NAME} in it")
+
+
+def _with_recipe_paths(args: list[str]) -> tuple[list[str], str | None]:
+    """Replace the names of recipes by their files; also return the first name."""
+    resolved, name = [], None
+    words = iter(args)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in ("--config", "-c"):
+            value = value if equals else next(words, "")
+            if not value:
+                raise ConfigError("--config needs the name of a recipe or a file, such as images/jit_b16_256")
+            name = name or (Path(value).stem if Path(value).is_file() else value)
+            resolved.append(f"--config={find_recipe(value)}")
+        else:
+            resolved.append(word)
+    return resolved, name
+
+
+def _describe(cli: TrainCLI, resume: Path | None) -> None:
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    info: dict[str, Any] = getattr(cli.datamodule, "get_dataset_info", dict)()
+    lines = {
+        "run folder": cli.run_dir,
+        "resume": resume or "no",
+        "model": _describe_model(cli.model),
+        "data": ", ".join(f"{k} {v}" for k, v in info.items() if isinstance(v, (int, str))),
+        "devices": f"{cli.trainer.num_devices} x {cli.trainer.strategy.root_device.type}, {cli.trainer.precision}",
+        "length": f"{cli.trainer.max_epochs} epochs",
+    }
+    log.info("dry run, nothing is trained:")
+    for key, value in lines.items():
+        log.info("  %-11s %s", key, value)
+
+
+def _describe_model(model: FlowModule) -> str:
+    parameters = sum(p.numel() for p in model.parameters())
+    return f"{getattr(model, 'model_name', type(model).__name__)}, {parameters / 1e6:.2f}M parameters"

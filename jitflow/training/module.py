@@ -1,0 +1,516 @@
+"""The one LightningModule: a codec, a network, and the flow between noise and data.
+
+Every application trains and samples through this class. Its methods are seams that users override
+(``generate``, ``_forward_sample``, ``_euler_step``, ...), so everything else calls those and nothing below them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from jitflow import __version__
+from jitflow.codec.base import Codec
+from jitflow.core.condition import Condition
+from jitflow.core.guidance import check_interval, guided_velocity
+from jitflow.core.loss import mse_per_sample
+from jitflow.core.path import Prediction, interpolate, perfect_prediction, velocity_from_prediction
+from jitflow.core.seeding import current_seeds, mix_seeds, noise_from_seeds, uniform_from_indices
+from jitflow.core.solver import OnStep, Step, Velocity, euler_step, get_solver, heun_step, integrate
+from jitflow.core.times import TimeDistribution, TimeKind, time_grid
+from jitflow.errors import CheckpointError, ConfigError
+from jitflow.training.optim import build_adamw
+
+# Names of independent random streams drawn from one seed.
+_STREAM_BATCH, _STREAM_LABEL, _STREAM_VALIDATION = 1, 2, 3
+
+
+class FlowModule(pl.LightningModule):
+    """Train a network to carry noise to data, and sample from it.
+
+    Args:
+        codec: Between data and the model space.
+        net: Network ``(x, t, label) -> prediction``, shapes ``(B, C, H, W)``, ``(B,)``, ``(B,)``.
+        num_classes: Number of classes; this number is the null label.
+        learning_rate: Step size of AdamW.
+        weight_decay: Decay of matrices; vectors and biases never decay.
+        ema_decay1: Decay of the first average of the weights, the one that is sampled from.
+        ema_decay2: Decay of the second average.
+        P_mean: Mean of the logit of the training times.
+        P_std: Standard deviation of the logit of the training times.
+        noise_scale: Standard deviation of the noise; the JiT release uses image size / 256.
+        t_eps: Smallest ``1 - t`` that a data prediction is divided by, in training and sampling.
+        label_drop_prob: Share of training labels replaced by the null label.
+        sampling_method: Solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
+        num_sampling_steps: Steps of the solver.
+        cfg_scale: Guidance scale; 1 switches guidance off.
+        cfg_interval: Times (low, high) between which guidance acts.
+        prediction: What the network predicts.
+        time_kind: Distribution of the training times.
+        time_shift: Above 1 moves sampling times towards the noise.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        net: nn.Module,
+        *,
+        num_classes: int,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 0.0,
+        ema_decay1: float = 0.9999,
+        ema_decay2: float = 0.9996,
+        P_mean: float = -0.8,
+        P_std: float = 0.8,
+        noise_scale: float = 1.0,
+        t_eps: float = 5e-2,
+        label_drop_prob: float = 0.1,
+        sampling_method: str = "heun",
+        num_sampling_steps: int = 50,
+        cfg_scale: float = 1.0,
+        cfg_interval: tuple[float, float] = (0.0, 1.0),
+        prediction: Prediction = "data",
+        time_kind: TimeKind = "logit_normal",
+        time_shift: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_drop_prob <= 1:
+            raise ConfigError(f"label_drop_prob must lie in [0, 1]; got {label_drop_prob}")
+        if not 0 < t_eps < 1:
+            raise ConfigError(f"t_eps must lie between 0 and 1; got {t_eps}")
+        if not learning_rate > 0:
+            raise ConfigError(f"learning_rate must be positive; got {learning_rate}")
+        self.codec = codec
+        self.net = net
+        self.num_classes = num_classes
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.ema_decay1 = ema_decay1
+        self.ema_decay2 = ema_decay2
+        self.P_mean = P_mean
+        self.P_std = P_std
+        self.noise_scale = noise_scale
+        self.t_eps = t_eps
+        self.label_drop_prob = label_drop_prob
+        self.sampling_method = sampling_method
+        self.num_sampling_steps = num_sampling_steps
+        self.cfg_scale = cfg_scale
+        self.cfg_interval = cfg_interval
+        self.prediction = prediction
+        self.time_kind = time_kind
+        self.time_shift = time_shift
+        # Averages by parameter name, float32: neither parameters nor buffers, so that no state dict,
+        # optimiser or DDP broadcast meets them. EMACallback fills and updates them.
+        self.ema_params1: dict[str, Tensor] = {}
+        self.ema_params2: dict[str, Tensor] = {}
+        self.run_seed: int | None = None
+        self._batch_index: Tensor | None = None
+        self._batch_epoch = 0
+        self._warned_no_ema = False
+        self._on_step: OnStep | None = None
+        self._check_sampling()
+
+    # ---------------------------------------------------------------------------------------- training
+
+    def forward(self, x: Tensor, t: Tensor | float, y: Tensor) -> Tensor:
+        """Predict from a noisy sample.
+
+        Args:
+            x: Path sample, shape ``(B, C, H, W)``.
+            t: Time: a number, 0-d, ``(B,)`` or ``(B, 1, 1, 1)``; 0 is noise, 1 is data.
+            y: Labels, shape ``(B,)``, int64.
+
+        Returns:
+            Prediction, shape ``(B, C, H, W)``, in the network's precision.
+        """
+        return self.net(x.to(_floating_dtype(self.net)), _batch_time(t, x), y)
+
+    def drop_labels(self, labels: Tensor) -> Tensor:
+        """Replace each label by the null label with probability ``label_drop_prob``, shape ``(B,)``.
+
+        Inside a training batch of this library's data modules the choice is a function of (seed, epoch,
+        index of the sample); elsewhere it is drawn from the global generator.
+        """
+        index = self._batch_index
+        if index is not None and len(index) == len(labels) and self.run_seed is not None:
+            drawn = uniform_from_indices(index, _STREAM_LABEL, self.run_seed, self._batch_epoch).to(labels.device)
+        else:
+            drawn = torch.rand(len(labels), device=labels.device)
+        return torch.where(drawn < self.label_drop_prob, self.num_classes, labels)
+
+    def sample_timestep(self, n: int, device: torch.device | str | None = None) -> Tensor:
+        """Draw training times, shape ``(n, 1, 1, 1)``, ready to broadcast over images."""
+        return self._time_distribution().sample(n, device=device).view(-1, 1, 1, 1)
+
+    def flow_loss(self, x1: Tensor, labels: Tensor, t: Tensor, unit_noise: Tensor) -> Tensor:
+        """Loss of each sample at a given time with given noise.
+
+        Args:
+            x1: Data in the model space, shape ``(B, C, H, W)``.
+            labels: Labels as the network shall see them, shape ``(B,)``.
+            t: Time, shape ``(B,)``.
+            unit_noise: Noise of standard deviation 1, shape ``(B, C, H, W)``.
+
+        Returns:
+            Mean squared error of the velocity, shape ``(B,)``, float32.
+        """
+        x0 = unit_noise * self.noise_scale
+        x_t = interpolate(x0, x1, t)
+        output = self(x_t, t, labels).float()
+        target = perfect_prediction(x0, x1, prediction=self.prediction)
+        v_pred, v_t = (
+            velocity_from_prediction(o, x_t, t, prediction=self.prediction, t_eps=self.t_eps) for o in (output, target)
+        )
+        return mse_per_sample(v_pred, v_t)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Loss of a batch ``(images, labels)`` at random times with random noise."""
+        images, labels = batch
+        x1 = self.codec.encode(images)
+        labels = self.drop_labels(labels)
+        t = self.sample_timestep(len(x1), device=x1.device).flatten()
+        loss = self.flow_loss(x1, labels, t, torch.randn_like(x1)).mean()
+        self.log("train/loss", loss, batch_size=len(x1))
+        # Reading the rate costs a copy to the device; its curve does not need every step.
+        if batch_idx % 100 == 0 and self._trainer is not None:
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(x1))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Loss of a batch with noise and time fixed for each sample, so that epochs can be compared."""
+        images, labels = batch
+        x1 = self.codec.encode(images)
+        index = _sample_index(batch)
+        if index is None:
+            index = torch.arange(len(x1)) + batch_idx * len(x1)
+        seeds = [mix_seeds(_STREAM_VALIDATION, i) for i in index.tolist()]
+        # One draw per sample serves both: the first number makes the time, the rest the noise.
+        drawn = noise_from_seeds((1 + x1[0].numel(),), seeds, device=x1.device)
+        t, noise = self._time_distribution().from_normal(drawn[:, 0]), drawn[:, 1:].reshape(x1.shape)
+        loss = self.flow_loss(x1, labels, t, noise).mean()
+        self.log("val/loss", loss, batch_size=len(x1), sync_dist=True)
+        if self.ema_params1:
+            with self.ema_weights():
+                loss_ema = self.flow_loss(x1, labels, t, noise).mean()
+            self.log("val/loss_ema", loss_ema, batch_size=len(x1), sync_dist=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with betas (0.9, 0.95); biases and vectors never decay."""
+        # Under float16 the fused kernel unscales the gradients itself, after which nobody could clip them.
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer is not None else None
+        clips = self._trainer is not None and bool(self.trainer.gradient_clip_val)
+        return build_adamw(
+            self,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            fused=not (scaler is not None and clips) and self.device.type in ("cpu", "cuda"),
+        )
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip with torch's own functions: Lightning refuses a fused optimiser under bf16-mixed for no reason."""
+        if not gradient_clip_val:
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+        else:
+            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+
+    def on_fit_start(self) -> None:
+        """Fix the seed of the run, and check the data against the network before anything long starts."""
+        if self.run_seed is None:
+            self.run_seed = _run_seed()
+        data = getattr(self.trainer, "datamodule", None)
+        describe = getattr(data, "get_dataset_info", None)
+        if describe is not None:
+            self._check_data(describe())
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed everything random in this batch by (seed, epoch, batch, rank).
+
+        A run that was interrupted then draws the same noise, times and dropout as one that was not, with no
+        random state to save.
+        """
+        self._batch_index = _sample_index(batch)
+        # The sampler's epoch, where it is known: Lightning renumbers an epoch that max_steps cut short.
+        self._batch_epoch = getattr(batch, "epoch", self.current_epoch)
+        if self.run_seed is not None:
+            torch.manual_seed(mix_seeds(_STREAM_BATCH, self.run_seed, self._batch_epoch, batch_idx, self.global_rank))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Forget the indices of the batch."""
+        self._batch_index = None
+
+    # ---------------------------------------------------------------------------------------- sampling
+
+    @torch.no_grad()
+    def generate(self, labels: Tensor, use_ema: bool = True) -> Tensor:
+        """Draw one sample for each label.
+
+        The seeds are those of :func:`jitflow.core.seeding.use_seeds`, else fresh ones.
+
+        Args:
+            labels: Classes, shape ``(B,)``, int64, in ``[0, num_classes]``; ``num_classes`` means "any".
+            use_ema: Sample from the first average of the weights instead of the weights; without an
+                average the weights are used and a warning says so once.
+
+        Returns:
+            Samples in the model space, shape ``(B, C, H, W)``, float32, nominally in ``[-1, 1]``.
+
+        Raises:
+            ConfigError: If a label or a sampling attribute is out of range.
+        """
+        return self.generate_condition(Condition(label=labels), use_ema=use_ema)
+
+    @torch.no_grad()
+    def generate_condition(self, condition: Condition, *, use_ema: bool = True) -> Tensor:
+        """Draw samples under any condition; :meth:`generate` for one with a label only.
+
+        Args:
+            condition: Its label, shape ``(B,)``, must be there; known parts of the state stay as they are.
+            use_ema: As in :meth:`generate`.
+
+        Returns:
+            Samples in the model space, shape ``(B, C, H, W)``, float32.
+        """
+        if condition.label is None:
+            raise ConfigError('sampling needs a label for each sample; pass num_classes for "any class"')
+        labels = self._check_labels(condition.label)
+        self._check_sampling()
+        times = time_grid(self.num_sampling_steps, shift=self.time_shift)
+        noise = noise_from_seeds(self.codec.shape, current_seeds(len(labels)), device=self.device)
+        x = condition.apply_known(self.noise_scale * noise)
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            return condition.freeze_known(self._forward_sample(x, t, labels))
+
+        was_training = self.training
+        self.eval()
+        try:
+            with self.ema_weights() if use_ema and self._has_ema() else nullcontext():
+                return integrate(
+                    velocity,
+                    x,
+                    times,
+                    solver=self.sampling_method,
+                    on_step=self._on_step,
+                    **self._overridden_steps(labels, condition),
+                )
+        finally:
+            self.train(was_training)
+
+    @torch.no_grad()
+    def _forward_sample(self, z: Tensor, t: Tensor | float, labels: Tensor) -> Tensor:
+        """Guided velocity at a state.
+
+        Args:
+            z: State, shape ``(B, C, H, W)``.
+            t: Time: a number, 0-d, ``(B,)`` or ``(B, 1, 1, 1)``.
+            labels: Labels, shape ``(B,)``.
+
+        Returns:
+            Velocity, shape ``(B, C, H, W)``, float32.
+        """
+
+        def velocity(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            output = self(x, t, y).float()
+            return velocity_from_prediction(output, x, t, prediction=self.prediction, t_eps=self.t_eps)
+
+        return guided_velocity(
+            velocity,
+            z.float(),
+            _batch_time(t, z, keep_device=True),
+            labels,
+            null_label=self.num_classes,
+            scale=self.cfg_scale,
+            interval=check_interval(self.cfg_interval),
+        )
+
+    @torch.no_grad()
+    def _euler_step(self, z: Tensor, t: Tensor, t_next: Tensor, labels: Tensor) -> Tensor:
+        """One Euler step of the state ``(B, C, H, W)`` between two 0-d times."""
+        return euler_step(lambda x, s: self._forward_sample(x, s, labels), z, t, t_next)
+
+    @torch.no_grad()
+    def _heun_step(self, z: Tensor, t: Tensor, t_next: Tensor, labels: Tensor) -> Tensor:
+        """One Heun step of the state ``(B, C, H, W)`` between two 0-d times."""
+        return heun_step(lambda x, s: self._forward_sample(x, s, labels), z, t, t_next)
+
+    def _overridden_steps(self, labels: Tensor, condition: Condition) -> dict[str, Step]:
+        """Solver steps that a subclass replaced, with the known part of the state kept after each."""
+        steps: dict[str, Step] = {}
+
+        def method_step(name: str) -> Step:
+            def step(velocity: Velocity, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+                return condition.apply_known(getattr(self, name)(x, t, t_next, labels))
+
+            return step
+
+        main = f"_{self.sampling_method}_step"
+        if _overrides(self, main):
+            steps["step"] = method_step(main)
+        if _overrides(self, "_euler_step"):
+            steps["last_step"] = method_step("_euler_step")
+        return steps
+
+    @contextmanager
+    def watch_sampling(self, on_step: OnStep) -> Iterator[None]:
+        """Call ``on_step(steps done, steps in all, time, state)`` after each step sampled inside the block."""
+        before, self._on_step = self._on_step, on_step
+        try:
+            yield
+        finally:
+            self._on_step = before
+
+    # --------------------------------------------------------------------------------------- the averages
+
+    @contextmanager
+    def ema_weights(self, version: int = 1) -> Iterator[None]:
+        """Use an average in place of the weights inside the block, and restore them whatever happens.
+
+        Nothing is copied where the weights are float32: both sides exchange their storage.
+
+        Args:
+            version: 1 or 2.
+        """
+        averages = self.ema_parameters(version)
+        weights: list[tuple[nn.Parameter, Tensor]] = []
+        try:
+            for name, parameter in self.named_parameters():
+                weights.append((parameter, parameter.data))
+                parameter.data = averages[name].to(parameter.device, parameter.dtype)
+            # Autocast remembers the half-precision copy of a parameter, not of its storage.
+            torch.clear_autocast_cache()
+            yield
+        finally:
+            for parameter, data in weights:
+                parameter.data = data
+            torch.clear_autocast_cache()
+
+    def ema_parameters(self, version: int = 1) -> dict[str, Tensor]:
+        """Return an average by parameter name; raise ConfigError for a version that is not 1 or 2, or empty."""
+        if version not in (1, 2):
+            raise ConfigError(f"ema_version must be 1 or 2; got {version!r}")
+        averages = self.ema_params1 if version == 1 else self.ema_params2
+        if not averages:
+            raise ConfigError(f"there is no EMA {version}: train with EMACallback, or load a checkpoint that has one")
+        return averages
+
+    def _has_ema(self) -> bool:
+        if self.ema_params1:
+            return True
+        if not self._warned_no_ema:
+            self._warned_no_ema = True
+            pl.utilities.rank_zero_warn("use_ema=True, but this model has no EMA yet; sampling from its weights")
+        return False
+
+    def _apply(self, fn: Any, recurse: bool = True) -> FlowModule:
+        super()._apply(fn, recurse=recurse)
+        for averages in (self.ema_params1, self.ema_params2):
+            for name, average in averages.items():
+                # Follow the module to its device, not to its precision.
+                averages[name] = average.to(fn(average).device)
+        return self
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add both averages and what is needed to rebuild the module."""
+        if self.ema_params1:
+            checkpoint["model_ema1"] = dict(self.ema_params1)
+            checkpoint["model_ema2"] = dict(self.ema_params2)
+        checkpoint["jitflow"] = {
+            "version": __version__,
+            "module": f"{type(self).__module__}.{type(self).__qualname__}",
+            "run_seed": self.run_seed,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore both averages and the seed of the run."""
+        expected = {name: p.shape for name, p in self.named_parameters()}
+        for key in ("model_ema1", "model_ema2"):
+            if key not in checkpoint:
+                continue
+            stored = checkpoint[key]
+            # Our files hold parameters only, the release's also buffers: more is harmless, less is not.
+            wrong = [name for name, shape in expected.items() if name not in stored or stored[name].shape != shape]
+            if wrong:
+                raise CheckpointError(
+                    f"{key} of the checkpoint does not fit this model in {len(wrong)} parameters, "
+                    f"such as {', '.join(wrong[:5])}"
+                )
+            averages = {name: stored[name].to(self.device, torch.float32, copy=True) for name in expected}
+            setattr(self, key.replace("model_ema", "ema_params"), averages)
+        self.run_seed = checkpoint.get("jitflow", {}).get("run_seed", self.run_seed)
+
+    # ------------------------------------------------------------------------------------------- checks
+
+    def _time_distribution(self) -> TimeDistribution:
+        return TimeDistribution(self.time_kind, self.P_mean, self.P_std)
+
+    def _check_sampling(self) -> None:
+        get_solver(self.sampling_method)
+        check_interval(self.cfg_interval)
+        time_grid(self.num_sampling_steps, shift=self.time_shift)
+
+    def _check_labels(self, labels: Tensor) -> Tensor:
+        labels = torch.as_tensor(labels, device=self.device)
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise ConfigError(f"labels must be whole numbers of shape (B,); got {tuple(labels.shape)}, {labels.dtype}")
+        wrong = labels[(labels < 0) | (labels > self.num_classes)]
+        if len(wrong):
+            raise ConfigError(
+                f"label {int(wrong[0])} is out of range: this model has classes 0 to {self.num_classes - 1} "
+                f"({self.num_classes} means any class)"
+            )
+        return labels
+
+    def _check_data(self, info: dict[str, Any]) -> None:
+        num_classes = info.get("num_classes")
+        if num_classes is not None and num_classes > self.num_classes:
+            raise ConfigError(
+                f"the data has {num_classes} classes but the model only {self.num_classes}; "
+                f"set num_classes={num_classes}"
+            )
+
+
+def _floating_dtype(net: nn.Module) -> torch.dtype:
+    for parameter in net.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return torch.float32
+
+
+def _sample_index(batch: Any) -> Tensor | None:
+    """Indices of a batch's samples; None for a plain list or tuple, whose ``index`` is a method."""
+    index = getattr(batch, "index", None)
+    return index if isinstance(index, Tensor) else None
+
+
+def _batch_time(t: Tensor | float, x: Tensor, *, keep_device: bool = False) -> Tensor:
+    """Bring a time of any accepted form to shape ``(B,)``, float32."""
+    t = torch.as_tensor(t, dtype=torch.float32, device=None if keep_device else x.device)
+    return t.reshape(-1).expand(x.shape[0]) if t.numel() == 1 else t.reshape(x.shape[0])
+
+
+def _overrides(module: FlowModule, name: str) -> bool:
+    method = getattr(module, name, None)
+    return method is not None and getattr(method, "__func__", method) is not getattr(FlowModule, name, None)
+
+
+def _run_seed() -> int:
+    given = os.environ.get("PL_GLOBAL_SEED")
+    return int(given) if given else torch.initial_seed() >> 1

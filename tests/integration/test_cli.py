@@ -1,0 +1,196 @@
+"""The command line from a user's chair: what works, and what each mistake says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import jitflow
+from jitflow import cli
+from jitflow.errors import CheckpointError, ConfigError
+from jitflow.pipelines import demo_images
+from jitflow.pipelines.sample import parse_interval, parse_labels
+from jitflow.training.recipe import find_recipe, list_recipes, read_recipe
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "images"
+    demo_images.run(out, quick=True)
+    return out
+
+
+def run(capsys, *words: str) -> tuple[int, str]:
+    status = cli.main(list(map(str, words)))
+    captured = capsys.readouterr()
+    return status, captured.out + captured.err
+
+
+def test_help_lists_every_verb(capsys):
+    status, text = run(capsys, "--help")
+    assert status == 0
+    for verb in cli.VERBS:
+        assert verb in text
+
+
+def test_demo_leaves_what_it_promises(demo):
+    for name in ("samples.png", "trajectory.png", "loss.png"):
+        with Image.open(demo / name) as image:
+            assert min(image.size) > 50
+    metrics = json.loads((demo / "metrics.json").read_text())
+    assert {"class_agreement", "train_seconds", "images_per_sec"} <= metrics.keys()
+    assert metrics["svm_accuracy_on_held_out_scans"] > 0.95
+    assert metrics["train_steps"] == 2 * 22
+    assert (demo / "checkpoints" / "last.ckpt").resolve() == (demo / "checkpoints" / "checkpoint-last.pth").resolve()
+
+
+def test_demo_run_again_reports_and_does_not_retrain(demo, monkeypatch):
+    monkeypatch.setattr(demo_images, "_train", lambda *a: pytest.fail("retrained"))
+    assert demo_images.run(demo, quick=True)["train_steps"] == 44
+
+
+def test_demo_refuses_a_folder_with_other_settings(demo):
+    with pytest.raises(ConfigError, match="other settings"):
+        demo_images.run(demo, seed=5, quick=True)
+
+
+def test_demo_resumes_after_an_interruption(demo, tmp_path):
+    # As if the power went after the last save of training, before the pictures.
+    for name in ("metrics.json", "samples.png"):
+        (demo / name).rename(tmp_path / name)
+    try:
+        before = (demo / "checkpoints" / "checkpoint-last.pth").read_bytes()
+        metrics = demo_images.run(demo, quick=True)
+        assert metrics["train_steps"] == 44
+        state = torch.load(demo / "checkpoints" / "checkpoint-last.pth", weights_only=True)["state_dict"]
+        (tmp_path / "before.pth").write_bytes(before)
+        for name, value in torch.load(tmp_path / "before.pth", weights_only=True)["state_dict"].items():
+            assert torch.equal(value, state[name])
+    finally:
+        assert (demo / "samples.png").read_bytes() == (tmp_path / "samples.png").read_bytes()
+
+
+def test_sample_writes_images_a_grid_and_every_setting(demo, tmp_path, capsys):
+    checkpoint = demo / "checkpoints" / "last.ckpt"
+    words = ["sample", checkpoint, "--labels", "3,7-8", "--count", 2, "--seed", 5, "--steps", 3, "--guidance", 2]
+    status, text = run(capsys, *words, "--solver", "heun", "--interval", "0.1,0.9", "--out", tmp_path / "out")
+    assert status == 0, text
+    names = [f"{i:06d}_class{y}_seed{s}.png" for i, (y, s) in enumerate(zip([3, 3, 7, 7, 8, 8], range(5, 11), strict=True))]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([*names, "grid.png", "settings.json"])
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["guidance"] == 2 and settings["interval"] == [0.1, 0.9] and settings["solver"] == "heun"
+    assert settings["steps"] == 3 and settings["network_evaluations"] == 5 and settings["ema"] == 1
+    assert [i["file"] for i in settings["images"]] == names
+
+
+def test_the_same_seed_is_the_same_image_from_python_at_any_batch_size(demo):
+    model = jitflow.load(demo / "checkpoints" / "last.ckpt", device="cpu")
+    # Two epochs teach it only grey; shaken weights make images that differ.
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.module.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    settings = {"guidance": 2.0, "steps": 4, "ema": 0}
+    all_at_once = model.sample(labels=[1, 2, 3, 4, 5], seeds=[9, 8, 7, 6, 5], **settings)
+    alone = model.sample(labels=[3], seeds=[7], batch_size=1, **settings)
+    assert (all_at_once.pixels[2].int() - alone.pixels[0].int()).abs().max() <= 1
+    for labels, seeds in ([3], [70]), ([4], [7]):
+        other = model.sample(labels=labels, seeds=seeds, **settings)
+        assert (other.pixels[0].int() - alone.pixels[0].int()).abs().max() > 10
+    assert np.asarray(alone.images()[0]).shape == (16, 16)
+
+
+def test_sample_leaves_the_model_as_it_was(demo):
+    model = jitflow.load(demo / "checkpoints" / "last.ckpt", device="cpu")
+    before = {n: p.clone() for n, p in model.module.named_parameters()}
+    settings = (model.module.cfg_scale, model.module.num_sampling_steps, model.module.sampling_method)
+    ema2 = model.sample([1], 0, ema=2, steps=2, solver="euler", guidance=4.0)
+    raw = model.sample([1], 0, ema=0, steps=2, solver="euler", guidance=4.0)
+    assert not torch.equal(ema2.pixels, raw.pixels)
+    assert (model.module.cfg_scale, model.module.num_sampling_steps, model.module.sampling_method) == settings
+    for name, parameter in model.module.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nonsense"], "unknown verb"),
+        (["sample", "no/such.ckpt"], "does not exist"),
+        (["sample", "CKPT", "--labels", "11"], "classes 0 to 9"),
+        (["sample", "CKPT", "--labels", "x"], "0,3,7-9"),
+        (["sample", "CKPT", "--steps", "0"], "at least 1"),
+        (["sample", "CKPT", "--solver", "hein"], "did you mean heun"),
+        (["sample", "CKPT", "--interval", "0.9,0.1"], "low <= high"),
+        (["sample", "CKPT", "--count", "0"], "--count"),
+        (["models", "nothing*"], "no model matches"),
+        (["demo", "sound"], "no demo"),
+        (["train", "--config", "images/jit_b16"], "did you mean images/jit_b16_256"),
+        (["train", "--config", "images/digits", "--model.model_name", "JiT-N4"], "did you mean JiT-N/4"),
+        (["train", "--config", "images/digits", "--model.img_size", "18"], "not divisible by patch_size 4"),
+        (["train", "--config", "images/jit_b16_256", "--data.data_path", "no/such", "--dry_run"], "no/such"),
+        (["train", "--config", "images/digits", "--resume", "no/such"], "no checkpoint"),
+    ],
+)
+def test_each_mistake_is_one_line(capsys, demo, words, message):
+    words = [str(demo / "checkpoints" / "last.ckpt") if w == "CKPT" else w for w in words]
+    status, text = run(capsys, *words)
+    lines = [line for line in text.splitlines() if line.startswith("error:")]
+    assert status == 1 and len(lines) == 1 and message in lines[0], text
+
+
+def test_a_checkpoint_of_another_model_lists_the_names(demo, tmp_path):
+    checkpoint = torch.load(demo / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint["state_dict"]["net.foreign.weight"] = checkpoint["state_dict"].pop("net.final_layer.linear.bias")
+    torch.save(checkpoint, tmp_path / "odd.ckpt")
+    with pytest.raises(CheckpointError, match=r"1 missing: net.final_layer.linear.bias; 1 unknown: net.foreign.weight"):
+        jitflow.load(tmp_path / "odd.ckpt")
+
+
+def test_every_recipe_builds_its_command_line():
+    for name in list_recipes():
+        recipe = read_recipe(name)
+        assert {"model", "data", "trainer", "schedule", "checkpoint"} <= recipe.keys(), name
+
+
+def test_recipes_are_found_by_name_and_by_path(tmp_path):
+    assert find_recipe("images/digits").name == "digits.yaml"
+    own = tmp_path / "own.yaml"
+    own.write_text("model: {}")
+    assert find_recipe(own) == own
+
+
+def test_train_trains_by_a_recipe_refuses_to_overwrite_and_resumes(tmp_path, capsys, caplog):
+    words = ["train", "--config", "images/digits", "--trainer.max_epochs", "2", "--schedule.warmup_epochs", "1"]
+    words += ["--trainer.limit_train_batches", "2", "--trainer.check_val_every_n_epoch", "1"]
+    words += ["--trainer.log_every_n_steps", "1", "--trainer.accelerator", "cpu", "--run_dir", tmp_path / "run"]
+    status, text = run(capsys, *words)
+    assert status == 0, text
+    run_dir = tmp_path / "run"
+    assert {"config.yaml", "environment.json", "checkpoints", "csv", "tensorboard"} <= {
+        p.name for p in run_dir.iterdir()
+    }
+    environment = json.loads((run_dir / "environment.json").read_text())
+    assert environment["seed"] == 0 and environment["torch"] == torch.__version__
+    module = jitflow.load(run_dir / "checkpoints" / "last.ckpt").module
+    assert module.ema_params1 and module.num_classes == 10
+    metrics = (run_dir / "csv" / "metrics.csv").read_text()
+    assert "val/loss_ema" in metrics and "train/loss" in metrics
+
+    status, text = run(capsys, *words)
+    assert status == 1 and "--resume auto" in text
+    words[words.index("--trainer.max_epochs") + 1] = "3"
+    status, text = run(capsys, *words, "--resume", "auto")
+    assert status == 0 and "resuming from" in caplog.text, text
+    checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 6
+
+
+def test_labels_and_intervals_are_read():
+    assert parse_labels("0,3,7-9", 10) == [0, 3, 7, 8, 9]
+    assert parse_labels("all", 3) == [0, 1, 2]
+    assert parse_interval("0.1, 1") == (0.1, 1.0)

@@ -1,0 +1,332 @@
+"""The documented data module, its documented subclasses, and what it says about bad folders."""
+
+import argparse
+import inspect
+import os
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+from datas.datamodule import JiTDataModule, center_crop_arr, create_jit_datamodule
+from jitflow.errors import ConfigError, DataError, MissingFileError
+
+
+def write_image(path, seed, size=(20, 14)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for split, count in (("train", 5), ("val", 2)):
+        for label, name in enumerate(("cat", "dog")):
+            for i in range(count):
+                write_image(tmp_path / split / name / f"{i}.png", seed=100 * label + i)
+    return tmp_path
+
+
+def make(path, **options):
+    return JiTDataModule(str(path), **{"img_size": 8, "batch_size": 4, "num_workers": 0, "seed": 0, **options})
+
+
+def images_by_index(loader):
+    return {int(i): image for batch in loader for i, image in zip(batch.index, batch.images, strict=True)}
+
+
+def test_documented_signature_and_attributes(tmp_path):
+    documented = {
+        "data_path": "./data/imagenet",
+        "img_size": 256,
+        "batch_size": 128,
+        "num_workers": 12,
+        "pin_memory": True,
+        "num_replicas": None,
+        "rank": None,
+    }
+    parameters = list(inspect.signature(JiTDataModule).parameters.values())[: len(documented)]
+    assert {p.name: p.default for p in parameters} == documented
+    assert all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+    module = JiTDataModule(tmp_path / "absent")  # creating it does not touch the disk
+    assert isinstance(module, pl.LightningDataModule)
+    assert (module.img_size, module.batch_size, module.num_workers, module.pin_memory) == (256, 128, 12, True)
+
+
+def test_loaders_and_info(folder):
+    module = make(folder)
+    module.prepare_data()
+    module.setup("fit")
+    info = module.get_dataset_info()
+    assert (info["num_samples"], info["num_classes"], info["classes"]) == (10, 2, ["cat", "dog"])
+    assert info["img_size"] == module.img_size == 8
+    assert isinstance(module.dataset_train, datasets.ImageFolder)
+    loader = module.train_dataloader()
+    assert len(loader) == 2
+    images, labels = next(iter(loader))
+    assert images.shape == (4, 3, 8, 8)
+    assert images.dtype == torch.uint8
+    assert labels.dtype == torch.int64
+    val = list(module.val_dataloader())
+    assert [i for batch in val for i in batch.index.tolist()] == [0, 1, 2, 3]
+    assert [y for batch in val for y in batch.labels.tolist()] == [0, 0, 1, 1]
+
+
+def test_pixels_are_the_crop_or_its_mirror_image_and_labels_match(folder):
+    loader = make(folder, drop_last=False).train_dataloader()
+    dataset = datasets.ImageFolder(folder / "train")
+    flipped = 0
+    for batch in loader:
+        for image, label, index in zip(batch.images, batch.labels, batch.index, strict=True):
+            crop = np.array(center_crop_arr(dataset[index][0], 8)).transpose(2, 0, 1)
+            assert label == dataset[index][1]
+            mirrored = np.array_equal(image, crop[:, :, ::-1])
+            assert mirrored or np.array_equal(image, crop)
+            flipped += mirrored
+    assert 0 < flipped < 10
+
+
+def test_flips_depend_on_seed_and_epoch(folder):
+    def pictures(seed, epoch):
+        module = make(folder, seed=seed, drop_last=False)
+        loader = module.train_dataloader()
+        module.set_epoch(epoch)
+        found = images_by_index(loader)
+        return torch.stack([found[i] for i in range(10)])
+
+    assert torch.equal(pictures(0, 1), pictures(0, 1))
+    assert len({pictures(s, e).numpy().tobytes() for s in range(2) for e in range(2)}) == 4
+
+
+def test_set_epoch_before_the_loader_counts(folder):
+    early, late = make(folder), make(folder)
+    early.set_epoch(3)
+    first = [batch.index.tolist() for batch in early.train_dataloader()]
+    loader = late.train_dataloader()
+    late.set_epoch(3)
+    assert first == [batch.index.tolist() for batch in loader]
+
+
+def test_no_flip_greyscale_rectangle(folder):
+    loader = make(folder, img_size=(8, 12), channels=1, random_flip=False, drop_last=False).train_dataloader()
+    dataset = datasets.ImageFolder(folder / "train")
+    for index, image in images_by_index(loader).items():
+        crop = np.array(center_crop_arr(dataset[index][0].convert("L"), (8, 12)))
+        np.testing.assert_array_equal(image[0], crop)
+
+
+def test_workers_do_not_change_batches(folder):
+    def batches(workers):
+        return [(b.images, b.index) for b in make(folder, num_workers=workers).train_dataloader()]
+
+    for (images, index), (others, other_index) in zip(batches(0), batches(2), strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(index, other_index)
+
+
+def test_seed_none_follows_seed_everything(folder, monkeypatch):
+    def order(**options):
+        return [batch.index.tolist() for batch in make(folder, **options).train_dataloader()]
+
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    assert order(seed=None) == order(seed=0)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    assert order(seed=None) == order(seed=7) != order(seed=0)
+
+
+def test_num_replicas_and_rank_without_a_trainer(folder):
+    shares = [make(folder, num_replicas=2, rank=r, batch_size=1).train_dataloader() for r in range(2)]
+    seen = [list(images_by_index(share)) for share in shares]
+    assert [len(s) for s in seen] == [5, 5]
+    assert sorted(seen[0] + seen[1]) == list(range(10))
+    with pytest.raises(ConfigError, match="rank"):
+        make(folder, num_replicas=2).train_dataloader()
+
+
+def test_num_workers_is_capped_at_the_cores(folder, monkeypatch, recwarn):
+    monkeypatch.setattr("jitflow.data.base.available_cores", lambda: 1)
+    module = make(folder, num_workers=12)
+    assert module.train_dataloader().num_workers == 1
+    assert module.num_workers == 12
+    assert not recwarn.list
+
+
+def test_without_val_lightning_leaves_validation_out(folder):
+    import shutil
+
+    shutil.rmtree(folder / "val")
+
+    class Module(pl.LightningModule):
+        validated = False
+
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+
+        def training_step(self, batch, batch_idx):
+            return self.layer(batch[0].float().mean().view(1, 1)).sum() * 0
+
+        def validation_step(self, batch, batch_idx):
+            self.validated = True
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    module, data = Module(), make(folder)
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(max_epochs=1, enable_model_summary=False, **options)
+    trainer.fit(module, datamodule=data)
+    assert data.val_dataloader() == []
+    assert trainer.global_step == 2
+    assert not module.validated
+
+
+class CustomJiTDataModule(JiTDataModule):
+    def _get_train_transforms(self):
+        return transforms.Compose(
+            [
+                transforms.Lambda(lambda img: center_crop_arr(img, self.img_size)),
+                transforms.RandomHorizontalFlip(),
+                transforms.ColorJitter(0.1, 0.1, 0.1),
+                transforms.PILToTensor(),
+            ]
+        )
+
+
+class JiTDataModuleWithVal(JiTDataModule):
+    def setup(self, stage=None):
+        super().setup(stage)
+        if stage == "fit" or stage == "validate":
+            val_path = os.path.join(self.data_path, "val")  # noqa: PTH118
+            transform_val = transforms.Compose(
+                [transforms.Lambda(lambda img: center_crop_arr(img, self.img_size)), transforms.PILToTensor()]
+            )
+            self.dataset_val = datasets.ImageFolder(val_path, transform=transform_val)
+
+    def val_dataloader(self):
+        return DataLoader(self.dataset_val, batch_size=self.batch_size, num_workers=self.num_workers, shuffle=False)
+
+
+def test_documented_subclasses_work_with_workers(folder):
+    batches = []
+    for workers in (0, 2):
+        module = CustomJiTDataModule(str(folder), 8, 4, workers, seed=0)
+        module.setup("fit")
+        batches.append([b.images for b in module.train_dataloader()])
+    for alone, shared in zip(*batches, strict=True):
+        assert torch.equal(alone, shared)
+
+    module = JiTDataModuleWithVal(str(folder), 8, 4, 2)
+    module.setup("fit")
+    images, labels = next(iter(module.val_dataloader()))
+    assert images.shape == (4, 3, 8, 8)
+    assert labels.tolist() == [0, 0, 1, 1]
+
+
+def test_create_from_args(folder):
+    args = argparse.Namespace(
+        data_path=str(folder), img_size=8, batch_size=2, num_workers=1, pin_mem=False, world_size=2, rank=1
+    )
+    module = create_jit_datamodule(args)
+    assert (module.data_path, module.img_size, module.batch_size, module.num_workers) == (str(folder), 8, 2, 1)
+    assert (module.pin_memory, module.num_replicas, module.rank) == (False, 2, 1)
+    del args.batch_size
+    with pytest.raises(ConfigError, match="batch_size"):
+        create_jit_datamodule(args)
+
+
+def test_class_folders_without_train(folder, caplog):
+    with caplog.at_level("INFO"):
+        info = make(folder / "train").get_dataset_info()
+    assert info["classes"] == ["cat", "dog"]
+    assert "training classes" in caplog.text
+
+
+def empty_folder(path):
+    path.mkdir()
+
+
+def only_files(path):
+    write_image(path / "a.png", 0)
+
+
+def empty_train(path):
+    (path / "train").mkdir(parents=True)
+
+
+def files_in_train(path):
+    write_image(path / "train" / "a.png", 0)
+
+
+def class_without_images(path):
+    write_image(path / "train" / "cat" / "a.png", 0)
+    (path / "train" / "dog").mkdir()
+    (path / "train" / "dog" / "notes.txt").write_text("no image")
+
+
+def val_only(path):
+    write_image(path / "val" / "cat" / "a.png", 0)
+
+
+def other_val_classes(path):
+    write_image(path / "train" / "cat" / "a.png", 0)
+    write_image(path / "val" / "dog" / "a.png", 0)
+
+
+@pytest.mark.parametrize(
+    ("lay_out", "message"),
+    [
+        (empty_folder, "is empty.*train/<class>/<image>"),
+        (only_files, "no class sub-folders.*train/<class>/<image>"),
+        (empty_train, "train is empty.*train/<class>/<image>"),
+        (files_in_train, "no class sub-folders.*train/<class>/<image>"),
+        (class_without_images, "no images .*dog"),
+        (val_only, "val/ but no train/"),
+        (other_val_classes, "differ in cat, dog"),
+    ],
+)
+def test_bad_layout_is_one_clear_line(tmp_path, lay_out, message):
+    lay_out(tmp_path / "data")
+    with pytest.raises(DataError, match=message) as caught:
+        make(tmp_path / "data").setup("fit")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_folder(tmp_path):
+    for call in (JiTDataModule.prepare_data, JiTDataModule.setup):
+        with pytest.raises(MissingFileError, match=r"absent.*train/<class>/<image>"):
+            call(make(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("damage", ["truncated", "text"])
+def test_a_damaged_image_is_named_in_one_line(folder, workers, damage):
+    bad = folder / "train" / "dog" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:200] if damage == "truncated" else b"this is not a picture")
+    loader = make(folder, num_workers=workers, drop_last=False).train_dataloader()
+    batches = iter(loader)
+    with pytest.raises(DataError) as caught:
+        list(batches)
+    if workers:
+        batches._shutdown_workers()  # the garbage collector would take 5 s for each
+    message = str(caught.value)
+    assert message.startswith(f"cannot read the image {bad} (")
+    assert "\n" not in message
+
+
+def test_too_few_images(folder):
+    with pytest.raises(DataError, match="10 training images are too few for 1 x batch_size=11"):
+        make(folder, batch_size=11).train_dataloader()
+    assert len(make(folder, batch_size=11, drop_last=False).train_dataloader()) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"num_workers": -1}, {"img_size": 0}, {"channels": 2}, {"img_size": (8, 8, 8)}]
+)
+def test_bad_arguments(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        make("anywhere", **options)
