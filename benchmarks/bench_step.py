@@ -39,7 +39,9 @@ def interleaved(ours: Callable[[], object], reference: Callable[[], object], rep
 def bench_optimiser(repeats: int) -> tuple[float, float]:
     """One step of AdamW over JiT-S/16 (33M parameters): fused against torch's default."""
     modules = [JiTLightningModule("JiT-S/16") for _ in range(2)]
-    optimisers = [build_adamw(m, learning_rate=1e-4, fused=fused) for m, fused in zip(modules, (True, False), strict=True)]
+    optimisers = [
+        build_adamw(m, learning_rate=1e-4, fused=fused) for m, fused in zip(modules, (True, False), strict=True)
+    ]
     for module in modules:
         for parameter in module.parameters():
             parameter.grad = torch.randn_like(parameter) if parameter.requires_grad else None

@@ -49,6 +49,12 @@ VERBS = {
         "draw images from a checkpoint",
         "jitflow sample runs/demo/images/checkpoints/last.ckpt --labels 0,3,7-9 --count 4 --guidance 2",
     ),
+    "convert": Verb(
+        "jitflow.pipelines.commands",
+        "convert",
+        "convert a checkpoint: JiT release .pth, Lightning .ckpt, .safetensors",
+        "jitflow convert checkpoint-last.pth model.safetensors --ema 1",
+    ),
     "models": Verb(
         "jitflow.pipelines.commands", "models", "list networks with their size and cost", "jitflow models 'JiT-B*'"
     ),

@@ -6,6 +6,7 @@ could be mistaken for a whole one is never used.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
@@ -100,15 +101,25 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     path = existing_file(path, what="checkpoint")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+        # A Namespace only holds attributes; the JiT release keeps its arguments in one.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0].split(". This file can still be loaded")[0]
         raise CheckpointError(
-            f"{path} was refused: it is damaged or holds objects other than tensors and plain values ({reason})"
+            f"{path} was refused: it is damaged or holds objects other than tensors and plain values "
+            f"({_unpickling_reason(error)})"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).split("\n")[0]
+    # Unpickling damaged bytes ends in whatever they happen to spell: IndexError, struct.error, AssertionError, ...
+    except Exception as error:  # noqa: BLE001
+        reason = str(error).split("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path} cannot be read; it is damaged or no checkpoint ({reason})") from None
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
     return checkpoint
+
+
+def _unpickling_reason(error: pickle.UnpicklingError) -> str:
+    """Short form of torch's advice of many lines, such as ``Unsupported global: GLOBAL argparse.Namespace``."""
+    text = str(error)
+    detail = text.partition("WeightsUnpickler error: ")[2] or text
+    return detail.split("\n")[0].split(". ")[0].split(" was not an allowed global")[0] or type(error).__name__

@@ -1,8 +1,21 @@
 """Lightning callbacks of every application."""
 
 from jitflow.callbacks.checkpoint import JiTModelCheckpoint
+from jitflow.callbacks.defaults import create_default_callbacks
 from jitflow.callbacks.ema import EMACallback
+from jitflow.callbacks.evaluation import FIDEvaluationCallback
+from jitflow.callbacks.metrics import MetricLoggerCallback
 from jitflow.callbacks.progress import TrainingProgress
+from jitflow.callbacks.samples import SampleGridCallback
 from jitflow.callbacks.schedule import LearningRateSchedulerCallback
 
-__all__ = ["EMACallback", "JiTModelCheckpoint", "LearningRateSchedulerCallback", "TrainingProgress"]
+__all__ = [
+    "EMACallback",
+    "FIDEvaluationCallback",
+    "JiTModelCheckpoint",
+    "LearningRateSchedulerCallback",
+    "MetricLoggerCallback",
+    "SampleGridCallback",
+    "TrainingProgress",
+    "create_default_callbacks",
+]

@@ -41,7 +41,9 @@ def learning_rate_at(
         return peak * epoch / warmup_epochs
     if schedule == "constant":
         return peak
-    done = min(1.0, (epoch - warmup_epochs) / (epochs - warmup_epochs))
+    if epoch >= epochs:
+        return min_lr
+    done = (epoch - warmup_epochs) / (epochs - warmup_epochs)
     return min_lr + (peak - min_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 
@@ -87,7 +89,8 @@ class LearningRateSchedulerCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Set the rate for the coming step."""
-        epoch = trainer.current_epoch + batch_idx / trainer.num_training_batches
+        # The sampler's epoch, where it is known: Lightning renumbers an epoch that max_steps cut short.
+        epoch = getattr(batch, "epoch", trainer.current_epoch) + batch_idx / trainer.num_training_batches
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(

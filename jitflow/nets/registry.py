@@ -77,8 +77,14 @@ def list_models(pattern: str = "*") -> list[str]:
     return [name for name in _VARIANTS if fnmatch.fnmatch(name.lower(), pattern.lower())]
 
 
+# Architectures without sizes of their own, for networks that are no named variant. Not listed.
+_ARCHITECTURES = {"JiT": Variant(JiT, note="every size given")}
+
+
 def get_variant(name: str) -> Variant:
-    """Look a variant up; raise ConfigError with the nearest names if there is none."""
+    """Look a variant or a bare architecture up; raise ConfigError with the nearest names if there is none."""
+    if name in _ARCHITECTURES:
+        return _ARCHITECTURES[name]
     if name not in _VARIANTS:
         raise unknown_name("model", name, _VARIANTS, hint="`jitflow models` lists all.")
     return _VARIANTS[name]

@@ -32,6 +32,11 @@ def sample(args: list[str]) -> None:
     _run("sample", _sample, args)
 
 
+def convert(args: list[str]) -> None:
+    """Run ``jitflow convert``."""
+    _run("convert", _convert, args)
+
+
 def models(args: list[str]) -> None:
     """Run ``jitflow models``."""
     if args[:1] and not args[0].startswith("-"):
@@ -150,6 +155,31 @@ def _sample(
         )
     folder = drawn.save(out)
     console.print(f"{len(drawn)} images in {folder} (see {folder / 'grid.png'}, settings in settings.json)")
+
+
+def _convert(source: str, target: str, ema: Literal["0", "1", "2", "all"] = "1", dry_run: bool = False) -> None:
+    """Convert a checkpoint between the JiT release's .pth, Lightning's .ckpt and .safetensors.
+
+    The target's suffix is the format. No weight is lost on the way to .pth and .ckpt and back.
+
+    Args:
+        source: File to read.
+        target: File to write.
+        ema: For .safetensors, the weights to write: 1 or 2 for an average, 0 for the weights themselves, or all.
+        dry_run: Read and describe the source, and write nothing.
+    """
+    from jitflow.training.checkpoint import convert as convert_file
+    from jitflow.training.formats import FORMATS, read_state
+
+    if Path(target).suffix not in FORMATS:
+        raise ConfigError(f"{target}: the suffix must be one of {', '.join(FORMATS)}")
+    state = read_state(source) if dry_run else convert_file(source, target, ema=ema)
+    held = ["weights"] + [n for n, v in (("EMA 1", state.ema1), ("EMA 2", state.ema2)) if v is not None]
+    held += ["optimiser"] if state.optimizer is not None else []
+    Console(stderr=True, soft_wrap=True).print(
+        f"{source}: {state.settings.get('model_name', 'JiT')}, {', '.join(held)}, {state.epoch + 1} epochs done"
+        + (f" -> {target}" if not dry_run else "")
+    )
 
 
 def _models(pattern: str = "*") -> None:

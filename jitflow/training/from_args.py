@@ -6,26 +6,7 @@ from typing import Any
 
 from jitflow.errors import ConfigError
 from jitflow.training.jit_module import JiTLightningModule
-
-# Our argument -> the release's.
-_NAMES = {
-    "model_name": "model",
-    "img_size": "img_size",
-    "num_classes": "class_num",
-    "attn_dropout": "attn_dropout",
-    "proj_dropout": "proj_dropout",
-    "weight_decay": "weight_decay",
-    "ema_decay1": "ema_decay1",
-    "ema_decay2": "ema_decay2",
-    "P_mean": "P_mean",
-    "P_std": "P_std",
-    "noise_scale": "noise_scale",
-    "t_eps": "t_eps",
-    "label_drop_prob": "label_drop_prob",
-    "sampling_method": "sampling_method",
-    "num_sampling_steps": "num_sampling_steps",
-    "cfg_scale": "cfg",
-}
+from jitflow.training.release_args import INTERVAL_NAMES, RELEASE_NAMES, settings_from_release_args
 
 
 def create_jit_lightning_module(args: Any) -> JiTLightningModule:
@@ -43,15 +24,14 @@ def create_jit_lightning_module(args: Any) -> JiTLightningModule:
     Raises:
         ConfigError: If an attribute is missing, naming it.
     """
-    missing = [theirs for theirs in (*_NAMES.values(), "interval_min", "interval_max") if not hasattr(args, theirs)]
+    required = [name for name in (*RELEASE_NAMES.values(), *INTERVAL_NAMES) if name != "lr"]
+    missing = [name for name in required if not hasattr(args, name)]
     if getattr(args, "lr", None) is None:
         missing += [name for name in ("blr", "batch_size") if getattr(args, name, None) is None]
     if missing:
         raise ConfigError(f"args lacks {', '.join(missing)} (the JiT release's names; lr, or blr with batch_size)")
-    settings = {ours: getattr(args, theirs) for ours, theirs in _NAMES.items()}
-    return JiTLightningModule(
-        **settings, cfg_interval=(args.interval_min, args.interval_max), learning_rate=learning_rate_from_args(args)
-    )
+    given = {name: getattr(args, name) for name in required}
+    return JiTLightningModule(**settings_from_release_args({**given, "lr": learning_rate_from_args(args)}))
 
 
 def learning_rate_from_args(args: Any) -> float:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
 from jitflow.codec.pixel import PixelCodec
 from jitflow.core.path import Prediction
 from jitflow.core.times import TimeKind
+from jitflow.errors import ConfigError
 from jitflow.nets.jit import JiT
 from jitflow.nets.registry import create_model
 from jitflow.training.module import FlowModule
+from jitflow.training.release_args import release_args
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class JiTLightningModule(FlowModule):
@@ -38,6 +48,8 @@ class JiTLightningModule(FlowModule):
         prediction: What the network predicts.
         time_kind: Distribution of the training times.
         time_shift: Above 1 moves sampling times towards the noise.
+        net_settings: Arguments of the network that replace the variant's, such as ``{"depth": 6}``; with
+            ``model_name="JiT"`` they say everything.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
         compile: Compile every block with ``torch.compile``.
 
@@ -72,6 +84,7 @@ class JiTLightningModule(FlowModule):
         prediction: Prediction = "data",
         time_kind: TimeKind = "logit_normal",
         time_shift: float = 1.0,
+        net_settings: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
         compile: bool = False,
     ) -> None:
@@ -83,6 +96,7 @@ class JiTLightningModule(FlowModule):
             attn_dropout=attn_dropout,
             proj_dropout=proj_dropout,
             gradient_checkpointing=gradient_checkpointing,
+            **(net_settings or {}),
         )
         assert isinstance(net, JiT)
         if compile:
@@ -111,3 +125,54 @@ class JiTLightningModule(FlowModule):
         self.model_name = model_name
         self.img_size = img_size
         self.save_hyperparameters()
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: torch.device | str | None = None,
+        hparams_file: str | Path | None = None,
+        strict: bool = True,
+        weights_only: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a trained module from a file of any of the three formats.
+
+        Args:
+            checkpoint_path: A ``.ckpt``, a ``.pth`` (ours or the JiT release's) or a ``.safetensors``.
+            map_location: Device to put the module on; the CPU by default.
+            hparams_file: Not used; the settings are in the checkpoint.
+            strict: Must stay True: missing weights are never hidden.
+            weights_only: Must stay True: no file is allowed to run code.
+            kwargs: Settings that win over those of the file.
+
+        Returns:
+            The module with its weights and both averages.
+
+        Raises:
+            MissingFileError: If there is no such file.
+            CheckpointError: If it is damaged or does not fit; lists the names.
+            ConfigError: If ``strict`` or ``weights_only`` is switched off.
+        """
+        from jitflow.training.checkpoint import load_module
+
+        if strict is False or weights_only is False:
+            raise ConfigError(
+                "load_from_checkpoint is always strict and never runs code from a file; to start from weights "
+                "that fit in part, see jitflow.training.checkpoint.init_from"
+            )
+        module = load_module(checkpoint_path, module_class=cls, **kwargs).train()
+        assert isinstance(module, cls)
+        return module if map_location is None else module.to(map_location)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the JiT release looks for in its own files, sharing every tensor with Lightning's entries."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["model"] = checkpoint["state_dict"]
+        if checkpoint.get("optimizer_states"):
+            checkpoint["optimizer"] = checkpoint["optimizer_states"][0]
+        checkpoint["args"] = release_args(dict(self.hparams))
+        if self._trainer is not None:
+            # The release counts the last finished epoch from 0; Lightning does not read this entry.
+            epochs: Any = self.trainer.fit_loop.epoch_progress.current
+            checkpoint["epoch"] = epochs.processed - 1

@@ -17,7 +17,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from jitflow.callbacks import EMACallback, JiTModelCheckpoint, LearningRateSchedulerCallback, TrainingProgress
 from jitflow.callbacks.checkpoint import LAST_NAME
-from jitflow.errors import ConfigError, MissingFileError
+from jitflow.errors import ConfigError
+from jitflow.training.checkpoint import find_checkpoint, init_from, resumable
 from jitflow.training.module import FlowModule
 from jitflow.training.recipe import build, find_recipe
 from jitflow.training.run_folder import write_run_folder
@@ -59,6 +60,10 @@ class TrainCLI(LightningCLI):
             default=None,
             help="Continue a run: a checkpoint, a run's folder, or 'auto' for the folder of --run_dir.",
         )
+        parser.add_argument(
+            "--init_from", type=str | None, default=None, help="Start a new run from the weights of this checkpoint."
+        )
+        parser.add_argument("--init_ema", type=int, default=1, help="Average that --init_from takes.")
         parser.add_argument("--dry_run", action="store_true", help="Check everything, say what would run, stop.")
         parser.add_class_arguments(
             LearningRateSchedulerCallback, "schedule", skip={"epochs"}, instantiate=False, sub_configs=False
@@ -120,7 +125,13 @@ def train(args: list[str]) -> None:
         # Lightning suspects that words given in Python were given on the command line as well; they were.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
         cli = TrainCLI(args, recipe=recipe)
-    resume = find_resume(cli.config.resume, cli.run_dir)
+    resume = None
+    if cli.config.resume is not None:
+        if cli.config.init_from is not None:
+            raise ConfigError("--resume continues a run, --init_from starts a new one; give one of them")
+        resume = find_checkpoint(cli.run_dir if cli.config.resume == "auto" else cli.config.resume)
+    if cli.config.init_from is not None:
+        init_from(cli.model, find_checkpoint(cli.config.init_from), ema=cli.config.init_ema)
     existing = cli.run_dir / "checkpoints" / LAST_NAME
     if resume is None and existing.exists():
         raise ConfigError(
@@ -134,33 +145,10 @@ def train(args: list[str]) -> None:
         write_run_folder(cli.run_dir, text, seed=cli.config.seed_everything)
     log.info("%s in %s", _describe_model(cli.model), cli.run_dir)
     if resume is not None:
+        resume = resumable(resume, cli.run_dir / "checkpoints")
         log.info("resuming from %s", resume)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume)
     log.info("done: %s", existing)
-
-
-def find_resume(resume: str | None, run_dir: Path) -> Path | None:
-    """Find the checkpoint to continue from.
-
-    Args:
-        resume: A file, a run's folder or its folder of checkpoints, ``"auto"``, or None.
-        run_dir: The folder that ``"auto"`` means.
-
-    Returns:
-        A checkpoint that exists, or None if none was asked for.
-
-    Raises:
-        MissingFileError: If there is none.
-    """
-    if resume is None:
-        return None
-    path = run_dir if resume == "auto" else Path(resume).expanduser()
-    if path.is_file():
-        return path
-    for candidate in (path / LAST_NAME, path / "checkpoints" / LAST_NAME):
-        if candidate.is_file():
-            return candidate
-    raise MissingFileError(f"--resume {resume}: there is no checkpoint at {path} and no {LAST_NAME} in it")
 
 
 def _with_recipe_paths(args: list[str]) -> tuple[list[str], str | None]:

@@ -180,9 +180,6 @@ class FlowModule(pl.LightningModule):
         t = self.sample_timestep(len(x1), device=x1.device).flatten()
         loss = self.flow_loss(x1, labels, t, torch.randn_like(x1)).mean()
         self.log("train/loss", loss, batch_size=len(x1))
-        # Reading the rate costs a copy to the device; its curve does not need every step.
-        if batch_idx % 100 == 0 and self._trainer is not None:
-            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(x1))
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -206,15 +203,17 @@ class FlowModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with betas (0.9, 0.95); biases and vectors never decay."""
-        # Under float16 the fused kernel unscales the gradients itself, after which nobody could clip them.
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer is not None else None
-        clips = self._trainer is not None and bool(self.trainer.gradient_clip_val)
         return build_adamw(
-            self,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            fused=not (scaler is not None and clips) and self.device.type in ("cpu", "cuda"),
+            self, learning_rate=self.learning_rate, weight_decay=self.weight_decay, fused=self._can_fuse_optimizer()
         )
+
+    def _can_fuse_optimizer(self) -> bool:
+        if self._trainer is None:
+            return self.device.type in ("cpu", "cuda")
+        # Under float16 the fused kernel unscales the gradients itself, after which nobody could clip them.
+        scales = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        clips = bool(self.trainer.gradient_clip_val)
+        return not (scales and clips) and self.trainer.strategy.root_device.type in ("cpu", "cuda")
 
     def configure_gradient_clipping(
         self,
@@ -241,7 +240,7 @@ class FlowModule(pl.LightningModule):
             self._check_data(describe())
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed everything random in this batch by (seed, epoch, batch, rank).
+        """Seed everything random in this batch by (seed, epoch, batch, rank), and log the learning rate.
 
         A run that was interrupted then draws the same noise, times and dropout as one that was not, with no
         random state to save.
@@ -251,6 +250,9 @@ class FlowModule(pl.LightningModule):
         self._batch_epoch = getattr(batch, "epoch", self.current_epoch)
         if self.run_seed is not None:
             torch.manual_seed(mix_seeds(_STREAM_BATCH, self.run_seed, self._batch_epoch, batch_idx, self.global_rank))
+        # Its curve does not need every step, and each point is copied to the device.
+        if batch_idx % 100 == 0:
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Forget the indices of the batch."""
@@ -455,6 +457,11 @@ class FlowModule(pl.LightningModule):
             averages = {name: stored[name].to(self.device, torch.float32, copy=True) for name in expected}
             setattr(self, key.replace("model_ema", "ema_params"), averages)
         self.run_seed = checkpoint.get("jitflow", {}).get("run_seed", self.run_seed)
+        # Which kernel steps depends on this machine and precision, not on those of the file.
+        for optimizer in checkpoint.get("optimizer_states", []):
+            for group in optimizer["param_groups"]:
+                if "fused" in group:
+                    group.update(fused=self._can_fuse_optimizer(), foreach=None)
 
     # ------------------------------------------------------------------------------------------- checks
 

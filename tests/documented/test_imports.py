@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +21,9 @@ ROOT = Path(__file__).parents[2]
 )
 def test_documented_import(line):
     # -S hides site-packages' .pth files, with them the editable install; the libraries come back by path.
-    packages = os.pathsep.join(p for p in sys.path if "site-packages" in p)
-    code = f"import sys; sys.path[:0] = [{str(ROOT)!r}]; sys.path += {packages.split(os.pathsep)!r}; {line}; import jitflow; print(jitflow.__file__)"
+    packages = [p for p in sys.path if "site-packages" in p]
+    paths = f"import sys; sys.path[:0] = [{str(ROOT)!r}]; sys.path += {packages!r}"
+    code = f"{paths}; {line}; import jitflow; print(jitflow.__file__)"
     done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip().splitlines()[-1]) == ROOT / "jitflow" / "__init__.py"

@@ -80,7 +80,9 @@ def test_sample_writes_images_a_grid_and_every_setting(demo, tmp_path, capsys):
     words = ["sample", checkpoint, "--labels", "3,7-8", "--count", 2, "--seed", 5, "--steps", 3, "--guidance", 2]
     status, text = run(capsys, *words, "--solver", "heun", "--interval", "0.1,0.9", "--out", tmp_path / "out")
     assert status == 0, text
-    names = [f"{i:06d}_class{y}_seed{s}.png" for i, (y, s) in enumerate(zip([3, 3, 7, 7, 8, 8], range(5, 11), strict=True))]
+    names = [
+        f"{i:06d}_class{y}_seed{s}.png" for i, (y, s) in enumerate(zip([3, 3, 7, 7, 8, 8], range(5, 11), strict=True))
+    ]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([*names, "grid.png", "settings.json"])
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())
     assert settings["guidance"] == 2 and settings["interval"] == [0.1, 0.9] and settings["solver"] == "heun"

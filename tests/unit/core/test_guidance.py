@@ -36,6 +36,20 @@ def test_scale_one_is_the_conditional_velocity_in_one_pass(state):
     assert field.labels == [label.tolist()]
 
 
+@pytest.mark.parametrize(("scale", "labels"), [(1.0, 4), (2.0, 8)])
+def test_a_time_on_an_accelerator_is_not_read(scale, labels):
+    # A meta tensor has no value to read; that would raise, as on an accelerator it would wait.
+    x, t, label = torch.zeros(4, 2, device="meta"), torch.zeros(4, device="meta"), torch.zeros(4, device="meta").long()
+    sizes = []
+
+    def velocity(x, t, label):
+        sizes.append(len(label))
+        return x
+
+    guided_velocity(velocity, x, t, label, null_label=NULL, scale=scale)
+    assert sizes == [labels]
+
+
 @pytest.mark.parametrize("t", [0.0, 0.1, 0.8, 1.0])
 def test_outside_the_interval_no_unconditional_pass(state, t):
     x, label = state

@@ -44,10 +44,12 @@ def test_order_of_convergence(solver, order, shift):
 
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("midpoint", 2), ("multistep", 2)])
 def test_order_of_convergence_without_luck(solver, order):
-    # x' = cos(3t) x ends at x0 exp(sin(3) / 3).
+    # x' = x^2 / 2 carries x0 to x0 / (1 - x0 t / 2).
+    x0 = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
+
     def error(num_steps):
-        end = integrate(lambda x, t: torch.cos(3 * t).view(-1, 1) * x, X0, grid(num_steps), solver=solver)
-        return (end - X0 * torch.exp(torch.sin(torch.tensor(3.0).double()) / 3)).abs().max().item()
+        end = integrate(lambda x, t: 0.5 * x**2, x0, grid(num_steps), solver=solver)
+        return (end - x0 / (1 - 0.5 * x0)).abs().max().item()
 
     assert error(200) / error(400) == pytest.approx(2**order, rel=0.06)
 
@@ -113,6 +115,19 @@ def test_one_step_of_each_by_hand():
         states = []
         integrate(velocity, x, steps, solver=solver, on_step=lambda *args, states=states: states.append(args[3].item()))
         assert states == pytest.approx(expected), solver
+
+
+def test_multistep_on_uneven_steps_is_exact_for_a_velocity_linear_in_time():
+    times, states = torch.tensor([0.0, 0.1, 0.5, 0.6, 1.0], dtype=torch.float64), []
+    integrate(
+        lambda x, t: t.view(-1, 1),
+        torch.zeros(1, 1, dtype=torch.float64),
+        times,
+        solver="multistep",
+        on_step=lambda *args: states.append(args[3].item()),
+    )
+    # After Euler's first step, which stays at 0.
+    assert states == pytest.approx([(t**2 - 0.1**2) / 2 for t in times[1:].tolist()], abs=1e-12)
 
 
 def test_multistep_forgets_between_trajectories():

@@ -89,8 +89,9 @@ def test_guidance_of_the_null_class_changes_only_rounding(make_module):
     torch.testing.assert_close(draw(module, [0, 1], labels=labels), plain, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("prediction", ["data", "velocity"])
 @pytest.mark.parametrize("net_only", [True, False])
-def test_state_velocity_and_time_are_float32_whatever_the_network_is(make_module, net_only):
+def test_state_velocity_and_time_are_float32_whatever_the_network_is(make_module, net_only, prediction):
     seen = set()
 
     class Watching(JiTLightningModule):
@@ -104,7 +105,7 @@ def test_state_velocity_and_time_are_float32_whatever_the_network_is(make_module
             seen.add(("sample", z.dtype, t.dtype, v.dtype))
             return v
 
-    module = make_module(Watching, cfg_scale=2.0)
+    module = make_module(Watching, cfg_scale=2.0, prediction=prediction)
     reference = draw(module, [0, 1])
     seen.clear()
     (module.net if net_only else module).to(torch.bfloat16)
@@ -162,7 +163,7 @@ def test_weights_and_mode_are_put_back_when_sampling_fails(make_module):
 def test_generate_samples_in_evaluation_mode(make_module):
     module = make_module(attn_dropout=0.5, proj_dropout=0.5)
     assert module.training
-    assert torch.equal(draw(module, [0]), draw(module, [0]))
+    assert torch.equal(draw(module, [0]), draw(make_module(), [0]))
     assert module.training
     module.eval()
     draw(module, [0])
@@ -278,9 +279,7 @@ def test_the_known_part_stays_at_every_step(make_module, solver, overridden):
     mask[..., :4] = True
     states = []
     with use_seeds([0, 1]), module.watch_sampling(lambda *args: states.append(args[3])):
-        images = module.generate_condition(
-            Condition(label=torch.tensor([0, 1]), known=known, mask=mask), use_ema=False
-        )
+        images = module.generate_condition(Condition(label=torch.tensor([0, 1]), known=known, mask=mask), use_ema=False)
     assert len(states) == 4
     for state in states:
         assert torch.equal(state[..., :4], known[..., :4])

@@ -1,0 +1,106 @@
+"""One line of numbers every so many batches, for logs that people read afterwards."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from jitflow.callbacks.progress import format_seconds
+from jitflow.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+class MetricLoggerCallback(pl.Callback):
+    """Log loss, learning rate, times, speed, memory and time left, on the first process.
+
+    Losses are summed on their device and read once per line, so that nothing waits for an accelerator in
+    between. The times are means over the line's batches.
+
+    Args:
+        log_freq: Batches between two lines.
+        smoothing: Share of the past in the smoothed loss, in ``[0, 1)``.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    def __init__(self, log_freq: int = 100, *, smoothing: float = 0.9) -> None:
+        if log_freq < 1:
+            raise ConfigError(f"log_freq must be at least 1; got {log_freq}")
+        if not 0 <= smoothing < 1:
+            raise ConfigError(f"smoothing must lie in [0, 1); got {smoothing}")
+        self.log_freq = log_freq
+        self.smoothing = smoothing
+        self._smooth: float | None = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start counting anew, so that validation and checkpoints between epochs do not look like slow steps."""
+        self._batches = self._images = 0
+        self._loss_sum: Tensor | None = None
+        self._data_sec = 0.0
+        self._line_start = self._batch_end = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note how long the batch was waited for."""
+        self._data_sec += time.perf_counter() - self._batch_end
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch; log a line if it is time."""
+        loss = (outputs["loss"] if isinstance(outputs, dict) else outputs).detach().float()
+        self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
+        self._batches += 1
+        self._images += len(batch[1]) * trainer.world_size
+        last = batch_idx + 1 >= trainer.num_training_batches
+        if (batch_idx + 1) % self.log_freq == 0 or last:
+            if trainer.is_global_zero:
+                log.info(self._line(trainer, pl_module, batch_idx))
+            self._batches = self._images = 0
+            self._loss_sum = None
+            self._data_sec = 0.0
+            self._line_start = time.perf_counter()
+        self._batch_end = time.perf_counter()
+
+    def _line(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch_idx: int) -> str:
+        assert self._loss_sum is not None
+        # Reading the loss waits for the device, so it comes before the clock.
+        mean = float(self._loss_sum) / self._batches
+        seconds = time.perf_counter() - self._line_start
+        self._smooth = mean if self._smooth is None else self.smoothing * self._smooth + (1 - self.smoothing) * mean
+        per_batch = seconds / self._batches
+        total = trainer.num_training_batches
+        parts = [
+            f"epoch {trainer.current_epoch} [{batch_idx + 1}/{total}]",
+            f"loss {mean:.4f} ({self._smooth:.4f})",
+            f"lr {trainer.optimizers[0].param_groups[0]['lr']:.3e}",
+            f"step {per_batch:.3f} s",
+            f"data {self._data_sec / self._batches:.3f} s",
+            f"{self._images / seconds:.0f} images/s",
+            f"memory {_peak_memory_gib(pl_module.device):.2f} GiB",
+        ]
+        if total != float("inf"):
+            left = int(total) - batch_idx - 1
+            if trainer.max_epochs and trainer.max_epochs > 0:
+                left += int(total) * (trainer.max_epochs - trainer.current_epoch - 1)
+            parts.append(f"ETA {format_seconds(left * per_batch)}")
+        return "  ".join(parts)
+
+
+def _peak_memory_gib(device: torch.device) -> float:
+    """Largest memory so far: of the accelerator if there is one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource  # not there on Windows
+
+    # Kilobytes, but bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)

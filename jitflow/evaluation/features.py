@@ -1,0 +1,207 @@
+"""From images to the vectors in which they are compared."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import warnings
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from jitflow.errors import CheckpointError, ConfigError, MissingFileError
+from jitflow.files import load_checkpoint
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+_INCEPTION_CHECKSUM = "6726825d"
+_INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
+
+
+class Features(NamedTuple):
+    """What an extractor says about a batch of images.
+
+    Attributes:
+        features: Shape ``(B, D)``, float32.
+        logits: Class scores, shape ``(B, K)``, float32; None if the extractor does not classify.
+    """
+
+    features: Tensor
+    logits: Tensor | None = None
+
+
+class FeatureExtractor(Protocol):
+    """A fixed function from images to vectors; the vector of an image must not depend on its batch.
+
+    Attributes:
+        name: What a report calls it.
+        dim: Length D of a vector.
+        checksum: SHA-256 of its weights; None if it has none.
+    """
+
+    name: str
+    dim: int
+    checksum: str | None
+
+    def __call__(self, images: Tensor) -> Features:
+        """Extract the features of images ``(B, C, H, W)``, uint8, C 1 or 3, on the extractor's device."""
+        ...
+
+    def to(self, device: torch.device | str) -> FeatureExtractor:
+        """Move to a device, in place, and return itself."""
+        ...
+
+
+class PixelExtractor:
+    """Pixels averaged over areas: no weights, meant for small images and for tests.
+
+    Args:
+        side: The features are the means of ``side x side`` areas.
+        channels: 1 compares brightness, 3 colours.
+    """
+
+    checksum: str | None = None
+
+    def __init__(self, side: int = 8, channels: int = 1) -> None:
+        if side < 1 or channels not in (1, 3):
+            raise ConfigError(f"side must be at least 1 and channels 1 or 3; got {side} and {channels}")
+        self.side = side
+        self.channels = channels
+        self.name = f"pixels-{channels}x{side}x{side}"
+        self.dim = channels * side * side
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Features:
+        """Average areas.
+
+        Args:
+            images: Shape ``(B, C, H, W)``, uint8; C is 1 or 3.
+
+        Returns:
+            Features, shape ``(B, channels * side * side)``, in ``[0, 1]``; no logits.
+        """
+        pixels = _check_images(images).float() / 255
+        if self.channels == 1:
+            pixels = pixels.mean(dim=1, keepdim=True)
+        return Features(adaptive_avg_pool2d(pixels.expand(-1, self.channels, -1, -1), self.side).flatten(1))
+
+    def to(self, device: torch.device | str) -> PixelExtractor:
+        """Return itself; it works where the images are."""
+        return self
+
+
+class InceptionExtractor:
+    """The Inception network of 2015 that FID and Inception Score are defined with, through torch-fidelity.
+
+    Nothing is ever downloaded.
+
+    Args:
+        weights_path: torch-fidelity's weights file; None takes the place where torch-fidelity keeps it.
+
+    Raises:
+        ConfigError: If torch-fidelity is not installed.
+        MissingFileError: If the weights are not there; the message says where to put them.
+        CheckpointError: If the file is damaged or holds other weights.
+
+    References:
+        Heusel et al. 2017, arXiv:1706.08500; the conversion from TensorFlow is torch-fidelity's.
+    """
+
+    name = "inception-v3-2015-12-05"
+    dim = 2048
+
+    def __init__(self, weights_path: str | Path | None = None) -> None:
+        path = find_inception_weights(weights_path)
+        self.checksum: str | None = _sha256(path)
+        if not self.checksum.startswith(_INCEPTION_CHECKSUM):
+            warnings.warn(
+                f"{path} is not the Inception of the published scores (SHA-256 {self.checksum[:8]}..., expected "
+                f"{_INCEPTION_CHECKSUM}...); its FID compares with no other",
+                stacklevel=2,
+            )
+        self._net = _build_inception(path)
+        self._device = torch.device("cpu")
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Features:
+        """Run the network.
+
+        Args:
+            images: Shape ``(B, C, H, W)``, uint8; C is 3, or 1, which is repeated; any size (the network
+                itself resizes to 299 x 299, as TensorFlow did).
+
+        Returns:
+            Pooled features ``(B, 2048)`` and logits without bias ``(B, 1008)``.
+        """
+        images = _check_images(images).expand(-1, 3, -1, -1)
+        with torch.autocast(self._device.type, enabled=False):
+            features, logits = self._net(images)
+        return Features(features, logits)
+
+    def to(self, device: torch.device | str) -> InceptionExtractor:
+        """Move the network, in place, and return itself."""
+        self._device = torch.device(device)
+        self._net.to(self._device)
+        return self
+
+
+def find_inception_weights(weights_path: str | Path | None = None) -> Path:
+    """Check that the Inception extractor could be built, without building it.
+
+    Args:
+        weights_path: The weights file; None takes the place where torch-fidelity keeps it.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: If torch-fidelity is not installed.
+        MissingFileError: If there is no such file.
+    """
+    if importlib.util.find_spec("torch_fidelity") is None:
+        raise ConfigError("FID and Inception Score need torch-fidelity; pip install 'jitflow[eval]'")
+    if weights_path is not None:
+        path = Path(weights_path).expanduser()
+    else:
+        path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    if not path.is_file():
+        raise MissingFileError(
+            f"the Inception weights {path} are missing, and jitflow downloads nothing by itself; "
+            f"get {_INCEPTION_URL} and put it there"
+        )
+    return path
+
+
+def _build_inception(path: Path) -> nn.Module:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    # torch-fidelity unpickles whatever the file holds; it gets tensors that were read safely.
+    safe = io.BytesIO()
+    torch.save(load_checkpoint(path), safe)
+    safe.seek(0)
+    try:
+        # Its layers start with random weights, which must not move the generator of a training.
+        with torch.random.fork_rng(devices=()):
+            net: nn.Module = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=safe
+            )
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not hold the Inception weights ({str(error).splitlines()[0]})") from None
+    return net
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _check_images(images: Tensor) -> Tensor:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ConfigError(f"images must be uint8 of shape (B, 1 or 3, H, W); got {images.dtype}, {tuple(images.shape)}")
+    return images

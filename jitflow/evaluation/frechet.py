@@ -1,0 +1,211 @@
+"""Frechet distance between two Gaussians, and the files that hold one of them."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from jitflow.errors import ConfigError, MissingFileError
+from jitflow.files import atomic_path, existing_file
+
+# Rounding in float32, in which some files were written, reaches some 1e-6 of the largest entry.
+_TOLERANCE = 1e-5
+
+
+class Statistics(NamedTuple):
+    """Mean and covariance of the features of a set of images.
+
+    Attributes:
+        mu: Mean, shape ``(D,)``, float64.
+        sigma: Covariance, shape ``(D, D)``, float64.
+    """
+
+    mu: Tensor
+    sigma: Tensor
+
+
+def frechet_distance(
+    mu1: Tensor | ArrayLike, sigma1: Tensor | ArrayLike, mu2: Tensor | ArrayLike, sigma2: Tensor | ArrayLike
+) -> float:
+    """Squared Frechet distance: ``|mu1 - mu2|^2 + tr(sigma1 + sigma2 - 2 (sigma1 sigma2)^(1/2))``.
+
+    With ``sigma = A A^T`` from the symmetric eigenvalues of each covariance, the trace of the square root is the
+    sum of the singular values of ``A1^T A2``. So nothing becomes complex, and the square root of a number that
+    rounding has made out of nothing is never taken: a covariance of any rank is as good as a regular one.
+
+    Args:
+        mu1: Mean, shape ``(D,)``.
+        sigma1: Covariance, shape ``(D, D)``; a slightly negative eigenvalue counts as 0.
+        mu2: Mean of the other, shape ``(D,)``.
+        sigma2: Covariance of the other, shape ``(D, D)``.
+
+    Returns:
+        The distance, at least 0; the FID if the features are those of Inception.
+
+    Raises:
+        ConfigError: If the dimensions differ, or an argument is not finite or no covariance.
+
+    References:
+        Dowson & Landau 1982, "The Frechet distance between multivariate normal distributions"; Heusel et al.
+        2017, arXiv:1706.08500, equation 6.
+    """
+    first = check_statistics(mu1, sigma1, what="the first statistics")
+    second = check_statistics(mu2, sigma2, what="the second statistics")
+    if len(first.mu) != len(second.mu):
+        raise ConfigError(
+            f"statistics of {len(first.mu)} and {len(second.mu)} dimensions cannot be compared; "
+            "both must come from the same feature extractor"
+        )
+    factor1 = factor_covariance(first.sigma, what="the first covariance")
+    factor2 = factor_covariance(second.sigma, what="the second covariance")
+    overlap = torch.linalg.svdvals(factor1.T @ factor2).sum()
+    difference = first.mu - second.mu
+    distance = difference @ difference + first.sigma.trace() + second.sigma.trace() - 2 * overlap
+    return max(0.0, float(distance))
+
+
+def check_statistics(mu: Tensor | ArrayLike, sigma: Tensor | ArrayLike, *, what: str = "the statistics") -> Statistics:
+    """Bring a mean and a covariance to float64 on the CPU and check what can be checked quickly.
+
+    Args:
+        mu: Mean, shape ``(D,)``.
+        sigma: Covariance, shape ``(D, D)``.
+        what: Name for the error message, such as a file.
+
+    Returns:
+        The statistics, ``sigma`` exactly symmetric.
+
+    Raises:
+        ConfigError: If the shapes do not fit, or a number is not finite, or ``sigma`` is not symmetric.
+    """
+    mean, covariance = (torch.as_tensor(value).detach().to("cpu", torch.float64) for value in (mu, sigma))
+    if mean.ndim != 1 or not len(mean) or covariance.shape != (len(mean), len(mean)):
+        raise ConfigError(
+            f"{what}: mu must have shape (D,) and sigma (D, D); got {tuple(mean.shape)} and {tuple(covariance.shape)}"
+        )
+    for name, value in (("mu", mean), ("sigma", covariance)):
+        wrong = int((~value.isfinite()).sum())
+        if wrong:
+            raise ConfigError(f"{what}: {name} holds NaN or infinity in {wrong} of {value.numel()} places")
+    if (covariance - covariance.T).abs().max() > _TOLERANCE * covariance.abs().max():
+        raise ConfigError(f"{what}: sigma is not symmetric, so it is no covariance")
+    return Statistics(mean, (covariance + covariance.T) / 2)
+
+
+def load_statistics(path: str | Path) -> Statistics:
+    """Read the statistics of a reference set.
+
+    Args:
+        path: An ``.npz`` file with ``mu`` ``(D,)`` and ``sigma`` ``(D, D)``, the keys of the JiT release and of
+            most FID tools; other keys are ignored.
+
+    Returns:
+        The statistics.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        ConfigError: If it is damaged, lacks a key, or holds anything but numbers of these shapes.
+    """
+    path = existing_file(path, what="statistics file")
+    what = f"statistics file {path}"
+    try:
+        # Without pickles an array of objects, which could run code, is an error.
+        arrays = np.load(path, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ConfigError(f"{what} holds a single array; it must be an .npz with mu and sigma")
+        with arrays:
+            missing = [key for key in ("mu", "sigma") if key not in arrays]
+            if missing:
+                raise ConfigError(
+                    f"{what} lacks {' and '.join(missing)}; it holds {', '.join(arrays.files) or 'nothing'}"
+                )
+            mu, sigma = arrays["mu"], arrays["sigma"]
+    except ConfigError:
+        raise
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ConfigError(f"{what} cannot be read; it is damaged or no .npz ({error})") from None
+    for name, array in (("mu", mu), ("sigma", sigma)):
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ConfigError(f"{what}: {name} must hold real numbers; it has type {array.dtype}")
+    return check_statistics(mu.astype(np.float64), sigma.astype(np.float64), what=what)
+
+
+def save_statistics(
+    path: str | Path, mu: Tensor | ArrayLike, sigma: Tensor | ArrayLike, **record: str | int | float | bool
+) -> None:
+    """Write the statistics of a reference set, whole or not at all.
+
+    Args:
+        path: Where to; other FID tools expect the ending ``.npz``.
+        mu: Mean, shape ``(D,)``.
+        sigma: Covariance, shape ``(D, D)``.
+        record: How they were made, each a string or number: extractor, its checksum, number of images, crop.
+
+    Raises:
+        ConfigError: If they are not valid statistics, or a record is neither string nor number.
+    """
+    statistics = check_statistics(mu, sigma)
+    for name, value in record.items():
+        if not isinstance(value, (str, int, float)):
+            raise ConfigError(f"the record {name} must be a string or a number; got {type(value).__name__}")
+    arrays: dict[str, Any] = {"mu": statistics.mu.numpy(), "sigma": statistics.sigma.numpy(), **record}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def find_statistics(img_size: int, num_classes: int = 1000, folder: str | Path = "fid_stats") -> Path:
+    """Find the reference statistics under the names of the JiT release.
+
+    Args:
+        img_size: Side of the images in pixels.
+        num_classes: Number of classes; for the error message, since the release's files describe ImageNet.
+        folder: Where to look, relative to the working directory.
+
+    Returns:
+        The path of ``jit_in{img_size}_stats.npz``.
+
+    Raises:
+        MissingFileError: If it is not there; the message says how to get or make it.
+    """
+    path = Path(folder).expanduser() / f"jit_in{img_size}_stats.npz"
+    if path.is_file():
+        return path
+    ways = []
+    if img_size in (256, 512) and num_classes == 1000:
+        ways.append("copy it from fid_stats/ of the JiT release (github.com/LTH14/JiT)")
+    ways.append("write one of your own images with jitflow.evaluation.frechet.save_statistics")
+    raise MissingFileError(
+        f"no reference statistics for FID: {path.name} is not in {path.parent.resolve()}; {', or '.join(ways)}"
+    )
+
+
+def factor_covariance(sigma: Tensor, *, what: str = "the covariance") -> Tensor:
+    """Return ``A`` with ``A A^T = sigma``, from symmetric eigenvalues.
+
+    Args:
+        sigma: Covariance, shape ``(D, D)``, float64, symmetric.
+        what: Name for the error message.
+
+    Returns:
+        The factor, shape ``(D, R)``, where R is the rank up to rounding.
+
+    Raises:
+        ConfigError: If an eigenvalue is more negative than rounding explains.
+    """
+    values, vectors = torch.linalg.eigh(sigma)
+    largest = float(values[-1].clamp(min=0))
+    if float(values[0]) < -_TOLERANCE * largest:
+        raise ConfigError(
+            f"{what} has a negative eigenvalue ({float(values[0]):.3g}, the largest is {float(values[-1]):.3g}), "
+            "so it is no covariance; was it saved in half precision?"
+        )
+    # What lies below the rounding of the largest carries no information, only time.
+    kept = values > largest * len(values) * torch.finfo(torch.float64).eps
+    return vectors[:, kept] * values[kept].sqrt()

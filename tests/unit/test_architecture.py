@@ -1,0 +1,143 @@
+"""Rules of the house that no single file can keep on its own."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "jitflow"
+FILES = sorted(PACKAGE.rglob("*.py"))
+IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
+
+# A package may import those of a lower level and itself; ground floor and version belong to all.
+LEVELS = {
+    "errors": 0,
+    "files": 1,
+    "pictures": 2,
+    "core": 3,
+    "layers": 4,
+    "nets": 5,
+    "codec": 6,
+    "data": 6,
+    "training": 7,
+    "callbacks": 8,
+    "evaluation": 7,
+    "pipelines": 9,
+    "cli": 10,
+    "__main__": 11,
+}
+# The command line of training puts module and callbacks together.
+ALLOWED = {("training/lightning_cli.py", "callbacks")}
+
+
+@cache
+def tree(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported_modules(path):
+    """Every module that a file imports, at its top or later."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part_of(module):
+    """Which part of jitflow a dotted name is in; None if foreign or the package itself."""
+    words = module.split(".")
+    if words[0] != "jitflow" or len(words) == 1 or (len(words) == 2 and words[1] == "__version__"):
+        return None
+    return words[1]
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_dependencies_point_one_way(path):
+    relative = path.relative_to(PACKAGE)
+    own = relative.parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    assert own in LEVELS, f"{own} has no place in the order of dependencies"
+    for part in {part_of(module) for module in imported_modules(path)} - {None, own}:
+        if (relative.as_posix(), part) not in ALLOWED:
+            assert LEVELS[part] < LEVELS[own], f"{relative} imports {part}"
+
+
+def test_the_rule_sees_every_package():
+    found = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
+    assert {"core", "layers", "nets", "codec", "data", "training", "callbacks"} <= found
+    seen = {part_of(module) for path in FILES for module in imported_modules(path)}
+    assert {"core", "errors", "files", "pictures", "training"} <= seen
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_one_lightning_and_no_print(path):
+    assert not [m for m in imported_modules(path) if m.split(".")[0] == "pytorch_lightning"]
+    calls = [n for n in ast.walk(tree(path)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    assert "print" not in [call.func.id for call in calls]
+
+
+@pytest.mark.parametrize("package", ["core", "layers", "nets"])
+def test_mathematics_and_networks_need_torch_only(package):
+    foreign = {
+        module.split(".")[0] for path in (PACKAGE / package).rglob("*.py") for module in imported_modules(path)
+    } - set(sys.stdlib_module_names)
+    assert foreign <= {"jitflow", "torch"}
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import jitflow; dir(jitflow)",
+        "from jitflow.cli import main; assert main(['--help']) == 0",
+        "from jitflow.cli import main; assert main(['--version']) == 0",
+        "from jitflow.cli import main; assert main(['trian']) == 1",
+    ],
+)
+def test_help_answers_without_torch(code):
+    done = run(
+        f"{code}\nimport sys\n"
+        "heavy = {'torch', 'lightning', 'numpy', 'jsonargparse', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    assert done.returncode == 0, done.stderr
+    if "trian" in code:
+        assert done.stderr.startswith("error: unknown verb 'trian'; did you mean train?")
+        assert done.stderr.count("\n") == 1
+
+
+def test_networks_do_without_lightning():
+    done = run("import sys, jitflow\njitflow.list_models()\nassert 'lightning' not in sys.modules")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("folder", ["models", "datas", "callbacks"])
+def test_documented_packages_hold_re_exports_only(folder):
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    for path in files:
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 20, path
+        docstring, *rest = tree(path).body
+        assert isinstance(docstring, ast.Expr), path
+        for node in rest:
+            if isinstance(node, ast.Assign):
+                assert [target.id for target in node.targets] == ["__all__"], path
+            else:
+                assert isinstance(node, ast.ImportFrom), path
+                assert node.module.split(".")[0] in ("jitflow", folder), path
+
+
+def test_every_file_says_what_it_is():
+    for path in FILES:
+        assert ast.get_docstring(tree(path)), path
