@@ -55,6 +55,24 @@ VERBS = {
         "convert a checkpoint: JiT release .pth, Lightning .ckpt, .safetensors",
         "jitflow convert checkpoint-last.pth model.safetensors --ema 1",
     ),
+    "evaluate": Verb(
+        "jitflow.pipelines.evaluation_commands",
+        "evaluate",
+        "score a checkpoint against real images, with a protocol card",
+        "jitflow evaluate runs/demo/images/checkpoints/last.ckpt --reference digits --extractor digits --num_images 1000",
+    ),
+    "stats": Verb(
+        "jitflow.pipelines.evaluation_commands",
+        "stats",
+        "make the reference statistics of a folder of images",
+        "jitflow stats ./data/imagenet/train --img_size 256 --out fid_stats/jit_in256_stats.npz",
+    ),
+    "sweep": Verb(
+        "jitflow.pipelines.evaluation_commands",
+        "sweep",
+        "find the best guidance, EMA, interval, solver and steps",
+        "jitflow sweep runs/demo/images/checkpoints/last.ckpt --cfg 1:3:1 --ema 1,2 --reference digits --extractor digits",
+    ),
     "models": Verb(
         "jitflow.pipelines.commands", "models", "list networks with their size and cost", "jitflow models 'JiT-B*'"
     ),

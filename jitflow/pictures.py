@@ -114,3 +114,47 @@ def plot_curve(
         axes.legend(frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+def heat_map(
+    path: str | Path,
+    values: Sequence[Sequence[float]],
+    *,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    xlabel: str,
+    title: str,
+) -> None:
+    """Draw a table of numbers as colours with the numbers in it; the lowest is framed.
+
+    Args:
+        path: Where to save the PNG.
+        values: One list for each row.
+        columns: Names along the horizontal axis.
+        rows: Names along the vertical axis.
+        xlabel: Name of the horizontal axis.
+        title: Title.
+    """
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    table = np.asarray(values, dtype=float)
+    size = (2.6 + 0.8 * len(columns) + 0.08 * max(map(len, rows)), 1.6 + 0.5 * len(rows))
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    axes = figure.subplots()
+    # Scores span decades; equal ratios shall look equally different.
+    colours = np.log(np.maximum(table, 1e-12))
+    axes.imshow(colours, cmap="viridis_r", aspect="auto")
+    middle = (colours.min() + colours.max()) / 2
+    for (row, column), value in np.ndenumerate(table):
+        dark = colours[row, column] > middle
+        axes.text(column, row, f"{value:.3g}", ha="center", va="center", color="white" if dark else "black", fontsize=9)
+    row, column = np.unravel_index(table.argmin(), table.shape)
+    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=_ORANGE, linewidth=2.5))
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xlabel(xlabel)
+    axes.set_title(title, fontsize=11)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")

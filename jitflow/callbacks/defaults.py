@@ -59,8 +59,8 @@ def create_default_callbacks(
         The callbacks, for ``Trainer(callbacks=...)``.
 
     Raises:
-        ConfigError: If an argument is out of range.
-        MissingFileError: If ``enable_fid_eval`` is True and a file is missing.
+        ConfigError: If an argument is out of range. Missing files for ``enable_fid_eval=True`` are reported when
+            the trainer starts, before the first step.
     """
     callbacks: list[pl.Callback] = [
         EMACallback(ema_decay1, ema_decay2),

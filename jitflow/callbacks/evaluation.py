@@ -149,6 +149,7 @@ class FIDEvaluationCallback(pl.Callback):
         """
         if stage != "fit":
             return
+        self._epochs_done = self._evaluated_at = 0
         module = as_flow_module(pl_module, self)
         if self.num_classes > module.num_classes:
             raise ConfigError(
@@ -235,8 +236,8 @@ class FIDEvaluationCallback(pl.Callback):
         """
         assert self.extractor is not None and self._statistics is not None, "setup comes first"
         module = as_flow_module(pl_module, self)
-        self.extractor.to(module.device)
         try:
+            self.extractor.to(module.device)
             moments, logits = self._extract(trainer, module, self.extractor)
         except Exception:
             # The others must not wait for ever for features that will not come.

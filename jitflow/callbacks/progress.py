@@ -108,7 +108,8 @@ class TrainingProgress(pl.callbacks.ProgressBar):
 
     def _numbers(self, trainer: pl.Trainer, now: float) -> str:
         self._marks.append((now, trainer.global_step, self._images))
-        (then, step, images), seconds = self._marks[0], now - self._marks[0][0]
+        then, step, images = self._marks[0]
+        seconds = now - then
         parts = [f"loss {self._loss:.4f}", f"{(self._images - images) / seconds:.0f} images/s"]
         total, pace = _total_steps(trainer), (trainer.global_step - step) / seconds
         if total and pace:

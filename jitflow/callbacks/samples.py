@@ -71,6 +71,7 @@ class SampleGridCallback(pl.Callback):
         """Check the labels against the model."""
         if stage != "fit":
             return
+        self._epochs_done = self._drawn_at = 0
         module = as_flow_module(pl_module, self)
         wrong = [label for label in self._labels(module) if not 0 <= label <= module.num_classes]
         if wrong:

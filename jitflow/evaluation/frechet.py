@@ -180,7 +180,7 @@ def find_statistics(img_size: int, num_classes: int = 1000, folder: str | Path =
     ways = []
     if img_size in (256, 512) and num_classes == 1000:
         ways.append("copy it from fid_stats/ of the JiT release (github.com/LTH14/JiT)")
-    ways.append("write one of your own images with jitflow.evaluation.frechet.save_statistics")
+    ways.append(f"make it of your own images: jitflow stats FOLDER --img_size {img_size} --out {path}")
     raise MissingFileError(
         f"no reference statistics for FID: {path.name} is not in {path.parent.resolve()}; {', or '.join(ways)}"
     )

@@ -24,27 +24,34 @@ def demo(args: list[str]) -> None:
         if args[0] not in applications:
             raise ConfigError(f"there is no demo {args[0]!r}; there is: {', '.join(applications)}")
         args = args[1:]
-    _run("demo images", _demo_images, args)
+    run_command("demo images", _demo_images, args)
 
 
 def sample(args: list[str]) -> None:
     """Run ``jitflow sample``."""
-    _run("sample", _sample, args)
+    run_command("sample", _sample, args)
 
 
 def convert(args: list[str]) -> None:
     """Run ``jitflow convert``."""
-    _run("convert", _convert, args)
+    run_command("convert", _convert, args)
 
 
 def models(args: list[str]) -> None:
     """Run ``jitflow models``."""
     if args[:1] and not args[0].startswith("-"):
         args = [f"--pattern={args[0]}", *args[1:]]
-    _run("models", _models, args)
+    run_command("models", _models, args)
 
 
-def _run(name: str, function: Callable[..., None], args: list[str]) -> None:
+def run_command(name: str, function: Callable[..., None], args: list[str]) -> None:
+    """Make the options of a command from a function's signature and docstring, and run it.
+
+    Args:
+        name: Words after ``jitflow``.
+        function: What to run.
+        args: Words after the verb.
+    """
     import jsonargparse
 
     switches = [f"--{p.name}" for p in inspect.signature(function).parameters.values() if p.default is False]
@@ -86,7 +93,7 @@ def _sample(
     solver: str | None = None,
     steps: int | None = None,
     seed: int = 0,
-    ema: Literal[0, 1, 2] = 1,
+    ema: float = 1,
     out: str = "outputs/samples",
     batch_size: int = 64,
     device: str | None = None,
@@ -104,17 +111,17 @@ def _sample(
         solver: euler, heun, midpoint or multistep.
         steps: Steps of the solver.
         seed: Seed of the first image; the others follow.
-        ema: Average of the weights to use, 1 or 2; 0 for the weights themselves.
+        ema: Average of the weights: 1 or 2; 0 for the weights themselves; a width such as 0.1 for an average
+            reconstructed from the run's snapshots.
         out: Folder of the results.
         batch_size: Images at a time.
         device: cpu, cuda, cuda:1, mps; the fastest there is by default.
         precision: Precision inside the network.
         dry_run: Say what would be drawn, and draw nothing.
     """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
     from jitflow.core.solver import get_solver
     from jitflow.core.times import time_grid
+    from jitflow.pipelines.progress import meter
     from jitflow.pipelines.sample import load, parse_interval, parse_labels
 
     # Everything that can be wrong is looked at before the checkpoint is read.
@@ -131,16 +138,7 @@ def _sample(
     if dry_run:
         console.print(f"would draw {len(wanted)} images, seeds {seed} to {seed + len(wanted) - 1}, into {out}")
         return
-    columns = (TextColumn("sampling"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task("", total=None, rate="")
-
-        def on_progress(done: int, in_all: int) -> None:
-            share = done / in_all
-            elapsed = progress.tasks[0].elapsed or 0.0
-            rate = f"{share * len(wanted) / elapsed:.1f} images/s" if elapsed > 0 else ""
-            progress.update(task, completed=done, total=in_all, rate=rate)
-
+    with meter("sampling", len(wanted)) as progress:
         drawn = model.sample(
             wanted,
             seed,
@@ -151,7 +149,7 @@ def _sample(
             ema=ema,
             batch_size=batch_size,
             precision=precision,
-            on_progress=on_progress,
+            on_progress=lambda done, in_all: progress.update(len(wanted) * done / in_all),
         )
     folder = drawn.save(out)
     console.print(f"{len(drawn)} images in {folder} (see {folder / 'grid.png'}, settings in settings.json)")

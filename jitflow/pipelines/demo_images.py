@@ -21,9 +21,13 @@ from jitflow.callbacks.checkpoint import LAST_NAME
 from jitflow.callbacks.history import TrainingHistory
 from jitflow.codec.pixel import PixelCodec
 from jitflow.core.seeding import use_seeds
-from jitflow.data.digits import digits_arrays
+from jitflow.data.digits import DigitsDataModule, digits_arrays
 from jitflow.errors import ConfigError
+from jitflow.evaluation.digits_features import DigitsExtractor
+from jitflow.evaluation.frechet import frechet_distance
+from jitflow.evaluation.moments import Moments
 from jitflow.files import read_json, write_json
+from jitflow.pipelines.progress import meter
 from jitflow.pipelines.sample import Model, Samples, load
 from jitflow.training.recipe import build, read_recipe
 from jitflow.training.run_folder import CONFIG_NAME, write_run_folder
@@ -83,12 +87,15 @@ def run(
     started = time.monotonic()
     samples, agreement = _sample_and_judge(model, judge, per_class=GRID_COLUMNS if quick else NUM_JUDGED // NUM_CLASSES)
     sampling_seconds = time.monotonic() - started
+    distance, floor = digits_distance(samples.pixels, cache=out)
     _save_pictures(out, model, samples, history.losses)
     data = recipe["data"]["init_args"]
     metrics = {
         "class_agreement": round(agreement, 4),
         "judged_samples": len(samples),
         "svm_accuracy_on_held_out_scans": round(judge.held_out_accuracy, 4),
+        "frechet_to_held_out_scans": round(distance, 3),
+        "frechet_between_halves_of_the_scans": round(floor, 3),
         "train_seconds": round(history.seconds, 1),
         "train_steps": len(history.losses),
         "images_per_sec": round(len(history.losses) * data["batch_size"] / history.seconds, 1),
@@ -130,6 +137,33 @@ class DigitJudge:
         return np.asarray(self._svm.predict(small.round().flatten(1).numpy()))
 
 
+def digits_distance(pixels: Tensor, *, cache: Path | None = None) -> tuple[float, float]:
+    """Measure how far generated digits are from real ones, with what the measure says of real ones as its floor.
+
+    Args:
+        pixels: Generated digits, shape ``(N, 1, 16, 16)``, uint8.
+        cache: Folder to keep the small network in.
+
+    Returns:
+        Frechet distance between generated and held-out digits under the features of a small network trained on
+        the others, and the same distance between two halves of all real digits.
+    """
+    extractor = DigitsExtractor(cache_dir=cache)
+    data = DigitsDataModule(tuple(pixels.shape[-2:]))
+    data.setup("fit")
+    train, held_out = data.dataset_train.images, data.dataset_val.images
+    every = torch.cat([train, held_out])
+    halves = every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))].chunk(2)
+
+    def statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+        moments = Moments(extractor.dim)
+        moments.update(extractor(images).features)
+        return moments.mean, moments.covariance
+
+    generated = frechet_distance(*statistics(pixels), *statistics(held_out))
+    return generated, frechet_distance(*statistics(halves[0]), *statistics(halves[1]))
+
+
 def _train(out: Path, recipe: dict[str, Any], last: Path, console: Console) -> TrainingHistory:
     pl.seed_everything(recipe["seed_everything"], verbose=False)
     module, data = build(recipe["model"]), build(recipe["data"])
@@ -162,17 +196,13 @@ def _train(out: Path, recipe: dict[str, Any], last: Path, console: Console) -> T
 
 
 def _sample_and_judge(model: Model, judge: DigitJudge, *, per_class: int) -> tuple[Samples, float]:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
     labels = [digit for digit in range(NUM_CLASSES) for _ in range(per_class)]
-    bar = (TextColumn("sampling"), BarColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
-    with Progress(*bar, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=None)
+    with meter("sampling", len(labels)) as progress:
         samples = model.sample(
             labels,
             _FIRST_SEED,
             batch_size=250,
-            on_progress=lambda done, in_all: progress.update(task, completed=done, total=in_all),
+            on_progress=lambda done, in_all: progress.update(len(labels) * done / in_all),
         )
     return samples, float(np.mean(judge.read(samples.pixels) == np.array(labels)))
 
@@ -237,6 +267,8 @@ def _summary(out: Path, metrics: dict[str, Any]) -> None:
         f"({metrics['images_per_sec']:.0f} images/s)\n"
         f"an SVM (right on {metrics['svm_accuracy_on_held_out_scans']:.1%} of held-out real scans) reads "
         f"{metrics['class_agreement']:.1%} of {metrics['judged_samples']} samples as the digit asked for\n"
+        f"Frechet distance to held-out scans {metrics['frechet_to_held_out_scans']:.2f} "
+        f"(between two halves of the real scans: {metrics['frechet_between_halves_of_the_scans']:.2f})\n"
         f"look at {out / 'samples.png'}, {out / 'trajectory.png'}, {out / 'loss.png'}\n"
         f"draw more: jitflow sample {out / 'checkpoints' / 'last.ckpt'} --labels 0-9 --count 4"
     )

@@ -17,10 +17,11 @@ from jitflow import pictures
 from jitflow.core.guidance import check_interval
 from jitflow.core.seeding import use_seeds
 from jitflow.core.solver import get_solver
-from jitflow.errors import ConfigError
+from jitflow.errors import ConfigError, DataError
 from jitflow.files import write_json
 from jitflow.training.checkpoint import load_module
 from jitflow.training.module import FlowModule
+from jitflow.training.posthoc_ema import reconstruct_ema
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[int, int], None]
@@ -81,6 +82,7 @@ class Model:
     def __init__(self, module: FlowModule, *, source: str | Path | None = None) -> None:
         self.module = module
         self.source = str(source) if source is not None else None
+        self.snapshots = _find_snapshots(Path(source)) if source is not None else None
 
     def to(self, device: str | torch.device) -> Model:
         """Move to a device; returns the model."""
@@ -96,7 +98,7 @@ class Model:
         interval: tuple[float, float] | None = None,
         solver: str | None = None,
         steps: int | None = None,
-        ema: int = 1,
+        ema: float = 1,
         batch_size: int = 64,
         precision: str = "32",
         on_progress: OnProgress | None = None,
@@ -111,7 +113,8 @@ class Model:
             interval: Times (low, high) between which guidance acts.
             solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
             steps: Steps of the solver.
-            ema: Which average of the weights to use, 1 or 2; 0 for the weights themselves.
+            ema: Which average of the weights to use, 1 or 2; 0 for the weights themselves; between 0 and 1 a
+                relative width, such as 0.1, for an average reconstructed from the run's snapshots.
             batch_size: Images at a time.
             precision: ``"32"``, ``"bf16"`` or ``"16"`` inside the network; the state stays in float32.
             on_progress: Called with (steps of images done, steps of images in all).
@@ -133,13 +136,14 @@ class Model:
         if precision not in _PRECISIONS:
             raise ConfigError(f"precision must be one of {', '.join(_PRECISIONS)}; got {precision!r}")
         module, pieces = self.module, []
-        with _settings(module, guidance, interval, solver, steps), _weights(module, ema):
+        with _settings(module, guidance, interval, solver, steps), _weights(module, ema, self.snapshots):
             settings = {
                 "checkpoint": self.source,
                 "guidance": module.cfg_scale,
                 "interval": list(module.cfg_interval),
                 "solver": module.sampling_method,
                 "steps": module.num_sampling_steps,
+                "time_shift": module.time_shift,
                 "network_evaluations": get_solver(module.sampling_method).num_evaluations(module.num_sampling_steps),
                 "ema": ema,
                 "precision": precision,
@@ -165,6 +169,10 @@ class Model:
         autocast = nullcontext() if precision == "32" else torch.autocast(module.device.type, dtype=dtype)
         with use_seeds(seeds[part]), module.watch_sampling(on_step), autocast:
             x = module.generate(torch.tensor(labels[part], device=module.device), use_ema=False)
+        wrong = int((~x.flatten(1).isfinite().all(dim=1)).sum())
+        if wrong:
+            # As uint8 they would look like ordinary pixels.
+            raise DataError(f"{wrong} of {size} samples hold NaN or infinity; the model has diverged")
         return module.codec.decode(x).cpu()
 
 
@@ -184,6 +192,14 @@ def load(path: str | Path, *, device: str | torch.device | None = None) -> Model
     """
     module = load_module(path)
     return Model(module, source=path).to(device or default_device())
+
+
+def _find_snapshots(checkpoint: Path) -> Path | None:
+    """Folder of a run's EMA snapshots: beside its checkpoint, or beside the folder of checkpoints."""
+    for folder in (checkpoint.parent, checkpoint.parent.parent):
+        if (folder / "ema_snapshots").is_dir():
+            return folder / "ema_snapshots"
+    return None
 
 
 def default_device() -> str:
@@ -242,13 +258,18 @@ def _settings(
 
 
 @contextmanager
-def _weights(module: FlowModule, ema: int) -> Iterator[None]:
-    """Use an average of the weights inside the block, chosen by number; 0 for the weights themselves."""
+def _weights(module: FlowModule, ema: float, snapshots: Path | None) -> Iterator[None]:
+    """Use an average of the weights inside the block; see :meth:`Model.sample` for what ``ema`` means."""
     if ema == 0:
         yield
     elif ema == 1 and not module.ema_params1:
         log.warning("this model has no EMA; sampling from its weights")
         yield
+    elif 0 < ema < 1:
+        if snapshots is None:
+            raise ConfigError(f"ema={ema:g} asks for an average made after training, but there is no ema_snapshots folder")
+        with module.other_weights(reconstruct_ema(snapshots, ema)):
+            yield
     else:
-        with module.ema_weights(ema):
+        with module.ema_weights(int(ema) if ema == int(ema) else ema):  # type: ignore[arg-type]
             yield

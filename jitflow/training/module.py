@@ -7,7 +7,7 @@ Every application trains and samples through this class. Its methods are seams t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -385,12 +385,21 @@ class FlowModule(pl.LightningModule):
     def ema_weights(self, version: int = 1) -> Iterator[None]:
         """Use an average in place of the weights inside the block, and restore them whatever happens.
 
-        Nothing is copied where the weights are float32: both sides exchange their storage.
-
         Args:
             version: 1 or 2.
         """
-        averages = self.ema_parameters(version)
+        with self.other_weights(self.ema_parameters(version)):
+            yield
+
+    @contextmanager
+    def other_weights(self, averages: Mapping[str, Tensor]) -> Iterator[None]:
+        """Use other values of the parameters inside the block, and restore the weights whatever happens.
+
+        Nothing is copied where both are float32 on the same device: they exchange their storage.
+
+        Args:
+            averages: A value for each parameter, by name.
+        """
         weights: list[tuple[nn.Parameter, Tensor]] = []
         try:
             for name, parameter in self.named_parameters():

@@ -1,10 +1,17 @@
 """Images on disk, and the few names that the prefixes and checks share."""
 
+import sys
+from pathlib import Path
+
 import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 from PIL import Image
+
+# For the two modules beside the tests; `tests` itself is no package.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
@@ -28,11 +35,16 @@ def names(tmp_path, image_folder, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "imagenet").symlink_to(image_folder, target_is_directory=True)
     torch.manual_seed(0)
-    return {"__name__": "documented", "fit": fit, "shaken": shaken, "index_order": index_order}
+    return {"__name__": "documented", "fit": fit, "tiny": tiny, "index_order": index_order}
 
 
-def shaken(module):
-    """Move the weights off their initial values, with which every network gives 0."""
+TINY = {"model_name": "JiT-N/4", "img_size": 16, "num_classes": 5, "num_sampling_steps": 3}
+
+
+def tiny(cls, **settings):
+    """Build a small module of a class, always with the same weights, which give samples other than 0."""
+    torch.manual_seed(0)
+    module = cls(**{**TINY, **settings})
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in module.parameters():
@@ -47,7 +59,8 @@ def fit(module, datamodule=None, **settings):
 
     if datamodule is None:
         datamodule = JiTDataModule(img_size=16, batch_size=4, num_workers=0)
-    defaults = {"accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": False}
+    saves = any(isinstance(c, Checkpoint) for c in settings.get("callbacks", ()))
+    defaults = {"accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": saves}
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
     # Every run is to see the same batches and draws.
     pl.seed_everything(5, verbose=False)

@@ -89,9 +89,9 @@ def test_guidance_of_the_null_class_changes_only_rounding(make_module):
     torch.testing.assert_close(draw(module, [0, 1], labels=labels), plain, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("prediction", ["data", "velocity"])
+@pytest.mark.parametrize(("prediction", "scale"), [("data", 2.0), ("velocity", 1.0)])
 @pytest.mark.parametrize("net_only", [True, False])
-def test_state_velocity_and_time_are_float32_whatever_the_network_is(make_module, net_only, prediction):
+def test_state_velocity_and_time_are_float32_whatever_the_network_is(make_module, net_only, prediction, scale):
     seen = set()
 
     class Watching(JiTLightningModule):
@@ -105,7 +105,7 @@ def test_state_velocity_and_time_are_float32_whatever_the_network_is(make_module
             seen.add(("sample", z.dtype, t.dtype, v.dtype))
             return v
 
-    module = make_module(Watching, cfg_scale=2.0, prediction=prediction)
+    module = make_module(Watching, cfg_scale=scale, prediction=prediction)
     reference = draw(module, [0, 1])
     seen.clear()
     (module.net if net_only else module).to(torch.bfloat16)

@@ -1,5 +1,8 @@
 """Learning rate: its formula, and the rate of every step of a fit."""
 
+import math
+from types import SimpleNamespace
+
 import lightning.pytorch as pl
 import pytest
 
@@ -65,8 +68,6 @@ class Rates(pl.Callback):
 
 def expected_rates(epochs, num_batches):
     """Two epochs of warm-up, then half a cosine over two more, by hand."""
-    import math
-
     rates = []
     for epoch in epochs:
         for batch in range(num_batches):
@@ -89,6 +90,17 @@ def test_rate_of_every_batch_under_accumulation_and_a_limit(make_module, make_tr
     assert rates.of_batch == pytest.approx(expected)
     # The batch that makes the step decides.
     assert rates.of_step == pytest.approx(expected[1::2])
+
+
+def test_the_sampler_s_epoch_counts_where_it_is_known():
+    group = {"lr": 0.0, "peak_lr": 0.01}
+    trainer = SimpleNamespace(
+        current_epoch=1, num_training_batches=4, optimizers=[SimpleNamespace(param_groups=[group])]
+    )
+    schedule().on_train_batch_start(trainer, None, [], 2)
+    assert group["lr"] == pytest.approx(0.01 * 1.5 / 2)
+    schedule().on_train_batch_start(trainer, None, SimpleNamespace(epoch=0), 2)
+    assert group["lr"] == pytest.approx(0.01 * 0.5 / 2)
 
 
 def test_the_very_first_step_has_rate_zero(make_module, make_trainer, loader):

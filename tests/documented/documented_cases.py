@@ -34,6 +34,7 @@ class Case:
         target: Object whose signature is compared.
         device: ``"meta"`` builds big networks without memory for their weights.
         why: Why the block does not work as written, in one line.
+        warning: The warning that the block must give.
     """
 
     kind: str
@@ -45,13 +46,14 @@ class Case:
     target: str = ""
     device: str = "cpu"
     why: str = ""
+    warning: str = ""
 
 
 def read_blocks() -> dict[str, str]:
     """Return every stored block by its name, such as ``"model_module 7"``."""
     blocks = {}
     for document in DOCUMENTS:
-        text = (Path(__file__).parent / "blocks" / f"{document}.md").read_text(encoding="utf-8")
+        text = (Path(__file__).parent / "blocks" / f"{document}.txt").read_text(encoding="utf-8")
         for number, (printed, code) in enumerate(_BLOCK.findall(text), start=1):
             assert int(printed) == number, f"{document}: block {printed} stands where {number} belongs"
             blocks[f"{document} {number}"] = code
@@ -80,7 +82,7 @@ from models.modelmodule import JiTLightningModule
 # The documents write the constructor's dots as `JiTLightningModule(...)`.
 TINY = "model_name='JiT-N/4', img_size=16, num_classes=5, num_sampling_steps=3"
 DOTS = {"JiTLightningModule(...)": f"JiTLightningModule({TINY})"}
-TINY_MODEL = f"{IMPORTS}\nmodel = shaken(JiTLightningModule({TINY}))\n"
+TINY_MODEL = f"{IMPORTS}\nmodel = tiny(JiTLightningModule)\n"
 TINY_DATA = "datamodule = JiTDataModule(img_size=16, batch_size=4, num_workers=0)\n"
 SMALL_IMAGES = {"img_size=256": "img_size=16"}
 SMALL_NET = {"model_name='JiT-B/16'": "model_name='JiT-N/4'"}
@@ -149,8 +151,11 @@ CASES: dict[str, Case] = {
         sizes={"model.cuda()": "model.cpu()", "device='cuda'": "device='cpu'"},
         pseudo=DOTS,
         why="the constructor's arguments are dots",
+        warning="has no EMA yet",
     ),
-    "model_module 10": Case("fragment", before=f"{TINY_MODEL}labels = torch.tensor([0, 1])\n"),
+    "model_module 10": Case(
+        "fragment", before=f"{TINY_MODEL}labels = torch.tensor([0, 1])\n", warning="has no EMA yet"
+    ),
     "model_module 11": Case(
         "override",
         base="JiTLightningModule",
@@ -224,7 +229,7 @@ CASES: dict[str, Case] = {
     ),
     "data_module 4": Case("run", sizes={**SMALL_IMAGES, **SMALL_BATCH}),
     "data_module 5": Case(
-        "run",
+        "fragment",
         sizes={**SMALL_IMAGES, **SMALL_BATCH, **ONE_CPU, **ONE_EPOCH},
         pseudo=DOTS,
         why="the constructor's arguments are dots",

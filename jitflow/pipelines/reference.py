@@ -1,0 +1,185 @@
+"""Features of real images: the other side of every score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from jitflow.data.crop import center_crop_arr
+from jitflow.data.digits import DigitsDataModule
+from jitflow.data.image_folder import open_image
+from jitflow.errors import ConfigError, DataError, MissingFileError
+from jitflow.evaluation.features import FeatureExtractor
+from jitflow.evaluation.frechet import Statistics, load_statistics
+from jitflow.evaluation.moments import Moments
+from jitflow.files import atomic_path
+from jitflow.pipelines.protocol import file_checksum
+
+BUILT_IN = {"digits": "train", "digits:val": "val"}
+
+
+@dataclass
+class Reference:
+    """Real images as an extractor sees them.
+
+    Attributes:
+        statistics: Mean and covariance.
+        record: Where they come from, for the protocol card.
+        features: Shape ``(N, D)``, float32, for scores that compare images one by one; None if not kept.
+    """
+
+    statistics: Statistics
+    record: dict[str, Any] = field(default_factory=dict)
+    features: Tensor | None = None
+
+
+class ImageFiles(Dataset[Tensor]):
+    """Every image below a folder, centre-cropped as in training, unflipped.
+
+    Args:
+        folder: Searched through all its folders, in the order of names.
+        img_size: Side in pixels, or (height, width).
+        channels: 3 for colour, 1 for grey.
+
+    Raises:
+        MissingFileError: If there is no such folder.
+        DataError: If there is no image in it.
+    """
+
+    def __init__(self, folder: str | Path, img_size: int | tuple[int, int], channels: int = 3) -> None:
+        folder = Path(folder).expanduser()
+        if not folder.is_dir():
+            raise MissingFileError(f"{folder} is not a folder of images")
+        self.files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
+        if not self.files:
+            raise DataError(f"there are no images in {folder} (looked for {', '.join(IMG_EXTENSIONS)})")
+        self.img_size = img_size
+        self.mode = "RGB" if channels == 3 else "L"
+        self._to_tensor = transforms.PILToTensor()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Tensor:
+        image = open_image(str(self.files[index])).convert(self.mode)
+        return self._to_tensor(center_crop_arr(image, self.img_size))
+
+
+def reference_features(
+    batches: Iterator[Tensor], extractor: FeatureExtractor, *, device: str, on_images: Callable[[int], None] | None = None
+) -> tuple[Moments, Tensor]:
+    """Extract the features of real images.
+
+    Args:
+        batches: Images, each ``(B, C, H, W)``, uint8.
+        extractor: Makes the features.
+        device: Where it runs.
+        on_images: Called with the number of images done.
+
+    Returns:
+        Moments, and the features, shape ``(N, D)``, float32, on the CPU.
+    """
+    extractor.to(device)
+    moments, kept, done = Moments(extractor.dim), [], 0
+    for images in batches:
+        features = extractor(images.to(device)).features.float().cpu()
+        moments.update(features)
+        kept.append(features)
+        done += len(images)
+        if on_images is not None:
+            on_images(done)
+    return moments, torch.cat(kept)
+
+
+def image_batches(
+    folder: str | Path, img_size: int | tuple[int, int], channels: int, *, batch_size: int = 64, num_workers: int = 0
+) -> tuple[Iterator[Tensor], int]:
+    """Read the images of a folder in batches; returns the batches and the number of images."""
+    dataset = ImageFiles(folder, img_size, channels)
+    return iter(DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)), len(dataset)
+
+
+def load_reference(
+    spec: str | Path,
+    extractor: FeatureExtractor,
+    *,
+    img_size: tuple[int, int],
+    channels: int,
+    device: str = "cpu",
+    batch_size: int = 64,
+) -> Reference:
+    """Find the real side of a score.
+
+    Args:
+        spec: An ``.npz`` of ``jitflow stats``, of the JiT release or of torch-fidelity; a folder of images;
+            ``digits`` or ``digits:val`` for the built-in scans.
+        extractor: Makes the features.
+        img_size: (height, width) in pixels.
+        channels: 3 for colour, 1 for grey.
+        device: Where the extractor runs.
+        batch_size: Images at a time.
+
+    Returns:
+        The reference.
+
+    Raises:
+        ConfigError: If the statistics are of another dimension or extractor.
+        MissingFileError: If there is neither such a file nor such a folder.
+    """
+    if str(spec) in BUILT_IN:
+        data = DigitsDataModule(img_size)
+        data.setup("fit")
+        images = (data.dataset_train if BUILT_IN[str(spec)] == "train" else data.dataset_val).images
+        moments, features = reference_features(iter(images.split(batch_size)), extractor, device=device)
+        record: dict[str, Any] = {"path": str(spec), "num_images": len(images)}
+    elif Path(spec).is_dir():
+        batches, _ = image_batches(spec, img_size, channels, batch_size=batch_size)
+        moments, features = reference_features(batches, extractor, device=device)
+        record = {"path": str(spec), "num_images": moments.count}
+    else:
+        return _from_file(Path(spec), extractor)
+    return Reference(Statistics(moments.mean, moments.covariance), record, features)
+
+
+def _from_file(path: Path, extractor: FeatureExtractor) -> Reference:
+    statistics = load_statistics(path)
+    if len(statistics.mu) != extractor.dim:
+        raise ConfigError(
+            f"{path} holds statistics of {len(statistics.mu)} dimensions, {extractor.name} makes {extractor.dim}; "
+            "they were made with another extractor"
+        )
+    record: dict[str, Any] = {"path": path.name, "checksum": file_checksum(path)}
+    features = None
+    with np.load(path, allow_pickle=False) as arrays:
+        if "extractor" in arrays and str(arrays["extractor"]) != extractor.name:
+            raise ConfigError(f"{path} was made with {arrays['extractor']}, not with {extractor.name}")
+        if "num_images" in arrays:
+            record["num_images"] = int(arrays["num_images"])
+        if "features" in arrays:
+            features = torch.from_numpy(arrays["features"]).float()
+    return Reference(statistics, record, features)
+
+
+def save_reference(path: str | Path, moments: Moments, record: dict[str, Any], features: Tensor | None) -> None:
+    """Write statistics with how they were made, whole or not at all.
+
+    Args:
+        path: The ``.npz``; ``mu`` and ``sigma`` are the keys that torch-fidelity and the JiT release use.
+        moments: Moments of the features.
+        record: Strings and numbers.
+        features: Features to keep for KID, precision and recall, shape ``(N, D)``; None for none.
+    """
+    arrays = {"mu": moments.mean.numpy(), "sigma": moments.covariance.numpy(), **record}
+    if features is not None:
+        arrays["features"] = features.numpy()
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)

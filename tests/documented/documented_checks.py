@@ -1,0 +1,597 @@
+"""What must be true after a block has run: a function for each, by its number."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from jitflow.core.seeding import use_seeds
+from jitflow.errors import ConfigError, MissingFileError
+from jitflow.training.jit_module import JiTLightningModule
+
+CHECKS = {}
+# Parameters of the released variants, the fixed positions included.
+MILLIONS = {"JiT-B/16": 131.32, "JiT-L/16": 459.14, "JiT-H/16": 952.84, "JiT-B/32": 133.39}
+
+
+def check(name):
+    """Register the check of a block."""
+
+    def register(function):
+        assert name not in CHECKS, f"two checks of {name}"
+        CHECKS[name] = function
+        return function
+
+    return register
+
+
+def settings(module, **expected):
+    """Assert that settings are attributes and hyperparameters alike."""
+    assert {k: module.hparams[k] for k in expected} == expected
+    attributes = {k: v for k, v in expected.items() if k not in ("attn_dropout", "proj_dropout")}
+    assert {k: getattr(module, k) for k in attributes} == attributes
+
+
+def millions(module):
+    return round(sum(p.numel() for p in module.parameters()) / 1e6, 2)
+
+
+def samples(module, labels=(0, 3), **given):
+    """Samples whose seeds are the numbers from 0."""
+    with use_seeds(range(len(labels))):
+        return module.generate(torch.tensor(labels, device=module.device), **given)
+
+
+def losses_of(module, ns):
+    """Loss of each batch of one epoch, under the seed that every fit starts with."""
+    from jitflow.callbacks.history import TrainingHistory
+
+    history = TrainingHistory()
+    ns["fit"](module, callbacks=[history])
+    assert len(history.losses) == 8
+    return history.losses
+
+
+# ------------------------------------------------------------------------------------------ model_module
+
+
+@check("model_module 1")
+def _(ns):
+    ours = [p for p in inspect.signature(JiTLightningModule).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert all(p.default is not p.empty for p in ours)
+
+
+@check("model_module 2")
+def _(ns):
+    settings(ns["model"], cfg_scale=2.9, cfg_interval=(0.1, 1.0), num_sampling_steps=50, ema_decay1=0.9999)
+    assert millions(ns["model"]) == MILLIONS["JiT-B/16"]
+
+
+@check("model_module 3")
+def _(ns):
+    trainer = ns["trainer"]
+    assert trainer.global_step == 8
+    assert trainer.precision == "bf16-mixed"
+    assert torch.isfinite(trainer.callback_metrics["train/loss"])
+    # Nobody asked for a checkpoint callback: Lightning's own file must serve as well.
+    saved = next(Path("lightning_logs").rglob("*.ckpt"))
+    again = JiTLightningModule.load_from_checkpoint(saved)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), ns["model"].parameters(), strict=True))
+
+
+@check("model_module 4")
+def _(ns):
+    # 5e-5 for 256 images, and a batch is 4.
+    settings(ns["model"], model_name="JiT-N/4", num_classes=5, cfg_scale=2.9, cfg_interval=(0.1, 1.0))
+    assert ns["model"].learning_rate == pytest.approx(5e-5 * 4 / 256)
+
+
+@check("model_module 5")
+def _(ns):
+    model, trained = ns["model"], ns["trained"]
+    assert model is not trained
+    assert dict(model.hparams) == dict(trained.hparams)
+    for name, value in trained.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    for version in (1, 2):
+        for name, value in trained.ema_parameters(version).items():
+            assert torch.equal(model.ema_parameters(version)[name], value), name
+    assert torch.equal(samples(model), samples(trained))
+
+
+@check("model_module 6")
+def _(ns):
+    model = ns["model"]
+    plain = ns["tiny"](JiTLightningModule)
+    assert losses_of(ns["tiny"](type(model)), ns) == losses_of(plain, ns)
+    assert torch.equal(samples(model, use_ema=False), samples(ns["trained_plain"], use_ema=False))
+
+
+@check("model_module 7")
+def _(ns):
+    printed, plain = (ns["tiny"](cls) for cls in (type(ns["model"]), JiTLightningModule))
+    torch.testing.assert_close(losses_of(printed, ns), losses_of(plain, ns), rtol=1e-4, atol=1e-6)
+    assert "train/loss" in printed.trainer.callback_metrics
+
+
+@check("model_module 8")
+def _(ns):
+    optimizer = ns["trainer"].optimizers[0]
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.0, 0.0]
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.95)
+    for name, value in ns["trained_plain"].state_dict().items():
+        torch.testing.assert_close(ns["model"].state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@check("model_module 9")
+def _(ns):
+    images = ns["generated_images"]
+    assert images.shape == (4, 3, 16, 16)
+    assert images.dtype == torch.float32
+    # Bounded by what the network says; a fresh one says 0 and the samples end there.
+    assert images.abs().max() < 1
+
+
+@check("model_module 10")
+def _(ns):
+    model = ns["model"]
+    settings_now = (model.sampling_method, model.num_sampling_steps, model.cfg_scale, model.cfg_interval)
+    assert settings_now == ("euler", 50, 2.9, (0.1, 1.0))
+    assert ns["images_uint8"].dtype == torch.uint8
+    assert ns["images_uint8"].shape == (2, 3, 16, 16)
+    # Our own conversion rounds where the printed one cuts off.
+    ours = ns["model"].codec.decode(ns["images"])
+    assert (ours.int() - ns["images_uint8"].int()).abs().max() <= 1
+    other = samples(model)
+    model.sampling_method = "heun"
+    assert not torch.equal(samples(model), other)
+
+
+def solver_step_check(solver):
+    def verify(ns):
+        images = []
+        for cls in (type(ns["model"]), JiTLightningModule):
+            module = ns["tiny"](cls, sampling_method=solver, cfg_scale=2.0, cfg_interval=(0.1, 1.0))
+            images.append(samples(module, use_ema=False))
+        torch.testing.assert_close(*images, rtol=0, atol=1e-5)
+        # The printed step is what ran: with another one the images differ.
+        step = f"_{solver}_step"
+        other = type("Other", (type(ns["model"]),), {step: lambda self, z, t, t_next, labels: z})
+        module = ns["tiny"](other, sampling_method=solver)
+        assert not torch.allclose(samples(module, use_ema=False), images[0], atol=1e-2)
+
+    return verify
+
+
+check("model_module 11")(solver_step_check("euler"))
+check("model_module 12")(solver_step_check("heun"))
+
+
+@check("model_module 13")
+def _(ns):
+    metrics = ns["trainer"].callback_metrics
+    assert metrics["custom_metric"] == 0.25
+    assert torch.isfinite(metrics["train/loss"])
+    for name, value in ns["trained_plain"].state_dict().items():
+        assert torch.equal(ns["model"].state_dict()[name], value), name
+
+
+@check("model_module 14")
+def _(ns):
+    model, labels = ns["model"], torch.tensor([0, 3])
+    with use_seeds([0, 1]):
+        drawn = model.generate(labels)
+    with use_seeds([0, 1]):
+        z = torch.randn(2, 3, 16, 16)
+    for i in range(3):
+        z = z + 0.5 / 3 * model._forward_sample(z, i / 3, labels)
+    torch.testing.assert_close(drawn, z, rtol=1e-4, atol=1e-5)
+
+
+@check("model_module 15")
+def _(ns):
+    model = ns["model"]
+    expected = model.ema_parameters(1 + ns["alternative"])
+    other = model.ema_parameters(2 - ns["alternative"])
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
+    assert any(not torch.equal(expected[name], other[name]) for name in expected)
+    with pytest.raises(ConfigError, match="1 or 2"):
+        ns["ema_callback"].load_ema_to_model(model, ema_version=3)
+
+
+def fitted(ns, steps=8):
+    before = [p.clone() for p in ns["model"].parameters()]
+    ns["trainer"].fit(ns["model"], datamodule=ns["datamodule"])
+    assert ns["trainer"].global_step == steps
+    assert any(not torch.equal(a, b) for a, b in zip(before, ns["model"].parameters(), strict=True))
+
+
+@check("model_module 16")
+def _(ns):
+    # float16 needs a GPU; Lightning takes bfloat16 without one, and says so.
+    assert ns["trainer"].precision == "bf16-mixed"
+    fitted(ns)
+    assert all(p.dtype == torch.float32 for p in ns["model"].parameters())
+
+
+@check("model_module 17")
+def _(ns):
+    fitted(ns, steps=4)
+
+
+@check("model_module 18")
+def _(ns):
+    norms = []
+
+    class Watch(pl.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            norms.append(torch.nn.utils.get_total_norm(grads).item())
+
+    class Clipped(JiTLightningModule):
+        def configure_gradient_clipping(self, *args, **kwargs):
+            super().configure_gradient_clipping(*args, **kwargs)
+            grads = [p.grad for p in self.parameters() if p.grad is not None]
+            norms.append(torch.nn.utils.get_total_norm(grads).item())
+
+    ns["trainer"].callbacks.append(Watch())
+    ns["model"] = ns["tiny"](Clipped)
+    fitted(ns)
+    assert max(norms[0::2]) > 1.0, "nothing was there to clip"
+    assert max(norms[1::2]) < 1.0 + 1e-4
+
+
+@check("model_module 19")
+def _(ns):
+    plain, compiled = (ns["tiny"](JiTLightningModule, compile=c) for c in (False, True))
+    assert all(block._compiled_call_impl is None for block in plain.net.blocks)
+    assert all(block._compiled_call_impl is not None for block in compiled.net.blocks)
+
+
+@check("model_module 20")
+def _(ns):
+    metrics = ns["trainer"].callback_metrics
+    assert metrics["train/custom_metric"] == metrics["train/custom_metric_epoch"] == 0.25
+    assert "train/loss" in ns["trainer"].progress_bar_metrics
+
+
+@check("model_module 21")
+def _(ns):
+    settings(ns["model"], learning_rate=2e-4, cfg_scale=2.9, proj_dropout=0.0, noise_scale=1.0, P_mean=-0.8)
+    assert millions(ns["model"]) == MILLIONS["JiT-B/16"]
+
+
+@check("model_module 22")
+def _(ns):
+    settings(ns["model"], learning_rate=2e-4, cfg_scale=2.4)
+    assert millions(ns["model"]) == MILLIONS["JiT-L/16"]
+
+
+@check("model_module 23")
+def _(ns):
+    settings(ns["model"], learning_rate=2e-4, cfg_scale=2.2, proj_dropout=0.2)
+    assert millions(ns["model"]) == MILLIONS["JiT-H/16"]
+    # Dropout acts in the middle half of the 32 blocks.
+    acting = [i for i, block in enumerate(ns["model"].net.blocks) if block.mlp.dropout.p == 0.2]
+    assert acting == list(range(8, 24))
+
+
+@check("model_module 24")
+def _(ns):
+    settings(ns["model"], model_name="JiT-B/32", img_size=512, noise_scale=2.0, cfg_scale=2.9)
+    assert millions(ns["model"]) == MILLIONS["JiT-B/32"]
+
+
+@check("model_module 25")
+def _(ns):
+    model = ns["model"]
+    assert (model.num_sampling_steps, model.cfg_scale, model.cfg_interval) == (100, 2.9, (0.1, 1.0))
+    assert ns["images"].shape == (2, 3, 16, 16)
+    with_average = samples(model, use_ema=True)
+    assert not torch.equal(samples(model, use_ema=False), with_average)
+    ns["ema_callback"].load_ema_to_model(model, 1)
+    assert torch.equal(samples(model, use_ema=False), with_average)
+
+
+@check("model_module 26")
+def _(ns):
+    assert ns["datamodule"].img_size == ns["model"].img_size == ns["model"].net.img_size[0] == 256
+
+
+@check("model_module 27")
+def _(ns):
+    callbacks = {type(c).__name__: c for c in ns["callbacks"]}
+    assert callbacks["EMACallback"].ema_decay1 == ns["model"].ema_decay1
+    assert callbacks["EMACallback"].ema_decay2 == ns["model"].ema_decay2
+    # Its schedule is made for 600 epochs; here is one, inside the warm-up.
+    ns["fit"](ns["model"], callbacks=ns["callbacks"])
+    assert Path("checkpoints/checkpoint-last.pth").is_file()
+
+
+# ------------------------------------------------------------------------------------------- data_module
+
+
+@check("data_module 1")
+def _(ns):
+    pass
+
+
+@check("data_module 2")
+def _(ns):
+    from datas.datamodule import center_crop_arr
+
+    rng = np.random.default_rng(0)
+    for height, width in ((30, 40), (101, 67), (16, 16), (300, 45), (9, 11)):
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        printed, ours = ns["center_crop_arr"](image, 16), center_crop_arr(image, 16)
+        assert printed.size == ours.size == (16, 16)
+        assert np.array_equal(np.array(printed), np.array(ours)), (height, width)
+
+
+@check("data_module 3")
+def _(ns):
+    from datas.datamodule import JiTDataModule
+
+    ours = JiTDataModule(img_size=16)._get_train_transforms()
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    flipped = set()
+    for seed in range(8):
+        results = []
+        for transform in (ns["transform_train"], ours):
+            torch.manual_seed(seed)
+            results.append(transform(image))
+        assert results[0].dtype == torch.uint8
+        assert torch.equal(*results)
+        flipped.add(results[0].sum(dim=(0, 1))[0].item())
+    assert len(flipped) == 2
+
+
+@check("data_module 4")
+def _(ns):
+    assert (ns["info"]["num_samples"], ns["info"]["num_classes"]) == (32, 2)
+    batches = [(images, labels) for images, labels in ns["train_loader"]]
+    assert len(batches) == 8
+    assert batches[0][0].shape == (4, 3, 16, 16)
+    assert batches[0][0].dtype == torch.uint8
+    assert sorted(torch.cat([labels for _, labels in batches]).tolist()) == [0] * 16 + [1] * 16
+
+
+@check("data_module 5")
+def _(ns):
+    assert ns["trainer"].global_step == 8
+
+
+@check("data_module 6")
+def _(ns):
+    from datas.datamodule import JiTDataModule
+
+    # 32 images for 8 processes.
+    assert [len(order) for order in ns["orders"]] == [4, 4]
+    assert ns["orders"][0] != ns["orders"][1]
+    parts = [
+        JiTDataModule("./data/imagenet", 16, batch_size=2, num_workers=0, num_replicas=8, rank=r) for r in range(8)
+    ]
+    assert sorted(i for part in parts for i in ns["index_order"](part)) == list(range(32))
+    model = ns["tiny"](JiTLightningModule)
+    ns["trainer"].fit(model, datamodule=ns["datamodule"])
+    # One process of a trainer without others, which keeps the part it was given.
+    assert ns["trainer"].global_step == 2
+
+
+@check("data_module 7")
+def _(ns):
+    data = ns["datamodule"]
+    assert (data.data_path, data.img_size, data.batch_size) == ("./data/imagenet", 16, 4)
+    assert (data.num_workers, data.pin_memory, data.num_replicas, data.rank) == (12, True, 1, None)
+    assert sorted(ns["index_order"](data)) == list(range(32))
+
+
+@check("data_module 8")
+def _(ns):
+    from datas.datamodule import JiTDataModule
+
+    data, plain = ns["datamodule"], JiTDataModule(img_size=16, batch_size=4, num_workers=0)
+    plain.setup("fit")
+    image = Image.open(plain.dataset_train.samples[0][0])
+    torch.manual_seed(0)
+    jittered = data.dataset_train.transform(image)
+    torch.manual_seed(0)
+    assert not torch.equal(plain.dataset_train.transform(image), jittered)
+    assert jittered.shape == (3, 16, 16)
+
+
+@check("data_module 9")
+def _(ns):
+    assert len(ns["datamodule"].dataset_val) == 8
+    # The loader is torch's own and its batches are plain lists; validation works with them all the same.
+    assert type(ns["datamodule"].val_dataloader()).__module__.startswith("torch.")
+    assert torch.isfinite(ns["trainer"].callback_metrics["val/loss"])
+
+
+@check("data_module 10")
+def _(ns):
+    assert (ns["datamodule"].batch_size, ns["datamodule"].img_size) == (64, 512)
+
+
+@check("data_module 11")
+def _(ns):
+    assert ns["model"].hparams.img_size == 256
+
+
+@check("data_module 12")
+def _(ns):
+    assert [type(c).__name__ for c in ns["callbacks"]][:4] == [
+        "EMACallback",
+        "JiTModelCheckpoint",
+        "LearningRateSchedulerCallback",
+        "MetricLoggerCallback",
+    ]
+
+
+# --------------------------------------------------------------------------------------------- callbacks
+
+
+def documented_defaults(name, expected):
+    """Assert that a callback's documented arguments come first, in this order, with these defaults."""
+    import callbacks
+
+    parameters = inspect.signature(getattr(callbacks, name)).parameters.values()
+    positional = {p.name: p.default for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+    assert list(positional.items()) == list(expected.items())
+
+
+@check("callbacks 1")
+def _(ns):
+    documented_defaults("EMACallback", {"ema_decay1": 0.9999, "ema_decay2": 0.9996})
+    model = ns["tiny"](JiTLightningModule)
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    ns["fit"](model, callbacks=[ns["ema_callback"]], limit_train_batches=1)
+    for decay, average in ((0.9999, model.ema_params1), (0.9996, model.ema_params2)):
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(average[name], decay * start[name] + (1 - decay) * p.detach())
+
+
+@check("callbacks 2")
+def _(ns):
+    documented_defaults(
+        "JiTModelCheckpoint", {"dirpath": "./checkpoints", "save_last_freq": 5, "save_milestone_freq": 100}
+    )
+    from callbacks import EMACallback
+
+    ns["fit"](ns["tiny"](JiTLightningModule), callbacks=[EMACallback(), ns["checkpoint_callback"]])
+    saved = torch.load("checkpoints/checkpoint-last.pth", weights_only=True)
+    assert {"model", "optimizer", "epoch", "args", "model_ema1", "model_ema2"} <= set(saved)
+    assert not Path("checkpoints/checkpoint-0.pth").exists()
+
+
+@check("callbacks 3")
+def _(ns):
+    callback = ns["fid_callback"]
+    expected = {"eval_freq": 40, "num_images": 50000, "batch_size": 256, "num_classes": 1000, "img_size": 256}
+    documented_defaults("FIDEvaluationCallback", {**expected, "use_ema": True})
+    assert {name: getattr(callback, name) for name in expected} == expected
+    with torch.device("meta"):
+        model = JiTLightningModule()
+    # There are no statistics here, which must be said before the training.
+    with pytest.raises(MissingFileError, match="jit_in256_stats"):
+        callback.setup(pl.Trainer(accelerator="cpu", logger=False), model, "fit")
+
+
+@check("callbacks 4")
+def _(ns):
+    documented_defaults(
+        "LearningRateSchedulerCallback",
+        {"lr_schedule": "constant", "warmup_epochs": 5, "min_lr": 0.0, "epochs": 600},
+    )
+    model = ns["tiny"](JiTLightningModule)
+    trainer = ns["fit"](model, callbacks=[ns["lr_callback"]])
+    # The last of 8 batches stands at 7/8 of the first of 5 epochs.
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-4 * 7 / 8 / 5)
+    assert "train/lr" in trainer.callback_metrics
+
+
+@check("callbacks 5")
+def _(ns):
+    documented_defaults("MetricLoggerCallback", {"log_freq": 100})
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("jitflow.callbacks.metrics")
+    logger.addHandler(handler)
+    level, _ = logger.level, logger.setLevel(logging.INFO)
+    try:
+        ns["fit"](ns["tiny"](JiTLightningModule), callbacks=[ns["metric_callback"]])
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    # The last batch of an epoch has a line whatever the frequency.
+    assert len(lines) == 1
+    assert all(word in lines[0] for word in ("[8/8]", "loss", "lr", "step", "data", "images/s", "memory", "ETA"))
+
+
+def trained_with_defaults(ns, folder):
+    assert ns["trainer"].global_step == 8
+    assert (Path(folder) / "checkpoint-last.pth").is_file()
+    assert ns["model"].ema_params1.keys() == dict(ns["model"].named_parameters()).keys()
+    again = JiTLightningModule.load_from_checkpoint(Path(folder) / "last.ckpt")
+    assert torch.equal(samples(again), samples(ns["model"]))
+
+
+@check("callbacks 6")
+def _(ns):
+    trained_with_defaults(ns, "checkpoints")
+    # Without statistics and without being asked for it, there is no evaluation.
+    assert "FIDEvaluationCallback" not in {type(c).__name__ for c in ns["callbacks"]}
+
+
+@check("callbacks 7")
+def _(ns):
+    ns["trainer"].fit(ns["model"], datamodule=ns["datamodule"])
+    trained_with_defaults(ns, "checkpoints")
+
+
+@check("callbacks 8")
+def _(ns):
+    from callbacks import create_default_callbacks
+
+    documented_defaults(
+        "create_default_callbacks",
+        {
+            "ema_decay1": 0.9999,
+            "ema_decay2": 0.9996,
+            "save_dir": "./checkpoints",
+            "save_last_freq": 5,
+            "save_milestone_freq": 100,
+            "eval_freq": 40,
+            "num_images": 50000,
+            "eval_batch_size": 256,
+            "num_classes": 1000,
+            "img_size": 256,
+            "lr_schedule": "constant",
+            "warmup_epochs": 5,
+            "min_lr": 0.0,
+            "epochs": 600,
+            "log_freq": 100,
+            "enable_fid_eval": None,
+        },
+    )
+    made = {type(c).__name__: c for c in ns["callbacks"]}
+    assert "FIDEvaluationCallback" not in made
+    assert str(made["JiTModelCheckpoint"].dirpath) == "output_dir"
+    assert made["LearningRateSchedulerCallback"].epochs == 600
+    # Asked for, and impossible: an error before the training.
+    with pytest.raises(MissingFileError):
+        callbacks = create_default_callbacks(num_classes=5, img_size=16, enable_fid_eval=True)
+        ns["fit"](ns["tiny"](JiTLightningModule), callbacks=callbacks)
+
+
+@check("callbacks 9")
+def _(ns):
+    trained_with_defaults(ns, "outputs/jit_b16_256")
+    assert list(Path("logs/jit").rglob("events.out.tfevents.*"))
+    assert ns["trainer"].precision == "bf16-mixed"
+
+
+@check("callbacks 10")
+def _(ns):
+    averages = ns["model"].ema_params1
+    assert ns["ema_callback"] in ns["trainer"].callbacks
+    assert ns["ema_state_dict"].keys() == ns["model"].state_dict().keys()
+    for name, parameter in ns["model"].named_parameters():
+        assert torch.equal(ns["ema_state_dict"][name], averages[name])
+        assert torch.equal(parameter, averages[name])
+
+
+@check("callbacks 11")
+def _(ns):
+    metrics = ns["callback"].metrics
+    assert metrics["eval/fid"] > 0
+    assert ns["trainer"].callback_metrics["eval/fid"] == pytest.approx(metrics["eval/fid"])
