@@ -103,7 +103,9 @@ def exponent_from_width(width: float) -> float:
         gamma = lower
 
 
-def profile_inner_product(step_a: Tensor, gamma_a: Tensor, step_b: Tensor, gamma_b: Tensor) -> Tensor:
+def profile_inner_product(
+    step_a: Tensor | float, gamma_a: Tensor | float, step_b: Tensor | float, gamma_b: Tensor | float
+) -> Tensor:
     """Integrate the product of two profiles, in closed form.
 
     With ``m = min(t_a, t_b)``: ``(g_a+1) (g_b+1) / (g_a+g_b+1) * (m/t_a)^(g_a+1) (m/t_b)^(g_b+1) / m``.
@@ -156,7 +158,7 @@ def reconstruction_coefficients(
     # Scaled to norm 1: the norms fall with the step, and would make the rounding of early ones hide late ones.
     scale = profile_inner_product(t, g, t, g).rsqrt()
     gram = profile_inner_product(t[:, None], g[:, None], t, g) * scale[:, None] * scale
-    aim = profile_inner_product(t, g, torch.tensor(target_step), torch.tensor(target_gamma)) * scale
+    aim = profile_inner_product(t, g, target_step, target_gamma) * scale
     # Neighbouring snapshots nearly repeat each other. Directions whose eigenvalue is within the rounding of the
     # matrix carry no information, but would get huge coefficients of alternating sign, and these would multiply
     # the float32 rounding of the snapshots. A pseudo-inverse leaves such directions out.

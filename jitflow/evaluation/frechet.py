@@ -138,7 +138,12 @@ def load_statistics(path: str | Path) -> Statistics:
 
 
 def save_statistics(
-    path: str | Path, mu: Tensor | ArrayLike, sigma: Tensor | ArrayLike, **record: str | int | float | bool
+    path: str | Path,
+    mu: Tensor | ArrayLike,
+    sigma: Tensor | ArrayLike,
+    *,
+    features: Tensor | None = None,
+    **record: str | int | float | bool,
 ) -> None:
     """Write the statistics of a reference set, whole or not at all.
 
@@ -146,6 +151,7 @@ def save_statistics(
         path: Where to; other FID tools expect the ending ``.npz``.
         mu: Mean, shape ``(D,)``.
         sigma: Covariance, shape ``(D, D)``.
+        features: Features to keep beside them, shape ``(N, D)``, for scores that compare images one by one.
         record: How they were made, each a string or number: extractor, its checksum, number of images, crop.
 
     Raises:
@@ -156,6 +162,8 @@ def save_statistics(
         if not isinstance(value, (str, int, float)):
             raise ConfigError(f"the record {name} must be a string or a number; got {type(value).__name__}")
     arrays: dict[str, Any] = {"mu": statistics.mu.numpy(), "sigma": statistics.sigma.numpy(), **record}
+    if features is not None:
+        arrays["features"] = features.float().cpu().numpy()
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 

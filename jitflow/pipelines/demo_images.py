@@ -149,7 +149,7 @@ def digits_distance(pixels: Tensor, *, cache: Path | None = None) -> tuple[float
         the others, and the same distance between two halves of all real digits.
     """
     extractor = DigitsExtractor(cache_dir=cache)
-    data = DigitsDataModule(tuple(pixels.shape[-2:]))
+    data = DigitsDataModule((pixels.shape[-2], pixels.shape[-1]))
     data.setup("fit")
     train, held_out = data.dataset_train.images, data.dataset_val.images
     every = torch.cat([train, held_out])

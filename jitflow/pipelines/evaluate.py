@@ -27,7 +27,7 @@ from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.frechet import frechet_distance
 from jitflow.evaluation.inception_score import inception_score
 from jitflow.evaluation.kid import kernel_inception_distance
-from jitflow.evaluation.manifold import precision_recall
+from jitflow.evaluation.manifold import precision_and_recall
 from jitflow.evaluation.moments import Moments
 from jitflow.files import atomic_path, read_json, write_json
 from jitflow.pipelines.progress import meter
@@ -112,18 +112,32 @@ def extract(
     return found
 
 
-def score(features: Tensor, logits: Tensor | None, reference: Reference, *, per_image: bool = True) -> dict[str, float]:
+def frechet_name(extractor: FeatureExtractor) -> str:
+    """Name the Frechet distance under an extractor: ``fid`` is reserved for Inception."""
+    return "fid" if extractor.name.startswith("inception") else "frechet_distance"
+
+
+def score(
+    features: Tensor,
+    logits: Tensor | None,
+    reference: Reference,
+    extractor: FeatureExtractor,
+    *,
+    per_image: bool = True,
+) -> dict[str, float]:
     """Score generated features against real ones.
 
     Args:
         features: Shape ``(N, D)``, float32, in the order of the images' indices.
         logits: Shape ``(N, K)``, or None.
         reference: The real side.
+        extractor: What made the features, which names the scores.
         per_image: Also compute what compares images one by one (KID, precision, recall), where the reference
             kept its features.
 
     Returns:
-        ``fid``; ``inception_score`` with logits; ``kid``, ``kid_std``, ``precision``, ``recall``.
+        ``fid`` (``frechet_distance`` for another extractor than Inception); with logits ``inception_score``
+        (``classifier_score``); ``kid``, ``kid_std``, ``precision``, ``recall``.
 
     Raises:
         DataError: If features hold NaN, or do not vary at all.
@@ -133,14 +147,17 @@ def score(features: Tensor, logits: Tensor | None, reference: Reference, *, per_
         moments.update(part)
     if not bool(moments.covariance.diagonal().gt(0).any()):
         raise DataError("all generated images have the same features; the model has collapsed or never learned")
-    metrics = {"fid": frechet_distance(moments.mean, moments.covariance, *reference.statistics)}
+    name = frechet_name(extractor)
+    metrics = {name: frechet_distance(moments.mean, moments.covariance, *reference.statistics)}
     if logits is not None:
-        metrics["inception_score"] = inception_score(logits, min(_INCEPTION_SPLITS, len(logits))).mean
+        metrics["inception_score" if name == "fid" else "classifier_score"] = inception_score(
+            logits, min(_INCEPTION_SPLITS, len(logits))
+        ).mean
     if per_image and reference.features is not None:
         subset = min(_KID_SUBSET, len(features), len(reference.features))
         kid = kernel_inception_distance(features, reference.features, subset_size=subset)
         metrics.update(kid=kid.mean, kid_std=kid.std)
-        manifold = precision_recall(reference.features, features)
+        manifold = precision_and_recall(reference.features, features)
         metrics.update(precision=manifold.precision, recall=manifold.recall)
     return metrics
 
@@ -185,7 +202,12 @@ def evaluate(
     plan.check(module.num_classes)
     channels, height, width = module.codec.shape
     real = load_reference(
-        reference, made, img_size=(height, width), channels=channels, device=module.device.type, batch_size=plan.batch_size
+        reference,
+        made,
+        img_size=(height, width),
+        channels=channels,
+        device=module.device.type,
+        batch_size=plan.batch_size,
     )
     card = protocol_card(
         # One image tells the settings in force, and that the model can sample at all.
@@ -198,12 +220,12 @@ def evaluate(
         reference=real.record,
     )
     card = _claim(out, card)
-    job = _Job(str(checkpoint), plan, extractor, str(out), keep_pixels=keep_png or keep_npz)
+    job = _Job(str(checkpoint), plan, extractor, str(out), keep_pixels=keep_png or keep_npz, part_size=PART_SIZE)
     _make_parts(job, model, made, processes)
-    parts = [_read_part(job, start) for start in job.starts()]
+    parts = [part for start in job.starts() if (part := _read_part(job, start)) is not None]
     features = torch.cat([part["features"] for part in parts])
     logits = torch.cat([part["logits"] for part in parts]) if "logits" in parts[0] else None
-    report = {"metrics": score(features, logits, real), "protocol": card, "warnings": _warnings(plan, made)}
+    report = {"metrics": score(features, logits, real, made), "protocol": card, "warnings": _warnings(plan, made)}
     if keep_png or keep_npz:
         _write_images(out, parts, plan, module.num_classes, png=keep_png, npz=keep_npz)
     write_json(out / "report.json", report)
@@ -222,19 +244,20 @@ class _Job:
     extractor: str
     out: str
     keep_pixels: bool
+    part_size: int
 
     @property
     def folder(self) -> Path:
         return Path(self.out) / "parts"
 
     def starts(self) -> range:
-        return range(0, self.plan.num_images, PART_SIZE)
+        return range(0, self.plan.num_images, self.part_size)
 
     def part_path(self, start: int) -> Path:
         return self.folder / f"{start:08d}.safetensors"
 
     def index(self, start: int) -> range:
-        return range(start, min(start + PART_SIZE, self.plan.num_images))
+        return range(start, min(start + self.part_size, self.plan.num_images))
 
 
 def _claim(out: Path, card: dict[str, Any]) -> dict[str, Any]:
@@ -257,7 +280,9 @@ def _make_parts(job: _Job, model: Model, extractor: FeatureExtractor, processes:
     if processes > 1 and len(missing) > 1:
         context = multiprocessing.get_context("spawn")
         workers = [
-            context.Process(target=_work, args=(job, missing[rank::processes], rank, processes, model.module.device.type))
+            context.Process(
+                target=_work, args=(job, missing[rank::processes], rank, processes, model.module.device.type)
+            )
             for rank in range(min(processes, len(missing)))
         ]
         for worker in workers:

@@ -165,8 +165,9 @@ def _stats(
 
     import jitflow
     from jitflow.evaluation.extractors import make_extractor
+    from jitflow.evaluation.frechet import save_statistics
     from jitflow.pipelines.progress import meter
-    from jitflow.pipelines.reference import image_batches, reference_features, save_reference
+    from jitflow.pipelines.reference import image_batches, reference_features
     from jitflow.pipelines.sample import default_device
 
     if keep_features < 0:
@@ -193,7 +194,7 @@ def _stats(
     kept = None
     if keep_features:
         kept = features[torch.linspace(0, len(features) - 1, min(keep_features, len(features))).round().long()]
-    save_reference(target, moments, record, kept)
+    save_statistics(target, moments.mean, moments.covariance, features=kept, **record)
     if num_images <= made.dim:
         log.warning(
             "warning: %d images are too few for %d feature dimensions; use at least %d",
@@ -242,6 +243,7 @@ def _sweep(
         precision: Precision inside the network.
         dry_run: Check everything, list the points, and do nothing.
     """
+    from jitflow.core.guidance import check_interval
     from jitflow.pipelines.evaluate import Plan
     from jitflow.pipelines.sample import load
     from jitflow.pipelines.sweep import Grid, final_command, parse_intervals, parse_numbers
@@ -255,9 +257,9 @@ def _sweep(
     grid = Grid(
         guidances,
         emas,
-        windows or (tuple(module.cfg_interval),),
+        windows or (check_interval(module.cfg_interval),),
         tuple(solver.split(",")) if solver is not None else (module.sampling_method,),
-        tuple(int(n) if n == int(n) else n for n in chosen_steps) if chosen_steps else (module.num_sampling_steps,),
+        tuple(map(_whole, chosen_steps)) if chosen_steps else (module.num_sampling_steps,),
     )
     base = Plan(num_images, seed, precision=precision, batch_size=batch_size)
     base.check(module.num_classes)
@@ -276,6 +278,12 @@ def _sweep(
     command = final_command(checkpoint, rows[0], reference=reference, extractor=extractor, out=f"{out}_final")
     console.print(f"all points: {Path(out) / 'sweep.csv'}, heat map: {Path(out) / 'sweep.png'}")
     console.print(f"final evaluation of the best: {command}")
+
+
+def _whole(number: float) -> int:
+    if number != int(number):
+        raise ConfigError(f"--steps must be whole numbers; got {number:g}")
+    return int(number)
 
 
 def _default_reference(model: Any) -> Path:

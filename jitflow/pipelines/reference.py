@@ -21,7 +21,6 @@ from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.frechet import Statistics, load_statistics
 from jitflow.evaluation.moments import Moments
-from jitflow.files import atomic_path
 from jitflow.pipelines.protocol import file_checksum
 
 BUILT_IN = {"digits": "train", "digits:val": "val"}
@@ -63,19 +62,23 @@ class ImageFiles(Dataset[Tensor]):
         if not self.files:
             raise DataError(f"there are no images in {folder} (looked for {', '.join(IMG_EXTENSIONS)})")
         self.img_size = img_size
-        self.mode = "RGB" if channels == 3 else "L"
+        self.channels = channels
         self._to_tensor = transforms.PILToTensor()
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tensor:
-        image = open_image(str(self.files[index])).convert(self.mode)
+        image = open_image(str(self.files[index]), channels=self.channels)
         return self._to_tensor(center_crop_arr(image, self.img_size))
 
 
 def reference_features(
-    batches: Iterator[Tensor], extractor: FeatureExtractor, *, device: str, on_images: Callable[[int], None] | None = None
+    batches: Iterator[Tensor],
+    extractor: FeatureExtractor,
+    *,
+    device: str,
+    on_images: Callable[[int], None] | None = None,
 ) -> tuple[Moments, Tensor]:
     """Extract the features of real images.
 
@@ -167,19 +170,3 @@ def _from_file(path: Path, extractor: FeatureExtractor) -> Reference:
         if "features" in arrays:
             features = torch.from_numpy(arrays["features"]).float()
     return Reference(statistics, record, features)
-
-
-def save_reference(path: str | Path, moments: Moments, record: dict[str, Any], features: Tensor | None) -> None:
-    """Write statistics with how they were made, whole or not at all.
-
-    Args:
-        path: The ``.npz``; ``mu`` and ``sigma`` are the keys that torch-fidelity and the JiT release use.
-        moments: Moments of the features.
-        record: Strings and numbers.
-        features: Features to keep for KID, precision and recall, shape ``(N, D)``; None for none.
-    """
-    arrays = {"mu": moments.mean.numpy(), "sigma": moments.covariance.numpy(), **record}
-    if features is not None:
-        arrays["features"] = features.numpy()
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)

@@ -267,7 +267,9 @@ def _weights(module: FlowModule, ema: float, snapshots: Path | None) -> Iterator
         yield
     elif 0 < ema < 1:
         if snapshots is None:
-            raise ConfigError(f"ema={ema:g} asks for an average made after training, but there is no ema_snapshots folder")
+            raise ConfigError(
+                f"ema={ema:g} asks for an average made after training, but there is no ema_snapshots folder"
+            )
         with module.other_weights(reconstruct_ema(snapshots, ema)):
             yield
     else:

@@ -19,7 +19,7 @@ from jitflow.core.times import time_grid
 from jitflow.errors import ConfigError
 from jitflow.evaluation.extractors import make_extractor
 from jitflow.files import read_json, write_json, write_text
-from jitflow.pipelines.evaluate import Plan, extract, score
+from jitflow.pipelines.evaluate import Plan, extract, frechet_name, score
 from jitflow.pipelines.progress import meter
 from jitflow.pipelines.protocol import card_differences, protocol_card
 from jitflow.pipelines.reference import load_reference
@@ -109,7 +109,7 @@ def sweep(
         out: Folder of ``points/``, ``sweep.csv`` and ``sweep.png``.
 
     Returns:
-        One row for each point: its settings and metrics, best (lowest FID) first.
+        One row for each point: its settings and metrics, best (lowest Frechet distance) first.
 
     Raises:
         ConfigError: If a setting cannot work, or the folder holds points of another sweep.
@@ -119,7 +119,12 @@ def sweep(
     made = make_extractor(extractor)
     channels, height, width = module.codec.shape
     real = load_reference(
-        reference, made, img_size=(height, width), channels=channels, device=module.device.type, batch_size=base.batch_size
+        reference,
+        made,
+        img_size=(height, width),
+        channels=channels,
+        device=module.device.type,
+        batch_size=base.batch_size,
     )
     card = protocol_card(
         {"precision": base.precision, "time_shift": module.time_shift, "device": module.device.type},
@@ -143,13 +148,14 @@ def sweep(
                     progress.update(before + base.num_images * part / total)
 
                 found = extract(model, plan, range(plan.num_images), made, on_progress)
-                metrics = score(found["features"], found.get("logits"), real, per_image=False)
+                metrics = score(found["features"], found.get("logits"), real, made, per_image=False)
                 write_json(path, {**_settings(plan), **metrics})
             rows.append(read_json(path))
             progress.update((done + 1) * base.num_images)
-    rows.sort(key=lambda row: float(row["fid"]))
+    distance = frechet_name(made)
+    rows.sort(key=lambda row: float(row[distance]))
     _write_table(out / "sweep.csv", rows)
-    _draw(out / "sweep.png", rows, grid, base.num_images)
+    _draw(out / "sweep.png", rows, grid, base.num_images, distance)
     return rows
 
 
@@ -194,7 +200,7 @@ def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
-def _draw(path: Path, rows: Sequence[dict[str, Any]], grid: Grid, num_images: int) -> None:
+def _draw(path: Path, rows: Sequence[dict[str, Any]], grid: Grid, num_images: int, distance: str) -> None:
     """Guidance across, everything else down; what does not vary is left out of the names."""
 
     def name(ema: float, interval: tuple[float, float], solver: str, steps: int) -> str:
@@ -204,11 +210,12 @@ def _draw(path: Path, rows: Sequence[dict[str, Any]], grid: Grid, num_images: in
             (solver, len(grid.solvers)),
             (f"{steps} steps", len(grid.steps)),
         ]
-        return "  ".join(text for text, count in parts if count > 1) or "FID"
+        return "  ".join(text for text, count in parts if count > 1) or "all"
 
     down = list(itertools.product(grid.emas, grid.intervals, grid.solvers, grid.steps))
     values = {
-        (row["guidance"], row["ema"], tuple(row["interval"]), row["solver"], row["steps"]): row["fid"] for row in rows
+        (row["guidance"], row["ema"], tuple(row["interval"]), row["solver"], row["steps"]): row[distance]
+        for row in rows
     }
     pictures.heat_map(
         path,
@@ -216,6 +223,5 @@ def _draw(path: Path, rows: Sequence[dict[str, Any]], grid: Grid, num_images: in
         columns=[f"{guidance:g}" for guidance in grid.guidances],
         rows=[name(*rest) for rest in down],
         xlabel="guidance scale",
-        title=f"Frechet distance, {num_images} images a point (lower is better)",
+        title=f"{distance.replace('_', ' ')}, {num_images} images a point (lower is better)",
     )
-

@@ -1,18 +1,18 @@
 """Any average of the weights after the training, from the snapshots that EMASnapshotCallback wrote.
 
 A snapshot is one ``.safetensors`` file: a power-function average in float32 under the names of
-``module.named_parameters()``, its step and width in the metadata.
+``module.named_parameters()``, its step and width in the metadata (JSON under ``jitflow_ema_snapshot``).
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 # Above this the weights' relative error reached 1e-3 on random walks; see predicted_error.
 MAX_PREDICTED_ERROR = 0.02
-_KIND = "jitflow EMA snapshot"
+_KEY = "jitflow_ema_snapshot"
 _NAME = re.compile(r"step(\d{8,})_width(\d\.\d{3})\.safetensors")
 
 
@@ -77,15 +77,15 @@ def write_snapshot(folder: str | Path, averages: Mapping[str, Tensor], *, step: 
     Returns:
         The file.
     """
-    metadata = {
-        "kind": _KIND,
-        "step": str(step),
-        # repr, which reads back as the same number.
-        "width": repr(width),
-        "gamma": repr(exponent_from_width(width)),
+    described = {
+        "step": step,
+        "width": width,
+        "gamma": exponent_from_width(width),
         "parameter_dtype": dtype,
         "jitflow": __version__,
     }
+    # One entry, because safetensors writes several in an order of chance: equal snapshots are equal files.
+    metadata = {_KEY: json.dumps(described)}
     path = Path(folder) / snapshot_name(step, width)
     with atomic_path(path) as temporary:
         save_file({name: a.detach().float().cpu().contiguous() for name, a in averages.items()}, temporary, metadata)
@@ -105,12 +105,13 @@ def read_snapshot(path: str | Path) -> Snapshot:
     path = existing_file(path, what="EMA snapshot")
     try:
         with safe_open(path, framework="pt") as file:
-            given = file.metadata() or {}
+            text = (file.metadata() or {}).get(_KEY)
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        if given.get("kind") != _KIND:
+        if text is None:
             raise CheckpointError(f"{path} is not an EMA snapshot; move it out of the folder")
+        given = json.loads(text)
         step, width, gamma = int(given["step"]), float(given["width"]), float(given["gamma"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from None
     return Snapshot(path, step, width, gamma, given.get("parameter_dtype", ""), given.get("jitflow", ""), shapes)
 

@@ -64,8 +64,9 @@ def losses_of(module, ns):
 
 @check("model_module 1")
 def _(ns):
-    ours = [p for p in inspect.signature(JiTLightningModule).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    assert all(p.default is not p.empty for p in ours)
+    values = ("JiT-N/4", 16, 5, 0.1, 0.2, 1e-3, 0.01, 0.9, 0.8, -0.4, 1.2, 2.0, 0.1, 0.2, "euler", 7, 2.9, (0.1, 0.8))
+    names = list(inspect.signature(ns["JiTLightningModule"]).parameters)
+    settings(JiTLightningModule(*values), **dict(zip(names, values, strict=True)))
 
 
 @check("model_module 2")
@@ -321,7 +322,11 @@ def _(ns):
 
 @check("data_module 1")
 def _(ns):
-    pass
+    from datas.datamodule import JiTDataModule
+
+    values = ("./elsewhere", 64, 2, 3, False, 8, 5)
+    data = JiTDataModule(*values)
+    assert [getattr(data, name) for name in inspect.signature(ns["JiTDataModule"]).parameters] == list(values)
 
 
 @check("data_module 2")

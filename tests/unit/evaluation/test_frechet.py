@@ -191,7 +191,9 @@ def test_damaged_files_are_named(tmp_path):
 
 def test_statistics_are_found_under_the_release_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MissingFileError, match=r"jit_in256_stats\.npz is not in .*fid_stats; copy it from.*save_stat"):
+    with pytest.raises(
+        MissingFileError, match=r"jit_in256_stats\.npz is not in .*fid_stats; copy it from.*jitflow stats FOLDER"
+    ):
         find_statistics(256, 1000)
     # The release's files describe ImageNet, so for other data they are no way out.
     with pytest.raises(MissingFileError) as caught:

@@ -1,0 +1,206 @@
+"""The judge of the demo: a small network that has learned the built-in digits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, gelu, interpolate, pad
+
+from jitflow.data.digits import digits_arrays
+from jitflow.errors import ConfigError
+from jitflow.evaluation.features import Features, _check_images
+from jitflow.files import atomic_path
+
+DIGITS_FILE = "digits_judge.safetensors"
+_SIDE_PX = 8
+_NUM_CLASSES = 10
+# Everything that the weights depend on besides the scans; raise the version when the code below changes them.
+_RECIPE: dict[str, Any] = {
+    "version": 1,
+    "widths": [32, 64],
+    "dim": 64,
+    "sides_px": [8, 16, 32],
+    "num_epochs": 30,
+    "batch_size": 64,
+    "lr": 3e-3,
+    "warmup_steps": 50,
+    "weight_decay": 0.01,
+    "label_smoothing": 0.1,
+    "shift_share": 0.5,
+    "seed": 0,
+}
+
+
+class DigitsExtractor:
+    """Features of a small classifier of handwritten digits, trained in seconds where it is needed.
+
+    It learns from the training split alone, always the same way, and draws nothing from the random generator of
+    the program. One machine makes the same weights every time; another may round differently and get others,
+    which the checksum tells.
+
+    Args:
+        cache_dir: Folder in which the trained weights are kept and found again, unless the scans or the way of
+            training have changed since; None trains every time.
+
+    Raises:
+        ConfigError: If scikit-learn is not installed or the folder cannot be written.
+    """
+
+    name = "digits-cnn"
+    dim: int = _RECIPE["dim"]
+
+    def __init__(self, cache_dir: Path | None = None) -> None:
+        images, labels = digits_arrays("train")
+        path = None if cache_dir is None else Path(cache_dir).expanduser() / DIGITS_FILE
+        recipe = _recipe_checksum(images, labels)
+        weights = None if path is None else _read(path, recipe)
+        if weights is None:
+            weights = _train(images, labels)
+            if path is not None:
+                _write(path, weights, recipe)
+        self.checksum: str | None = _weights_checksum(weights)
+        self._net = _Classifier()
+        self._net.load_state_dict(weights)
+        self._device = torch.device("cpu")
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Features:
+        """Look at images of digits.
+
+        Args:
+            images: Shape ``(B, C, H, W)``, uint8, of any size (averaged over areas to 8 x 8); C is 1, or 3, of
+                which the brightness counts.
+
+        Returns:
+            Features before the last layer, ``(B, 64)``, and logits, ``(B, 10)``.
+        """
+        pixels = _check_images(images).float().mean(dim=1, keepdim=True) / 255
+        with torch.autocast(self._device.type, enabled=False):
+            features = self._net.features(adaptive_avg_pool2d(pixels, _SIDE_PX))
+            return Features(features, self._net.head(features))
+
+    def to(self, device: torch.device | str) -> DigitsExtractor:
+        """Move the network, in place, and return itself."""
+        self._device = torch.device(device)
+        self._net.to(self._device)
+        return self
+
+
+class _Classifier(nn.Module):
+    """Two convolutions and two matrices; the weights are left as they lie in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first, second = _RECIPE["widths"]
+        like: dict[str, Any] = {"device": "meta", "dtype": torch.float32}
+        self.conv1 = nn.Conv2d(1, first, 3, padding=1, **like)
+        self.conv2 = nn.Conv2d(first, second, 3, stride=2, padding=1, **like)
+        self.hidden = nn.Linear(second * (_SIDE_PX // 2) ** 2, _RECIPE["dim"], **like)
+        self.head = nn.Linear(_RECIPE["dim"], _NUM_CLASSES, **like)
+        self.to_empty(device="cpu")
+        self.requires_grad_(False)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Map pixels ``(B, 1, 8, 8)`` in ``[0, 1]`` to the features ``(B, dim)``."""
+        return gelu(self.hidden(gelu(self.conv2(gelu(self.conv1(pixels)))).flatten(1)))
+
+
+def _train(images: np.ndarray, labels: np.ndarray) -> dict[str, Tensor]:
+    # One thread: sums are then taken in one order, whatever the program has set, and so small a network is no
+    # faster with more.
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with (
+            torch.device("cpu"),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast("cpu", enabled=False),
+        ):
+            return _train_on_one_thread(torch.from_numpy(images).float() / 16, torch.from_numpy(labels))
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _train_on_one_thread(scans: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(_RECIPE["seed"])
+    net = _Classifier().requires_grad_(True)
+    for parameter in net.parameters():
+        fan_in = parameter[0].numel()
+        if parameter.ndim > 1:
+            nn.init.trunc_normal_(parameter, std=(2 / fan_in) ** 0.5, generator=generator)
+        else:
+            nn.init.zeros_(parameter)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=_RECIPE["lr"], weight_decay=_RECIPE["weight_decay"])
+    # As the scans look after they were enlarged to the size of a data module and averaged back.
+    views = torch.stack([_seen_at(scans, side) for side in _RECIPE["sides_px"]])
+    batch_size = _RECIPE["batch_size"]
+    num_steps = _RECIPE["num_epochs"] * (len(scans) // batch_size)
+    order = torch.cat([torch.randperm(len(scans), generator=generator) for _ in range(_RECIPE["num_epochs"])])
+    for step, index in enumerate(order[: num_steps * batch_size].split(batch_size)):
+        view = torch.randint(len(views), (batch_size,), generator=generator)
+        logits = net.head(net.features(_shift(views[view, index], generator)))
+        loss = cross_entropy(logits, labels[index], label_smoothing=_RECIPE["label_smoothing"])
+        for group in optimizer.param_groups:
+            group["lr"] = _RECIPE["lr"] * min(1, (step + 1) / _RECIPE["warmup_steps"]) * (1 - step / num_steps)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return {name: value.detach().clone() for name, value in net.state_dict().items()}
+
+
+def _seen_at(scans: Tensor, side_px: int) -> Tensor:
+    if side_px == _SIDE_PX:
+        return scans
+    larger = interpolate(scans, size=side_px, mode="bicubic", align_corners=False, antialias=True)
+    return adaptive_avg_pool2d(larger.clamp(0, 1), _SIDE_PX)
+
+
+def _shift(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Move some of the images ``(B, 1, 8, 8)`` by a pixel in each direction."""
+    num = len(pixels)
+    moved = torch.rand(num, generator=generator, dtype=torch.float32) < _RECIPE["shift_share"]
+    down, right = 1 + torch.randint(-1, 2, (2, num), generator=generator) * moved
+    places = torch.arange(_SIDE_PX)
+    rows, columns = (down[:, None] + places)[:, :, None], (right[:, None] + places)[:, None, :]
+    return pad(pixels, (1, 1, 1, 1))[torch.arange(num)[:, None, None], 0, rows, columns][:, None]
+
+
+def _recipe_checksum(images: np.ndarray, labels: np.ndarray) -> str:
+    digest = hashlib.sha256(json.dumps(_RECIPE, sort_keys=True).encode())
+    for array in (images, labels):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _weights_checksum(weights: dict[str, Tensor]) -> str:
+    return hashlib.sha256(safetensors.torch.save(weights)).hexdigest()
+
+
+def _read(path: Path, recipe: str) -> dict[str, Tensor] | None:
+    """Weights that were trained by this recipe and have not changed since; None means: train them."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError):
+        return None
+    whole = metadata.get("recipe") == recipe and metadata.get("weights") == _weights_checksum(weights)
+    return weights if whole else None
+
+
+def _write(path: Path, weights: dict[str, Tensor], recipe: str) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            metadata = {"format": "pt", "recipe": recipe, "weights": _weights_checksum(weights)}
+            safetensors.torch.save_file(weights, temporary, metadata=metadata)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path} cannot be written ({error}); name another cache_dir, or None for no cache") from None

@@ -1,0 +1,262 @@
+"""Scores that depend on the model and on nothing else: batch size, interruptions, number of processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from jitflow import cli
+from jitflow.errors import ConfigError, DataError
+from jitflow.evaluation.extractors import make_extractor
+from jitflow.pipelines import evaluate as evaluate_module
+from jitflow.pipelines import sweep as sweep_module
+from jitflow.pipelines.evaluate import Plan, evaluate
+from jitflow.pipelines.reference import load_reference
+from jitflow.pipelines.sample import Model, load
+from jitflow.pipelines.sweep import Grid, parse_intervals, parse_numbers, sweep
+from jitflow.training.formats import ModelState, write_state
+from jitflow.training.jit_module import JiTLightningModule
+
+FEW = ("--num_images", "20")
+PIXELS = {"reference": "digits:val", "extractor": "pixels:4", "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A model whose images differ: fresh weights, shaken, as no training of seconds would leave them."""
+    torch.manual_seed(0)
+    module = JiTLightningModule("JiT-N/4", 16, 10, in_channels=1, num_sampling_steps=4, sampling_method="euler")
+    for parameter in module.parameters():
+        parameter.data += 0.04 * torch.randn_like(parameter)
+    weights = module.state_dict()
+    ema = {name: value * 0.9 for name, value in weights.items()}
+    path = tmp_path_factory.mktemp("model") / "model.ckpt"
+    return write_state(ModelState(dict(module.hparams), weights, ema1=ema, ema2=weights), path)
+
+
+def close(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert value == pytest.approx(b[name], rel=1e-3, abs=1e-6), name
+
+
+def test_the_score_does_not_depend_on_the_batch_size(checkpoint, tmp_path):
+    a = evaluate(checkpoint, Plan(120, batch_size=7), out=tmp_path / "a", **PIXELS)
+    b = evaluate(checkpoint, Plan(120, batch_size=64), out=tmp_path / "b", **PIXELS)
+    close(a["metrics"], b["metrics"])
+    other = evaluate(checkpoint, Plan(120, seed=1000), out=tmp_path / "c", **PIXELS)
+    score, same, moved = (r["metrics"]["frechet_distance"] for r in (a, b, other))
+    # Other seeds move the score; another batch size moves it far less.
+    assert abs(moved - score) > 10 * abs(same - score)
+
+
+def test_an_interrupted_evaluation_goes_on_and_ends_the_same(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_module, "PART_SIZE", 40)
+    whole = evaluate(checkpoint, Plan(120), out=tmp_path / "whole", **PIXELS)
+    made = []
+    real = evaluate_module.extract
+
+    def failing(model, plan, index, *args):
+        made.append(index.start)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return real(model, plan, index, *args)
+
+    monkeypatch.setattr(evaluate_module, "extract", failing)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(checkpoint, Plan(120), out=tmp_path / "parts", **PIXELS)
+    report = evaluate(checkpoint, Plan(120), out=tmp_path / "parts", **PIXELS)
+    assert made == [0, 40, 40, 80]
+    assert report["metrics"] == whole["metrics"]
+    assert not (tmp_path / "parts" / "parts").exists()
+
+
+def test_a_damaged_part_is_made_again(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_module, "PART_SIZE", 40)
+    whole = evaluate(checkpoint, Plan(80), out=tmp_path / "whole", **PIXELS)
+    (tmp_path / "odd" / "parts").mkdir(parents=True)
+    (tmp_path / "odd" / "parts" / "00000000.safetensors").write_bytes(b"half a file")
+    assert evaluate(checkpoint, Plan(80), out=tmp_path / "odd", **PIXELS)["metrics"] == whole["metrics"]
+
+
+def test_two_processes_score_like_one(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_module, "PART_SIZE", 40)
+    one = evaluate(checkpoint, Plan(80), out=tmp_path / "one", **PIXELS)
+    two = evaluate(checkpoint, Plan(80), out=tmp_path / "two", processes=2, **PIXELS)
+    close(one["metrics"], two["metrics"])
+
+
+def test_another_evaluation_in_the_folder_is_refused_and_the_difference_named(checkpoint, tmp_path):
+    evaluate(checkpoint, Plan(40), out=tmp_path, **PIXELS)
+    with pytest.raises(ConfigError, match=r"guidance: 1\.0 there, 2\.0 now"):
+        evaluate(checkpoint, Plan(40, guidance=2.0), out=tmp_path, **PIXELS)
+
+
+def test_images_are_written_only_when_asked(checkpoint, tmp_path):
+    evaluate(checkpoint, Plan(20), out=tmp_path / "none", **PIXELS)
+    assert sorted(p.name for p in (tmp_path / "none").iterdir()) == ["protocol.json", "report.json"]
+    evaluate(checkpoint, Plan(20), out=tmp_path / "all", keep_png=True, keep_npz=True, **PIXELS)
+    with np.load(tmp_path / "all" / "samples.npz") as arrays:
+        assert arrays["arr_0"].shape == (20, 16, 16, 3) and arrays["arr_0"].dtype == np.uint8
+        assert arrays["arr_1"].tolist() == [i % 10 for i in range(20)]
+        with Image.open(tmp_path / "all" / "images" / "000013_class3_seed13.png") as image:
+            assert np.array_equal(np.asarray(image), arrays["arr_0"][13, :, :, 0])
+    assert len(list((tmp_path / "all" / "images").iterdir())) == 20
+
+
+def test_the_report_carries_its_protocol(checkpoint, tmp_path):
+    plan = Plan(20, guidance=2.0, interval=(0.1, 0.9), solver="heun", steps=3, ema=2)
+    card = evaluate(checkpoint, plan, out=tmp_path, **PIXELS)["protocol"]
+    assert (card["guidance"], card["interval"], card["solver"], card["steps"]) == (2.0, [0.1, 0.9], "heun", 3)
+    assert card["network_evaluations"] == 5 and card["ema"] == 2 and card["num_images"] == 20
+    assert card["reference"] == {"path": "digits:val", "num_images": 359}
+    assert len(card["checkpoint_sha256"]) == 64 and card["extractor"] == "pixels-1x4x4"
+
+
+def test_comparing_reports_says_what_differs(checkpoint, tmp_path, capsys):
+    evaluate(checkpoint, Plan(20), out=tmp_path / "a", **PIXELS)
+    evaluate(checkpoint, Plan(20, steps=2), out=tmp_path / "b", **PIXELS)
+    assert cli.main(["evaluate", "compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    text = capsys.readouterr().out
+    assert "made differently" in text and "steps" in text and "guidance" not in text
+    assert cli.main(["evaluate", "compare", str(tmp_path / "a"), str(tmp_path / "a")]) == 0
+    assert "can be compared" in capsys.readouterr().out
+
+
+def test_nan_samples_are_counted_and_refused(checkpoint, tmp_path, monkeypatch):
+    model = load(checkpoint, device="cpu")
+    generate = model.module.generate
+
+    def spoiled(labels, use_ema=True):
+        x = generate(labels, use_ema)
+        x[3] = float("nan")
+        return x
+
+    monkeypatch.setattr(model.module, "generate", spoiled)
+    with pytest.raises(DataError, match="1 of 10 samples hold NaN"):
+        model.sample(range(10))
+
+
+def test_a_collapsed_model_is_refused(tmp_path):
+    module = JiTLightningModule("JiT-N/4", 16, 10, in_channels=1, num_sampling_steps=2)
+    features = torch.ones(20, 16)
+    reference = load_reference("digits:val", make_extractor("pixels:4"), img_size=(16, 16), channels=1)
+    with pytest.raises(DataError, match="collapsed"):
+        evaluate_module.score(features, None, reference, make_extractor("pixels:4"))
+    assert Model(module).snapshots is None
+
+
+def test_stats_of_a_folder_serve_as_reference(checkpoint, tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    for i in range(30):
+        folder = tmp_path / "real" / f"class{i % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (20, 24), dtype=np.uint8)).save(folder / f"{i}.png")
+    target = tmp_path / "stats.npz"
+    words = ["stats", str(tmp_path / "real"), "--img_size", "16", "--channels", "1", "--extractor", "pixels:4"]
+    assert cli.main([*words, "--out", str(target), "--keep_features", "20", "--num_workers", "0"]) == 0
+    with np.load(target) as arrays:
+        assert (
+            arrays["mu"].shape == (16,) and arrays["sigma"].shape == (16, 16) and arrays["features"].shape == (20, 16)
+        )
+        assert int(arrays["num_images"]) == 30 and str(arrays["extractor"]) == "pixels-1x4x4"
+        mu, sigma = arrays["mu"], arrays["sigma"]
+    direct = load_reference(tmp_path / "real", make_extractor("pixels:4"), img_size=(16, 16), channels=1)
+    np.testing.assert_allclose(mu, direct.statistics.mu.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(sigma, direct.statistics.sigma.numpy(), rtol=1e-5, atol=1e-12)
+    report = evaluate(checkpoint, Plan(40), reference=target, extractor="pixels:4", device="cpu", out=tmp_path / "ev")
+    assert {"frechet_distance", "kid", "precision", "recall"} <= report["metrics"].keys()
+    capsys.readouterr()
+    words = [
+        "evaluate",
+        str(checkpoint),
+        "--reference",
+        str(target),
+        "--num_images",
+        "20",
+        "--out",
+        str(tmp_path / "x"),
+    ]
+    assert cli.main([*words, "--extractor", "pixels:3"]) == 1
+    assert "16 dimensions" in capsys.readouterr().err
+
+
+def test_numbers_and_intervals_of_a_sweep_are_read():
+    assert parse_numbers("1.0:4.0:0.5", what="--cfg") == (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
+    assert parse_numbers("1,2.5", what="--cfg") == (1.0, 2.5)
+    assert parse_intervals("0:1,0.1:1") == ((0.0, 1.0), (0.1, 1.0))
+    for bad in ("1:2", "2:1:0.5", "a", "1:2:0"):
+        with pytest.raises(ConfigError, match="--cfg"):
+            parse_numbers(bad, what="--cfg")
+
+
+def test_a_sweep_scores_every_point_draws_them_and_goes_on(checkpoint, tmp_path, monkeypatch):
+    model = load(checkpoint, device="cpu")
+    grid = Grid((1.0, 2.0, 3.0), (1, 2), solvers=("euler", "multistep"), steps=(3,))
+    options = {"reference": "digits:val", "extractor": "pixels:4", "out": tmp_path}
+    calls = []
+    real = sweep_module.extract
+
+    def counted(model, plan, *args):
+        calls.append(plan)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return real(model, plan, *args)
+
+    monkeypatch.setattr(sweep_module, "extract", counted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(model, grid, Plan(40), **options)
+    rows = sweep(model, grid, Plan(40), **options)
+    assert len(calls) == 13  # twelve points, one of them begun twice
+    distances = [row["frechet_distance"] for row in rows]
+    assert distances == sorted(distances) and len(set(distances)) > 6
+    single = evaluate(
+        checkpoint,
+        Plan(40, guidance=rows[0]["guidance"], ema=rows[0]["ema"], solver=rows[0]["solver"], steps=3),
+        out=tmp_path / "single",
+        **PIXELS,
+    )
+    assert single["metrics"]["frechet_distance"] == pytest.approx(distances[0], rel=1e-3)
+    with Image.open(tmp_path / "sweep.png") as image:
+        assert min(image.size) > 200
+    assert len((tmp_path / "sweep.csv").read_text().splitlines()) == 13
+    with pytest.raises(ConfigError, match="another sweep"):
+        sweep(model, grid, Plan(80), **options)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "CKPT", "--num_images", "55"], "multiple of the model's 10 classes"),
+        (["evaluate", "CKPT", "--num_images", "50"], "jitflow stats FOLDER"),
+        (["evaluate", "CKPT", "--num_images", "50", "--reference", "digits", "--extractor", "pixel"], "pixels"),
+        (["evaluate", "CKPT", "--num_images", "50", "--reference", "no.npz", "--extractor", "pixels"], "no.npz"),
+        (["evaluate", "CKPT", "--processes", "0"], "--processes"),
+        (["sweep", "CKPT", "--cfg", "4:1:1"], "first:last:step"),
+        (["sweep", "CKPT", "--solver", "heun,oiler"], "did you mean euler"),
+        (["sweep", "CKPT", "--steps", "2.5"], "whole numbers"),
+        (["sweep", "CKPT", "--interval", "1:0"], "low <= high"),
+        (
+            ["sweep", "CKPT", "--ema", "3", "--reference", "digits", "--extractor", "pixels", "--num_images", "20"],
+            "1 or 2",
+        ),
+        (["stats", "no/such/folder"], "not a folder"),
+    ],
+)
+def test_each_mistake_is_one_line(checkpoint, tmp_path, capsys, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    words = [str(checkpoint) if word == "CKPT" else word for word in words]
+    assert cli.main(words) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and message in lines[0], lines
+
+
+def test_too_few_images_for_the_dimension_are_warned_about(checkpoint, tmp_path):
+    report = evaluate(checkpoint, Plan(20), reference="digits:val", extractor="pixels:8", device="cpu", out=tmp_path)
+    assert "at least 65" in report["warnings"][0]
+    assert json.loads((tmp_path / "report.json").read_text())["warnings"] == report["warnings"]
