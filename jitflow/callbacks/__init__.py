@@ -3,6 +3,7 @@
 from jitflow.callbacks.checkpoint import JiTModelCheckpoint
 from jitflow.callbacks.defaults import create_default_callbacks
 from jitflow.callbacks.ema import EMACallback
+from jitflow.callbacks.ema_snapshots import EMASnapshotCallback
 from jitflow.callbacks.evaluation import FIDEvaluationCallback
 from jitflow.callbacks.metrics import MetricLoggerCallback
 from jitflow.callbacks.progress import TrainingProgress
@@ -11,6 +12,7 @@ from jitflow.callbacks.schedule import LearningRateSchedulerCallback
 
 __all__ = [
     "EMACallback",
+    "EMASnapshotCallback",
     "FIDEvaluationCallback",
     "JiTModelCheckpoint",
     "LearningRateSchedulerCallback",

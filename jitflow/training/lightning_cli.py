@@ -15,7 +15,13 @@ import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from jitflow.callbacks import EMACallback, JiTModelCheckpoint, LearningRateSchedulerCallback, TrainingProgress
+from jitflow.callbacks import (
+    EMACallback,
+    EMASnapshotCallback,
+    JiTModelCheckpoint,
+    LearningRateSchedulerCallback,
+    TrainingProgress,
+)
 from jitflow.callbacks.checkpoint import LAST_NAME
 from jitflow.errors import ConfigError
 from jitflow.training.checkpoint import find_checkpoint, init_from, resumable
@@ -64,6 +70,12 @@ class TrainCLI(LightningCLI):
             "--init_from", type=str | None, default=None, help="Start a new run from the weights of this checkpoint."
         )
         parser.add_argument("--init_ema", type=int, default=1, help="Average that --init_from takes.")
+        parser.add_argument(
+            "--ema_snapshots_every_n_steps",
+            type=int | None,
+            default=None,
+            help="Also keep snapshots from which an average of any width can be made after training; off by default.",
+        )
         parser.add_argument("--dry_run", action="store_true", help="Check everything, say what would run, stop.")
         parser.add_class_arguments(
             LearningRateSchedulerCallback, "schedule", skip={"epochs"}, instantiate=False, sub_configs=False
@@ -97,6 +109,9 @@ class TrainCLI(LightningCLI):
             TrainingProgress(),
             checkpoint,
         ]
+        every = self.config.ema_snapshots_every_n_steps
+        if every is not None:
+            callbacks.append(EMASnapshotCallback(self.run_dir / "ema_snapshots", every_n_steps=every))
         # A callback the user configured replaces ours of the same kind.
         callbacks = [ours for ours in callbacks if not any(isinstance(c, type(ours)) for c in chosen)]
         logger = self.config.trainer.logger

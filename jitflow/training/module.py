@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from jitflow import __version__
 from jitflow.codec.base import Codec
+from jitflow.codec.pixel import PixelCodec
 from jitflow.core.condition import Condition
 from jitflow.core.guidance import check_interval, guided_velocity
 from jitflow.core.loss import mse_per_sample
@@ -501,6 +502,14 @@ class FlowModule(pl.LightningModule):
                 f"the data has {num_classes} classes but the model only {self.num_classes}; "
                 f"set num_classes={num_classes}"
             )
+        size = info.get("img_size")
+        if size is not None and isinstance(self.codec, PixelCodec):
+            given = (size, size) if isinstance(size, int) else tuple(size)
+            if given != self.codec.shape[1:]:
+                raise ConfigError(
+                    f"the data has images of {given[0]}x{given[1]} but the model takes "
+                    f"{self.codec.shape[1]}x{self.codec.shape[2]}; give both the same img_size"
+                )
 
 
 def _floating_dtype(net: nn.Module) -> torch.dtype:

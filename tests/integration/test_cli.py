@@ -136,10 +136,13 @@ def test_sample_leaves_the_model_as_it_was(demo):
         (["train", "--config", "images/digits", "--model.img_size", "18"], "not divisible by patch_size 4"),
         (["train", "--config", "images/jit_b16_256", "--data.data_path", "no/such", "--dry_run"], "no/such"),
         (["train", "--config", "images/digits", "--resume", "no/such"], "no checkpoint"),
+        (["train", "--config", "images/digits", "--data.img_size", "20", "--run_dir", "TMP"], "images of 20x20"),
+        (["train", "--config", "images/digits", "--model.num_classes", "7", "--run_dir", "TMP"], "10 classes"),
     ],
 )
-def test_each_mistake_is_one_line(capsys, demo, words, message):
-    words = [str(demo / "checkpoints" / "last.ckpt") if w == "CKPT" else w for w in words]
+def test_each_mistake_is_one_line(capsys, demo, tmp_path, words, message):
+    places = {"CKPT": str(demo / "checkpoints" / "last.ckpt"), "TMP": str(tmp_path / "run")}
+    words = [places.get(word, word) for word in words]
     status, text = run(capsys, *words)
     lines = [line for line in text.splitlines() if line.startswith("error:")]
     assert status == 1 and len(lines) == 1 and message in lines[0], text

@@ -1,5 +1,6 @@
 """Power-function averages against closed forms, quadrature and the weighted sum of their history."""
 
+import itertools
 import math
 
 import numpy as np
@@ -206,7 +207,7 @@ def test_more_snapshots_predict_less_error():
         return predicted_error(steps, gammas, *target, reconstruction_coefficients(steps, gammas, *target))
 
     errors = [error(num) for num in (4, 8, 16, 32, 64)]
-    assert all(later < earlier / 2 for earlier, later in zip(errors, errors[1:], strict=False))
+    assert all(later < earlier / 2 for earlier, later in itertools.pairwise(errors))
 
 
 WIDTHS = (0.05, 0.06, 0.075, 0.09, 0.10, 0.12, 0.15)

@@ -99,7 +99,8 @@ def test_a_cache_that_does_not_fit_is_made_anew(extractor, cache_dir, tmp_path, 
         monkeypatch.setattr(module, "digits_arrays", lambda split: digits_arrays(split, val_fraction=0.3))
     monkeypatch.setattr(module, "_train", other_weights)
     made = DigitsExtractor(tmp_path)
-    assert (made.checksum == extractor.checksum) == (change == "nothing")
+    expected = extractor.checksum if change == "nothing" else module._weights_checksum(other_weights())
+    assert made.checksum == expected
     monkeypatch.setattr(module, "_train", lambda *a: pytest.fail("the new weights were not kept"))
     assert DigitsExtractor(tmp_path).checksum == made.checksum
 
@@ -109,7 +110,23 @@ def test_images_are_averaged_over_areas(extractor):
     expected = extractor(small)
     larger = small.repeat_interleave(3, dim=2).repeat_interleave(2, dim=3)
     torch.testing.assert_close(extractor(larger).features, expected.features, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(extractor(small.repeat(1, 3, 1, 1)).logits, expected.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_colours_count_by_their_brightness(extractor):
+    grey = held_out(8)[0] // 3
+    red = torch.cat([3 * grey, torch.zeros_like(grey), torch.zeros_like(grey)], dim=1)
+    torch.testing.assert_close(extractor(red).logits, extractor(grey).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_training_shows_scans_as_data_modules_bring_them(extractor, monkeypatch):
+    data = DigitsDataModule(img_size=16)
+    data.setup()
+    seen = []
+    monkeypatch.setattr(extractor._net, "features", lambda pixels: seen.append(pixels) or torch.zeros(1, 64))
+    extractor(data.dataset_val.images)
+    trained = module._seen_at(torch.from_numpy(digits_arrays("val")[0]).float() / 16, 16)
+    # The data module rounds to 256 levels.
+    torch.testing.assert_close(seen[0], trained, rtol=0, atol=0.5 / 255 + 1e-6)
 
 
 def test_a_vector_does_not_depend_on_its_batch_or_on_autocast(extractor):

@@ -119,6 +119,9 @@ def test_equals_timm_with_its_own_preprocessing(timm, make_weights, name, side):
     settings = timm.data.resolve_model_data_config(reference)
     transform = timm.data.create_transform(**{**settings, "crop_pct": 1.0})
     given = images(side=side)
+    if side == 96:
+        # Black and white, so that bicubic overshoots.
+        given = (given > 127) * torch.tensor(255, dtype=torch.uint8)
     pixels = torch.stack([transform(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in given])
     with torch.no_grad():
         expected = reference.forward_head(reference.forward_features(pixels), pre_logits=True)
