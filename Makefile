@@ -22,11 +22,12 @@ setup: .venv/.ready
 demo: setup
 	$(PY) -m jitflow demo images
 
+# Single-threaded workers: several that use every core slow each other down.
 test: setup
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
 test-slow: setup
-	$(PY) -m pytest -m slow
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow
 
 lint: setup
 	$(PY) -m ruff check .

@@ -49,9 +49,8 @@ class EMACallback(pl.Callback):
         """Start both averages as a copy of the weights, unless a checkpoint brought them."""
         module = _flow(pl_module)
         weights = dict(module.named_parameters())
-        if not module.ema_params1:
-            module.ema_params1 = copy_parameters(weights)
-            module.ema_params2 = copy_parameters(weights)
+        module.ema_params1 = module.ema_params1 or copy_parameters(weights)
+        module.ema_params2 = module.ema_params2 or copy_parameters(weights)
         self._steps_seen = trainer.global_step
 
     def on_train_batch_end(

@@ -138,20 +138,22 @@ def find_checkpoint(path: str | Path) -> Path:
     raise MissingFileError(f"there is no complete checkpoint (.pth or .ckpt) in {path}")
 
 
-def resumable(path: Path, scratch: Path) -> Path:
+def resumable(path: Path, module: FlowModule, scratch: Path) -> Path:
     """Return a checkpoint that Lightning can resume from; a file of the JiT release is converted first.
 
     Args:
         path: A checkpoint file.
+        module: What will be resumed.
         scratch: Folder for the converted file.
 
     Returns:
         ``path`` itself, or the converted file.
 
     Raises:
-        CheckpointError: If the file holds no optimiser, so that nothing could be continued.
+        CheckpointError: If the file holds no optimiser, so that nothing could be continued, or another model.
     """
     state = read_state(path)
+    check_state_dict(module.state_dict(), state.weights, path)
     if state.optimizer is None:
         raise CheckpointError(f"{path} holds no optimiser to continue with; use it with --init_from instead")
     if state.lightning is not None:

@@ -314,8 +314,9 @@ def _read_safetensors(path: Path, given: dict[str, Any]) -> ModelState:
     return ModelState(
         settings={**settings, **{k: v for k, v in given.items() if k != "in_context_start"}},
         weights=parts[""],
-        ema1=parts["ema1."] or None,
-        ema2=parts["ema2."] or None,
+        # A file of one average alone holds it as the weights; it is that average all the same.
+        ema1=parts["ema1."] or (parts[""] if metadata.get("weights") == "ema1" else None),
+        ema2=parts["ema2."] or (parts[""] if metadata.get("weights") == "ema2" else None),
         epoch=int(metadata.get("epoch", -1)),
         step=int(metadata.get("step", 0)),
     )

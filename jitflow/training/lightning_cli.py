@@ -116,7 +116,8 @@ class TrainCLI(LightningCLI):
         callbacks = [ours for ours in callbacks if not any(isinstance(c, type(ours)) for c in chosen)]
         logger = self.config.trainer.logger
         if logger is None or logger is True:
-            logger = [TensorBoardLogger(self.run_dir, "", "tensorboard"), CSVLogger(self.run_dir, "", "csv")]
+            # CSV in a new folder for each part of a run: its logger empties the folder it is given.
+            logger = [TensorBoardLogger(self.run_dir, "", "tensorboard"), CSVLogger(self.run_dir, "csv")]
         self.trainer = self.instantiate_trainer(
             callbacks=chosen + callbacks,
             logger=logger,
@@ -155,12 +156,14 @@ def train(args: list[str]) -> None:
     if cli.config.dry_run:
         _describe(cli, resume)
         return
+    if resume is not None:
+        # Checked before anything of the run is written over.
+        resume = resumable(resume, cli.model, cli.run_dir / "checkpoints")
     if cli.trainer.is_global_zero:
         text = cli.parser.dump(cli.config, skip_unset=False)
         write_run_folder(cli.run_dir, text, seed=cli.config.seed_everything)
     log.info("%s in %s", _describe_model(cli.model), cli.run_dir)
     if resume is not None:
-        resume = resumable(resume, cli.run_dir / "checkpoints")
         log.info("resuming from %s", resume)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume)
     log.info("done: %s", existing)
@@ -186,6 +189,7 @@ def _with_recipe_paths(args: list[str]) -> tuple[list[str], str | None]:
 def _describe(cli: TrainCLI, resume: Path | None) -> None:
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
+    cli.datamodule.train_dataloader()
     info: dict[str, Any] = getattr(cli.datamodule, "get_dataset_info", dict)()
     lines = {
         "run folder": cli.run_dir,

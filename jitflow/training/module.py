@@ -441,9 +441,9 @@ class FlowModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add both averages and what is needed to rebuild the module."""
-        if self.ema_params1:
-            checkpoint["model_ema1"] = dict(self.ema_params1)
-            checkpoint["model_ema2"] = dict(self.ema_params2)
+        for key, average in (("model_ema1", self.ema_params1), ("model_ema2", self.ema_params2)):
+            if average:
+                checkpoint[key] = dict(average)
         checkpoint["jitflow"] = {
             "version": __version__,
             "module": f"{type(self).__module__}.{type(self).__qualname__}",

@@ -137,6 +137,7 @@ def test_sample_leaves_the_model_as_it_was(demo):
         (["train", "--config", "images/jit_b16_256", "--data.data_path", "no/such", "--dry_run"], "no/such"),
         (["train", "--config", "images/digits", "--resume", "no/such"], "no checkpoint"),
         (["train", "--config", "images/digits", "--data.img_size", "20", "--run_dir", "TMP"], "images of 20x20"),
+        (["train", "--config", "images/digits", "--data.batch_size", "2000", "--dry_run"], "lower batch_size"),
         (["train", "--config", "images/digits", "--model.num_classes", "7", "--run_dir", "TMP"], "10 classes"),
     ],
 )
@@ -183,7 +184,7 @@ def test_train_trains_by_a_recipe_refuses_to_overwrite_and_resumes(tmp_path, cap
     assert environment["seed"] == 0 and environment["torch"] == torch.__version__
     module = jitflow.load(run_dir / "checkpoints" / "last.ckpt").module
     assert module.ema_params1 and module.num_classes == 10
-    metrics = (run_dir / "csv" / "metrics.csv").read_text()
+    metrics = (run_dir / "csv" / "version_0" / "metrics.csv").read_text()
     assert "val/loss_ema" in metrics and "train/loss" in metrics
 
     status, text = run(capsys, *words)
@@ -193,6 +194,12 @@ def test_train_trains_by_a_recipe_refuses_to_overwrite_and_resumes(tmp_path, cap
     assert status == 0 and "resuming from" in caplog.text, text
     checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 6
+    assert (run_dir / "csv" / "version_0" / "metrics.csv").read_text() == metrics
+
+    config = (run_dir / "config.yaml").read_text()
+    status, text = run(capsys, *words, "--resume", "auto", "--model.model_name", "JiT-Ti/4")
+    assert status == 1 and "do not fit the model" in text
+    assert (run_dir / "config.yaml").read_text() == config
 
 
 def test_labels_and_intervals_are_read():

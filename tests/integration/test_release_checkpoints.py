@@ -91,6 +91,7 @@ def test_safetensors_holds_the_chosen_weights_and_the_settings(tmp_path, ema, ke
     original = load_checkpoint(RELEASE)[key]
     assert same({f"net.{k}": v for k, v in load_file(tmp_path / "w.safetensors").items()}, dict(original))
     module = jitflow.load(tmp_path / "w.safetensors", device="cpu").module
+    assert [bool(module.ema_params1), bool(module.ema_params2)] == [ema == 1, ema == 2]
     assert module.cfg_scale == 2.9 and module.cfg_interval == (0.1, 1.0)
     assert all(torch.equal(p, original[n]) for n, p in module.named_parameters())
 
@@ -150,7 +151,7 @@ def test_a_release_run_goes_on_where_it_stopped(tmp_path):
 
     schedule = LearningRateSchedulerCallback(warmup_epochs=5, epochs=20)
     run = trainer(tmp_path, 10, schedule, Look())
-    run.fit(module, data(), ckpt_path=resumable(RELEASE, tmp_path / "converted"))
+    run.fit(module, data(), ckpt_path=resumable(RELEASE, module, tmp_path / "converted"))
     assert seen == [(8, 0, 3), (8, 1, 4), (9, 0, 5), (9, 1, 6)]
     # And out again: the file we saved is one that the release reads, counted in its way.
     saved = load_checkpoint(tmp_path / "checkpoint-last.pth")
@@ -201,7 +202,9 @@ def test_a_folder_means_its_newest_complete_checkpoint(tmp_path, caplog):
 def test_what_cannot_be_resumed_says_so(tmp_path):
     convert(RELEASE, tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match="--init_from"):
-        resumable(tmp_path / "w.safetensors", tmp_path)
+        resumable(tmp_path / "w.safetensors", load_module(RELEASE), tmp_path)
+    with pytest.raises(CheckpointError, match="do not fit the model"):
+        resumable(RELEASE, JiTLightningModule("JiT-N/4", 32, 10), tmp_path)
 
 
 class Foreign:

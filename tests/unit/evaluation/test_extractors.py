@@ -119,9 +119,6 @@ def test_equals_timm_with_its_own_preprocessing(timm, make_weights, name, side):
     settings = timm.data.resolve_model_data_config(reference)
     transform = timm.data.create_transform(**{**settings, "crop_pct": 1.0})
     given = images(side=side)
-    if side == 96:
-        # Black and white, so that bicubic overshoots.
-        given = (given > 127) * torch.tensor(255, dtype=torch.uint8)
     pixels = torch.stack([transform(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in given])
     with torch.no_grad():
         expected = reference.forward_head(reference.forward_features(pixels), pre_logits=True)
@@ -134,6 +131,16 @@ def test_equals_timm_with_its_own_preprocessing(timm, make_weights, name, side):
         assert (ours - theirs).norm() < allowed < (theirs[0] - theirs[1]).norm()
     assert extractor.name == f"{name}@160"
     assert extractor.checksum == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_resizing_makes_nothing_darker_than_black(make_weights, monkeypatch):
+    extractor = TimmExtractor("test_vit", make_weights("test_vit"))
+    seen = []
+    forward = extractor._net.forward_features
+    monkeypatch.setattr(extractor._net, "forward_features", lambda pixels: seen.append(pixels) or forward(pixels))
+    extractor((images(side=40) > 127) * torch.tensor(255, dtype=torch.uint8))
+    # Mean and spread of this model are 0.5.
+    assert seen[0].shape[2:] == (160, 160) and seen[0].aminmax() == (-1, 1)
 
 
 @pytest.fixture(scope="module")
