@@ -16,7 +16,7 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, gelu, interp
 
 from jitflow.data.digits import digits_arrays
 from jitflow.errors import ConfigError
-from jitflow.evaluation.features import Features, _check_images
+from jitflow.evaluation.features import Features, check_images
 from jitflow.files import atomic_path
 
 DIGITS_FILE = "digits_judge.safetensors"
@@ -82,7 +82,7 @@ class DigitsExtractor:
         Returns:
             Features before the last layer, ``(B, 64)``, and logits, ``(B, 10)``.
         """
-        pixels = _check_images(images).float().mean(dim=1, keepdim=True) / 255
+        pixels = check_images(images).float().mean(dim=1, keepdim=True) / 255
         with torch.autocast(self._device.type, enabled=False):
             features = self._net.features(adaptive_avg_pool2d(pixels, _SIDE_PX))
             return Features(features, self._net.head(features))

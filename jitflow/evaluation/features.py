@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import io
 import warnings
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
-from jitflow.files import load_checkpoint
+from jitflow.files import file_checksum, load_checkpoint
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 _INCEPTION_CHECKSUM = "6726825d"
@@ -83,7 +82,7 @@ class PixelExtractor:
         Returns:
             Features, shape ``(B, channels * side * side)``, in ``[0, 1]``; no logits.
         """
-        pixels = _check_images(images).float() / 255
+        pixels = check_images(images).float() / 255
         if self.channels == 1:
             pixels = pixels.mean(dim=1, keepdim=True)
         return Features(adaptive_avg_pool2d(pixels.expand(-1, self.channels, -1, -1), self.side).flatten(1))
@@ -115,7 +114,7 @@ class InceptionExtractor:
 
     def __init__(self, weights_path: str | Path | None = None) -> None:
         path = find_inception_weights(weights_path)
-        self.checksum: str | None = _sha256(path)
+        self.checksum: str | None = file_checksum(path)
         if not self.checksum.startswith(_INCEPTION_CHECKSUM):
             warnings.warn(
                 f"{path} is not the Inception of the published scores (SHA-256 {self.checksum[:8]}..., expected "
@@ -136,7 +135,7 @@ class InceptionExtractor:
         Returns:
             Pooled features ``(B, 2048)`` and logits without bias ``(B, 1008)``.
         """
-        images = _check_images(images).expand(-1, 3, -1, -1)
+        images = check_images(images).expand(-1, 3, -1, -1)
         with torch.autocast(self._device.type, enabled=False):
             features, logits = self._net(images)
         return Features(features, logits)
@@ -193,15 +192,8 @@ def _build_inception(path: Path) -> nn.Module:
     return net
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _check_images(images: Tensor) -> Tensor:
+def check_images(images: Tensor) -> Tensor:
+    """Return the images; raise ConfigError unless they are uint8 of shape ``(B, 1 or 3, H, W)``."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ConfigError(f"images must be uint8 of shape (B, 1 or 3, H, W); got {images.dtype}, {tuple(images.shape)}")
     return images

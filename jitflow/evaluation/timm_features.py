@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from jitflow.errors import CheckpointError, ConfigError, unknown_name
-from jitflow.evaluation.features import Features, _check_images, _sha256
-from jitflow.files import existing_file, load_checkpoint
+from jitflow.evaluation.features import Features, check_images
+from jitflow.files import existing_file, file_checksum, load_checkpoint
 
 
 class TimmExtractor:
@@ -61,7 +61,7 @@ class TimmExtractor:
         self._device = torch.device("cpu")
         height, width = self._size_px
         self.name = f"{model_name}@{height}" if height == width else f"{model_name}@{height}x{width}"
-        self.checksum: str | None = _sha256(path)
+        self.checksum: str | None = file_checksum(path)
         self.dim = self._try(model_name)
 
     @torch.no_grad()
@@ -74,7 +74,7 @@ class TimmExtractor:
         Returns:
             Features, shape ``(B, dim)``, float32; logits, shape ``(B, K)``, if the weights include a classifier.
         """
-        pixels = _check_images(images).expand(-1, 3, -1, -1).float()
+        pixels = check_images(images).expand(-1, 3, -1, -1).float()
         if pixels.shape[2:] != self._size_px:
             # Bicubic overshoots at edges; what no image could show is cut off.
             pixels = interpolate(pixels, size=self._size_px, mode=self._interpolation, antialias=True).clamp(0, 255)

@@ -29,9 +29,9 @@ from jitflow.evaluation.inception_score import inception_score
 from jitflow.evaluation.kid import kernel_inception_distance
 from jitflow.evaluation.manifold import precision_and_recall
 from jitflow.evaluation.moments import Moments
-from jitflow.files import atomic_path, read_json, write_json
+from jitflow.files import atomic_path, write_json
 from jitflow.pipelines.progress import meter
-from jitflow.pipelines.protocol import card_differences, protocol_card
+from jitflow.pipelines.protocol import claim_folder, protocol_card
 from jitflow.pipelines.reference import Reference, load_reference
 from jitflow.pipelines.sample import Model, default_device, load
 
@@ -219,7 +219,7 @@ def evaluate(
         extractor=made,
         reference=real.record,
     )
-    card = _claim(out, card)
+    card = claim_folder(out, card)
     job = _Job(str(checkpoint), plan, extractor, str(out), keep_pixels=keep_png or keep_npz, part_size=PART_SIZE)
     _make_parts(job, model, made, processes)
     parts = [part for start in job.starts() if (part := _read_part(job, start)) is not None]
@@ -258,20 +258,6 @@ class _Job:
 
     def index(self, start: int) -> range:
         return range(start, min(start + self.part_size, self.plan.num_images))
-
-
-def _claim(out: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """Mark the folder as this evaluation's, or refuse one that is another's."""
-    path = out / "protocol.json"
-    if path.exists():
-        differences = card_differences(read_json(path), card)
-        if differences:
-            listed = "; ".join(f"{name}: {a} there, {b} now" for name, (a, b) in differences.items())
-            raise ConfigError(f"{out} holds another evaluation ({listed}); choose another --out")
-    else:
-        write_json(path, card)
-    # As the report will hold it: JSON knows no tuples.
-    return dict(read_json(path))
 
 
 def _make_parts(job: _Job, model: Model, extractor: FeatureExtractor, processes: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,10 @@ import torch
 import jitflow
 from jitflow.errors import ConfigError
 from jitflow.evaluation.features import FeatureExtractor
-from jitflow.files import read_json
+from jitflow.files import file_checksum, read_json, write_json
 
 # Differences that do not make scores incomparable.
 _INFORMATIVE = ("versions", "batch_size", "device")
-
-
-def file_checksum(path: str | Path) -> str:
-    """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def protocol_card(
@@ -81,6 +72,30 @@ def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dic
     """
     names = [name for name in {**first, **second} if name not in _INFORMATIVE]
     return {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)}
+
+
+def claim_folder(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Mark a folder as belonging to one protocol, so that work in it can go on after an interruption.
+
+    Args:
+        folder: The folder; ``protocol.json`` in it holds the card.
+        card: The card of the work to be done.
+
+    Returns:
+        The card as JSON gives it back (which knows no tuples).
+
+    Raises:
+        ConfigError: If the folder holds work under another protocol; names what differs.
+    """
+    path = folder / "protocol.json"
+    if not path.exists():
+        write_json(path, dict(card))
+    stored: dict[str, Any] = read_json(path)
+    differences = card_differences(stored, json.loads(json.dumps(card)))
+    if differences:
+        listed = "; ".join(f"{name}: {a} there, {b} now" for name, (a, b) in differences.items())
+        raise ConfigError(f"{folder} holds work of another protocol ({listed}); choose another --out")
+    return stored
 
 
 def read_report(path: str | Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.frechet import Statistics, load_statistics
 from jitflow.evaluation.moments import Moments
-from jitflow.pipelines.protocol import file_checksum
+from jitflow.files import file_checksum
 
 BUILT_IN = {"digits": "train", "digits:val": "val"}
 

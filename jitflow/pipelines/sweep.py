@@ -21,7 +21,7 @@ from jitflow.evaluation.extractors import make_extractor
 from jitflow.files import read_json, write_json, write_text
 from jitflow.pipelines.evaluate import Plan, extract, frechet_name, score
 from jitflow.pipelines.progress import meter
-from jitflow.pipelines.protocol import card_differences, protocol_card
+from jitflow.pipelines.protocol import claim_folder, protocol_card
 from jitflow.pipelines.reference import load_reference
 from jitflow.pipelines.sample import Model
 
@@ -135,7 +135,7 @@ def sweep(
         extractor=made,
         reference=real.record,
     )
-    _claim(out, card)
+    claim_folder(out, card)
     made.to(module.device)
     rows = []
     with meter("sweep", len(grid) * base.num_images) as progress:
@@ -177,17 +177,6 @@ def _key(plan: Plan) -> str:
     low, high = plan.interval or (0, 1)
     text = f"cfg{plan.guidance:g}_ema{plan.ema:g}_int{low:g}-{high:g}_{plan.solver}{plan.steps}"
     return re.sub(r"[^\w.\-]", "_", text)
-
-
-def _claim(out: Path, card: dict[str, Any]) -> None:
-    path = out / "protocol.json"
-    if not path.exists():
-        write_json(path, card)
-        return
-    differences = card_differences(read_json(path), card)
-    if differences:
-        listed = "; ".join(f"{name}: {a} there, {b} now" for name, (a, b) in differences.items())
-        raise ConfigError(f"{out} holds another sweep ({listed}); choose another --out")
 
 
 def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:

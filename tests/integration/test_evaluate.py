@@ -225,7 +225,7 @@ def test_a_sweep_scores_every_point_draws_them_and_goes_on(checkpoint, tmp_path,
     with Image.open(tmp_path / "sweep.png") as image:
         assert min(image.size) > 200
     assert len((tmp_path / "sweep.csv").read_text().splitlines()) == 13
-    with pytest.raises(ConfigError, match="another sweep"):
+    with pytest.raises(ConfigError, match="another protocol"):
         sweep(model, grid, Plan(80), **options)
 
 
