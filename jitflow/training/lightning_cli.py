@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -166,6 +167,9 @@ def train(args: list[str]) -> None:
     if resume is not None:
         log.info("resuming from %s", resume)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume)
+    if torch.distributed.is_initialized():
+        # A process that ends with its communication threads still running can be aborted after all work is done.
+        torch.distributed.destroy_process_group()
     log.info("done: %s", existing)
 
 

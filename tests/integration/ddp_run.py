@@ -83,3 +83,6 @@ def main(folder: Path, processes: int) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     main(Path(sys.argv[1]), int(sys.argv[2]))
+    if torch.distributed.is_initialized():
+        # A process that ends with gloo's threads still running can be aborted after all work is done.
+        torch.distributed.destroy_process_group()

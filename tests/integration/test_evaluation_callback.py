@@ -521,3 +521,6 @@ def test_two_processes_find_what_one_finds(tmp_path):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     run_processes(Path(sys.argv[1]), int(sys.argv[2]))
+    if torch.distributed.is_initialized():
+        # A process that ends with gloo's threads still running can be aborted after all work is done.
+        torch.distributed.destroy_process_group()
