@@ -34,6 +34,18 @@ def existing_file(path: str | Path, *, what: str = "file") -> Path:
     raise MissingFileError(f"{what} {path} does not exist (the nearest folder that does: {near.resolve()})")
 
 
+def writable_folder(path: str | Path) -> Path:
+    """Make a folder and return it; raise ConfigError if nothing could be written there, before long work starts."""
+    folder = Path(path).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"cannot write into {folder} ({error.strerror or error}); choose another folder") from None
+    return folder
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that takes its name when the block ends well.

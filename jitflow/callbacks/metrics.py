@@ -40,6 +40,15 @@ class MetricLoggerCallback(pl.Callback):
         self.smoothing = smoothing
         self._smooth: float | None = None
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make sure that lines are seen: a plain script has configured no logging, and Python would drop them."""
+        ours = logging.getLogger("jitflow")
+        if not ours.hasHandlers():
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter("%(message)s"))
+            ours.addHandler(handler)
+            ours.setLevel(logging.INFO)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start counting anew, so that validation and checkpoints between epochs do not look like slow steps."""
         self._batches = self._images = 0

@@ -59,6 +59,8 @@ class ImageDataModule(pl.LightningDataModule):
         ConfigError: If a number is out of range.
     """
 
+    channels: int = 3
+
     def __init__(
         self,
         img_size: int | tuple[int, int],
@@ -97,7 +99,8 @@ class ImageDataModule(pl.LightningDataModule):
         """Describe the training data.
 
         Returns:
-            ``num_samples``, ``num_val_samples``, ``num_classes``, ``classes`` (names by label), ``img_size``.
+            ``num_samples``, ``num_val_samples``, ``num_classes``, ``classes`` (names by label), ``img_size``,
+            ``channels``.
         """
         if self.dataset_train is None:
             self.setup("fit")
@@ -109,6 +112,7 @@ class ImageDataModule(pl.LightningDataModule):
             "num_classes": len(classes),
             "classes": classes,
             "img_size": self.img_size,
+            "channels": self.channels,
         }
 
     def train_dataloader(self) -> SeededLoader:

@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torchvision import datasets, transforms
 
@@ -175,7 +176,12 @@ def open_image(path: str, *, channels: int) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB" if channels == 3 else "L")
+            mode = "RGB" if channels == 3 else "L"
+            if image.mode.startswith("I"):
+                # Sixteen bits: Pillow would cut off everything above 255 and leave a white picture.
+                eight_bits = np.asarray(image, dtype=np.float64) * (255 / 65535)
+                return Image.fromarray(eight_bits.clip(0, 255).round().astype(np.uint8)).convert(mode)
+            return image.convert(mode)
     except _UNREADABLE as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
         raise SampleError(f"cannot read the image {path} ({reason}); replace or remove it") from error
@@ -185,8 +191,8 @@ def create_jit_datamodule(args: Any) -> JiTDataModule:
     """Create the data module from parsed arguments with the release's names.
 
     Args:
-        args: Object with ``data_path``, ``img_size``, ``batch_size``, and optionally ``num_workers``,
-            ``pin_mem``, ``world_size``, ``rank`` and ``seed``.
+        args: Object with ``data_path``, ``img_size``, ``batch_size``, ``num_workers``, ``pin_mem``, and optionally
+            ``world_size``, ``rank`` and ``seed``; without the first two the trainer tells.
 
     Returns:
         The data module.
@@ -194,15 +200,16 @@ def create_jit_datamodule(args: Any) -> JiTDataModule:
     Raises:
         ConfigError: If a required one is missing.
     """
-    missing = [name for name in ("data_path", "img_size", "batch_size") if not hasattr(args, name)]
+    required = ("data_path", "img_size", "batch_size", "num_workers", "pin_mem")
+    missing = [name for name in required if not hasattr(args, name)]
     if missing:
         raise ConfigError(f"args lacks {', '.join(missing)}; add it to the argument parser")
     return JiTDataModule(
         data_path=args.data_path,
         img_size=args.img_size,
         batch_size=args.batch_size,
-        num_workers=getattr(args, "num_workers", 12),
-        pin_memory=getattr(args, "pin_mem", True),
+        num_workers=args.num_workers,
+        pin_memory=args.pin_mem,
         num_replicas=getattr(args, "world_size", None),
         rank=getattr(args, "rank", None),
         seed=getattr(args, "seed", None),

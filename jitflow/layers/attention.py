@@ -5,6 +5,8 @@ Shapes: B batch, N tokens, D width, A heads, K head dim.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,35 +22,51 @@ class Attention(nn.Module):
         num_heads: A, a divisor of D.
         attn_dropout: Dropout of the attention probabilities.
         proj_dropout: Dropout of the output.
+        qk_norm: Norm of queries and keys over a head: ``"rms"``, ``"layer"`` (with scale and shift) or None.
 
     References:
         Query-key normalisation: Henry et al. 2020, arXiv:2010.04245.
     """
 
-    def __init__(self, dim: int, num_heads: int, *, attn_dropout: float = 0.0, proj_dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        attn_dropout: float = 0.0,
+        proj_dropout: float = 0.0,
+        qk_norm: Literal["rms", "layer"] | None = "rms",
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.attn_dropout = attn_dropout
         # Registered in the release's order, which is the order of its optimiser state.
-        self.q_norm = RMSNorm(dim // num_heads)
-        self.k_norm = RMSNorm(dim // num_heads)
+        self.q_norm = _head_norm(dim // num_heads, qk_norm)
+        self.k_norm = _head_norm(dim // num_heads, qk_norm)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_dropout)
 
-    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor | None) -> Tensor:
         """Let tokens attend to each other.
 
         Args:
             x: Tokens, shape ``(B, N, D)``.
-            rope: Rotation table, shape ``(2, N, K / 2)``.
+            rope: Rotation table, shape ``(2, N, K / 2)``, or None for none.
 
         Returns:
             Tokens, shape ``(B, N, D)``.
         """
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        q = apply_rope(self.q_norm(q), rope)
-        k = apply_rope(self.k_norm(k), rope)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = apply_rope(q, rope), apply_rope(k, rope)
         dropout = self.attn_dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
+
+
+def _head_norm(head_dim: int, kind: Literal["rms", "layer"] | None) -> nn.Module:
+    if kind is None:
+        return nn.Identity()
+    return RMSNorm(head_dim) if kind == "rms" else nn.LayerNorm(head_dim)

@@ -43,11 +43,12 @@ class LabelEmbedder(nn.Module):
     Args:
         num_classes: Number of classes; this number is also the null label.
         dim: Width D of the result.
+        null_row: Whether there is a row for "no class"; without it, no guidance.
     """
 
-    def __init__(self, num_classes: int, dim: int) -> None:
+    def __init__(self, num_classes: int, dim: int, *, null_row: bool = True) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(num_classes + 1, dim)
+        self.embedding_table = nn.Embedding(num_classes + int(null_row), dim)
 
     def forward(self, label: Tensor) -> Tensor:
         """Embed labels ``(B,)`` as ``(B, D)``."""

@@ -31,3 +31,22 @@ class SwiGLU(nn.Module):
         """Map each token on its own, shape ``(B, N, D)`` in and out."""
         u, v = self.w12(x).chunk(2, dim=-1)
         return self.w3(self.dropout(F.silu(u) * v))
+
+
+class Mlp(nn.Module):
+    """Plain feed-forward layer: ``fc2(gelu(fc1(x)))``, with the tanh form of GELU.
+
+    Args:
+        dim: Width D.
+        mlp_ratio: Hidden size over D.
+    """
+
+    def __init__(self, dim: int, *, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        hidden = int(dim * mlp_ratio)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map each token on its own, shape ``(B, N, D)`` in and out."""
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))

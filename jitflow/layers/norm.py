@@ -30,15 +30,20 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def block_norm(dim: int, *, rms: bool) -> nn.Module:
+    """Build the norm before a modulation: RMSNorm, or a LayerNorm that leaves scale and shift to the modulation."""
+    return RMSNorm(dim) if rms else nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+
+
+def modulate(x: Tensor, shift: Tensor | None, scale: Tensor) -> Tensor:
     """Adaptive part of adaLN: ``x (1 + scale) + shift``.
 
     Args:
         x: Tokens, shape ``(B, N, D)``.
-        shift: Shape ``(B, D)``.
+        shift: Shape ``(B, D)``, or None for none.
         scale: Shape ``(B, D)``.
 
     Returns:
         Tokens, shape ``(B, N, D)``.
     """
-    return torch.addcmul(x + shift.unsqueeze(1), x, scale.unsqueeze(1))
+    return torch.addcmul(x if shift is None else x + shift.unsqueeze(1), x, scale.unsqueeze(1))

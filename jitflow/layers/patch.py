@@ -8,6 +8,24 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
+class PatchEmbed(nn.Module):
+    """Linear patch embedding.
+
+    Args:
+        patch_size: P.
+        in_channels: C.
+        dim: D.
+    """
+
+    def __init__(self, patch_size: int, in_channels: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed images ``(B, C, H, W)`` as tokens ``(B, N, D)``, row by row."""
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
 class BottleneckPatchEmbed(nn.Module):
     """Linear patch embedding through a narrow layer, for data that lives on a thin manifold.
 

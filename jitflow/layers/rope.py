@@ -5,8 +5,10 @@ Shapes: B batch, A heads, N tokens, K head dim.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def rope_table(grid: tuple[int, int], head_dim: int, *, num_prefix: int = 0, theta: float = 10000.0) -> Tensor:
@@ -59,6 +61,55 @@ class RotaryTable:
             with torch.inference_mode(False):
                 self._tables[device] = rope_table(grid, head_dim, num_prefix=num_prefix).to(device)
         return self._tables[device]
+
+
+class StoredRotaryTable(nn.Module):
+    """A rotation table that is also in the state dict, as the LightningDiT release has it.
+
+    The buffers exist for the file format: the rotation itself uses a :class:`RotaryTable`, which stays exact
+    in half precision. Loading weights that were trained with another table is an error.
+
+    Args:
+        grid: Rows and columns of tokens.
+        head_dim: K.
+    """
+
+    freqs_cos: Tensor
+    freqs_sin: Tensor
+
+    def __init__(self, grid: tuple[int, int], head_dim: int) -> None:
+        super().__init__()
+        self._table = RotaryTable(grid, head_dim)
+        # The file has one number for each channel, the table one for each pair.
+        cos, sin = rope_table(grid, head_dim).repeat_interleave(2, dim=-1)
+        self.register_buffer("freqs_cos", cos)
+        self.register_buffer("freqs_sin", sin)
+
+    def forward(self, device: torch.device) -> Tensor:
+        """Return the table of :func:`rope_table` on ``device``, float32."""
+        return self._table(device)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        expected = self._table(torch.device("cpu")).repeat_interleave(2, dim=-1)
+        for name, values in zip(("freqs_cos", "freqs_sin"), expected, strict=True):
+            given = state_dict.get(prefix + name)
+            if given is None or given.shape != values.shape or given.is_meta:
+                continue
+            # Half precision rounds by up to 0.004; another place or base differs by far more.
+            if not torch.allclose(given.float().cpu(), values, rtol=0, atol=0.01):
+                error_msgs.append(f"{prefix}{name} holds other rotary positions than this network's")
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
 
 def apply_rope(x: Tensor, table: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from jitflow.errors import unknown_name
+from jitflow.errors import ConfigError, unknown_name
 from jitflow.nets.jit import JiT
+from jitflow.nets.lightningdit import LightningDiT
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,24 @@ def _jit(depth: int, width: int, heads: int, bottleneck: int, patch: int, img_si
     return Variant(JiT, settings, note)
 
 
+def _lightningdit(depth: int, width: int, heads: int, patch: int, note: str) -> Variant:
+    settings = {
+        "input_size": 16,
+        "patch_size": patch,
+        "in_channels": 32,
+        "hidden_size": width,
+        "depth": depth,
+        "num_heads": heads,
+        # The flags of every published network; the class itself defaults to a plain DiT.
+        "use_swiglu": True,
+        "use_rope": True,
+        "use_rmsnorm": True,
+    }
+    return Variant(LightningDiT, settings, f"{note}, latents")
+
+
 _RELEASE = "JiT release"
+_LATENT_RELEASE = "LightningDiT release"
 _OURS = "ours"
 _VARIANTS: dict[str, Variant] = {
     "JiT-B/16": _jit(12, 768, 12, 128, 16, 256, _RELEASE),
@@ -62,6 +80,17 @@ _VARIANTS: dict[str, Variant] = {
         {**_jit(4, 96, 3, 32, 4, 16, _OURS).settings, "in_context_len": 4},
         f"{_OURS}, for CPU",
     ),
+    "LightningDiT-S/1": _lightningdit(12, 384, 6, 1, _OURS),
+    "LightningDiT-S/2": _lightningdit(12, 384, 6, 2, _OURS),
+    "LightningDiT-B/1": _lightningdit(12, 768, 12, 1, _LATENT_RELEASE),
+    "LightningDiT-B/2": _lightningdit(12, 768, 12, 2, _LATENT_RELEASE),
+    "LightningDiT-L/2": _lightningdit(24, 1024, 16, 2, _LATENT_RELEASE),
+    "LightningDiT-XL/1": _lightningdit(28, 1152, 16, 1, _LATENT_RELEASE),
+    "LightningDiT-XL/2": _lightningdit(28, 1152, 16, 2, _LATENT_RELEASE),
+    "LightningDiT-1p0B/1": _lightningdit(24, 1536, 24, 1, _LATENT_RELEASE),
+    "LightningDiT-1p0B/2": _lightningdit(24, 1536, 24, 2, _LATENT_RELEASE),
+    "LightningDiT-1p6B/1": _lightningdit(28, 1792, 28, 1, _LATENT_RELEASE),
+    "LightningDiT-1p6B/2": _lightningdit(28, 1792, 28, 2, _LATENT_RELEASE),
 }
 
 
@@ -78,7 +107,10 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 # Architectures without sizes of their own, for networks that are no named variant. Not listed.
-_ARCHITECTURES = {"JiT": Variant(JiT, note="every size given")}
+_ARCHITECTURES = {
+    "JiT": Variant(JiT, note="every size given"),
+    "LightningDiT": Variant(LightningDiT, note="every size given"),
+}
 
 
 def get_variant(name: str) -> Variant:
@@ -104,4 +136,7 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
         ConfigError: If the name is unknown or the sizes do not fit.
     """
     variant = get_variant(name)
-    return variant.build(**{**variant.settings, **overrides})
+    try:
+        return variant.build(**{**variant.settings, **overrides})
+    except TypeError as error:
+        raise ConfigError(f"{name}: {error}") from None

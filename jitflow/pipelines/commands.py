@@ -5,7 +5,9 @@ Each function with a docstring is one command; jsonargparse makes its options an
 
 from __future__ import annotations
 
+import argparse
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -54,8 +56,34 @@ def run_command(name: str, function: Callable[..., None], args: list[str]) -> No
     """
     import jsonargparse
 
+    # People write --num-images as well as --num_images.
+    args = [
+        "--" + word[2:].partition("=")[0].replace("-", "_") + "".join(word[2:].partition("=")[1:])
+        if word.startswith("--")
+        else word
+        for word in args
+    ]
     switches = [f"--{p.name}" for p in inspect.signature(function).parameters.values() if p.default is False]
-    jsonargparse.auto_cli(function, args=_spell_out(args, switches), prog=f"jitflow {name}", as_positional=True)
+    try:
+        jsonargparse.auto_cli(
+            function, args=_spell_out(args, switches), prog=f"jitflow {name}", as_positional=True, exit_on_error=False
+        )
+    except argparse.ArgumentError as error:
+        raise option_error(error, name) from None
+
+
+def option_error(error: argparse.ArgumentError, name: str) -> ConfigError:
+    """Bring a message of jsonargparse, which can be long, to one line with the way out."""
+    text = str(error)
+    option = re.search(r'key "([^"]+)"', text)
+    expected = re.findall(r"Expected an? (?:<class ')?([^'>.\n]+)", text)
+    value = re.search(r"(?:Got value|Given value): (.*)", text)
+    if option and expected and value:
+        kinds = " or ".join(dict.fromkeys(kind for kind in expected if kind != "NoneType"))
+        said = f"--{option[1]} must be {kinds}; got {value[1]}"
+    else:
+        said = " ".join(text.split())
+    return ConfigError(f"{said} (jitflow {name} --help lists all options)")
 
 
 def _spell_out(args: list[str], switches: list[str]) -> list[str]:
@@ -121,6 +149,7 @@ def _sample(
     """
     from jitflow.core.solver import get_solver
     from jitflow.core.times import time_grid
+    from jitflow.files import writable_folder
     from jitflow.pipelines.progress import meter
     from jitflow.pipelines.sample import load, parse_interval, parse_labels
 
@@ -138,6 +167,7 @@ def _sample(
     if dry_run:
         console.print(f"would draw {len(wanted)} images, seeds {seed} to {seed + len(wanted) - 1}, into {out}")
         return
+    writable_folder(out)
     with meter("sampling", len(wanted)) as progress:
         drawn = model.sample(
             wanted,
@@ -155,7 +185,13 @@ def _sample(
     console.print(f"{len(drawn)} images in {folder} (see {folder / 'grid.png'}, settings in settings.json)")
 
 
-def _convert(source: str, target: str, ema: Literal["0", "1", "2", "all"] = "1", dry_run: bool = False) -> None:
+def _convert(
+    source: str,
+    target: str,
+    ema: Literal["0", "1", "2", "all"] = "1",
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> None:
     """Convert a checkpoint between the JiT release's .pth, Lightning's .ckpt and .safetensors.
 
     The target's suffix is the format. No weight is lost on the way to .pth and .ckpt and back.
@@ -164,6 +200,7 @@ def _convert(source: str, target: str, ema: Literal["0", "1", "2", "all"] = "1",
         source: File to read.
         target: File to write.
         ema: For .safetensors, the weights to write: 1 or 2 for an average, 0 for the weights themselves, or all.
+        overwrite: Replace a target that exists.
         dry_run: Read and describe the source, and write nothing.
     """
     from jitflow.training.checkpoint import convert as convert_file
@@ -171,7 +208,7 @@ def _convert(source: str, target: str, ema: Literal["0", "1", "2", "all"] = "1",
 
     if Path(target).suffix not in FORMATS:
         raise ConfigError(f"{target}: the suffix must be one of {', '.join(FORMATS)}")
-    state = read_state(source) if dry_run else convert_file(source, target, ema=ema)
+    state = read_state(source) if dry_run else convert_file(source, target, ema=ema, overwrite=overwrite)
     held = ["weights"] + [n for n, v in (("EMA 1", state.ema1), ("EMA 2", state.ema2)) if v is not None]
     held += ["optimiser"] if state.optimizer is not None else []
     Console(stderr=True, soft_wrap=True).print(
@@ -193,7 +230,10 @@ def _models(pattern: str = "*") -> None:
         raise ConfigError(f"no model matches {pattern!r}; known: {', '.join(list_models())}")
     table = Table(title="networks")
     for heading in ("name", "image", "tokens", "parameters", "GMACs *", "origin"):
-        table.add_column(heading, justify="left" if heading in ("name", "origin") else "right")
+        # A name cut short in a narrow terminal would be of no use.
+        table.add_column(
+            heading, justify="left" if heading in ("name", "origin") else "right", no_wrap=heading == "name"
+        )
     for name in names:
         facts: dict[str, Any] = describe_model(name)
         height, width = facts["img_size"]

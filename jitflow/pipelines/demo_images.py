@@ -26,7 +26,7 @@ from jitflow.errors import ConfigError
 from jitflow.evaluation.digits_features import DigitsExtractor
 from jitflow.evaluation.frechet import frechet_distance
 from jitflow.evaluation.moments import Moments
-from jitflow.files import read_json, write_json
+from jitflow.files import read_json, writable_folder, write_json
 from jitflow.pipelines.progress import meter
 from jitflow.pipelines.sample import Model, Samples, load
 from jitflow.training.recipe import build, read_recipe
@@ -79,7 +79,7 @@ def run(
         _summary(out, metrics)
         return metrics
 
-    write_run_folder(out, recipe, seed=seed)
+    write_run_folder(writable_folder(out), recipe, seed=seed)
     history = _train(out, recipe, last, console)
     model = load(last, device="cpu")
     console.print(f"sampling {NUM_JUDGED if not quick else 80} digits and reading them with an SVM")

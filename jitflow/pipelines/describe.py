@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from jitflow.nets.jit import JiT
+from jitflow.nets.lightningdit import LightningDiT
 from jitflow.nets.registry import create_model
 
 
@@ -21,19 +22,21 @@ def describe_model(name: str, **overrides: Any) -> dict[str, Any]:
         overrides: Settings that replace the variant's, such as ``img_size``.
 
     Returns:
-        ``img_size`` (height, width), ``tokens`` (image tokens), ``parameters``, ``trainable_parameters`` and
-        ``macs`` (multiply-accumulates of matrix products for one image and one forward pass).
+        ``img_size`` (height, width; of the latents for a network on latents), ``tokens`` (image tokens),
+        ``parameters``, ``trainable_parameters`` and ``macs`` (multiply-accumulates of matrix products for one image
+        and one forward pass).
     """
     with torch.device("meta"):
         net = create_model(name, **overrides)
-        assert isinstance(net, JiT)
-        x = torch.zeros(1, net.in_channels, *net.img_size)
+        assert isinstance(net, JiT | LightningDiT)
+        size = net.img_size if isinstance(net, JiT) else net.input_size
+        x = torch.zeros(1, net.in_channels, *size)
         t, y = torch.zeros(1), torch.zeros(1, dtype=torch.int64)
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
             net(x, t, y)
     return {
-        "img_size": net.img_size,
+        "img_size": size,
         "tokens": net.grid[0] * net.grid[1],
         "parameters": sum(p.numel() for p in net.parameters()),
         "trainable_parameters": sum(p.numel() for p in net.parameters() if p.requires_grad),

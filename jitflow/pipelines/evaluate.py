@@ -7,8 +7,10 @@ digit of the score.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from jitflow import pictures
-from jitflow.errors import ConfigError, DataError
+from jitflow.errors import ConfigError, DataError, JitflowError
 from jitflow.evaluation.extractors import make_extractor
 from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.frechet import frechet_distance
@@ -29,13 +31,14 @@ from jitflow.evaluation.inception_score import inception_score
 from jitflow.evaluation.kid import kernel_inception_distance
 from jitflow.evaluation.manifold import precision_and_recall
 from jitflow.evaluation.moments import Moments
-from jitflow.files import atomic_path, write_json
+from jitflow.files import atomic_path, writable_folder, write_json
 from jitflow.pipelines.progress import meter
-from jitflow.pipelines.protocol import claim_folder, protocol_card
+from jitflow.pipelines.protocol import claim_folder, protocol_card, read_report
 from jitflow.pipelines.reference import Reference, load_reference
 from jitflow.pipelines.sample import Model, default_device, load
 
-PART_SIZE = 1000
+_MOST_IN_A_PART, _LEAST_IN_A_PART, _PARTS = 1000, 50, 50
+log = logging.getLogger(__name__)
 _INCEPTION_SPLITS = 10
 _KID_SUBSET = 1000
 
@@ -143,7 +146,7 @@ def score(
         DataError: If features hold NaN, or do not vary at all.
     """
     moments = Moments(features.shape[1])
-    for part in features.split(PART_SIZE):
+    for part in features.split(_MOST_IN_A_PART):
         moments.update(part)
     if not bool(moments.covariance.diagonal().gt(0).any()):
         raise DataError("all generated images have the same features; the model has collapsed or never learned")
@@ -195,11 +198,12 @@ def evaluate(
     Raises:
         ConfigError: If a setting cannot work, or the folder holds another evaluation.
     """
-    out = Path(out)
+    out = writable_folder(out)
     made = make_extractor(extractor)
     model = model or load(checkpoint, device=device or default_device())
     module = model.module
     plan.check(module.num_classes)
+    model.check_ema(plan.ema)
     channels, height, width = module.codec.shape
     real = load_reference(
         reference,
@@ -220,12 +224,16 @@ def evaluate(
         reference=real.record,
     )
     card = claim_folder(out, card)
-    job = _Job(str(checkpoint), plan, extractor, str(out), keep_pixels=keep_png or keep_npz, part_size=PART_SIZE)
+    finished = out / "report.json"
+    if finished.exists() and not (keep_png or keep_npz):
+        log.info("%s is finished already", out)
+        return dict(read_report(finished))
+    job = _Job(str(checkpoint), plan, extractor, str(out), keep_pixels=keep_png or keep_npz, part_size=part_size(plan))
     _make_parts(job, model, made, processes)
     parts = [part for start in job.starts() if (part := _read_part(job, start)) is not None]
     features = torch.cat([part["features"] for part in parts])
     logits = torch.cat([part["logits"] for part in parts]) if "logits" in parts[0] else None
-    report = {"metrics": score(features, logits, real, made), "protocol": card, "warnings": _warnings(plan, made)}
+    report = {"metrics": score(features, logits, real, made), "protocol": card, "warnings": _warnings(plan, made, real)}
     if keep_png or keep_npz:
         _write_images(out, parts, plan, module.num_classes, png=keep_png, npz=keep_npz)
     write_json(out / "report.json", report)
@@ -233,6 +241,11 @@ def evaluate(
         job.part_path(start).unlink()
     job.folder.rmdir()
     return report
+
+
+def part_size(plan: Plan) -> int:
+    """Images of a part: about a fiftieth of all, so that an interruption costs little; a function of the plan alone."""
+    return min(_MOST_IN_A_PART, max(_LEAST_IN_A_PART, plan.num_images // _PARTS))
 
 
 @dataclass(frozen=True)
@@ -273,11 +286,20 @@ def _make_parts(job: _Job, model: Model, extractor: FeatureExtractor, processes:
         ]
         for worker in workers:
             worker.start()
-        for worker in workers:
-            worker.join()
+        try:
+            for worker in workers:
+                worker.join()
+        except KeyboardInterrupt:
+            for worker in workers:
+                worker.terminate()
+                worker.join()
+            raise
         failed = [worker.exitcode for worker in workers if worker.exitcode]
         if failed:
-            raise RuntimeError(f"{len(failed)} of {len(workers)} processes failed; their own messages say why")
+            raise JitflowError(
+                f"{len(failed)} of {len(workers)} processes failed, and said why above; the same command goes on "
+                "with the parts that are missing"
+            )
         return
     extractor.to(model.module.device)
     done = job.plan.num_images - sum(len(job.index(start)) for start in missing)
@@ -295,6 +317,8 @@ def _make_parts(job: _Job, model: Model, extractor: FeatureExtractor, processes:
 
 def _work(job: _Job, starts: list[int], rank: int, processes: int, device: str) -> None:
     """One of several processes; each loads the model for itself."""
+    # Ctrl-C reaches every process of a terminal; the first one answers it and ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if device == "cuda":
         device = f"cuda:{rank % torch.cuda.device_count()}"
     else:
@@ -331,14 +355,14 @@ def _read_part(job: _Job, start: int) -> dict[str, Tensor] | None:
     return part if whole and ("pixels" in part or not job.keep_pixels) else None
 
 
-def _warnings(plan: Plan, extractor: FeatureExtractor) -> list[str]:
-    found = []
-    if plan.num_images <= extractor.dim:
-        found.append(
-            f"{plan.num_images} images are too few for {extractor.dim} feature dimensions: the covariance is singular "
-            f"and FID biased upwards; use at least {extractor.dim + 1}"
-        )
-    return found
+def _warnings(plan: Plan, extractor: FeatureExtractor, reference: Reference) -> list[str]:
+    counts = {"generated": plan.num_images, "real": reference.record.get("num_images")}
+    return [
+        f"{count} {which} images are too few for {extractor.dim} feature dimensions: the covariance is singular "
+        f"and the distance biased upwards; use at least {extractor.dim + 1}"
+        for which, count in counts.items()
+        if count is not None and count <= extractor.dim
+    ]
 
 
 def _write_images(

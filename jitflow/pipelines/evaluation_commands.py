@@ -180,7 +180,7 @@ def _stats(
         console.print(f"would read {num_images} images of {folder} with {made.name} and write {target}")
         return
     with meter("reading", num_images) as progress:
-        moments, features = reference_features(
+        moments, features, checksum = reference_features(
             batches, made, device=device or default_device(), on_images=progress.update
         )
     record: dict[str, Any] = {
@@ -188,6 +188,8 @@ def _stats(
         "extractor_sha256": made.checksum or "",
         "num_images": num_images,
         "img_size": img_size,
+        "channels": channels,
+        "pixels_sha256": checksum,
         "crop": "ADM centre crop, no flip",
         "jitflow": jitflow.__version__,
     }
@@ -275,7 +277,7 @@ def _sweep(
     for row in rows[:12]:
         table.add_row(*(_format(value) for value in row.values()))
     Console().print(table)
-    command = final_command(checkpoint, rows[0], reference=reference, extractor=extractor, out=f"{out}_final")
+    command = final_command(checkpoint, rows[0], base, reference=reference, extractor=extractor, out=f"{out}_final")
     console.print(f"all points: {Path(out) / 'sweep.csv'}, heat map: {Path(out) / 'sweep.png'}")
     console.print(f"final evaluation of the best: {command}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,7 +80,7 @@ def reference_features(
     *,
     device: str,
     on_images: Callable[[int], None] | None = None,
-) -> tuple[Moments, Tensor]:
+) -> tuple[Moments, Tensor, str]:
     """Extract the features of real images.
 
     Args:
@@ -89,18 +90,19 @@ def reference_features(
         on_images: Called with the number of images done.
 
     Returns:
-        Moments, and the features, shape ``(N, D)``, float32, on the CPU.
+        Moments; the features, shape ``(N, D)``, float32, on the CPU; SHA-256 of all pixels in order.
     """
     extractor.to(device)
-    moments, kept, done = Moments(extractor.dim), [], 0
+    moments, kept, done, digest = Moments(extractor.dim), [], 0, hashlib.sha256()
     for images in batches:
+        digest.update(images.contiguous().numpy().tobytes())
         features = extractor(images.to(device)).features.float().cpu()
         moments.update(features)
         kept.append(features)
         done += len(images)
         if on_images is not None:
             on_images(done)
-    return moments, torch.cat(kept)
+    return moments, torch.cat(kept), digest.hexdigest()
 
 
 def image_batches(
@@ -142,18 +144,17 @@ def load_reference(
         data = DigitsDataModule(img_size)
         data.setup("fit")
         images = (data.dataset_train if BUILT_IN[str(spec)] == "train" else data.dataset_val).images
-        moments, features = reference_features(iter(images.split(batch_size)), extractor, device=device)
-        record: dict[str, Any] = {"path": str(spec), "num_images": len(images)}
+        moments, features, checksum = reference_features(iter(images.split(batch_size)), extractor, device=device)
     elif Path(spec).is_dir():
         batches, _ = image_batches(spec, img_size, channels, batch_size=batch_size)
-        moments, features = reference_features(batches, extractor, device=device)
-        record = {"path": str(spec), "num_images": moments.count}
+        moments, features, checksum = reference_features(batches, extractor, device=device)
     else:
-        return _from_file(Path(spec), extractor)
+        return _from_file(Path(spec), extractor, img_size, channels)
+    record = {"path": str(spec), "num_images": moments.count, "pixels_sha256": checksum}
     return Reference(Statistics(moments.mean, moments.covariance), record, features)
 
 
-def _from_file(path: Path, extractor: FeatureExtractor) -> Reference:
+def _from_file(path: Path, extractor: FeatureExtractor, img_size: tuple[int, int], channels: int) -> Reference:
     statistics = load_statistics(path)
     if len(statistics.mu) != extractor.dim:
         raise ConfigError(
@@ -163,8 +164,18 @@ def _from_file(path: Path, extractor: FeatureExtractor) -> Reference:
     record: dict[str, Any] = {"path": path.name, "checksum": file_checksum(path)}
     features = None
     with np.load(path, allow_pickle=False) as arrays:
-        if "extractor" in arrays and str(arrays["extractor"]) != extractor.name:
-            raise ConfigError(f"{path} was made with {arrays['extractor']}, not with {extractor.name}")
+        # Only our own files say how they were made; others are taken at their word.
+        wanted = {
+            "extractor": extractor.name,
+            "extractor_sha256": extractor.checksum or "",
+            "img_size": img_size[0],
+            "channels": channels,
+        }
+        for name, value in wanted.items():
+            if name in arrays and arrays[name].item() != value:
+                raise ConfigError(
+                    f"{path} was made with {name} {arrays[name].item()}, this is an evaluation with {value}"
+                )
         if "num_images" in arrays:
             record["num_images"] = int(arrays["num_images"])
         if "features" in arrays:

@@ -20,6 +20,7 @@ from jitflow.core.solver import get_solver
 from jitflow.errors import ConfigError, DataError
 from jitflow.files import write_json
 from jitflow.training.checkpoint import load_module
+from jitflow.training.jit_module import JiTLightningModule
 from jitflow.training.module import FlowModule
 from jitflow.training.posthoc_ema import reconstruct_ema
 
@@ -85,8 +86,11 @@ class Model:
         self.snapshots = _find_snapshots(Path(source)) if source is not None else None
 
     def to(self, device: str | torch.device) -> Model:
-        """Move to a device; returns the model."""
-        self.module.to(device)
+        """Move to a device and return the model; raise ConfigError if this machine has no such device."""
+        try:
+            self.module.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"device {device} cannot be used here ({str(error).splitlines()[0]})") from None
         return self
 
     def sample(
@@ -136,6 +140,10 @@ class Model:
         if precision not in _PRECISIONS:
             raise ConfigError(f"precision must be one of {', '.join(_PRECISIONS)}; got {precision!r}")
         module, pieces = self.module, []
+        if ema == 1 and not module.ema_params1:
+            log.warning("this model has no EMA; sampling from its weights")
+            ema = 0
+        self.check_ema(ema)
         with _settings(module, guidance, interval, solver, steps), _weights(module, ema, self.snapshots):
             settings = {
                 "checkpoint": self.source,
@@ -155,6 +163,17 @@ class Model:
                 part = slice(start, start + batch_size)
                 pieces.append(self._sample_batch(labels, seeds, part, precision, on_progress))
         return Samples(torch.cat(pieces), labels, seeds, settings)
+
+    def check_ema(self, ema: float) -> None:
+        """Raise ConfigError unless the model has this average; a score must not silently be another's."""
+        if ema in (1, 2):
+            self.module.ema_parameters(int(ema))
+        elif not 0 <= ema < 1:
+            raise ConfigError(f"ema must be 0, 1, 2, or a width between 0 and 1; got {ema:g}")
+        elif ema and self.snapshots is None:
+            raise ConfigError(
+                f"ema={ema:g} asks for an average made after training, but there is no ema_snapshots folder"
+            )
 
     def _sample_batch(
         self, labels: list[int], seeds: list[int], part: slice, precision: str, on_progress: OnProgress | None
@@ -176,12 +195,19 @@ class Model:
         return module.codec.decode(x).cpu()
 
 
-def load(path: str | Path, *, device: str | torch.device | None = None) -> Model:
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    module_class: type[FlowModule] = JiTLightningModule,
+) -> Model:
     """Load a trained model.
 
     Args:
         path: A checkpoint file.
         device: Where to put it; a GPU if there is one by default.
+        module_class: Class of the module, where you trained a subclass of your own; it is never taken from the
+            file, which could name any code.
 
     Returns:
         The model; ``load(path).sample(labels=[3, 7], seeds=[0, 1], guidance=2.0, steps=50).images()``.
@@ -190,7 +216,7 @@ def load(path: str | Path, *, device: str | torch.device | None = None) -> Model
         MissingFileError: If there is no such file.
         CheckpointError: If it cannot be loaded whole.
     """
-    module = load_module(path)
+    module = load_module(path, module_class=module_class)
     return Model(module, source=path).to(device or default_device())
 
 
@@ -262,16 +288,9 @@ def _weights(module: FlowModule, ema: float, snapshots: Path | None) -> Iterator
     """Use an average of the weights inside the block; see :meth:`Model.sample` for what ``ema`` means."""
     if ema == 0:
         yield
-    elif ema == 1 and not module.ema_params1:
-        log.warning("this model has no EMA; sampling from its weights")
-        yield
-    elif 0 < ema < 1:
-        if snapshots is None:
-            raise ConfigError(
-                f"ema={ema:g} asks for an average made after training, but there is no ema_snapshots folder"
-            )
+    elif 0 < ema < 1 and snapshots is not None:
         with module.other_weights(reconstruct_ema(snapshots, ema)):
             yield
     else:
-        with module.ema_weights(int(ema) if ema == int(ema) else ema):  # type: ignore[arg-type]
+        with module.ema_weights(int(ema)):
             yield

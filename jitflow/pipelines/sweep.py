@@ -18,7 +18,7 @@ from jitflow.core.solver import get_solver
 from jitflow.core.times import time_grid
 from jitflow.errors import ConfigError
 from jitflow.evaluation.extractors import make_extractor
-from jitflow.files import read_json, write_json, write_text
+from jitflow.files import read_json, writable_folder, write_json, write_text
 from jitflow.pipelines.evaluate import Plan, extract, frechet_name, score
 from jitflow.pipelines.progress import meter
 from jitflow.pipelines.protocol import claim_folder, protocol_card
@@ -114,8 +114,10 @@ def sweep(
     Raises:
         ConfigError: If a setting cannot work, or the folder holds points of another sweep.
     """
-    out, module = Path(out), model.module
+    out, module = writable_folder(out), model.module
     base.check(module.num_classes)
+    for ema in grid.emas:
+        model.check_ema(ema)
     made = make_extractor(extractor)
     channels, height, width = module.codec.shape
     real = load_reference(
@@ -159,12 +161,15 @@ def sweep(
     return rows
 
 
-def final_command(checkpoint: str | Path, best: dict[str, Any], *, reference: str, extractor: str, out: str) -> str:
+def final_command(
+    checkpoint: str | Path, best: dict[str, Any], base: Plan, *, reference: str, extractor: str, out: str
+) -> str:
     """Write the command that scores the best point with 50,000 images."""
     low, high = best["interval"]
     words = ["jitflow", "evaluate", str(checkpoint), "--num_images", "50000", "--guidance", f"{best['guidance']:g}"]
     words += ["--interval", f"{low:g},{high:g}", "--solver", best["solver"], "--steps", str(best["steps"])]
     words += ["--ema", f"{best['ema']:g}", "--reference", reference, "--extractor", extractor, "--out", out]
+    words += ["--precision", base.precision, "--seed", str(base.seed)]
     return shlex.join(words)
 
 
@@ -175,7 +180,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
 
 def _key(plan: Plan) -> str:
     low, high = plan.interval or (0, 1)
-    text = f"cfg{plan.guidance:g}_ema{plan.ema:g}_int{low:g}-{high:g}_{plan.solver}{plan.steps}"
+    text = f"cfg{plan.guidance}_ema{plan.ema}_int{low}-{high}_{plan.solver}{plan.steps}"
     return re.sub(r"[^\w.\-]", "_", text)
 
 

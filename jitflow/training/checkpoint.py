@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jitflow.errors import CheckpointError, MissingFileError
+from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.training.formats import ModelState, read_state, write_state
 from jitflow.training.jit_module import JiTLightningModule
 from jitflow.training.module import FlowModule
@@ -42,7 +42,20 @@ def load_module(
         CheckpointError: If it is damaged or its weights do not fit; lists the names.
     """
     state = read_state(path, **given)
-    module = module_class(**state.settings)
+    recorded = (state.lightning or {}).get("jitflow", {}).get("module", "")
+    if recorded and recorded != f"{module_class.__module__}.{module_class.__qualname__}":
+        log.warning(
+            "%s was trained as %s and is loaded as %s; pass module_class to keep what that class overrides",
+            path,
+            recorded,
+            module_class.__qualname__,
+        )
+    try:
+        module = module_class(**state.settings)
+    except TypeError as error:
+        raise CheckpointError(
+            f"{path} holds settings that {module_class.__qualname__} does not take ({error})"
+        ) from None
     check_state_dict(module.state_dict(), state.weights, path)
     module.load_state_dict(state.weights)
     averages = {"model_ema1": state.ema1, "model_ema2": state.ema2}
@@ -162,17 +175,27 @@ def resumable(path: Path, module: FlowModule, scratch: Path) -> Path:
     return write_state(state, scratch / f"from-release-{path.stem}.ckpt")
 
 
-def convert(source: str | Path, target: str | Path, *, ema: int | str = 1) -> ModelState:
+def convert(source: str | Path, target: str | Path, *, ema: int | str = 1, overwrite: bool = False) -> ModelState:
     """Convert between the formats; see :func:`jitflow.training.formats.write_state`.
 
     Args:
         source: File to read.
         target: File to write; its suffix is the format.
         ema: For ``.safetensors``: which weights, 0, 1, 2 or ``"all"``.
+        overwrite: Replace a target that exists; never the source itself.
 
     Returns:
         What was read.
+
+    Raises:
+        ConfigError: If the target exists.
     """
+    source, target = Path(source), Path(target)
+    if target.exists():
+        if source.exists() and target.samefile(source):
+            raise ConfigError(f"{target} is the source itself; choose another target")
+        if not overwrite:
+            raise ConfigError(f"{target} exists already; choose another target, or say --overwrite")
     state = read_state(source)
     write_state(state, target, ema=ema)
     return state

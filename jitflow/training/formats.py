@@ -150,12 +150,13 @@ def _read_release(checkpoint: dict[str, Any], path: Path, given: dict[str, Any])
     # Whether it was saved from inside DistributedDataParallel or torch.compile makes no difference.
     weights = {name.removeprefix("module.").replace("_orig_mod.", ""): value for name, value in weights.items()}
     optimizer = checkpoint.get("optimizer")
+    ours = checkpoint.get("jitflow", {}).get("settings", {})
     settings = settings_from_release_args(args)
     if "learning_rate" not in settings and optimizer is not None:
         settings["learning_rate"] = float(optimizer["param_groups"][0]["lr"])
     network = {name.removeprefix(_PREFIX): value for name, value in weights.items()}
     # The weights know the network better than the arguments, in which a variant may be misnamed.
-    settings.update(detect_jit(network, {**args, **given}))
+    settings.update(ours or detect_jit(network, {**args, **given}))
     state = ModelState(
         settings={**settings, **{k: v for k, v in given.items() if k != "in_context_start"}},
         weights=weights,
@@ -207,6 +208,8 @@ def to_release(state: ModelState) -> dict[str, Any]:
         "args": argparse.Namespace(**(state.args or release_args(state.settings))),
         "model_ema1": state.chosen(1) if state.ema1 is not None else dict(state.weights),
         "model_ema2": state.chosen(2) if state.ema2 is not None else dict(state.weights),
+        # What the release has no argument for (prediction, time shift, sizes of the network); it ignores this entry.
+        "jitflow": {"version": __version__, "settings": state.settings},
     }
     if state.optimizer is not None:
         # The peak of our schedule is not an option of AdamW.

@@ -55,7 +55,7 @@ class TrainCLI(LightningCLI):
             auto_configure_optimizers=False,
             # Our modules save plain arguments by themselves; Lightning's record would need its own loader.
             load_from_checkpoint_support=False,
-            parser_kwargs={"prog": "jitflow train"},
+            parser_kwargs={"prog": "jitflow train", "exit_on_error": False},
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -154,8 +154,13 @@ def train(args: list[str]) -> None:
         raise ConfigError(
             f"{cli.run_dir} holds a run already; continue it with --resume auto, or choose another --run_dir"
         )
+    # Everything that can be wrong is looked at before the run leaves a trace.
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    info: dict[str, Any] = getattr(cli.datamodule, "get_dataset_info", dict)()
+    cli.model.check_data(info)
     if cli.config.dry_run:
-        _describe(cli, resume)
+        _describe(cli, resume, info)
         return
     if resume is not None:
         # Checked before anything of the run is written over.
@@ -166,7 +171,14 @@ def train(args: list[str]) -> None:
     log.info("%s in %s", _describe_model(cli.model), cli.run_dir)
     if resume is not None:
         log.info("resuming from %s", resume)
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume)
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume)
+    except SystemExit:
+        # Lightning turns Ctrl-C into an exit of its own.
+        if not cli.trainer.interrupted:
+            raise
+        log.info("interrupted; go on with the same command and --resume auto")
+        raise KeyboardInterrupt from None
     if torch.distributed.is_initialized():
         # A process that ends with its communication threads still running can be aborted after all work is done.
         torch.distributed.destroy_process_group()
@@ -190,11 +202,8 @@ def _with_recipe_paths(args: list[str]) -> tuple[list[str], str | None]:
     return resolved, name
 
 
-def _describe(cli: TrainCLI, resume: Path | None) -> None:
-    cli.datamodule.prepare_data()
-    cli.datamodule.setup("fit")
+def _describe(cli: TrainCLI, resume: Path | None, info: dict[str, Any]) -> None:
     cli.datamodule.train_dataloader()
-    info: dict[str, Any] = getattr(cli.datamodule, "get_dataset_info", dict)()
     lines = {
         "run folder": cli.run_dir,
         "resume": resume or "no",

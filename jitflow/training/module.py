@@ -6,6 +6,7 @@ Every application trains and samples through this class. Its methods are seams t
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -21,11 +22,11 @@ from jitflow.codec.pixel import PixelCodec
 from jitflow.core.condition import Condition
 from jitflow.core.guidance import check_interval, guided_velocity
 from jitflow.core.loss import mse_per_sample
-from jitflow.core.path import Prediction, interpolate, perfect_prediction, velocity_from_prediction
+from jitflow.core.path import PREDICTIONS, Prediction, interpolate, perfect_prediction, velocity_from_prediction
 from jitflow.core.seeding import current_seeds, mix_seeds, noise_from_seeds, uniform_from_indices
 from jitflow.core.solver import OnStep, Step, Velocity, euler_step, get_solver, heun_step, integrate
 from jitflow.core.times import TimeDistribution, TimeKind, time_grid
-from jitflow.errors import CheckpointError, ConfigError
+from jitflow.errors import CheckpointError, ConfigError, unknown_name
 from jitflow.training.optim import build_adamw
 
 # Names of independent random streams drawn from one seed.
@@ -90,6 +91,14 @@ class FlowModule(pl.LightningModule):
             raise ConfigError(f"t_eps must lie between 0 and 1; got {t_eps}")
         if not learning_rate > 0:
             raise ConfigError(f"learning_rate must be positive; got {learning_rate}")
+        if weight_decay < 0:
+            raise ConfigError(f"weight_decay must not be negative; got {weight_decay}")
+        if not noise_scale > 0:
+            raise ConfigError(f"noise_scale must be positive; got {noise_scale}")
+        if not (0 <= ema_decay1 <= 1 and 0 <= ema_decay2 <= 1):
+            raise ConfigError(f"the EMA decays must lie in [0, 1]; got {ema_decay1} and {ema_decay2}")
+        if prediction not in PREDICTIONS:
+            raise unknown_name("prediction", prediction, PREDICTIONS)
         self.codec = codec
         self.net = net
         self.num_classes = num_classes
@@ -119,6 +128,7 @@ class FlowModule(pl.LightningModule):
         self._warned_no_ema = False
         self._on_step: OnStep | None = None
         self._check_sampling()
+        self._time_distribution()
 
     # ---------------------------------------------------------------------------------------- training
 
@@ -238,7 +248,7 @@ class FlowModule(pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         describe = getattr(data, "get_dataset_info", None)
         if describe is not None:
-            self._check_data(describe())
+            self.check_data(describe())
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed everything random in this batch by (seed, epoch, batch, rank), and log the learning rate.
@@ -480,6 +490,8 @@ class FlowModule(pl.LightningModule):
 
     def _check_sampling(self) -> None:
         get_solver(self.sampling_method)
+        if not math.isfinite(self.cfg_scale):
+            raise ConfigError(f"the guidance scale must be a number; got {self.cfg_scale}")
         check_interval(self.cfg_interval)
         time_grid(self.num_sampling_steps, shift=self.time_shift)
 
@@ -495,7 +507,8 @@ class FlowModule(pl.LightningModule):
             )
         return labels
 
-    def _check_data(self, info: dict[str, Any]) -> None:
+    def check_data(self, info: dict[str, Any]) -> None:
+        """Raise ConfigError if data that describe themselves so (``get_dataset_info``) do not fit this module."""
         num_classes = info.get("num_classes")
         if num_classes is not None and num_classes > self.num_classes:
             raise ConfigError(
@@ -509,6 +522,12 @@ class FlowModule(pl.LightningModule):
                 raise ConfigError(
                     f"the data has images of {given[0]}x{given[1]} but the model takes "
                     f"{self.codec.shape[1]}x{self.codec.shape[2]}; give both the same img_size"
+                )
+            channels = info.get("channels", self.codec.shape[0])
+            if channels != self.codec.shape[0]:
+                raise ConfigError(
+                    f"the data has {channels} channels but the model takes {self.codec.shape[0]}; "
+                    "set the data's channels or the model's in_channels"
                 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,8 @@ from torch import Tensor
 from jitflow.errors import CheckpointError
 from jitflow.nets.jit import JiT
 from jitflow.nets.registry import get_variant, list_models
+
+log = logging.getLogger(__name__)
 
 # What is looked at to tell variants apart; in_context_start cannot be seen in a shape.
 _VISIBLE = ("patch_size", "hidden_size", "depth", "num_heads", "bottleneck_dim", "in_context_len")
@@ -55,7 +58,15 @@ def detect_jit(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[
     named = [name for name in list_models() if _matches(name, visible)]
     if named:
         return {"model_name": named[0], **found}
-    start = given.get("in_context_start", depth // 3)
+    start = given.get("in_context_start")
+    if start is None:
+        start = depth // 3
+        if context is not None:
+            log.warning(
+                "no shape tells where the in-context tokens enter; block %d is taken, as a third of the depth is the "
+                "rule of every known variant (pass in_context_start if it was another)",
+                start,
+            )
     return {"model_name": "JiT", **found, "net_settings": {**visible, "in_context_start": start}}
 
 

@@ -56,7 +56,7 @@ def test_the_score_does_not_depend_on_the_batch_size(checkpoint, tmp_path):
 
 
 def test_an_interrupted_evaluation_goes_on_and_ends_the_same(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_module, "PART_SIZE", 40)
+    monkeypatch.setattr(evaluate_module, "_LEAST_IN_A_PART", 40)
     whole = evaluate(checkpoint, Plan(120), out=tmp_path / "whole", **PIXELS)
     made = []
     real = evaluate_module.extract
@@ -77,7 +77,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(checkpoint, tmp_pat
 
 
 def test_a_damaged_part_is_made_again(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_module, "PART_SIZE", 40)
+    monkeypatch.setattr(evaluate_module, "_LEAST_IN_A_PART", 40)
     whole = evaluate(checkpoint, Plan(80), out=tmp_path / "whole", **PIXELS)
     (tmp_path / "odd" / "parts").mkdir(parents=True)
     (tmp_path / "odd" / "parts" / "00000000.safetensors").write_bytes(b"half a file")
@@ -85,7 +85,7 @@ def test_a_damaged_part_is_made_again(checkpoint, tmp_path, monkeypatch):
 
 
 def test_two_processes_score_like_one(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_module, "PART_SIZE", 40)
+    monkeypatch.setattr(evaluate_module, "_LEAST_IN_A_PART", 40)
     one = evaluate(checkpoint, Plan(80), out=tmp_path / "one", **PIXELS)
     two = evaluate(checkpoint, Plan(80), out=tmp_path / "two", processes=2, **PIXELS)
     close(one["metrics"], two["metrics"])
@@ -95,6 +95,38 @@ def test_another_evaluation_in_the_folder_is_refused_and_the_difference_named(ch
     evaluate(checkpoint, Plan(40), out=tmp_path, **PIXELS)
     with pytest.raises(ConfigError, match=r"guidance: 1\.0 there, 2\.0 now"):
         evaluate(checkpoint, Plan(40, guidance=2.0), out=tmp_path, **PIXELS)
+
+
+def test_a_finished_evaluation_is_reported_and_not_done_again(checkpoint, tmp_path, monkeypatch):
+    first = evaluate(checkpoint, Plan(40), out=tmp_path, **PIXELS)
+    monkeypatch.setattr(evaluate_module, "extract", lambda *a: pytest.fail("done again"))
+    assert evaluate(checkpoint, Plan(40, batch_size=7), out=tmp_path, **PIXELS) == first
+
+
+def test_a_real_interruption_loses_little(checkpoint, tmp_path):
+    assert evaluate_module.part_size(Plan(50_000)) == 1000
+    assert evaluate_module.part_size(Plan(2000)) == 50
+    assert evaluate_module.part_size(Plan(20)) == 50
+
+
+def test_an_average_that_is_not_there_is_refused(tmp_path):
+    module = JiTLightningModule("JiT-N/4", 16, 10, in_channels=1, num_sampling_steps=2)
+    path = write_state(ModelState(dict(module.hparams), module.state_dict()), tmp_path / "bare.ckpt")
+    with pytest.raises(ConfigError, match="no EMA 1"):
+        evaluate(path, Plan(20), out=tmp_path / "ev", **PIXELS)
+    assert load(path, device="cpu").sample([1], steps=1).settings["ema"] == 0
+
+
+def test_other_real_images_are_another_protocol(checkpoint, tmp_path):
+    folder = tmp_path / "real"
+    folder.mkdir()
+    for i in range(20):
+        Image.new("L", (16, 16), 5 * i).save(folder / f"{i:02}.png")
+    options = {"reference": folder, "extractor": "pixels:2", "device": "cpu"}
+    a = evaluate(checkpoint, Plan(20), out=tmp_path / "a", **options)
+    Image.new("L", (16, 16), 255).save(folder / "03.png")
+    b = evaluate(checkpoint, Plan(20), out=tmp_path / "b", **options)
+    assert a["protocol"]["reference"] != b["protocol"]["reference"]
 
 
 def test_images_are_written_only_when_asked(checkpoint, tmp_path):
@@ -114,7 +146,8 @@ def test_the_report_carries_its_protocol(checkpoint, tmp_path):
     card = evaluate(checkpoint, plan, out=tmp_path, **PIXELS)["protocol"]
     assert (card["guidance"], card["interval"], card["solver"], card["steps"]) == (2.0, [0.1, 0.9], "heun", 3)
     assert card["network_evaluations"] == 5 and card["ema"] == 2 and card["num_images"] == 20
-    assert card["reference"] == {"path": "digits:val", "num_images": 359}
+    assert card["reference"]["path"] == "digits:val" and card["reference"]["num_images"] == 359
+    assert len(card["reference"]["pixels_sha256"]) == 64
     assert len(card["checkpoint_sha256"]) == 64 and card["extractor"] == "pixels-1x4x4"
 
 
@@ -243,7 +276,7 @@ def test_a_sweep_scores_every_point_draws_them_and_goes_on(checkpoint, tmp_path,
         (["sweep", "CKPT", "--interval", "1:0"], "low <= high"),
         (
             ["sweep", "CKPT", "--ema", "3", "--reference", "digits", "--extractor", "pixels", "--num_images", "20"],
-            "1 or 2",
+            "0, 1, 2",
         ),
         (["stats", "no/such/folder"], "not a folder"),
     ],

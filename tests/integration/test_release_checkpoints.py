@@ -77,7 +77,8 @@ def test_conversions_there_and_back_are_bit_equal(tmp_path):
     original = load_checkpoint(RELEASE)
     convert(RELEASE, tmp_path / "a.ckpt")
     convert(tmp_path / "a.ckpt", tmp_path / "b.pth")
-    assert same(original, load_checkpoint(tmp_path / "b.pth"))
+    back = load_checkpoint(tmp_path / "b.pth")
+    assert same(original, {key: back[key] for key in original})
     convert(RELEASE, tmp_path / "a.safetensors", ema="all")
     convert(tmp_path / "a.safetensors", tmp_path / "c.pth")
     back = load_checkpoint(tmp_path / "c.pth")
@@ -108,6 +109,40 @@ def test_load_from_checkpoint_takes_every_format(tmp_path, suffix):
     assert same(dict(module.ema_params2), dict(load_checkpoint(RELEASE)["model_ema2"]))
     with pytest.raises(ConfigError, match="init_from"):
         Mine.load_from_checkpoint(tmp_path / f"m{suffix}", strict=False)
+
+
+def test_settings_the_release_has_no_name_for_survive_its_format(tmp_path):
+    settings = {"prediction": "velocity", "time_shift": 3.0, "net_settings": {"in_context_start": 3}, "in_channels": 1}
+    module = JiTLightningModule("JiT-N/4", 16, 10, **settings)
+    run = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    run.strategy.connect(module)
+    run.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    convert(tmp_path / "a.ckpt", tmp_path / "b.pth")
+    back = load_module(tmp_path / "b.pth")
+    assert (back.prediction, back.time_shift, back.net.in_context_start) == ("velocity", 3.0, 3)
+
+
+def test_convert_never_overwrites_by_itself(tmp_path):
+    convert(RELEASE, tmp_path / "a.ckpt")
+    (tmp_path / "link.ckpt").symlink_to("a.ckpt")
+    for target in ("a.ckpt", "link.ckpt"):
+        with pytest.raises(ConfigError, match="source itself"):
+            convert(tmp_path / "a.ckpt", tmp_path / target, overwrite=True)
+    with pytest.raises(ConfigError, match="--overwrite"):
+        convert(RELEASE, tmp_path / "a.ckpt")
+    convert(RELEASE, tmp_path / "a.ckpt", overwrite=True)
+
+
+def test_a_subclass_is_loaded_when_named_and_missed_with_a_warning_when_not(tmp_path, caplog):
+    class Mine(JiTLightningModule):
+        pass
+
+    module = Mine("JiT-N/4", 32, 10)
+    trainer(tmp_path, 1).fit(module, data())
+    assert isinstance(jitflow.load(tmp_path / "last.ckpt", device="cpu", module_class=Mine).module, Mine)
+    assert "trained as" not in caplog.text
+    jitflow.load(tmp_path / "last.ckpt", device="cpu")
+    assert "trained as" in caplog.text and "module_class" in caplog.text
 
 
 def data() -> DataLoader:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -82,6 +84,32 @@ def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path, uninterrupted, 
         assert torch.equal(parameter, dict(module.named_parameters())[name]), name
         assert torch.equal(whole.ema_params1[name], module.ema_params1[name]), name
         assert torch.equal(whole.ema_params2[name], module.ema_params2[name]), name
+
+
+def test_ctrl_c_saves_after_the_step_and_the_run_goes_on_from_there(tmp_path, uninterrupted, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+
+    class CtrlC(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    original = pl.Trainer.__init__
+
+    def with_ctrl_c(self, *args, callbacks, **kwargs):
+        original(self, *args, callbacks=[*callbacks, CtrlC()], **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pl.Trainer, "__init__", with_ctrl_c)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit(tmp_path)
+    assert signal.getsignal(signal.SIGINT) == before
+    saved = torch.load(tmp_path / "checkpoint-last.pth", weights_only=True)
+    assert saved["global_step"] == 5
+    module, history = fit(tmp_path, resume=tmp_path / "checkpoint-last.pth")
+    assert history.losses == uninterrupted[1].losses
+    for name, parameter in uninterrupted[0].named_parameters():
+        assert torch.equal(parameter, dict(module.named_parameters())[name]), name
 
 
 def test_an_interrupted_run_with_accumulation(tmp_path):

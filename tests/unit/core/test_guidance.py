@@ -80,6 +80,23 @@ def test_each_sample_has_the_weight_of_its_own_time(state):
     torch.testing.assert_close(v, v_uncond + weight * (v_cond - v_uncond))
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_only_the_leading_channels_are_guided(state, scale):
+    x, label = state
+    t = torch.tensor([0.2, 0.3, 0.4, 0.95])
+    arguments = {"null_label": NULL, "scale": scale, "interval": (0.1, 0.9)}
+    everything = guided_velocity(Field(), x, t, label, **arguments)
+    v_cond = Field()(x, t, label)
+    for channels in (1, 3):
+        v = guided_velocity(Field(), x, t, label, **arguments, channels=channels)
+        assert torch.equal(v[:, :channels], everything[:, :channels])
+        torch.testing.assert_close(v[:, channels:], v_cond[:, channels:], rtol=0, atol=1e-14)
+    for channels in (4, 100, None):
+        assert torch.equal(guided_velocity(Field(), x, t, label, **arguments, channels=channels), everything)
+    with pytest.raises(ConfigError, match="guided channels must be at least 1, or None for all; got 0"):
+        guided_velocity(Field(), x, t, label, **arguments, channels=0)
+
+
 @pytest.mark.parametrize("num_steps", [10, 20, 40, 250])
 def test_a_grid_point_on_the_lower_end_is_outside(num_steps):
     grid = time_grid(num_steps)

@@ -1,0 +1,74 @@
+"""Well-separated codewords of 48 signs: the extended quadratic residue code [48, 24, 12].
+
+Any two of its 2^24 words differ in at least 12 places, so that any vocabulary up to that size gets codewords a noisy
+sampler can still tell apart.
+
+References:
+    MacWilliams & Sloane 1977, The Theory of Error-Correcting Codes, chapter 16.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from jitflow.errors import ConfigError
+
+LENGTH = 48
+DIMENSION = 24
+MIN_DISTANCE = 12
+_PRIME = 47
+
+
+@functools.cache
+def generator_matrix() -> Tensor:
+    """Build the generator matrix, shape ``(24, 48)``, 0 and 1, int64.
+
+    The quadratic residues modulo 47 are the support of the code's idempotent, whose cyclic shifts span it; a parity
+    bit extends each word to 48.
+    """
+    residues = {x * x % _PRIME for x in range(1, _PRIME)}
+    idempotent = torch.tensor([int(i in residues) for i in range(_PRIME)])
+    rows = torch.stack([idempotent.roll(shift) for shift in range(_PRIME)])
+    basis: list[Tensor] = []
+    for column in range(_PRIME):
+        with_one = [i for i in range(len(rows)) if rows[i, column]]
+        if not with_one:
+            continue
+        pivot = rows[with_one[0]]
+        rows = torch.stack([(row + pivot) % 2 if row[column] else row for row in rows])
+        basis = [(row + pivot) % 2 if row[column] else row for row in basis] + [pivot]
+    matrix = torch.stack(basis)
+    assert len(matrix) == DIMENSION
+    return torch.cat([matrix, matrix.sum(dim=1, keepdim=True) % 2], dim=1)
+
+
+def codewords(count: int, *, seed: int = 0) -> Tensor:
+    """Choose codewords, always the same for a seed.
+
+    Args:
+        count: How many, at most 2^24.
+        seed: Which words, and in which order; also permutes places and flips signs, so that no word is a flat colour
+            for a reason of algebra.
+
+    Returns:
+        Words, shape ``(count, 48)``, float32, -1 and 1; a longer list starts with the shorter one.
+
+    Raises:
+        ConfigError: If there are not so many.
+    """
+    if not 1 <= count <= 1 << DIMENSION:
+        raise ConfigError(f"there are codewords for 1 to {1 << DIMENSION} tokens; got {count}")
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randperm(LENGTH, generator=generator)
+    signs = torch.randint(0, 2, (LENGTH,), generator=generator)
+    multiplier = 2 * int(torch.randint(0, 1 << (DIMENSION - 1), (1,), generator=generator)) + 1
+    offset = int(torch.randint(0, 1 << DIMENSION, (1,), generator=generator))
+    # An odd multiplier permutes the messages modulo 2^24: distinct words without a list of what is taken.
+    messages = (torch.arange(count) * multiplier + offset) % (1 << DIMENSION)
+    bits = (messages[:, None] >> torch.arange(DIMENSION)) & 1
+    # Sums of at most 24 ones are exact in float32, which multiplies matrices fast.
+    words = (bits.float() @ generator_matrix().float()).remainder(2)[:, places]
+    return ((words + signs) % 2) * 2 - 1

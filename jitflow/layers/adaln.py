@@ -1,0 +1,77 @@
+"""The Transformer block and the last layer that a condition modulates (adaLN-Zero).
+
+Shapes: B batch, N tokens, D width, P patch side, C channels, K head dim.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from jitflow.layers.norm import block_norm, modulate
+
+
+class AdaLNBlock(nn.Module):
+    """Attention and feed-forward, each normalised, modulated and gated by the condition.
+
+    Args:
+        dim: D.
+        attn: Layer ``(tokens, rope) -> tokens``.
+        mlp: Layer ``tokens -> tokens``.
+        rms: RMSNorm before each layer instead of LayerNorm.
+        shift: Whether the condition also shifts, not only scales.
+
+    References:
+        Peebles & Xie 2022, arXiv:2212.09748, section 3.2.
+    """
+
+    def __init__(self, dim: int, attn: nn.Module, mlp: nn.Module, *, rms: bool = True, shift: bool = True) -> None:
+        super().__init__()
+        self.shift = shift
+        # Registered in the LightningDiT release's order, which is the order of its optimiser state.
+        self.norm1 = block_norm(dim, rms=rms)
+        self.norm2 = block_norm(dim, rms=rms)
+        self.attn = attn
+        self.mlp = mlp
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, (6 if shift else 4) * dim))
+
+    def forward(self, x: Tensor, c: Tensor, rope: Tensor | None) -> Tensor:
+        """Transform tokens.
+
+        Args:
+            x: Tokens, shape ``(B, N, D)``.
+            c: Condition, shape ``(B, D)``.
+            rope: Rotation table, shape ``(2, N, K / 2)``, or None for none.
+
+        Returns:
+            Tokens, shape ``(B, N, D)``.
+        """
+        shift_msa: Tensor | None = None
+        shift_mlp: Tensor | None = None
+        if self.shift:
+            shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, dim=-1)
+        else:
+            scale_msa, gate_msa, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(4, dim=-1)
+        x = x + gate_msa.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift_msa, scale_msa), rope)
+        return x + gate_mlp.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
+
+
+class AdaLNFinal(nn.Module):
+    """Tokens to patches.
+
+    Args:
+        dim: D.
+        patch_size: P.
+        out_channels: C.
+        rms: RMSNorm instead of LayerNorm.
+    """
+
+    def __init__(self, dim: int, patch_size: int, out_channels: int, *, rms: bool = True) -> None:
+        super().__init__()
+        self.norm_final = block_norm(dim, rms=rms)
+        self.linear = nn.Linear(dim, patch_size * patch_size * out_channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """Map tokens ``(B, N, D)`` under the condition ``(B, D)`` to patches ``(B, N, P * P * C)``."""
+        shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))

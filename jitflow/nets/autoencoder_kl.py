@@ -1,0 +1,271 @@
+"""AutoencoderKL, the convolutional autoencoder of latent diffusion, at the sizes of VA-VAE f16d32.
+
+Shapes: B batch, H x W pixels, F downsampling factor, Z latent channels; h x w = H / F x W / F.
+Parameter names are those of the VA-VAE release, so that its state dict loads as it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jitflow.errors import ConfigError
+from jitflow.layers.residual import Downsample, ResnetBlock, SpatialAttention, Upsample, group_norm
+
+
+class GaussianLatents(NamedTuple):
+    """What an encoder knows about the latents of images: a normal distribution for each number.
+
+    Attributes:
+        mean: Shape ``(B, Z, h, w)``.
+        logvar: Logarithm of the variance, shape of ``mean``, in ``[-30, 20]``.
+    """
+
+    mean: Tensor
+    logvar: Tensor
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation, shape of ``mean``."""
+        return torch.exp(0.5 * self.logvar)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw latents, shape of ``mean``; a generator draws on its own device."""
+        device = self.mean.device if generator is None else generator.device
+        noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
+        return self.mean + self.std * noise.to(self.mean.device)
+
+
+class _Level(nn.Module):
+    """Blocks at one resolution, each followed by attention where there is any, then the change of resolution."""
+
+    def __init__(self, channels: Sequence[int], *, attention: bool, name: str, resample: nn.Module | None) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(ResnetBlock(a, b) for a, b in itertools.pairwise(channels))
+        self.attn = nn.ModuleList(SpatialAttention(b) for b in channels[1:] if attention)
+        self._resample = name if resample is not None else None
+        if resample is not None:
+            self.add_module(name, resample)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, block in enumerate(self.block):
+            x = block(x)
+            if len(self.attn):
+                x = self.attn[i](x)
+        return x if self._resample is None else self.get_submodule(self._resample)(x)
+
+
+class _Middle(nn.Module):
+    """Block, attention, block at the lowest resolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels)
+        self.attn_1 = SpatialAttention(channels)
+        self.block_2 = ResnetBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Encoder(nn.Module):
+    """Images to features at the latent resolution, from the highest resolution down.
+
+    Args:
+        in_channels: Channels of the images.
+        out_channels: Channels of the result.
+        widths: Channels of each level.
+        attention: Whether each level has attention.
+        num_res_blocks: Blocks of a level.
+        ch: Channels after the first convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        widths: Sequence[int],
+        attention: Sequence[bool],
+        num_res_blocks: int,
+        ch: int,
+    ) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(in_channels, ch, 3, padding=1)
+        levels = []
+        before = ch
+        for i, width in enumerate(widths):
+            last = i == len(widths) - 1
+            levels.append(
+                _Level(
+                    [before, *[width] * num_res_blocks],
+                    attention=attention[i],
+                    name="downsample",
+                    resample=None if last else Downsample(width),
+                )
+            )
+            before = width
+        self.down = nn.ModuleList(levels)
+        self.mid = _Middle(before)
+        self.norm_out = group_norm(before)
+        self.conv_out = nn.Conv2d(before, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images ``(B, 3, H, W)`` to features ``(B, out_channels, h, w)``."""
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class Decoder(nn.Module):
+    """Latents to images, from the lowest resolution up; one more block a level than the encoder.
+
+    Args:
+        in_channels: Channels of the latents.
+        out_channels: Channels of the images.
+        widths: Channels of each level, highest resolution first, as in the encoder.
+        attention: Whether each level has attention.
+        num_res_blocks: Blocks of an encoder's level.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        widths: Sequence[int],
+        attention: Sequence[bool],
+        num_res_blocks: int,
+    ) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(in_channels, widths[-1], 3, padding=1)
+        self.mid = _Middle(widths[-1])
+        # Numbered from the highest resolution, run from the lowest.
+        self.up = nn.ModuleList(
+            _Level(
+                [widths[min(i + 1, len(widths) - 1)], *[width] * (num_res_blocks + 1)],
+                attention=attention[i],
+                name="upsample",
+                resample=Upsample(width) if i else None,
+            )
+            for i, width in enumerate(widths)
+        )
+        self.norm_out = group_norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map latents ``(B, Z, h, w)`` to images ``(B, 3, H, W)``."""
+        x = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class AutoencoderKL(nn.Module):
+    """Images to a normal distribution over latents, and latents to images.
+
+    The defaults are VA-VAE f16d32: 256 x 256 pixels to 32 x 16 x 16. Other sizes that the factor divides work too,
+    since attention belongs to a level, not to a number of pixels.
+
+    Args:
+        embed_dim: Z.
+        ch: Channels of a level of multiplier 1; a multiple of 32.
+        ch_mult: Multiplier of each level, highest resolution first; ``F = 2 ** (len(ch_mult) - 1)``.
+        resolution: Side in pixels that ``attn_resolutions`` counts from.
+        num_res_blocks: Blocks of an encoder's level; the decoder has one more.
+        attn_resolutions: Sides in pixels of the levels with attention.
+        in_channels: Channels of the images, in and out.
+
+    Raises:
+        ConfigError: If sizes do not fit each other.
+
+    References:
+        Rombach et al. 2022, arXiv:2112.10752; Yao et al. 2025, arXiv:2501.01423 (VA-VAE).
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 32,
+        ch: int = 128,
+        ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
+        resolution: int = 256,
+        num_res_blocks: int = 2,
+        attn_resolutions: Sequence[int] = (16,),
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        if not ch_mult or num_res_blocks < 1 or embed_dim < 1:
+            raise ConfigError(
+                "an autoencoder needs at least one level, block and latent channel; got "
+                f"ch_mult {list(ch_mult)}, num_res_blocks {num_res_blocks}, embed_dim {embed_dim}"
+            )
+        self.embed_dim = embed_dim
+        self.in_channels = in_channels
+        self.factor = 2 ** (len(ch_mult) - 1)
+        self.config = {
+            "embed_dim": embed_dim,
+            "ch": ch,
+            "ch_mult": list(ch_mult),
+            "resolution": resolution,
+            "num_res_blocks": num_res_blocks,
+            "attn_resolutions": list(attn_resolutions),
+            "in_channels": in_channels,
+        }
+        widths = [ch * multiplier for multiplier in ch_mult]
+        attention = [resolution // 2**i in attn_resolutions for i in range(len(ch_mult))]
+        self.encoder = Encoder(
+            in_channels, 2 * embed_dim, widths=widths, attention=attention, num_res_blocks=num_res_blocks, ch=ch
+        )
+        self.decoder = Decoder(
+            embed_dim, in_channels, widths=widths, attention=attention, num_res_blocks=num_res_blocks
+        )
+        self.quant_conv = nn.Conv2d(2 * embed_dim, 2 * embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(embed_dim, embed_dim, 1)
+
+    def encode(self, x: Tensor) -> GaussianLatents:
+        """Describe the latents of images.
+
+        Args:
+            x: Images, shape ``(B, in_channels, H, W)``, in ``[-1, 1]``; F divides H and W.
+
+        Returns:
+            ``(mean, logvar)``, each of shape ``(B, Z, h, w)``.
+
+        Raises:
+            ValueError: If the shape does not fit.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels or x.shape[2] % self.factor or x.shape[3] % self.factor:
+            raise ValueError(
+                f"this autoencoder takes images of shape (B, {self.in_channels}, H, W) with H and W divisible by "
+                f"{self.factor}; got {tuple(x.shape)}"
+            )
+        mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
+        return GaussianLatents(mean, logvar.clamp(-30.0, 20.0))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Map latents to images.
+
+        Args:
+            z: Latents, shape ``(B, Z, h, w)``.
+
+        Returns:
+            Images, shape ``(B, in_channels, H, W)``, nominally in ``[-1, 1]``, not clipped.
+
+        Raises:
+            ValueError: If the shape does not fit.
+        """
+        if z.dim() != 4 or z.shape[1] != self.embed_dim:
+            raise ValueError(
+                f"this autoencoder takes latents of shape (B, {self.embed_dim}, h, w); got {tuple(z.shape)}"
+            )
+        return self.decoder(self.post_quant_conv(z))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images through the mean of their latents and back, shape ``(B, in_channels, H, W)``."""
+        return self.decode(self.encode(x).mean)

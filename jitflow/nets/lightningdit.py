@@ -1,0 +1,270 @@
+"""LightningDiT, a diffusion Transformer on latents.
+
+Shapes: B batch, C channels, H x W latent places, P patch side, N tokens, D width, A heads, K head dim.
+Parameter names are those of the LightningDiT release, so that its state dicts load as they are, and so is what
+the network does, with one rule of this library: it never drops labels itself (the training module does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from jitflow.errors import CheckpointError, ConfigError
+from jitflow.files import load_checkpoint
+from jitflow.layers.adaln import AdaLNBlock, AdaLNFinal
+from jitflow.layers.attention import Attention
+from jitflow.layers.embed import LabelEmbedder, TimestepEmbedder, sincos_position_table
+from jitflow.layers.mlp import Mlp, SwiGLU
+from jitflow.layers.patch import PatchEmbed, unpatchify
+from jitflow.layers.rope import StoredRotaryTable
+from jitflow.nets.weights import strip_prefix, summarise
+
+
+class LightningDiT(nn.Module):
+    """Transformer on latents, conditioned on time and class.
+
+    Names and defaults of the arguments are the release's; its published networks set ``use_swiglu``, ``use_rope``
+    and ``use_rmsnorm``, as the named variants of the registry do. With every flag off it is a plain DiT.
+
+    Args:
+        input_size: Side of the latents, or (height, width); divisible by ``patch_size``.
+        patch_size: P.
+        in_channels: C, of input and output.
+        hidden_size: D.
+        depth: Number of blocks.
+        num_heads: A.
+        mlp_ratio: Nominal hidden size of the feed-forward layers over D.
+        class_dropout_prob: Above 0 there is a row for "no class"; labels are never dropped here.
+        num_classes: Number of classes; the label ``num_classes`` means "no class".
+        learn_sigma: Also predict a second half of channels, which ``forward`` leaves out.
+        use_qknorm: Normalise queries and keys.
+        use_swiglu: Gated feed-forward layers of the same cost instead of plain ones.
+        use_rope: Rotary positions besides the fixed table.
+        use_rmsnorm: RMSNorm instead of LayerNorm.
+        wo_shift: The condition scales and gates the blocks but does not shift them.
+        use_checkpoint: Recompute blocks in the backward pass to save memory; same result.
+
+    Raises:
+        ConfigError: If sizes do not fit each other.
+
+    References:
+        Yao et al. 2025, arXiv:2501.01423; Peebles & Xie 2022, arXiv:2212.09748.
+    """
+
+    def __init__(
+        self,
+        input_size: int | tuple[int, int] = 32,
+        patch_size: int = 2,
+        in_channels: int = 32,
+        hidden_size: int = 1152,
+        depth: int = 28,
+        num_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        class_dropout_prob: float = 0.1,
+        num_classes: int = 1000,
+        learn_sigma: bool = False,
+        use_qknorm: bool = False,
+        use_swiglu: bool = False,
+        use_rope: bool = False,
+        use_rmsnorm: bool = False,
+        wo_shift: bool = False,
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+        self.input_size = (int(height), int(width))
+        self.patch_size = patch_size
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.learn_sigma = learn_sigma
+        self.use_checkpoint = use_checkpoint
+        self.grid = (height // patch_size, width // patch_size)
+        if min(self.grid) < 1 or height % patch_size or width % patch_size:
+            raise ConfigError(f"input_size {height}x{width} is not divisible by patch_size {patch_size}")
+        unit = 4 if use_rope else 1
+        if hidden_size % 4 or hidden_size % num_heads or (hidden_size // num_heads) % unit:
+            raise ConfigError(
+                f"hidden_size {hidden_size} must be divisible by 4 and num_heads {num_heads} times a multiple of {unit}"
+            )
+        if num_classes < 1:
+            raise ConfigError(f"num_classes must be at least 1; got {num_classes}")
+
+        self.pos_embed = nn.Parameter(sincos_position_table(self.grid, hidden_size), requires_grad=False)
+        self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size)
+        self.t_embedder = TimestepEmbedder(hidden_size)
+        self.y_embedder = LabelEmbedder(num_classes, hidden_size, null_row=class_dropout_prob > 0)
+        self.feat_rope = StoredRotaryTable(self.grid, hidden_size // num_heads) if use_rope else None
+        head_norm: Any = ("rms" if use_rmsnorm else "layer") if use_qknorm else None
+        self.blocks = nn.ModuleList(
+            AdaLNBlock(
+                hidden_size,
+                Attention(hidden_size, num_heads, qk_norm=head_norm),
+                SwiGLU(hidden_size, mlp_ratio=mlp_ratio) if use_swiglu else Mlp(hidden_size, mlp_ratio=mlp_ratio),
+                rms=use_rmsnorm,
+                shift=not wo_shift,
+            )
+            for _ in range(depth)
+        )
+        self.final_layer = AdaLNFinal(hidden_size, patch_size, in_channels * (1 + learn_sigma), rms=use_rmsnorm)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        conv = self.x_embedder.proj
+        nn.init.xavier_uniform_(conv.weight.view(conv.weight.shape[0], -1))
+        assert conv.bias is not None
+        nn.init.zeros_(conv.bias)
+        nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
+        for linear in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
+            nn.init.normal_(linear.weight, std=0.02)  # type: ignore[arg-type]
+        # Last, so that nothing overwrites it: every gate starts closed and the first output is exactly 0.
+        layers: list[nn.Module] = [*self.blocks, self.final_layer]
+        for layer in layers:
+            nn.init.zeros_(layer.adaLN_modulation[1].weight)  # type: ignore[index, union-attr]
+            nn.init.zeros_(layer.adaLN_modulation[1].bias)  # type: ignore[index, union-attr]
+        nn.init.zeros_(self.final_layer.linear.weight)
+        nn.init.zeros_(self.final_layer.linear.bias)
+
+    def compile_blocks(self, *, dynamic: bool = False) -> None:
+        """Compile every block in place with ``torch.compile``; parameter names do not change.
+
+        Args:
+            dynamic: Whether shapes may vary without recompiling.
+        """
+        for block in self.blocks:
+            block.compile(dynamic=dynamic)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Predict the velocity of noisy latents.
+
+        Args:
+            x: Path sample in normalised latents, shape ``(B, C, H, W)``.
+            t: Time, shape ``(B,)``, in ``[0, 1]``; 0 is noise, 1 is data. It is embedded as it is, not times
+                1000: the release runs the same way and at the same scale as this library.
+            y: Class of each sample, shape ``(B,)``, int64, in ``[0, num_classes]``.
+
+        Returns:
+            Prediction, shape ``(B, C, H, W)``.
+
+        Raises:
+            ValueError: If the latents have another size or number of channels than the network.
+        """
+        if x.shape[1:] != (self.in_channels, *self.input_size):
+            raise ValueError(
+                f"this network takes latents of shape (B, {self.in_channels}, {self.input_size[0]}, "
+                f"{self.input_size[1]}); got {tuple(x.shape)}"
+            )
+        c = self.t_embedder(t) + self.y_embedder(y)
+        tokens = self.x_embedder(x) + self.pos_embed
+        rope = None if self.feat_rope is None else self.feat_rope(x.device)
+        for block in self.blocks:
+            if self.use_checkpoint and self.training:
+                tokens = checkpoint(block, tokens, c, rope, use_reentrant=False)
+            else:
+                tokens = block(tokens, c, rope)
+        out = unpatchify(self.final_layer(tokens, c), self.grid, self.patch_size)
+        return out[:, : self.in_channels]
+
+
+# A name that every LightningDiT has and that tells it from JiT, whose patch embedding has two parts.
+_ANCHOR = "x_embedder.proj.weight"
+
+
+def load_lightningdit_weights(path: str | Path, which: str = "ema") -> dict[str, Tensor]:
+    """Read the state dict of a LightningDiT from a checkpoint of the release.
+
+    Args:
+        path: A ``.pt`` file: sections ``model``, ``ema``, ``opt`` and ``config``, or a state dict alone, with or
+            without the prefixes of wrappers (``module.``, ``_orig_mod.``).
+        which: Section to read: ``"ema"``, the averaged weights that the release samples from, or ``"model"``. A
+            file that is a state dict alone is read as it is.
+
+    Returns:
+        The state dict, tensors on the CPU, mapped from the file where its format allows.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        CheckpointError: If it is damaged, has no such section, or holds another network's weights.
+    """
+    content = load_checkpoint(path)
+    sections = [name for name, value in content.items() if isinstance(value, Mapping)]
+    if any(isinstance(value, Tensor) for value in content.values()):
+        weights: Mapping[str, Any] = content
+    elif which in sections:
+        weights = content[which]
+    else:
+        raise CheckpointError(f"{path} has no weights named {which!r}; found: {summarise(content)}")
+    found = strip_prefix(weights, _ANCHOR)
+    if _ANCHOR not in found:
+        raise CheckpointError(f"{path} holds no LightningDiT (no {_ANCHOR}); found: {summarise(weights)}")
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def detect_lightningdit(
+    weights: Mapping[str, Tensor],
+    *,
+    input_size: int | tuple[int, int] | None = None,
+    num_heads: int | None = None,
+) -> dict[str, Any]:
+    """Read the settings of a LightningDiT from its weights.
+
+    Args:
+        weights: Its state dict.
+        input_size: Size of the latents, where they are not square.
+        num_heads: A, where neither rotary positions nor normalised queries show it.
+
+    Returns:
+        Keyword arguments of :class:`LightningDiT`. A table without a row for "no class" cannot be told from one
+        with it; the row is assumed.
+
+    Raises:
+        CheckpointError: If these are not the weights of a LightningDiT, or a size can neither be read nor was given.
+    """
+    try:
+        width, in_channels, patch, _ = weights[_ANCHOR].shape
+        num_tokens = weights["pos_embed"].shape[1]
+        rows = weights["y_embedder.embedding_table.weight"].shape[0]
+        out_size = weights["final_layer.linear.weight"].shape[0]
+        modulation = weights["blocks.0.adaLN_modulation.1.weight"].shape[0]
+        swiglu = "blocks.0.mlp.w12.weight" in weights
+        hidden = weights["blocks.0.mlp.w3.weight" if swiglu else "blocks.0.mlp.fc2.weight"].shape[1]
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"these are not the weights of a LightningDiT (no {error}); found: {summarise(weights)}"
+        ) from None
+    for name in ("feat_rope.freqs_cos", "blocks.0.attn.q_norm.weight"):
+        if num_heads is None and name in weights:
+            num_heads = width // weights[name].shape[-1]
+    if num_heads is None:
+        raise CheckpointError("the number of heads shows in no shape of these weights; pass num_heads")
+    if input_size is None:
+        side = round(num_tokens**0.5)
+        if side * side != num_tokens:
+            raise CheckpointError(f"the weights are for {num_tokens} tokens, which is no square; pass input_size")
+        input_size = side * patch
+    ratio = 1.5 * hidden / width if swiglu else hidden / width
+    return {
+        "input_size": input_size,
+        "patch_size": patch,
+        "in_channels": in_channels,
+        "hidden_size": width,
+        "depth": 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks.")),
+        "num_heads": num_heads,
+        # The hidden size of a gated layer was rounded down, so only the nearest half is the ratio.
+        "mlp_ratio": round(2 * ratio) / 2,
+        "num_classes": rows - 1,
+        "learn_sigma": out_size == 2 * patch * patch * in_channels,
+        "use_qknorm": "blocks.0.attn.q_norm.weight" in weights,
+        "use_swiglu": swiglu,
+        "use_rope": "feat_rope.freqs_cos" in weights,
+        "use_rmsnorm": "blocks.0.norm1.weight" in weights,
+        "wo_shift": modulation == 4 * width,
+    }
