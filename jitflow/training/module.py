@@ -1,39 +1,34 @@
 """The one LightningModule: a codec, a network, and the flow between noise and data.
 
-Every application trains and samples through this class. Its methods are seams that users override
+Every application trains and samples through this class (sampling is inherited from sampling.py, the averages of the
+weights from averages.py). Its methods are seams that users override
 (``generate``, ``_forward_sample``, ``_euler_step``, ...), so everything else calls those and nothing below them.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
 from jitflow import __version__
 from jitflow.codec.base import Codec
 from jitflow.codec.pixel import PixelCodec
-from jitflow.core.condition import Condition
-from jitflow.core.guidance import check_interval, guided_velocity
 from jitflow.core.loss import mse_per_sample
 from jitflow.core.path import PREDICTIONS, Prediction, interpolate, perfect_prediction, velocity_from_prediction
-from jitflow.core.seeding import current_seeds, mix_seeds, noise_from_seeds, uniform_from_indices
-from jitflow.core.solver import OnStep, Step, Velocity, euler_step, get_solver, heun_step, integrate
-from jitflow.core.times import TimeDistribution, TimeKind, time_grid
-from jitflow.errors import CheckpointError, ConfigError, unknown_name
+from jitflow.core.seeding import mix_seeds, noise_from_seeds, uniform_from_indices
+from jitflow.core.times import TimeDistribution, TimeKind
+from jitflow.errors import ConfigError, unknown_name
 from jitflow.training.optim import build_adamw
+from jitflow.training.sampling import FlowSampling, batch_time
 
 # Names of independent random streams drawn from one seed.
 _STREAM_BATCH, _STREAM_LABEL, _STREAM_VALIDATION = 1, 2, 3
 
 
-class FlowModule(pl.LightningModule):
+class FlowModule(FlowSampling):
     """Train a network to carry noise to data, and sample from it.
 
     Args:
@@ -118,19 +113,11 @@ class FlowModule(pl.LightningModule):
         self.prediction = prediction
         self.time_kind = time_kind
         self.time_shift = time_shift
-        # Averages by parameter name, float32: neither parameters nor buffers, so that no state dict,
-        # optimiser or DDP broadcast meets them. EMACallback fills and updates them.
-        self.ema_params1: dict[str, Tensor] = {}
-        self.ema_params2: dict[str, Tensor] = {}
         self.run_seed: int | None = None
         self._batch_index: Tensor | None = None
         self._batch_epoch = 0
-        self._warned_no_ema = False
-        self._on_step: OnStep | None = None
         self._check_sampling()
         self._time_distribution()
-
-    # ---------------------------------------------------------------------------------------- training
 
     def forward(self, x: Tensor, t: Tensor | float, y: Tensor) -> Tensor:
         """Predict from a noisy sample.
@@ -143,7 +130,7 @@ class FlowModule(pl.LightningModule):
         Returns:
             Prediction, shape ``(B, C, H, W)``, in the network's precision.
         """
-        return self.net(x.to(_floating_dtype(self.net)), _batch_time(t, x), y)
+        return self.net(x.to(_floating_dtype(self.net)), batch_time(t, x), y)
 
     def drop_labels(self, labels: Tensor) -> Tensor:
         """Replace each label by the null label with probability ``label_drop_prob``, shape ``(B,)``.
@@ -269,191 +256,9 @@ class FlowModule(pl.LightningModule):
         """Forget the indices of the batch."""
         self._batch_index = None
 
-    # ---------------------------------------------------------------------------------------- sampling
-
-    @torch.no_grad()
-    def generate(self, labels: Tensor, use_ema: bool = True) -> Tensor:
-        """Draw one sample for each label.
-
-        The seeds are those of :func:`jitflow.core.seeding.use_seeds`, else fresh ones.
-
-        Args:
-            labels: Classes, shape ``(B,)``, int64, in ``[0, num_classes]``; ``num_classes`` means "any".
-            use_ema: Sample from the first average of the weights instead of the weights; without an
-                average the weights are used and a warning says so once.
-
-        Returns:
-            Samples in the model space, shape ``(B, C, H, W)``, float32, nominally in ``[-1, 1]``.
-
-        Raises:
-            ConfigError: If a label or a sampling attribute is out of range.
-        """
-        return self.generate_condition(Condition(label=labels), use_ema=use_ema)
-
-    @torch.no_grad()
-    def generate_condition(self, condition: Condition, *, use_ema: bool = True) -> Tensor:
-        """Draw samples under any condition; :meth:`generate` for one with a label only.
-
-        Args:
-            condition: Its label, shape ``(B,)``, must be there; known parts of the state stay as they are.
-            use_ema: As in :meth:`generate`.
-
-        Returns:
-            Samples in the model space, shape ``(B, C, H, W)``, float32.
-        """
-        if condition.label is None:
-            raise ConfigError('sampling needs a label for each sample; pass num_classes for "any class"')
-        labels = self._check_labels(condition.label)
-        self._check_sampling()
-        times = time_grid(self.num_sampling_steps, shift=self.time_shift)
-        noise = noise_from_seeds(self.codec.shape, current_seeds(len(labels)), device=self.device)
-        x = condition.apply_known(self.noise_scale * noise)
-
-        def velocity(x: Tensor, t: Tensor) -> Tensor:
-            return condition.freeze_known(self._forward_sample(x, t, labels))
-
-        was_training = self.training
-        self.eval()
-        try:
-            with self.ema_weights() if use_ema and self._has_ema() else nullcontext():
-                return integrate(
-                    velocity,
-                    x,
-                    times,
-                    solver=self.sampling_method,
-                    on_step=self._on_step,
-                    **self._overridden_steps(labels, condition),
-                )
-        finally:
-            self.train(was_training)
-
-    @torch.no_grad()
-    def _forward_sample(self, z: Tensor, t: Tensor | float, labels: Tensor) -> Tensor:
-        """Guided velocity at a state.
-
-        Args:
-            z: State, shape ``(B, C, H, W)``.
-            t: Time: a number, 0-d, ``(B,)`` or ``(B, 1, 1, 1)``.
-            labels: Labels, shape ``(B,)``.
-
-        Returns:
-            Velocity, shape ``(B, C, H, W)``, float32.
-        """
-
-        def velocity(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-            output = self(x, t, y).float()
-            return velocity_from_prediction(output, x, t, prediction=self.prediction, t_eps=self.t_eps)
-
-        return guided_velocity(
-            velocity,
-            z.float(),
-            _batch_time(t, z, keep_device=True),
-            labels,
-            null_label=self.num_classes,
-            scale=self.cfg_scale,
-            interval=check_interval(self.cfg_interval),
-        )
-
-    @torch.no_grad()
-    def _euler_step(self, z: Tensor, t: Tensor, t_next: Tensor, labels: Tensor) -> Tensor:
-        """One Euler step of the state ``(B, C, H, W)`` between two 0-d times."""
-        return euler_step(lambda x, s: self._forward_sample(x, s, labels), z, t, t_next)
-
-    @torch.no_grad()
-    def _heun_step(self, z: Tensor, t: Tensor, t_next: Tensor, labels: Tensor) -> Tensor:
-        """One Heun step of the state ``(B, C, H, W)`` between two 0-d times."""
-        return heun_step(lambda x, s: self._forward_sample(x, s, labels), z, t, t_next)
-
-    def _overridden_steps(self, labels: Tensor, condition: Condition) -> dict[str, Step]:
-        """Solver steps that a subclass replaced, with the known part of the state kept after each."""
-        steps: dict[str, Step] = {}
-
-        def method_step(name: str) -> Step:
-            def step(velocity: Velocity, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-                return condition.apply_known(getattr(self, name)(x, t, t_next, labels))
-
-            return step
-
-        main = f"_{self.sampling_method}_step"
-        if _overrides(self, main):
-            steps["step"] = method_step(main)
-        if _overrides(self, "_euler_step"):
-            steps["last_step"] = method_step("_euler_step")
-        return steps
-
-    @contextmanager
-    def watch_sampling(self, on_step: OnStep) -> Iterator[None]:
-        """Call ``on_step(steps done, steps in all, time, state)`` after each step sampled inside the block."""
-        before, self._on_step = self._on_step, on_step
-        try:
-            yield
-        finally:
-            self._on_step = before
-
-    # --------------------------------------------------------------------------------------- the averages
-
-    @contextmanager
-    def ema_weights(self, version: int = 1) -> Iterator[None]:
-        """Use an average in place of the weights inside the block, and restore them whatever happens.
-
-        Args:
-            version: 1 or 2.
-        """
-        with self.other_weights(self.ema_parameters(version)):
-            yield
-
-    @contextmanager
-    def other_weights(self, averages: Mapping[str, Tensor]) -> Iterator[None]:
-        """Use other values of the parameters inside the block, and restore the weights whatever happens.
-
-        Nothing is copied where both are float32 on the same device: they exchange their storage.
-
-        Args:
-            averages: A value for each parameter, by name.
-        """
-        weights: list[tuple[nn.Parameter, Tensor]] = []
-        try:
-            for name, parameter in self.named_parameters():
-                weights.append((parameter, parameter.data))
-                parameter.data = averages[name].to(parameter.device, parameter.dtype)
-            # Autocast remembers the half-precision copy of a parameter, not of its storage.
-            torch.clear_autocast_cache()
-            yield
-        finally:
-            for parameter, data in weights:
-                parameter.data = data
-            torch.clear_autocast_cache()
-
-    def ema_parameters(self, version: int = 1) -> dict[str, Tensor]:
-        """Return an average by parameter name; raise ConfigError for a version that is not 1 or 2, or empty."""
-        if version not in (1, 2):
-            raise ConfigError(f"ema_version must be 1 or 2; got {version!r}")
-        averages = self.ema_params1 if version == 1 else self.ema_params2
-        if not averages:
-            raise ConfigError(f"there is no EMA {version}: train with EMACallback, or load a checkpoint that has one")
-        return averages
-
-    def _has_ema(self) -> bool:
-        if self.ema_params1:
-            return True
-        if not self._warned_no_ema:
-            self._warned_no_ema = True
-            pl.utilities.rank_zero_warn("use_ema=True, but this model has no EMA yet; sampling from its weights")
-        return False
-
-    def _apply(self, fn: Any, recurse: bool = True) -> FlowModule:
-        super()._apply(fn, recurse=recurse)
-        for averages in (self.ema_params1, self.ema_params2):
-            for name, average in averages.items():
-                # Follow the module to its device, not to its precision.
-                averages[name] = average.to(fn(average).device)
-        return self
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add both averages and what is needed to rebuild the module."""
-        for key, average in (("model_ema1", self.ema_params1), ("model_ema2", self.ema_params2)):
-            if average:
-                checkpoint[key] = dict(average)
+        self.save_averages(checkpoint)
         checkpoint["jitflow"] = {
             "version": __version__,
             "module": f"{type(self).__module__}.{type(self).__qualname__}",
@@ -462,20 +267,7 @@ class FlowModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore both averages and the seed of the run."""
-        expected = {name: p.shape for name, p in self.named_parameters()}
-        for key in ("model_ema1", "model_ema2"):
-            if key not in checkpoint:
-                continue
-            stored = checkpoint[key]
-            # Our files hold parameters only, the release's also buffers: more is harmless, less is not.
-            wrong = [name for name, shape in expected.items() if name not in stored or stored[name].shape != shape]
-            if wrong:
-                raise CheckpointError(
-                    f"{key} of the checkpoint does not fit this model in {len(wrong)} parameters, "
-                    f"such as {', '.join(wrong[:5])}"
-                )
-            averages = {name: stored[name].to(self.device, torch.float32, copy=True) for name in expected}
-            setattr(self, key.replace("model_ema", "ema_params"), averages)
+        self.load_averages(checkpoint)
         self.run_seed = checkpoint.get("jitflow", {}).get("run_seed", self.run_seed)
         # Which kernel steps depends on this machine and precision, not on those of the file.
         for optimizer in checkpoint.get("optimizer_states", []):
@@ -483,29 +275,8 @@ class FlowModule(pl.LightningModule):
                 if "fused" in group:
                     group.update(fused=self._can_fuse_optimizer(), foreach=None)
 
-    # ------------------------------------------------------------------------------------------- checks
-
     def _time_distribution(self) -> TimeDistribution:
         return TimeDistribution(self.time_kind, self.P_mean, self.P_std)
-
-    def _check_sampling(self) -> None:
-        get_solver(self.sampling_method)
-        if not math.isfinite(self.cfg_scale):
-            raise ConfigError(f"the guidance scale must be a number; got {self.cfg_scale}")
-        check_interval(self.cfg_interval)
-        time_grid(self.num_sampling_steps, shift=self.time_shift)
-
-    def _check_labels(self, labels: Tensor) -> Tensor:
-        labels = torch.as_tensor(labels, device=self.device)
-        if labels.ndim != 1 or labels.is_floating_point():
-            raise ConfigError(f"labels must be whole numbers of shape (B,); got {tuple(labels.shape)}, {labels.dtype}")
-        wrong = labels[(labels < 0) | (labels > self.num_classes)]
-        if len(wrong):
-            raise ConfigError(
-                f"label {int(wrong[0])} is out of range: this model has classes 0 to {self.num_classes - 1} "
-                f"({self.num_classes} means any class)"
-            )
-        return labels
 
     def check_data(self, info: dict[str, Any]) -> None:
         """Raise ConfigError if data that describe themselves so (``get_dataset_info``) do not fit this module."""
@@ -542,17 +313,6 @@ def _sample_index(batch: Any) -> Tensor | None:
     """Indices of a batch's samples; None for a plain list or tuple, whose ``index`` is a method."""
     index = getattr(batch, "index", None)
     return index if isinstance(index, Tensor) else None
-
-
-def _batch_time(t: Tensor | float, x: Tensor, *, keep_device: bool = False) -> Tensor:
-    """Bring a time of any accepted form to shape ``(B,)``, float32."""
-    t = torch.as_tensor(t, dtype=torch.float32, device=None if keep_device else x.device)
-    return t.reshape(-1).expand(x.shape[0]) if t.numel() == 1 else t.reshape(x.shape[0])
-
-
-def _overrides(module: FlowModule, name: str) -> bool:
-    method = getattr(module, name, None)
-    return method is not None and getattr(method, "__func__", method) is not getattr(FlowModule, name, None)
 
 
 def _run_seed() -> int:

@@ -14,7 +14,7 @@ from jitflow.core.ema import copy_parameters, update_ema_
 from jitflow.core.path import interpolate, velocity_from_data
 from jitflow.nets.jit import JiT
 from jitflow.nets.registry import create_model
-from jitflow.training import module as module_file
+from jitflow.training import sampling as sampling_file
 from jitflow.training.module import FlowModule
 
 HERE = Path(__file__).parent
@@ -91,7 +91,7 @@ def test_loss_terms(module, golden):
 @pytest.mark.parametrize("solver", ["euler", "heun"])
 @pytest.mark.parametrize(("scale", "low", "high"), [(1, 0, 1), (2.9, 0.1, 1)])
 def test_samples(module, golden, monkeypatch, solver, scale, low, high):
-    monkeypatch.setattr(module_file, "noise_from_seeds", lambda *args, **kwargs: golden["generate/unit_noise"])
+    monkeypatch.setattr(sampling_file, "noise_from_seeds", lambda *args, **kwargs: golden["generate/unit_noise"])
     module.sampling_method, module.num_sampling_steps = solver, 8
     module.cfg_scale, module.cfg_interval = float(scale), (float(low), float(high))
     images = module.generate(golden["generate/y"], use_ema=False)

@@ -1,0 +1,112 @@
+"""Averages of the weights that live beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from jitflow.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class WeightAverages(pl.LightningModule):
+    """A module with two averages of its weights, which ``EMACallback`` fills and moves.
+
+    Attributes:
+        ema_params1: First average by parameter name, float32; empty until there is one. Neither parameters nor
+            buffers, so that no state dict, optimiser or DDP broadcast meets them.
+        ema_params2: Second average.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ema_params1: dict[str, Tensor] = {}
+        self.ema_params2: dict[str, Tensor] = {}
+        self._warned_no_ema = False
+
+    @contextmanager
+    def ema_weights(self, version: int = 1) -> Iterator[None]:
+        """Use an average in place of the weights inside the block, and restore them whatever happens.
+
+        Args:
+            version: 1 or 2.
+        """
+        with self.other_weights(self.ema_parameters(version)):
+            yield
+
+    @contextmanager
+    def other_weights(self, averages: Mapping[str, Tensor]) -> Iterator[None]:
+        """Use other values of the parameters inside the block, and restore the weights whatever happens.
+
+        Nothing is copied where both are float32 on the same device: they exchange their storage.
+
+        Args:
+            averages: A value for each parameter, by name.
+        """
+        weights: list[tuple[nn.Parameter, Tensor]] = []
+        try:
+            for name, parameter in self.named_parameters():
+                weights.append((parameter, parameter.data))
+                parameter.data = averages[name].to(parameter.device, parameter.dtype)
+            # Autocast remembers the half-precision copy of a parameter, not of its storage.
+            torch.clear_autocast_cache()
+            yield
+        finally:
+            for parameter, data in weights:
+                parameter.data = data
+            torch.clear_autocast_cache()
+
+    def ema_parameters(self, version: int = 1) -> dict[str, Tensor]:
+        """Return an average by parameter name; raise ConfigError for a version that is not 1 or 2, or empty."""
+        if version not in (1, 2):
+            raise ConfigError(f"ema_version must be 1 or 2; got {version!r}")
+        averages = self.ema_params1 if version == 1 else self.ema_params2
+        if not averages:
+            raise ConfigError(f"there is no EMA {version}: train with EMACallback, or load a checkpoint that has one")
+        return averages
+
+    def _has_ema(self) -> bool:
+        if self.ema_params1:
+            return True
+        if not self._warned_no_ema:
+            self._warned_no_ema = True
+            pl.utilities.rank_zero_warn("use_ema=True, but this model has no EMA yet; sampling from its weights")
+        return False
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse=recurse)
+        for averages in (self.ema_params1, self.ema_params2):
+            for name, average in averages.items():
+                # Follow the module to its device, not to its precision.
+                averages[name] = average.to(fn(average).device)
+        return self
+
+    def save_averages(self, checkpoint: dict[str, Any]) -> None:
+        """Add the averages to a checkpoint, as ``model_ema1`` and ``model_ema2``."""
+        for key, average in (("model_ema1", self.ema_params1), ("model_ema2", self.ema_params2)):
+            if average:
+                checkpoint[key] = dict(average)
+
+    def load_averages(self, checkpoint: Mapping[str, Any]) -> None:
+        """Restore the averages that a checkpoint holds; raise CheckpointError if one does not fit."""
+        expected = {name: p.shape for name, p in self.named_parameters()}
+        for key in ("model_ema1", "model_ema2"):
+            if key not in checkpoint:
+                continue
+            stored = checkpoint[key]
+            # Our files hold parameters only, the release's also buffers: more is harmless, less is not.
+            wrong = [name for name, shape in expected.items() if name not in stored or stored[name].shape != shape]
+            if wrong:
+                raise CheckpointError(
+                    f"{key} of the checkpoint does not fit this model in {len(wrong)} parameters, "
+                    f"such as {', '.join(wrong[:5])}"
+                )
+            averages = {name: stored[name].to(self.device, torch.float32, copy=True) for name in expected}
+            setattr(self, key.replace("model_ema", "ema_params"), averages)
