@@ -8,6 +8,7 @@ traceback.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -52,3 +53,24 @@ def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "
     near = [folded[n] for n in difflib.get_close_matches(str(name).lower(), folded, n=3, cutoff=0.55)]
     suggestion = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}."
     return ConfigError(f"unknown {kind} {name!r}; {suggestion}{' ' + hint if hint else ''}")
+
+
+def option_error(text: str, command: str) -> ConfigError:
+    """Bring a message of jsonargparse about an option, which can be long, to one line.
+
+    Args:
+        text: Its message.
+        command: The command whose ``--help`` lists the options.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    option = re.search(r'key "([^"]+)"', text)
+    expected = re.findall(r"Expected an? (?:<class ')?([^'>.\n]+)", text)
+    value = re.search(r"(?:Got value|Given value): (.*)", text)
+    if option and expected and value:
+        kinds = " or ".join(dict.fromkeys(kind for kind in expected if kind != "NoneType"))
+        said = f"--{option[1]} must be {kinds}; got {value[1]}"
+    else:
+        said = " ".join(text.split())
+    return ConfigError(f"{said} ({command} --help lists all options)")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from jitflow.errors import ConfigError
+from jitflow.errors import ConfigError, option_error
 from jitflow.nets.registry import get_variant, list_models
 
 
@@ -69,21 +68,7 @@ def run_command(name: str, function: Callable[..., None], args: list[str]) -> No
             function, args=_spell_out(args, switches), prog=f"jitflow {name}", as_positional=True, exit_on_error=False
         )
     except argparse.ArgumentError as error:
-        raise option_error(error, name) from None
-
-
-def option_error(error: argparse.ArgumentError, name: str) -> ConfigError:
-    """Bring a message of jsonargparse, which can be long, to one line with the way out."""
-    text = str(error)
-    option = re.search(r'key "([^"]+)"', text)
-    expected = re.findall(r"Expected an? (?:<class ')?([^'>.\n]+)", text)
-    value = re.search(r"(?:Got value|Given value): (.*)", text)
-    if option and expected and value:
-        kinds = " or ".join(dict.fromkeys(kind for kind in expected if kind != "NoneType"))
-        said = f"--{option[1]} must be {kinds}; got {value[1]}"
-    else:
-        said = " ".join(text.split())
-    return ConfigError(f"{said} (jitflow {name} --help lists all options)")
+        raise option_error(str(error), f"jitflow {name}") from None
 
 
 def _spell_out(args: list[str], switches: list[str]) -> list[str]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import warnings
 from pathlib import Path
@@ -24,7 +25,7 @@ from jitflow.callbacks import (
     TrainingProgress,
 )
 from jitflow.callbacks.checkpoint import LAST_NAME
-from jitflow.errors import ConfigError
+from jitflow.errors import ConfigError, option_error
 from jitflow.training.checkpoint import find_checkpoint, init_from, resumable
 from jitflow.training.module import FlowModule
 from jitflow.training.recipe import build, find_recipe
@@ -141,7 +142,10 @@ def train(args: list[str]) -> None:
     with warnings.catch_warnings():
         # Lightning suspects that words given in Python were given on the command line as well; they were.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-        cli = TrainCLI(args, recipe=recipe)
+        try:
+            cli = TrainCLI(args, recipe=recipe)
+        except argparse.ArgumentError as error:
+            raise option_error(str(error), "jitflow train") from None
     resume = None
     if cli.config.resume is not None:
         if cli.config.init_from is not None:
