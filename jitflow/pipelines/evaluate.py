@@ -115,6 +115,19 @@ def extract(
     return found
 
 
+def reference_of(model: Model, spec: str | Path, extractor: FeatureExtractor, *, batch_size: int) -> Reference:
+    """Load the real side of a score at the size and channels of a model; ``spec`` as in ``load_reference``."""
+    channels, height, width = model.module.codec.shape
+    return load_reference(
+        spec,
+        extractor,
+        img_size=(height, width),
+        channels=channels,
+        device=model.module.device.type,
+        batch_size=batch_size,
+    )
+
+
 def frechet_name(extractor: FeatureExtractor) -> str:
     """Name the Frechet distance under an extractor: ``fid`` is reserved for Inception."""
     return "fid" if extractor.name.startswith("inception") else "frechet_distance"
@@ -204,15 +217,7 @@ def evaluate(
     module = model.module
     plan.check(module.num_classes)
     model.check_ema(plan.ema)
-    channels, height, width = module.codec.shape
-    real = load_reference(
-        reference,
-        made,
-        img_size=(height, width),
-        channels=channels,
-        device=module.device.type,
-        batch_size=plan.batch_size,
-    )
+    real = reference_of(model, reference, made, batch_size=plan.batch_size)
     card = protocol_card(
         # One image tells the settings in force, and that the model can sample at all.
         plan.part(model, range(1)).settings,

@@ -19,10 +19,9 @@ from jitflow.core.times import time_grid
 from jitflow.errors import ConfigError
 from jitflow.evaluation.extractors import make_extractor
 from jitflow.files import read_json, writable_folder, write_json, write_text
-from jitflow.pipelines.evaluate import Plan, extract, frechet_name, score
+from jitflow.pipelines.evaluate import Plan, extract, frechet_name, reference_of, score
 from jitflow.pipelines.progress import meter
 from jitflow.pipelines.protocol import claim_folder, protocol_card
-from jitflow.pipelines.reference import load_reference
 from jitflow.pipelines.sample import Model
 
 
@@ -119,15 +118,7 @@ def sweep(
     for ema in grid.emas:
         model.check_ema(ema)
     made = make_extractor(extractor)
-    channels, height, width = module.codec.shape
-    real = load_reference(
-        reference,
-        made,
-        img_size=(height, width),
-        channels=channels,
-        device=module.device.type,
-        batch_size=base.batch_size,
-    )
+    real = reference_of(model, reference, made, batch_size=base.batch_size)
     card = protocol_card(
         {"precision": base.precision, "time_shift": module.time_shift, "device": module.device.type},
         num_images=base.num_images,
