@@ -138,6 +138,10 @@ def test_images_are_written_only_when_asked(checkpoint, tmp_path):
         assert arrays["arr_1"].tolist() == [i % 10 for i in range(20)]
         with Image.open(tmp_path / "all" / "images" / "000013_class3_seed13.png") as image:
             assert np.array_equal(np.asarray(image), arrays["arr_0"][13, :, :, 0])
+        # The name says it: class 3, seed 13, whatever the evaluation around it.
+        alone = load(checkpoint, device="cpu").sample([3], [13]).pixels[0, 0].numpy().astype(int)
+        assert np.abs(alone - arrays["arr_0"][13, :, :, 0]).max() <= 1
+        assert np.abs(alone - arrays["arr_0"][3, :, :, 0]).max() > 1
     assert len(list((tmp_path / "all" / "images").iterdir())) == 20
 
 

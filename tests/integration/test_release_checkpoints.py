@@ -276,6 +276,14 @@ def test_moments_of_another_shape_are_refused(tmp_path):
         read_state(tmp_path / "odd.pth")
 
 
+def test_an_optimiser_of_another_network_is_refused(tmp_path):
+    checkpoint = load_checkpoint(RELEASE)
+    checkpoint["optimizer"]["param_groups"][1]["params"].pop()
+    torch.save(checkpoint, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match="holds 69 parameters, the network trains 70"):
+        read_state(tmp_path / "odd.pth")
+
+
 def test_convert_and_sample_from_the_command_line(tmp_path, capsys):
     assert cli.main(["convert", str(RELEASE), str(tmp_path / "m.safetensors"), "--ema", "2"]) == 0
     words = [
