@@ -30,7 +30,7 @@ def generator_matrix() -> Tensor:
     bit extends each word to 48.
     """
     residues = {x * x % _PRIME for x in range(1, _PRIME)}
-    idempotent = torch.tensor([int(i in residues) for i in range(_PRIME)])
+    idempotent = torch.tensor([int(i in residues) for i in range(_PRIME)], device="cpu")
     rows = torch.stack([idempotent.roll(shift) for shift in range(_PRIME)])
     basis: list[Tensor] = []
     for column in range(_PRIME):
@@ -62,13 +62,13 @@ def codewords(count: int, *, seed: int = 0) -> Tensor:
     if not 1 <= count <= 1 << DIMENSION:
         raise ConfigError(f"there are codewords for 1 to {1 << DIMENSION} tokens; got {count}")
     generator = torch.Generator().manual_seed(seed)
-    places = torch.randperm(LENGTH, generator=generator)
-    signs = torch.randint(0, 2, (LENGTH,), generator=generator)
-    multiplier = 2 * int(torch.randint(0, 1 << (DIMENSION - 1), (1,), generator=generator)) + 1
-    offset = int(torch.randint(0, 1 << DIMENSION, (1,), generator=generator))
+    places = torch.randperm(LENGTH, generator=generator, device="cpu")
+    signs = torch.randint(0, 2, (LENGTH,), generator=generator, device="cpu")
+    multiplier = 2 * int(torch.randint(0, 1 << (DIMENSION - 1), (1,), generator=generator, device="cpu")) + 1
+    offset = int(torch.randint(0, 1 << DIMENSION, (1,), generator=generator, device="cpu"))
     # An odd multiplier permutes the messages modulo 2^24: distinct words without a list of what is taken.
-    messages = (torch.arange(count) * multiplier + offset) % (1 << DIMENSION)
-    bits = (messages[:, None] >> torch.arange(DIMENSION)) & 1
+    messages = (torch.arange(count, device="cpu") * multiplier + offset) % (1 << DIMENSION)
+    bits = (messages[:, None] >> torch.arange(DIMENSION, device="cpu")) & 1
     # Sums of at most 24 ones are exact in float32, which multiplies matrices fast.
     words = (bits.float() @ generator_matrix().float()).remainder(2)[:, places]
     return ((words + signs) % 2) * 2 - 1

@@ -93,7 +93,7 @@ class ColourCodec:
             )
         data = data.long()
         if self._codes is not None:
-            return _join_patches(self._codes.to(data.device)[data], self.img_size)
+            return join_patches(self.codes(data.device)[data], self.img_size)
         digits = torch.stack([data % self._side, data // self._side % self._side, data // self._side**2], dim=1)
         # One level only (a vocabulary of one token) sits at -1.
         colours = digits.float() * (2 / max(1, self._side - 1)) - 1
@@ -127,27 +127,54 @@ class ColourCodec:
         ids = self.tokens(x).clamp(max=self.vocab_size - 1)
         difference = (x.float() - self.encode(ids)).square()
         if self._codes is not None:
-            return _split_patches(difference).mean(dim=-1).sqrt()
+            return split_patches(difference).mean(dim=-1).sqrt()
         return difference.mean(dim=1).flatten(1).sqrt()
+
+    def codes(self, device: torch.device | str | None = None) -> Tensor:
+        """Codewords of the mapping ``codebook``, shape ``(vocab_size, 48)``; ConfigError for another mapping."""
+        if self._codes is None:
+            raise ConfigError(f"the mapping {self.mapping} has no codewords")
+        # Kept where they were last needed: a training asks for them in every step.
+        if device is not None and self._codes.device != torch.device(device):
+            self._codes = self._codes.to(device)
+        return self._codes
+
+    def levels(self, device: torch.device | str | None = None) -> Tensor:
+        """Values that a colour channel can take under the mappings of one pixel, rising from -1 to 1."""
+        if self._side == 1:
+            return torch.tensor([-1.0], device=device)
+        return torch.linspace(-1, 1, self._side, device=device)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Lay one number a token, shape ``(B, num_tokens)``, over its pixels: shape ``(B, 1, img_size, img_size)``."""
+        side = math.isqrt(self.num_tokens)
+        grid = values.unflatten(1, (side, side)).unsqueeze(1)
+        scale = self.img_size // side
+        return grid.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Undo :meth:`spread`: one number a token from an image ``(B, 1, img_size, img_size)``."""
+        scale = self.img_size // math.isqrt(self.num_tokens)
+        return x[:, 0, ::scale, ::scale].flatten(1)
 
     def _nearest(self, x: Tensor) -> Tensor:
         """All codes have equal length, so the nearest is the one with the largest inner product."""
         assert self._codes is not None
-        patches, codes = _split_patches(x.float()), self._codes.to(x.device)
+        patches, codes = split_patches(x.float()), self.codes(x.device)
         rows = max(1, _TABLE // self.vocab_size)
         found = [(part @ codes.T).argmax(dim=-1) for part in patches.flatten(0, 1).split(rows)]
         return torch.cat(found).unflatten(0, patches.shape[:2])
 
 
-def _join_patches(patches: Tensor, img_size: int) -> Tensor:
+def join_patches(patches: Tensor, img_size: int) -> Tensor:
     """Lay codewords ``(B, N, 48)``, each (channel, row, column), out as images ``(B, 3, H, W)``, row by row."""
     side = img_size // PATCH
     x = patches.unflatten(-1, (3, PATCH, PATCH)).unflatten(1, (side, side))
     return x.permute(0, 3, 1, 4, 2, 5).reshape(len(patches), 3, img_size, img_size)
 
 
-def _split_patches(x: Tensor) -> Tensor:
-    """The inverse of :func:`_join_patches`: images ``(B, 3, H, W)`` to ``(B, N, 48)``."""
+def split_patches(x: Tensor) -> Tensor:
+    """The inverse of :func:`join_patches`: images ``(B, 3, H, W)`` to ``(B, N, 48)``."""
     side = x.shape[-1] // PATCH
     patches = x.reshape(len(x), 3, side, PATCH, side, PATCH).permute(0, 2, 4, 1, 3, 5)
     return patches.reshape(len(x), side * side, LENGTH)

@@ -37,3 +37,10 @@ class Condition:
         if self.mask is None:
             return v
         return v.masked_fill(self.mask, 0.0)
+
+    def unknown_weight(self, weight: Tensor | None, x: Tensor) -> Tensor | None:
+        """Weight of each element in a loss of data ``(B, *S)``: the given one, and 0 where the data is known."""
+        if self.mask is None:
+            return weight
+        unknown = (~self.mask).to(x).expand_as(x)
+        return unknown if weight is None else unknown * weight

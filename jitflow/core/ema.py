@@ -23,7 +23,8 @@ def copy_parameters(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def update_ema_(averages: Mapping[str, Tensor], params: Mapping[str, Tensor], decay: float) -> None:
     """Move averages towards parameters in place: ``ema = decay * ema + (1 - decay) * p``.
 
-    One fused call per device and dtype instead of one per parameter.
+    On an accelerator one call for each device and dtype instead of one for each parameter; on a CPU a loop, which
+    still finds each average in the cache for its second operation. Both give the same bits.
 
     Args:
         averages: Averages by parameter name, float32.
@@ -43,8 +44,24 @@ def update_ema_(averages: Mapping[str, Tensor], params: Mapping[str, Tensor], de
         ours, theirs = groups.setdefault((p.device, p.dtype), ([], []))
         ours.append(averages[name])
         theirs.append(p.detach())
-    for (_, dtype), (ours, theirs) in groups.items():
+    for (device, dtype), (ours, theirs) in groups.items():
         ends = theirs if dtype == torch.float32 else [p.float() for p in theirs]
         # The release's order of operations, to the last bit; a lerp would round differently.
-        torch._foreach_mul_(ours, decay)
-        torch._foreach_add_(ours, ends, alpha=1 - decay)
+        if device.type == "cpu":
+            for average, end in zip(ours, ends, strict=True):
+                average.mul_(decay).add_(end, alpha=1 - decay)
+        else:
+            update_together_(ours, ends, decay)
+
+
+@torch.no_grad()
+def update_together_(averages: list[Tensor], ends: list[Tensor], decay: float) -> None:
+    """Move averages towards tensors in place, two calls for all of them.
+
+    Args:
+        averages: Averages of one device, float32.
+        ends: As many tensors of the same shapes, float32.
+        decay: Share of the old average that stays.
+    """
+    torch._foreach_mul_(averages, decay)
+    torch._foreach_add_(averages, ends, alpha=1 - decay)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from jitflow.errors import ConfigError
 
@@ -29,3 +30,24 @@ def mse_per_sample(pred: Tensor, target: Tensor, *, weight: Tensor | None = None
         return squared.flatten(1).mean(1)
     weight = weight.to(squared).expand_as(squared)
     return (squared * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-12)
+
+
+def cosine_per_sample(pred: Tensor, target: Tensor) -> Tensor:
+    """Direction error of each sample: ``1 - cos`` over the channels of each place, averaged over places, in float32.
+
+    Args:
+        pred: Prediction, shape ``(B, C, *S)``.
+        target: Target, shape ``(B, C, *S)``.
+
+    Returns:
+        Losses, shape ``(B,)``, float32, in ``[0, 2]``.
+
+    Raises:
+        ConfigError: If the shapes differ (broadcasting would hide it).
+
+    References:
+        Yao et al. 2025, arXiv:2501.01423, section 4 ("velocity direction loss").
+    """
+    if pred.shape != target.shape:
+        raise ConfigError(f"prediction {tuple(pred.shape)} and target {tuple(target.shape)} differ in shape")
+    return (1 - cosine_similarity(pred.float(), target.float(), dim=1)).flatten(1).mean(1)

@@ -170,3 +170,28 @@ def perfect_prediction(x0: Tensor, x1: Tensor, *, prediction: Prediction) -> Ten
 
 def _unknown_prediction(prediction: object) -> ConfigError:
     return ConfigError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {prediction!r}")
+
+
+def renoise(x_t: Tensor, t: Tensor, t_back: Tensor, unit_noise: Tensor, *, noise_scale: float = 1.0) -> Tensor:
+    """Carry a state back towards the noise, as if its data had been mixed with noise only that far.
+
+    ``x_t`` is scaled so that its data weigh ``t_back``, and fresh noise makes up what its own noise then lacks. A
+    sampler that does so before each step forgets its errors.
+
+    Args:
+        x_t: Path sample, shape ``(B, *S)``.
+        t: Its time, shape ``(B,)``, above 0.
+        t_back: The earlier time, shape ``(B,)``, in ``[0, t]``.
+        unit_noise: Fresh noise of standard deviation 1, shape ``(B, *S)``.
+        noise_scale: Standard deviation of the path's noise.
+
+    Returns:
+        Path sample at ``t_back``, shape ``(B, *S)``.
+
+    References:
+        Karras et al. 2022, arXiv:2206.00364, algorithm 2, here on the linear path.
+    """
+    now, back = expand_time(t, x_t), expand_time(t_back, x_t)
+    kept = back / now * (1 - now)
+    added = ((1 - back).square() - kept.square()).clamp_min(0).sqrt()
+    return back / now * x_t + noise_scale * added * unit_noise

@@ -17,6 +17,7 @@ from jitflow.errors import ConfigError, unknown_name
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]
 OnStep = Callable[[int, int, float, Tensor], None]
+GoBack = Callable[[int, Tensor, Tensor, Tensor], "tuple[Tensor, Tensor]"]
 
 
 def _at(velocity: Velocity, x: Tensor, t: Tensor) -> Tensor:
@@ -122,6 +123,7 @@ def integrate(
     on_step: OnStep | None = None,
     step: Step | None = None,
     last_step: Step | None = None,
+    go_back: GoBack | None = None,
 ) -> Tensor:
     """Carry a state along a velocity field.
 
@@ -133,6 +135,8 @@ def integrate(
         on_step: Called after each step with (steps done, steps in all, time reached, state).
         step: Replaces the solver's step (a user's own).
         last_step: Replaces the solver's last step, where the solver has one.
+        go_back: Called before each step but the first with (step, state, time, next time); returns the state and the
+            0-d time at which the step starts instead, which makes the sampling stochastic.
 
     Returns:
         State at ``times[-1]``, shape ``(B, *S)``.
@@ -147,7 +151,10 @@ def integrate(
     num_steps = len(times) - 1
     for i in range(num_steps):
         now = take_last if take_last is not None and i == num_steps - 1 else take
-        x = now(velocity, x, times[i], times[i + 1])
+        start = times[i]
+        if go_back is not None and i > 0:
+            x, start = go_back(i, x, start, times[i + 1])
+        x = now(velocity, x, start, times[i + 1])
         if on_step is not None:
             on_step(i + 1, num_steps, float(times[i + 1]), x)
     return x

@@ -19,38 +19,55 @@ class AdaLNBlock(nn.Module):
         mlp: Layer ``tokens -> tokens``.
         rms: RMSNorm before each layer instead of LayerNorm.
         shift: Whether the condition also shifts, not only scales.
+        norms_first: Register both norms before both layers, as the LightningDiT release does; else each before its
+            layer, as the JiT release does. It is the order of state dicts and of optimiser states.
 
     References:
         Peebles & Xie 2022, arXiv:2212.09748, section 3.2.
     """
 
-    def __init__(self, dim: int, attn: nn.Module, mlp: nn.Module, *, rms: bool = True, shift: bool = True) -> None:
+    def __init__(
+        self,
+        dim: int,
+        attn: nn.Module,
+        mlp: nn.Module,
+        *,
+        rms: bool = True,
+        shift: bool = True,
+        norms_first: bool = True,
+    ) -> None:
         super().__init__()
         self.shift = shift
-        # Registered in the LightningDiT release's order, which is the order of its optimiser state.
         self.norm1 = block_norm(dim, rms=rms)
-        self.norm2 = block_norm(dim, rms=rms)
+        if norms_first:
+            self.norm2 = block_norm(dim, rms=rms)
         self.attn = attn
+        if not norms_first:
+            self.norm2 = block_norm(dim, rms=rms)
         self.mlp = mlp
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, (6 if shift else 4) * dim))
 
-    def forward(self, x: Tensor, c: Tensor, rope: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None, rope: Tensor | None, modulation: Tensor | None = None) -> Tensor:
         """Transform tokens.
 
         Args:
             x: Tokens, shape ``(B, N, D)``.
-            c: Condition, shape ``(B, D)``.
+            c: Condition, shape ``(B, D)``; not looked at where ``modulation`` is given.
             rope: Rotation table, shape ``(2, N, K / 2)``, or None for none.
+            modulation: ``adaLN_modulation(c)`` computed before, shape ``(B, 6 D)`` (``(B, 4 D)`` without shifts),
+                or ``(1, ...)`` for one that all samples share.
 
         Returns:
             Tokens, shape ``(B, N, D)``.
         """
+        if modulation is None:
+            modulation = self.adaLN_modulation(c)
         shift_msa: Tensor | None = None
         shift_mlp: Tensor | None = None
         if self.shift:
-            shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, dim=-1)
+            shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.chunk(6, dim=-1)
         else:
-            scale_msa, gate_msa, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(4, dim=-1)
+            scale_msa, gate_msa, scale_mlp, gate_mlp = modulation.chunk(4, dim=-1)
         x = x + gate_msa.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift_msa, scale_msa), rope)
         return x + gate_mlp.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
 
@@ -71,7 +88,18 @@ class AdaLNFinal(nn.Module):
         self.linear = nn.Linear(dim, patch_size * patch_size * out_channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """Map tokens ``(B, N, D)`` under the condition ``(B, D)`` to patches ``(B, N, P * P * C)``."""
-        shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
+    def forward(self, x: Tensor, c: Tensor | None, modulation: Tensor | None = None) -> Tensor:
+        """Map tokens to patches.
+
+        Args:
+            x: Tokens, shape ``(B, N, D)``.
+            c: Condition, shape ``(B, D)``; not looked at where ``modulation`` is given.
+            modulation: ``adaLN_modulation(c)`` computed before, shape ``(B, 2 D)`` or ``(1, 2 D)``.
+
+        Returns:
+            Patches, shape ``(B, N, P * P * C)``.
+        """
+        if modulation is None:
+            modulation = self.adaLN_modulation(c)
+        shift, scale = modulation.chunk(2, dim=-1)
         return self.linear(modulate(self.norm_final(x), shift, scale))

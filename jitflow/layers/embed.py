@@ -28,6 +28,10 @@ class TimestepEmbedder(nn.Module):
         assert isinstance(first, nn.Linear)
         return first.weight.dtype
 
+    def matrices(self) -> list[Tensor]:
+        """Weights of both linear layers, without their biases."""
+        return [parameter for parameter in self.mlp.parameters() if parameter.dim() == 2]
+
     def forward(self, t: Tensor) -> Tensor:
         """Embed times ``(B,)``, fed unscaled from ``[0, 1]``, as ``(B, D)``."""
         half = self.frequency_dim // 2

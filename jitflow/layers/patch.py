@@ -15,11 +15,12 @@ class PatchEmbed(nn.Module):
         patch_size: P.
         in_channels: C.
         dim: D.
+        bias: Whether a constant is added.
     """
 
-    def __init__(self, patch_size: int, in_channels: int, dim: int) -> None:
+    def __init__(self, patch_size: int, in_channels: int, dim: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed images ``(B, C, H, W)`` as tokens ``(B, N, D)``, row by row."""

@@ -122,6 +122,13 @@ def apply_rope(x: Tensor, table: Tensor) -> Tensor:
     Returns:
         Rotated, shape ``(B, A, N, K)``, dtype of ``x``; computed in float32.
     """
-    cos, sin = table[0], table[1]
-    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2).to(x.dtype)
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        # A pair as one complex number: a single pass where the formula below takes seven.
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(table[0], table[1]))
+    else:
+        # Compilers fuse the plain formula and do not know complex numbers.
+        cos, sin = table[0], table[1]
+        a, b = pairs.unbind(-1)
+        turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    return turned.flatten(-2).to(x.dtype)

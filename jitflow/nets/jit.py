@@ -6,85 +6,28 @@ Parameter names are those of the JiT release, so that its state dicts load as th
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from jitflow.errors import ConfigError
+from jitflow.core.path import Prediction
+from jitflow.errors import ConfigError, unknown_name
+from jitflow.layers.adaln import AdaLNBlock, AdaLNFinal
 from jitflow.layers.attention import Attention
 from jitflow.layers.embed import LabelEmbedder, TimestepEmbedder, sincos_position_table
+from jitflow.layers.initial import Init, initialise_
 from jitflow.layers.mlp import SwiGLU
-from jitflow.layers.norm import RMSNorm, modulate
-from jitflow.layers.patch import BottleneckPatchEmbed, unpatchify
+from jitflow.layers.patch import BottleneckPatchEmbed, PatchEmbed, unpatchify
 from jitflow.layers.rope import RotaryTable
+from jitflow.layers.transformer import AdaLNTransformer
+
+Positions = Literal["rotary", "learned"]
 
 
-class JiTBlock(nn.Module):
-    """Attention and feed-forward, each normalised, modulated and gated by the condition.
-
-    Args:
-        dim: D.
-        num_heads: A.
-        mlp_ratio: Nominal hidden size of the feed-forward layer over D.
-        attn_dropout: Dropout of the attention probabilities.
-        proj_dropout: Dropout after attention and inside the feed-forward layer.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        *,
-        mlp_ratio: float = 4.0,
-        attn_dropout: float = 0.0,
-        proj_dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.norm1 = RMSNorm(dim)
-        self.attn = Attention(dim, num_heads, attn_dropout=attn_dropout, proj_dropout=proj_dropout)
-        self.norm2 = RMSNorm(dim)
-        self.mlp = SwiGLU(dim, mlp_ratio=mlp_ratio, dropout=proj_dropout)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
-
-    def forward(self, x: Tensor, c: Tensor, rope: Tensor) -> Tensor:
-        """Transform tokens.
-
-        Args:
-            x: Tokens, shape ``(B, N, D)``.
-            c: Condition, shape ``(B, D)``.
-            rope: Rotation table, shape ``(2, N, K / 2)``.
-
-        Returns:
-            Tokens, shape ``(B, N, D)``.
-        """
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, dim=-1)
-        x = x + gate_msa.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift_msa, scale_msa), rope)
-        return x + gate_mlp.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
-
-
-class FinalLayer(nn.Module):
-    """Tokens to patches.
-
-    Args:
-        dim: D.
-        patch_size: P.
-        out_channels: C.
-    """
-
-    def __init__(self, dim: int, patch_size: int, out_channels: int) -> None:
-        super().__init__()
-        self.norm_final = RMSNorm(dim)
-        self.linear = nn.Linear(dim, patch_size * patch_size * out_channels)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """Map tokens ``(B, N, D)`` under the condition ``(B, D)`` to patches ``(B, N, P * P * C)``."""
-        shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
-
-
-class JiT(nn.Module):
-    """Image Transformer on raw patches, conditioned on time and class.
+class JiT(AdaLNTransformer):
+    """Image Transformer on raw patches, conditioned on time and, where there are classes, on the class.
 
     Args:
         img_size: Side of the image in pixels, or (height, width); divisible by ``patch_size``.
@@ -96,11 +39,21 @@ class JiT(nn.Module):
         mlp_ratio: Nominal hidden size of the feed-forward layers over D.
         attn_dropout: Dropout of attention probabilities, in the middle half of the blocks only.
         proj_dropout: Dropout of projections and hidden units, in the middle half of the blocks only.
-        num_classes: Number of classes; the label ``num_classes`` means "no class".
+        num_classes: Number of classes; the label ``num_classes`` means "no class". 0 for a network without classes,
+            which has no table of them and takes no class tokens.
         bottleneck_dim: Width of the patch embedding's narrow layer.
         in_context_len: Class tokens put before the image tokens; 0 for none.
         in_context_start: Block before which they are put.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory; same result.
+        positions: ``"rotary"``: the release's fixed table of waves, and rotation in every attention. ``"learned"``: a
+            table learned from normal values of standard deviation 0.02 in place of the fixed one.
+        use_rope: Rotate queries and keys as well; only learned positions can do without.
+        init: How matrices start, see :func:`jitflow.layers.initial.initialise_`.
+        self_conditioning: Take a previous estimate of the data as ``hint``, through an embedding of its own that is
+            zero at first, so that an untrained hint changes nothing.
+
+    Attributes:
+        prediction: What the network was built to predict, or None where its caller decides.
 
     Raises:
         ConfigError: If sizes do not fit each other.
@@ -108,6 +61,8 @@ class JiT(nn.Module):
     References:
         Li & He 2025, arXiv:2511.13720.
     """
+
+    prediction: Prediction | None = None
 
     def __init__(
         self,
@@ -125,6 +80,10 @@ class JiT(nn.Module):
         in_context_len: int = 32,
         in_context_start: int = 4,
         gradient_checkpointing: bool = False,
+        positions: Positions = "rotary",
+        use_rope: bool = True,
+        init: Init = "xavier",
+        self_conditioning: bool = False,
     ) -> None:
         super().__init__()
         self.img_size = _height_width(img_size)
@@ -134,107 +93,128 @@ class JiT(nn.Module):
         self.in_context_len = in_context_len
         self.in_context_start = in_context_start
         self.gradient_checkpointing = gradient_checkpointing
+        self.use_rope = use_rope
+        self.self_conditioning = self_conditioning
         self.grid = _token_grid(self.img_size, patch_size)
         if hidden_size % num_heads or (hidden_size // num_heads) % 4:
             raise ConfigError(
                 f"hidden_size {hidden_size} must be num_heads {num_heads} times a multiple of 4, "
                 "the size that rotary positions need"
             )
-        if num_classes < 1:
-            raise ConfigError(f"num_classes must be at least 1; got {num_classes}")
+        if num_classes < 0:
+            raise ConfigError(f"num_classes must not be negative; got {num_classes}")
+        if in_context_len and not num_classes:
+            raise ConfigError(
+                f"in_context_len {in_context_len} asks for class tokens, but num_classes is 0; set in_context_len=0"
+            )
         if in_context_len and not 0 <= in_context_start < depth:
             raise ConfigError(f"in_context_start {in_context_start} must be one of the {depth} blocks, from 0")
+        if positions not in get_args(Positions):
+            raise unknown_name("positions", positions, get_args(Positions))
+        if not use_rope and positions == "rotary":
+            raise ConfigError("use_rope=False leaves no rotary positions; set positions='learned'")
 
         table = sincos_position_table(self.grid, hidden_size)
-        self.pos_embed = nn.Parameter(table, requires_grad=False)
+        learned = positions == "learned"
+        self.pos_embed = nn.Parameter(torch.zeros_like(table) if learned else table, requires_grad=learned)
         if in_context_len:
             self.in_context_posemb = nn.Parameter(torch.zeros(1, in_context_len, hidden_size))
         self.t_embedder = TimestepEmbedder(hidden_size)
-        self.y_embedder = LabelEmbedder(num_classes, hidden_size)
+        self.y_embedder = LabelEmbedder(num_classes, hidden_size) if num_classes else None
         self.x_embedder = BottleneckPatchEmbed(patch_size, in_channels, bottleneck_dim, hidden_size)
         # Only the middle half drops out: the first blocks see raw patches, the last ones write pixels.
         middle = range(depth // 4, depth // 4 * 3)
         self.blocks = nn.ModuleList(
-            JiTBlock(
+            AdaLNBlock(
                 hidden_size,
-                num_heads,
-                mlp_ratio=mlp_ratio,
-                attn_dropout=attn_dropout if i in middle else 0.0,
-                proj_dropout=proj_dropout if i in middle else 0.0,
+                Attention(
+                    hidden_size,
+                    num_heads,
+                    attn_dropout=attn_dropout if i in middle else 0.0,
+                    proj_dropout=proj_dropout if i in middle else 0.0,
+                ),
+                SwiGLU(hidden_size, mlp_ratio=mlp_ratio, dropout=proj_dropout if i in middle else 0.0),
+                norms_first=False,
             )
             for i in range(depth)
         )
-        self.final_layer = FinalLayer(hidden_size, patch_size, in_channels)
+        self.final_layer = AdaLNFinal(hidden_size, patch_size, in_channels)
         head_dim = hidden_size // num_heads
         self._rope = RotaryTable(self.grid, head_dim)
         self._rope_in_context = RotaryTable(self.grid, head_dim, num_prefix=in_context_len)
-        self._initialise()
+        initialise_(self, init, normal=self._normal_at_first())
+        if self_conditioning:
+            # Made last: every other weight is what the same seed gives without it.
+            self.hint_embedder = PatchEmbed(patch_size, in_channels, hidden_size, bias=False)
+            nn.init.zeros_(self.hint_embedder.proj.weight)
 
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        for conv in (self.x_embedder.proj1, self.x_embedder.proj2):
-            nn.init.xavier_uniform_(conv.weight.view(conv.weight.shape[0], -1))
-        if self.x_embedder.proj2.bias is not None:
-            nn.init.zeros_(self.x_embedder.proj2.bias)
-        nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
-        for linear in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
-            nn.init.normal_(linear.weight, std=0.02)  # type: ignore[arg-type]
+    def _normal_at_first(self) -> list[Tensor]:
+        tensors: list[Tensor] = []
+        if self.y_embedder is not None:
+            tensors.append(self.y_embedder.embedding_table.weight)
+        tensors += self.t_embedder.matrices()
         if self.in_context_len:
-            nn.init.normal_(self.in_context_posemb, std=0.02)
-        # Last, so that nothing overwrites it: every gate starts closed and the first output is exactly 0.
-        layers: list[nn.Module] = [*self.blocks, self.final_layer]
-        for layer in layers:
-            nn.init.zeros_(layer.adaLN_modulation[1].weight)  # type: ignore[index, union-attr]
-            nn.init.zeros_(layer.adaLN_modulation[1].bias)  # type: ignore[index, union-attr]
-        nn.init.zeros_(self.final_layer.linear.weight)
-        nn.init.zeros_(self.final_layer.linear.bias)
+            tensors.append(self.in_context_posemb)
+        if self.pos_embed.requires_grad:
+            tensors.append(self.pos_embed)
+        return tensors
 
-    def compile_blocks(self, *, dynamic: bool = False) -> None:
-        """Compile every block in place with ``torch.compile``; parameter names do not change.
-
-        Args:
-            dynamic: Whether shapes may vary without recompiling.
-        """
-        for block in self.blocks:
-            block.compile(dynamic=dynamic)
-
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        y: Tensor | None = None,
+        hint: Tensor | None = None,
+        *,
+        modulation: Tensor | None = None,
+    ) -> Tensor:
         """Predict from a noisy image.
 
         Args:
             x: Path sample, shape ``(B, C, H, W)``.
             t: Time, shape ``(B,)``, in ``[0, 1]``; 0 is noise, 1 is data.
-            y: Class of each sample, shape ``(B,)``, int64, in ``[0, num_classes]``.
+            y: Class of each sample, shape ``(B,)``, int64, in ``[0, num_classes]``; not looked at where there are no
+                classes.
+            hint: Estimate of the data (known parts exact), shape of ``x``; None means zeros. Only with
+                ``self_conditioning``.
+            modulation: ``self.modulation(t, y)`` computed before, shape ``(B, M)``, or ``(1, M)`` for one that all
+                samples share; ``t`` is then not looked at.
 
         Returns:
             Prediction, shape ``(B, C, H, W)``.
 
         Raises:
-            ValueError: If the image has another size or number of channels than the network.
+            ValueError: If the image has another size or number of channels than the network, if a label is
+                missing, or if a hint does not fit.
         """
         if x.shape[1:] != (self.in_channels, *self.img_size):
             raise ValueError(
                 f"this network takes images of shape (B, {self.in_channels}, {self.img_size[0]}, "
                 f"{self.img_size[1]}); got {tuple(x.shape)}"
             )
-        y_emb = self.y_embedder(y)
-        c = self.t_embedder(t) + y_emb
+        if hint is not None and not (self.self_conditioning and hint.shape == x.shape):
+            wanted = f"a hint of shape {tuple(x.shape)}" if self.self_conditioning else "no hint (self_conditioning)"
+            raise ValueError(f"this network takes {wanted}; got {tuple(hint.shape)}")
+        y_emb = self._embed_label(y) if modulation is None or self.in_context_len else None
+        c = self._condition(t, y_emb) if modulation is None else None
+        *of_blocks, of_final = self._split_modulation(modulation)
         tokens = self.x_embedder(x) + self.pos_embed
-        rope = self._rope(x.device)
-        for i, block in enumerate(self.blocks):
+        if self.self_conditioning:
+            # Zeros are embedded too, so that every step has the same graph (DDP, compilation).
+            tokens = tokens + self.hint_embedder(torch.zeros_like(x) if hint is None else hint.to(x.dtype))
+        rope = self._rope(x.device) if self.use_rope else None
+        for i, (block, of_block) in enumerate(zip(self.blocks, of_blocks, strict=True)):
             if self.in_context_len and i == self.in_context_start:
+                assert y_emb is not None
                 prefix = y_emb.unsqueeze(1) + self.in_context_posemb
                 tokens = torch.cat([prefix.to(tokens.dtype), tokens], dim=1)
-                rope = self._rope_in_context(x.device)
+                rope = self._rope_in_context(x.device) if self.use_rope else None
             if self.gradient_checkpointing and self.training:
-                tokens = checkpoint(block, tokens, c, rope, use_reentrant=False)
+                tokens = checkpoint(block, tokens, c, rope, of_block, use_reentrant=False)
             else:
-                tokens = block(tokens, c, rope)
+                tokens = block(tokens, c, rope, of_block)
         tokens = tokens[:, self.in_context_len :]
-        return unpatchify(self.final_layer(tokens, c), self.grid, self.patch_size)
+        return unpatchify(self.final_layer(tokens, c, of_final), self.grid, self.patch_size)
 
 
 def _height_width(img_size: int | tuple[int, int] | list[int]) -> tuple[int, int]:

@@ -19,13 +19,15 @@ from jitflow.files import load_checkpoint
 from jitflow.layers.adaln import AdaLNBlock, AdaLNFinal
 from jitflow.layers.attention import Attention
 from jitflow.layers.embed import LabelEmbedder, TimestepEmbedder, sincos_position_table
+from jitflow.layers.initial import initialise_
 from jitflow.layers.mlp import Mlp, SwiGLU
 from jitflow.layers.patch import PatchEmbed, unpatchify
 from jitflow.layers.rope import StoredRotaryTable
+from jitflow.layers.transformer import AdaLNTransformer
 from jitflow.nets.weights import strip_prefix, summarise
 
 
-class LightningDiT(nn.Module):
+class LightningDiT(AdaLNTransformer):
     """Transformer on latents, conditioned on time and class.
 
     Names and defaults of the arguments are the release's; its published networks set ``use_swiglu``, ``use_rope``
@@ -111,38 +113,10 @@ class LightningDiT(nn.Module):
             for _ in range(depth)
         )
         self.final_layer = AdaLNFinal(hidden_size, patch_size, in_channels * (1 + learn_sigma), rms=use_rmsnorm)
-        self._initialise()
+        normal = [self.y_embedder.embedding_table.weight, *self.t_embedder.matrices()]
+        initialise_(self, "xavier", normal=normal)
 
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        conv = self.x_embedder.proj
-        nn.init.xavier_uniform_(conv.weight.view(conv.weight.shape[0], -1))
-        assert conv.bias is not None
-        nn.init.zeros_(conv.bias)
-        nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
-        for linear in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
-            nn.init.normal_(linear.weight, std=0.02)  # type: ignore[arg-type]
-        # Last, so that nothing overwrites it: every gate starts closed and the first output is exactly 0.
-        layers: list[nn.Module] = [*self.blocks, self.final_layer]
-        for layer in layers:
-            nn.init.zeros_(layer.adaLN_modulation[1].weight)  # type: ignore[index, union-attr]
-            nn.init.zeros_(layer.adaLN_modulation[1].bias)  # type: ignore[index, union-attr]
-        nn.init.zeros_(self.final_layer.linear.weight)
-        nn.init.zeros_(self.final_layer.linear.bias)
-
-    def compile_blocks(self, *, dynamic: bool = False) -> None:
-        """Compile every block in place with ``torch.compile``; parameter names do not change.
-
-        Args:
-            dynamic: Whether shapes may vary without recompiling.
-        """
-        for block in self.blocks:
-            block.compile(dynamic=dynamic)
-
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor, *, modulation: Tensor | None = None) -> Tensor:
         """Predict the velocity of noisy latents.
 
         Args:
@@ -150,6 +124,8 @@ class LightningDiT(nn.Module):
             t: Time, shape ``(B,)``, in ``[0, 1]``; 0 is noise, 1 is data. It is embedded as it is, not times
                 1000: the release runs the same way and at the same scale as this library.
             y: Class of each sample, shape ``(B,)``, int64, in ``[0, num_classes]``.
+            modulation: ``self.modulation(t, y)`` computed before, shape ``(B, M)``, or ``(1, M)`` for one that all
+                samples share; ``t`` and ``y`` are then not looked at.
 
         Returns:
             Prediction, shape ``(B, C, H, W)``.
@@ -162,15 +138,16 @@ class LightningDiT(nn.Module):
                 f"this network takes latents of shape (B, {self.in_channels}, {self.input_size[0]}, "
                 f"{self.input_size[1]}); got {tuple(x.shape)}"
             )
-        c = self.t_embedder(t) + self.y_embedder(y)
+        c = self._condition(t, self._embed_label(y)) if modulation is None else None
+        *of_blocks, of_final = self._split_modulation(modulation)
         tokens = self.x_embedder(x) + self.pos_embed
         rope = None if self.feat_rope is None else self.feat_rope(x.device)
-        for block in self.blocks:
+        for block, of_block in zip(self.blocks, of_blocks, strict=True):
             if self.use_checkpoint and self.training:
-                tokens = checkpoint(block, tokens, c, rope, use_reentrant=False)
+                tokens = checkpoint(block, tokens, c, rope, of_block, use_reentrant=False)
             else:
-                tokens = block(tokens, c, rope)
-        out = unpatchify(self.final_layer(tokens, c), self.grid, self.patch_size)
+                tokens = block(tokens, c, rope, of_block)
+        out = unpatchify(self.final_layer(tokens, c, of_final), self.grid, self.patch_size)
         return out[:, : self.in_channels]
 
 

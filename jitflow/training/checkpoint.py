@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import logging
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from jitflow.errors import CheckpointError, ConfigError, MissingFileError
-from jitflow.training.formats import ModelState, read_state, write_state
+from jitflow.errors import CheckpointError, ConfigError, JitflowError, MissingFileError
+from jitflow.training.checkpoint_folder import CheckpointFolder
+from jitflow.training.formats import TEXT, USER_DIT, ModelState, read_state, write_state
 from jitflow.training.jit_module import JiTLightningModule
 from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)
 
+# Sizes of images and seeds may be larger than a tiny network.
+_HARMLESS = 1 << 20
 _LABEL_TABLE = "net.y_embedder.embedding_table.weight"
 
 
 def load_module(
     path: str | Path,
     *,
-    module_class: type[FlowModule] = JiTLightningModule,
+    module_class: type[FlowModule] | None = None,
     **given: Any,
 ) -> FlowModule:
     """Rebuild a module from a file of any format: weights, averages, settings.
 
     Args:
         path: A ``.ckpt``, a ``.pth`` (ours or the JiT release's) or a ``.safetensors``.
-        module_class: Class to build.
+        module_class: Class to build; by default that of the application which the file names.
         given: Settings that win over the file's.
 
     Returns:
@@ -41,8 +44,11 @@ def load_module(
         MissingFileError: If there is no such file.
         CheckpointError: If it is damaged or its weights do not fit; lists the names.
     """
-    state = read_state(path, **given)
-    recorded = (state.lightning or {}).get("jitflow", {}).get("module", "")
+    state = _read(path, **given)
+    recorded = state.module
+    if module_class is None:
+        module_class = application_module(recorded)
+        _check_size(module_class, state, path)
     if recorded and recorded != f"{module_class.__module__}.{module_class.__qualname__}":
         log.warning(
             "%s was trained as %s and is loaded as %s; pass module_class to keep what that class overrides",
@@ -57,11 +63,91 @@ def load_module(
             f"{path} holds settings that {module_class.__qualname__} does not take ({error})"
         ) from None
     check_state_dict(module.state_dict(), state.weights, path)
-    module.load_state_dict(state.weights)
     averages = {"model_ema1": state.ema1, "model_ema2": state.ema2}
-    seed = (state.lightning or {}).get("jitflow", {})
-    module.on_load_checkpoint({"jitflow": seed, **{k: v for k, v in averages.items() if v is not None}})
+    with _of_damaged_files(path):
+        module.load_state_dict(state.weights)
+        module.on_load_checkpoint({"jitflow": state.extra, **{k: v for k, v in averages.items() if v is not None}})
     return module.eval()
+
+
+@contextmanager
+def _of_damaged_files(path: str | Path) -> Iterator[None]:
+    """Turn what values of the wrong kind end in into one CheckpointError."""
+    try:
+        yield
+    except JitflowError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}, {reason}") from error
+
+
+def _read(path: str | Path, **given: Any) -> ModelState:
+    """Read a trained model from any format, and look whether every part is of its kind."""
+    with _of_damaged_files(path):
+        state = read_state(path, **given)
+    for what, tensors in (("weights", state.weights), ("first average", state.ema1), ("second average", state.ema2)):
+        if tensors is not None and not _is_state_dict(tensors):
+            raise CheckpointError(f"{path} is damaged: its {what} are no tensors by name")
+    if not isinstance(state.settings, Mapping) or not all(isinstance(name, str) for name in state.settings):
+        raise CheckpointError(f"{path} is damaged: its settings are no values by name")
+    return state
+
+
+def _is_state_dict(tensors: object) -> bool:
+    return isinstance(tensors, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
+    )
+
+
+def _check_size(module_class: type[FlowModule], state: ModelState, path: str | Path) -> None:
+    """Build a module without memory and compare it with the weights, before settings of a file can ask for any."""
+    in_all = sum(value.numel() for value in state.weights.values())
+    largest = max(_numbers(state.settings), default=0)
+    if largest > max(in_all, _HARMLESS) or _depth(state.settings) > len(state.weights):
+        raise CheckpointError(f"{path} is damaged: its settings are of a network that its weights cannot be of")
+    try:
+        with _of_damaged_files(path), torch.device("meta"):
+            expected = module_class(**state.settings).state_dict()
+    except CheckpointError as error:
+        if isinstance(error.__cause__, TypeError):
+            # Told by the caller, with the name of the class.
+            return
+        raise
+    check_state_dict(expected, state.weights, path)
+
+
+def _numbers(settings: object) -> Iterator[int]:
+    """Every whole number in nested settings."""
+    if isinstance(settings, Mapping):
+        settings = list(settings.values())
+    if isinstance(settings, (list, tuple)):
+        for value in settings:
+            yield from _numbers(value)
+    elif isinstance(settings, int):
+        yield settings
+
+
+def _depth(settings: Mapping[str, Any]) -> int:
+    net = settings.get("net_settings")
+    depth = net.get("depth", 0) if isinstance(net, Mapping) else 0
+    return depth if isinstance(depth, int) else 0
+
+
+def application_module(name: str) -> type[FlowModule]:
+    """Return the module's class of one of our applications by its dotted name, JiT's for any other.
+
+    No class is imported by a name that comes from a file.
+    """
+    if name == USER_DIT:
+        from jitflow.training.user_dit import UserConditionedDiT
+
+        return UserConditionedDiT
+    if name == TEXT:
+        from jitflow.training.text_module import TextLightningModule
+
+        return TextLightningModule
+    return JiTLightningModule
 
 
 def check_state_dict(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: str | Path) -> None:
@@ -100,7 +186,7 @@ def init_from(module: FlowModule, path: str | Path, *, ema: int = 1) -> str:
         MissingFileError: If there is no such file.
         CheckpointError: If anything but the label table does not fit.
     """
-    state = read_state(path)
+    state = _read(path)
     if ema and state.ema1 is None:
         ema = 0
     weights, own = state.chosen(ema), module.state_dict()
@@ -120,7 +206,10 @@ def init_from(module: FlowModule, path: str | Path, *, ema: int = 1) -> str:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Find the checkpoint that a path means: a file, or the newest complete one of a folder.
+    """Find the checkpoint that a path means: a file, or the newest whole one of a folder.
+
+    Whole is what has the size and the checksum that the folder's ``manifest.json`` gives for it; a file that is not
+    in it, or a folder without one, is only looked at for being cut short.
 
     Args:
         path: A file, a folder of checkpoints, or a run's folder.
@@ -130,25 +219,67 @@ def find_checkpoint(path: str | Path) -> Path:
 
     Raises:
         MissingFileError: If there is none; never a silent start from nothing.
+        CheckpointError: If the file itself is damaged.
     """
     path = Path(path).expanduser()
     if path.is_file():
+        _check_whole(path)
         return path
     if not path.is_dir():
         raise MissingFileError(f"there is no checkpoint at {path}: no such file or folder")
-    found: Iterable[Path] = [
-        file
-        for folder in (path, path / "checkpoints")
-        for pattern in ("*.pth", "*.ckpt")
-        for file in folder.glob(pattern)
-        if not file.is_symlink() and not file.name.startswith(".")
-    ]
-    for file in sorted(found, key=lambda f: f.stat().st_mtime_ns, reverse=True):
-        # A file cut short lacks the directory at its end.
-        if zipfile.is_zipfile(file):
+    found = _newest_whole(path)
+    if found is None:
+        raise MissingFileError(f"there is no complete checkpoint (.pth or .ckpt) in {path}")
+    return found
+
+
+def resume_point(path: str | Path) -> Path | None:
+    """Find where a run that may have been cut off is to go on.
+
+    Args:
+        path: The run's folder, or that of its checkpoints.
+
+    Returns:
+        The newest whole checkpoint; None if the run has none yet, so that it begins.
+
+    Raises:
+        CheckpointError: If there are checkpoints and all are damaged, so that beginning anew would be a silent loss.
+    """
+    path = Path(path).expanduser()
+    found = _newest_whole(path)
+    if found is None and any(_folders(path)):
+        raise CheckpointError(f"every checkpoint in {path} is damaged; restore one, or choose another folder")
+    return found
+
+
+def _folders(path: Path) -> list[CheckpointFolder]:
+    """The folders among a run's that hold checkpoints."""
+    folders = (CheckpointFolder(folder) for folder in (path, path / "checkpoints"))
+    return [folder for folder in folders if folder.newest_first()]
+
+
+def _newest_whole(path: Path) -> Path | None:
+    found = [(file, folder, folder.records()) for folder in _folders(path) for file in folder.newest_first()]
+    for file, folder, records in sorted(found, key=lambda item: item[0].stat().st_mtime_ns, reverse=True):
+        problem = folder.problem(file, records)
+        if problem is None:
             return file
-        log.warning("%s is damaged; looking for an older checkpoint", file)
-    raise MissingFileError(f"there is no complete checkpoint (.pth or .ckpt) in {path}")
+        log.warning("%s is damaged (%s); looking for an older checkpoint", file, problem)
+    return None
+
+
+def _check_whole(path: Path) -> None:
+    """Raise CheckpointError, naming the next best, if a file is not what was written down about it."""
+    file = path.resolve()
+    folder = CheckpointFolder(file.parent)
+    records = folder.records()
+    if file.name not in records or (problem := folder.problem(file, records)) is None:
+        return
+    other = _newest_whole(file.parent)
+    instead = f"use {other}" if other else "restore it"
+    raise CheckpointError(
+        f"{path} is damaged ({problem}); {instead}, or remove {folder.manifest} if the file was changed on purpose"
+    )
 
 
 def resumable(path: Path, module: FlowModule, scratch: Path) -> Path:
@@ -165,7 +296,7 @@ def resumable(path: Path, module: FlowModule, scratch: Path) -> Path:
     Raises:
         CheckpointError: If the file holds no optimiser, so that nothing could be continued, or another model.
     """
-    state = read_state(path)
+    state = _read(path)
     check_state_dict(module.state_dict(), state.weights, path)
     if state.optimizer is None:
         raise CheckpointError(f"{path} holds no optimiser to continue with; use it with --init_from instead")
@@ -196,6 +327,6 @@ def convert(source: str | Path, target: str | Path, *, ema: int | str = 1, overw
             raise ConfigError(f"{target} is the source itself; choose another target")
         if not overwrite:
             raise ConfigError(f"{target} exists already; choose another target, or say --overwrite")
-    state = read_state(source)
+    state = _read(source)
     write_state(state, target, ema=ema)
     return state

@@ -25,12 +25,22 @@ from torch import Tensor
 from jitflow import __version__
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.files import atomic_path, existing_file, load_checkpoint
+from jitflow.training.lightningdit_release import find_sections, settings_from_weights
 from jitflow.training.release_args import release_args, settings_from_release_args
 from jitflow.training.variant import detect_jit
 
 _PREFIX = "net."
 _PEAK = "peak_lr"
+_EXTRA = "extra."
+# Before the names of parameters that are the module's own, not its network's.
+_OWN = "module."
+# Entries of a run, which a model alone does not have.
+_RUN_ENTRIES = ("version", "module", "run_seed")
 FORMATS = (".ckpt", ".pth", ".safetensors")
+# Names of the applications' modules as files record them; importing the classes here would go round in a circle.
+JIT = "jitflow.training.jit_module.JiTLightningModule"
+USER_DIT = "jitflow.training.user_dit.UserConditionedDiT"
+TEXT = "jitflow.training.text_module.TextLightningModule"
 
 
 @dataclass
@@ -47,6 +57,8 @@ class ModelState:
         step: Optimiser steps done.
         args: The release's arguments as the file holds them; some have no counterpart among the settings.
         lightning: The whole file, if Lightning wrote it.
+        module: Dotted name of the module's class, as far as the file tells; empty otherwise.
+        extra: What the application keeps besides (:meth:`FlowModule.extra_state`), by name.
     """
 
     settings: dict[str, Any]
@@ -58,6 +70,8 @@ class ModelState:
     step: int = 0
     args: dict[str, Any] = field(default_factory=dict)
     lightning: dict[str, Any] | None = None
+    module: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def chosen(self, ema: int) -> dict[str, Tensor]:
         """Return an average (1 or 2) or the weights (0); raise CheckpointError if the file has no such average."""
@@ -99,11 +113,17 @@ def read_state(path: str | Path, **given: Any) -> ModelState:
             step=int(checkpoint.get("global_step", 0)),
             args=dict(checkpoint.get("args", {})),
             lightning=checkpoint,
+            module=checkpoint.get("jitflow", {}).get("module", ""),
+            extra=dict(checkpoint.get("jitflow", {})),
         )
+    sections = find_sections(checkpoint)
+    if sections:
+        return _from_lightningdit(sections, given)
     if "model" in checkpoint:
         return _read_release(checkpoint, path, given)
     raise CheckpointError(
-        f"{path} is neither a Lightning checkpoint (state_dict, hyper_parameters) nor one of the JiT release (model); "
+        f"{path} is neither a Lightning checkpoint (state_dict, hyper_parameters) nor one of the JiT or LightningDiT "
+        f"releases (model, ema); "
         f"it holds {', '.join(map(str, list(checkpoint)[:8]))}"
     )
 
@@ -128,6 +148,10 @@ def write_state(state: ModelState, path: str | Path, *, ema: int | str = 1) -> P
     if path.suffix == ".safetensors":
         _write_safetensors(state, path, ema)
     elif path.suffix == ".pth":
+        if state.module in (USER_DIT, TEXT):
+            raise ConfigError(
+                f"{path}: .pth is the JiT release's format, for JiT on images; write .ckpt or .safetensors"
+            )
         with atomic_path(path) as temporary:
             torch.save(to_release(state), temporary)
     elif path.suffix == ".ckpt":
@@ -164,6 +188,7 @@ def _read_release(checkpoint: dict[str, Any], path: Path, given: dict[str, Any])
         ema2=checkpoint.get("model_ema2"),
         epoch=int(checkpoint.get("epoch", -1)),
         args=args,
+        module=JIT,
     )
     if optimizer is not None:
         state.optimizer = _check_optimizer(optimizer, weights, path)
@@ -218,6 +243,17 @@ def to_release(state: ModelState) -> dict[str, Any]:
     return checkpoint
 
 
+def _from_lightningdit(sections: dict[str, dict[str, Tensor]], given: dict[str, Any]) -> ModelState:
+    weights = sections.get("model") or sections["ema"]
+    prefixed = {name: {_PREFIX + key: value for key, value in section.items()} for name, section in sections.items()}
+    return ModelState(
+        settings={**settings_from_weights(weights, given), **{k: v for k, v in given.items() if k != "num_heads"}},
+        weights=prefixed.get("model") or prefixed["ema"],
+        ema1=prefixed.get("ema"),
+        module=USER_DIT,
+    )
+
+
 # ------------------------------------------------------------------------------------------- Lightning
 
 
@@ -236,7 +272,7 @@ def to_lightning(state: ModelState) -> dict[str, Any]:
         "optimizer_states": [],
         "hparams_name": "kwargs",
         "hyper_parameters": state.settings,
-        "jitflow": {"version": __version__, "run_seed": None},
+        "jitflow": {**state.extra, "version": __version__, "module": state.module, "run_seed": None},
         "model": state.weights,
         "args": state.args or release_args(state.settings),
     }
@@ -282,7 +318,7 @@ def _write_safetensors(state: ModelState, path: Path, ema: int | str) -> None:
         tensors = state.chosen(int(ema))
     else:
         raise ConfigError(f"ema must be 0, 1, 2 or all; got {ema!r}")
-    network = {name.replace(_PREFIX, "", 1): value.detach().contiguous() for name, value in tensors.items()}
+    network = {_name_in_file(name): value.detach().contiguous() for name, value in tensors.items()}
     metadata = {
         "format": "pt",
         "jitflow": __version__,
@@ -290,10 +326,21 @@ def _write_safetensors(state: ModelState, path: Path, ema: int | str) -> None:
         "weights": "all" if ema == "all" else ("weights", "ema1", "ema2")[int(ema)],
         "epoch": str(state.epoch),
         "step": str(state.step),
+        "module": state.module,
     }
+    plain, kept = split_tensors({k: v for k, v in state.extra.items() if k not in _RUN_ENTRIES})
+    metadata["extra"] = json.dumps(plain)
     with atomic_path(path) as temporary:
         # Clones, since the averages may share what did not change with the weights.
-        save_file({name: value.clone() for name, value in network.items()}, temporary, metadata=metadata)
+        tensors = {**network, **{_EXTRA + name: value for name, value in kept.items()}}
+        save_file({name: value.clone() for name, value in tensors.items()}, temporary, metadata=metadata)
+
+
+def _name_in_file(name: str) -> str:
+    """Name of a tensor in a safetensors file: the network's without its prefix, behind that of the average."""
+    average = next((p for p in ("ema1.", "ema2.") if name.startswith(p)), "")
+    rest = name.removeprefix(average)
+    return average + (rest.removeprefix(_PREFIX) if rest.startswith(_PREFIX) else _OWN + rest)
 
 
 def _read_safetensors(path: Path, given: dict[str, Any]) -> ModelState:
@@ -302,18 +349,27 @@ def _read_safetensors(path: Path, given: dict[str, Any]) -> ModelState:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         settings = json.loads(metadata.get("settings", "{}"))
+        extra = json.loads(metadata.get("extra", "{}"))
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read; it is damaged or no safetensors file ({error})") from None
+    kept = {name.removeprefix(_EXTRA): tensors.pop(name) for name in list(tensors) if name.startswith(_EXTRA)}
     parts: dict[str, dict[str, Tensor]] = {"": {}, "ema1.": {}, "ema2.": {}}
     for name, value in tensors.items():
         prefix = next((p for p in ("ema1.", "ema2.") if name.startswith(p)), "")
-        parts[prefix][_PREFIX + name.removeprefix(prefix).removeprefix(_PREFIX)] = value
+        rest = name.removeprefix(prefix)
+        own = rest.startswith(_OWN)
+        parts[prefix][rest.removeprefix(_OWN) if own else _PREFIX + rest.removeprefix(_PREFIX)] = value
+    module = metadata.get("module", "")
     if not settings:
-        settings = detect_jit({name.removeprefix(_PREFIX): v for name, v in parts[""].items()}, given)
-    if isinstance(settings.get("cfg_interval"), list):
-        settings["cfg_interval"] = tuple(settings["cfg_interval"])
-    if isinstance(settings.get("img_size"), list):
-        settings["img_size"] = tuple(settings["img_size"])
+        network = {name.removeprefix(_PREFIX): v for name, v in parts[""].items()}
+        sections = find_sections(network)
+        if sections:
+            return _from_lightningdit(sections, given)
+        settings, module = detect_jit(network, given), JIT
+    # JSON knows no tuples.
+    for name in ("cfg_interval", "img_size", "latent_shape"):
+        if isinstance(settings.get(name), list):
+            settings[name] = tuple(settings[name])
     return ModelState(
         settings={**settings, **{k: v for k, v in given.items() if k != "in_context_start"}},
         weights=parts[""],
@@ -322,4 +378,32 @@ def _read_safetensors(path: Path, given: dict[str, Any]) -> ModelState:
         ema2=parts["ema2."] or (parts[""] if metadata.get("weights") == "ema2" else None),
         epoch=int(metadata.get("epoch", -1)),
         step=int(metadata.get("step", 0)),
+        module=module,
+        extra=join_tensors(extra, kept),
     )
+
+
+def split_tensors(extra: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Part nested dictionaries into their plain values and their tensors, which are named ``outer.inner``."""
+    plain: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, value in extra.items():
+        if isinstance(value, Tensor):
+            tensors[prefix + name] = value
+        elif isinstance(value, Mapping):
+            plain[name], inner = split_tensors(value, f"{prefix}{name}.")
+            tensors.update(inner)
+        else:
+            plain[name] = value
+    return plain, tensors
+
+
+def join_tensors(plain: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Put back together what :func:`split_tensors` parted."""
+    for name, value in tensors.items():
+        *outer, last = name.split(".")
+        target = plain
+        for key in outer:
+            target = target.setdefault(key, {})
+        target[last] = value
+    return plain

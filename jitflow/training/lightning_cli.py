@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -24,14 +24,30 @@ from jitflow.callbacks import (
     LearningRateSchedulerCallback,
     TrainingProgress,
 )
-from jitflow.callbacks.checkpoint import LAST_NAME
+from jitflow.callbacks.guard import FiniteGuard
+from jitflow.callbacks.signals import resumable_exit
 from jitflow.errors import ConfigError, option_error
-from jitflow.training.checkpoint import find_checkpoint, init_from, resumable
+from jitflow.files import load_checkpoint
+from jitflow.training.checkpoint import find_checkpoint, init_from, resumable, resume_point
+from jitflow.training.checkpoint_folder import LAST_NAME
 from jitflow.training.module import FlowModule
 from jitflow.training.recipe import build, find_recipe
-from jitflow.training.run_folder import write_run_folder
+from jitflow.training.run_folder import CONFIG_NAME, write_run_folder
 
 log = logging.getLogger(__name__)
+
+# What may differ between two parts of one run: where it is called from, and how long it shall last.
+_MAY_CHANGE = {
+    "config",
+    "dry_run",
+    "resume",
+    "run_dir",
+    "trainer.max_epochs",
+    "trainer.max_steps",
+    "trainer.max_time",
+    "trainer.min_epochs",
+    "trainer.min_steps",
+}
 
 
 class TrainCLI(LightningCLI):
@@ -66,7 +82,8 @@ class TrainCLI(LightningCLI):
             "--resume",
             type=str | None,
             default=None,
-            help="Continue a run: a checkpoint, a run's folder, or 'auto' for the folder of --run_dir.",
+            help="Continue a run: a checkpoint, a run's folder, or 'auto' for the folder of --run_dir. An unfinished "
+            "run with the same settings is continued without.",
         )
         parser.add_argument(
             "--init_from", type=str | None, default=None, help="Start a new run from the weights of this checkpoint."
@@ -85,11 +102,16 @@ class TrainCLI(LightningCLI):
         parser.add_class_arguments(
             JiTModelCheckpoint, "checkpoint", skip={"dirpath"}, instantiate=False, sub_configs=False
         )
+        parser.add_class_arguments(FiniteGuard, "guard", instantiate=False, sub_configs=False)
 
     @property
     def run_dir(self) -> Path:
         """Folder of the run."""
         return Path(self.config.run_dir or Path("runs") / (self.recipe or "train").replace("/", "_"))
+
+    def settings(self) -> str:
+        """Return all settings as YAML."""
+        return str(self.parser.dump(self.config, skip_unset=False))
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer."""
@@ -109,6 +131,7 @@ class TrainCLI(LightningCLI):
             EMACallback(self.model.ema_decay1, self.model.ema_decay2),
             schedule,
             TrainingProgress(),
+            FiniteGuard(**self.config.guard),
             checkpoint,
         ]
         every = self.config.ema_snapshots_every_n_steps
@@ -146,18 +169,9 @@ def train(args: list[str]) -> None:
             cli = TrainCLI(args, recipe=recipe)
         except argparse.ArgumentError as error:
             raise option_error(str(error), "jitflow train") from None
-    resume = None
-    if cli.config.resume is not None:
-        if cli.config.init_from is not None:
-            raise ConfigError("--resume continues a run, --init_from starts a new one; give one of them")
-        resume = find_checkpoint(cli.run_dir if cli.config.resume == "auto" else cli.config.resume)
-    if cli.config.init_from is not None:
+    resume = _checkpoint_to_resume(cli)
+    if resume is None and cli.config.init_from is not None:
         init_from(cli.model, find_checkpoint(cli.config.init_from), ema=cli.config.init_ema)
-    existing = cli.run_dir / "checkpoints" / LAST_NAME
-    if resume is None and existing.exists():
-        raise ConfigError(
-            f"{cli.run_dir} holds a run already; continue it with --resume auto, or choose another --run_dir"
-        )
     # Everything that can be wrong is looked at before the run leaves a trace.
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
@@ -170,23 +184,75 @@ def train(args: list[str]) -> None:
         # Checked before anything of the run is written over.
         resume = resumable(resume, cli.model, cli.run_dir / "checkpoints")
     if cli.trainer.is_global_zero:
-        text = cli.parser.dump(cli.config, skip_unset=False)
-        write_run_folder(cli.run_dir, text, seed=cli.config.seed_everything)
+        write_run_folder(cli.run_dir, cli.settings(), seed=cli.config.seed_everything)
     log.info("%s in %s", _describe_model(cli.model), cli.run_dir)
     if resume is not None:
         log.info("resuming from %s", resume)
-    try:
+    with resumable_exit(cli.trainer, "the same command goes on"):
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume)
-    except SystemExit:
-        # Lightning turns Ctrl-C into an exit of its own.
-        if not cli.trainer.interrupted:
-            raise
-        log.info("interrupted; go on with the same command and --resume auto")
-        raise KeyboardInterrupt from None
-    if torch.distributed.is_initialized():
-        # A process that ends with its communication threads still running can be aborted after all work is done.
-        torch.distributed.destroy_process_group()
-    log.info("done: %s", existing)
+    log.info("done: %s", cli.run_dir / "checkpoints" / LAST_NAME)
+
+
+def _checkpoint_to_resume(cli: TrainCLI) -> Path | None:
+    """What ``--resume`` names, or else where the folder's own run was cut off; ConfigError if that is another run."""
+    if cli.config.resume is not None:
+        if cli.config.init_from is not None and cli.config.resume != "auto":
+            raise ConfigError("--resume continues a run, --init_from starts a new one; give one of them")
+        return find_checkpoint(cli.run_dir if cli.config.resume == "auto" else cli.config.resume)
+    found = resume_point(cli.run_dir)
+    if found is None:
+        return None
+    ways = "continue it with --resume auto, or choose another --run_dir"
+    changed = changed_settings(cli.run_dir / CONFIG_NAME, cli.settings())
+    if changed is None or changed:
+        what = f"a run with other settings ({', '.join(changed[:5])})" if changed else "a run already"
+        raise ConfigError(f"{cli.run_dir} holds {what}; {ways}")
+    if _is_finished(found, cli.trainer):
+        raise ConfigError(f"{cli.run_dir} holds a finished run; to train longer {ways}")
+    log.info("%s holds this very run, unfinished; going on with it", cli.run_dir)
+    return found
+
+
+def changed_settings(recorded: Path, settings: str) -> list[str] | None:
+    """Compare the settings of a run with those that its folder records, leaving aside how long it shall last.
+
+    Args:
+        recorded: The folder's ``config.yaml``.
+        settings: The settings as YAML.
+
+    Returns:
+        Dotted names of what differs, in order; None if there is no record that could be read.
+    """
+    try:
+        before = yaml.safe_load(recorded.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    if not isinstance(before, dict):
+        return None
+    then, now = _flat(before), _flat(yaml.safe_load(settings))
+    return sorted(name for name in {*then, *now} - _MAY_CHANGE if then.get(name) != now.get(name))
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _is_finished(checkpoint: Path, trainer: pl.Trainer) -> bool:
+    """Whether a checkpoint lies at the end of what a trainer would do."""
+    state = load_checkpoint(checkpoint)
+    try:
+        epochs = int(state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (KeyError, TypeError):
+        return False
+    by_epochs = trainer.max_epochs is not None and 0 < trainer.max_epochs <= epochs
+    return by_epochs or 0 < trainer.max_steps <= int(state.get("global_step", 0))
 
 
 def _with_recipe_paths(args: list[str]) -> tuple[list[str], str | None]:

@@ -8,6 +8,8 @@ weights from averages.py). Its methods are seams that users override
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,13 +18,22 @@ from torch import Tensor, nn
 from jitflow import __version__
 from jitflow.codec.base import Codec
 from jitflow.codec.pixel import PixelCodec
+from jitflow.core.condition import Condition
 from jitflow.core.loss import mse_per_sample
-from jitflow.core.path import PREDICTIONS, Prediction, interpolate, perfect_prediction, velocity_from_prediction
+from jitflow.core.path import (
+    PREDICTIONS,
+    Prediction,
+    data_from_velocity,
+    interpolate,
+    perfect_prediction,
+    velocity_from_prediction,
+)
 from jitflow.core.seeding import mix_seeds, noise_from_seeds, uniform_from_indices
 from jitflow.core.times import TimeDistribution, TimeKind
 from jitflow.errors import ConfigError, unknown_name
 from jitflow.training.optim import build_adamw
 from jitflow.training.sampling import FlowSampling, batch_time
+from jitflow.training.terms import FlowState, LossTerm
 
 # Names of independent random streams drawn from one seed.
 _STREAM_BATCH, _STREAM_LABEL, _STREAM_VALIDATION = 1, 2, 3
@@ -51,6 +62,12 @@ class FlowModule(FlowSampling):
         prediction: What the network predicts.
         time_kind: Distribution of the training times.
         time_shift: Above 1 moves sampling times towards the noise.
+        cfg_channels: Guide only this many leading channels; None guides all.
+        churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
+        self_conditioning_prob: Share of training batches in which a network that takes hints is given its own
+            estimate of the data.
+        velocity_weight: Factor of the velocity's loss.
+        loss_terms: Losses that are added to the velocity's.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -78,12 +95,19 @@ class FlowModule(FlowSampling):
         prediction: Prediction = "data",
         time_kind: TimeKind = "logit_normal",
         time_shift: float = 1.0,
+        cfg_channels: int | None = None,
+        churn: float = 0.0,
+        self_conditioning_prob: float = 0.5,
+        velocity_weight: float = 1.0,
+        loss_terms: Sequence[LossTerm] = (),
     ) -> None:
         super().__init__()
         if not 0 <= label_drop_prob <= 1:
             raise ConfigError(f"label_drop_prob must lie in [0, 1]; got {label_drop_prob}")
         if not 0 < t_eps < 1:
             raise ConfigError(f"t_eps must lie between 0 and 1; got {t_eps}")
+        if not 0 <= self_conditioning_prob <= 1:
+            raise ConfigError(f"self_conditioning_prob must lie in [0, 1]; got {self_conditioning_prob}")
         if not learning_rate > 0:
             raise ConfigError(f"learning_rate must be positive; got {learning_rate}")
         if weight_decay < 0:
@@ -113,24 +137,33 @@ class FlowModule(FlowSampling):
         self.prediction = prediction
         self.time_kind = time_kind
         self.time_shift = time_shift
+        self.cfg_channels = cfg_channels
+        self.churn = churn
+        self.self_conditioning_prob = self_conditioning_prob
+        self.velocity_weight = velocity_weight
+        self.loss_terms = list(loss_terms)
         self.run_seed: int | None = None
         self._batch_index: Tensor | None = None
         self._batch_epoch = 0
         self._check_sampling()
         self._time_distribution()
 
-    def forward(self, x: Tensor, t: Tensor | float, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor | float, y: Tensor, hint: Tensor | None = None) -> Tensor:
         """Predict from a noisy sample.
 
         Args:
             x: Path sample, shape ``(B, C, H, W)``.
             t: Time: a number, 0-d, ``(B,)`` or ``(B, 1, 1, 1)``; 0 is noise, 1 is data.
             y: Labels, shape ``(B,)``, int64.
+            hint: What is known or estimated of the data, shape ``(B, C, H, W)``, for a network that takes it.
 
         Returns:
             Prediction, shape ``(B, C, H, W)``, in the network's precision.
         """
-        return self.net(x.to(_floating_dtype(self.net)), batch_time(t, x), y)
+        dtype = _floating_dtype(self.net)
+        if hint is None:
+            return self.net(x.to(dtype), batch_time(t, x), y)
+        return self.net(x.to(dtype), batch_time(t, x), y, hint.to(dtype))
 
     def drop_labels(self, labels: Tensor) -> Tensor:
         """Replace each label by the null label with probability ``label_drop_prob``, shape ``(B,)``.
@@ -149,41 +182,104 @@ class FlowModule(FlowSampling):
         """Draw training times, shape ``(n, 1, 1, 1)``, ready to broadcast over images."""
         return self._time_distribution().sample(n, device=device).view(-1, 1, 1, 1)
 
-    def flow_loss(self, x1: Tensor, labels: Tensor, t: Tensor, unit_noise: Tensor) -> Tensor:
-        """Loss of each sample at a given time with given noise.
+    def flow_loss(
+        self,
+        x1: Tensor,
+        labels: Tensor,
+        t: Tensor,
+        unit_noise: Tensor,
+        *,
+        data: Any = None,
+        condition: Condition | None = None,
+        estimate: bool = True,
+    ) -> Tensor:
+        """Loss of each sample at a given time with given noise: the sum of :meth:`loss_parts`, shape ``(B,)``."""
+        parts = self.loss_parts(x1, labels, t, unit_noise, data=data, condition=condition, estimate=estimate)
+        return torch.stack(list(parts.values())).sum(dim=0)
+
+    def loss_parts(
+        self,
+        x1: Tensor,
+        labels: Tensor,
+        t: Tensor,
+        unit_noise: Tensor,
+        *,
+        data: Any = None,
+        condition: Condition | None = None,
+        estimate: bool = True,
+    ) -> dict[str, Tensor]:
+        """Every loss of each sample at a given time with given noise.
 
         Args:
             x1: Data in the model space, shape ``(B, C, H, W)``.
             labels: Labels as the network shall see them, shape ``(B,)``.
             t: Time, shape ``(B,)``.
             unit_noise: Noise of standard deviation 1, shape ``(B, C, H, W)``.
+            data: What the codec encoded, for the weights and terms that need it.
+            condition: Parts of the data that are known; they are shown clean and do not count.
+            estimate: Give a network that takes hints its own estimate, as in sampling.
 
         Returns:
-            Mean squared error of the velocity, shape ``(B,)``, float32.
+            By name, each of shape ``(B,)``, float32: ``velocity``, the mean squared error of the velocity, and the
+            weighted terms.
         """
+        condition = condition or Condition()
         x0 = unit_noise * self.noise_scale
-        x_t = interpolate(x0, x1, t)
-        output = self(x_t, t, labels).float()
+        x_t = condition.apply_known(interpolate(x0, x1, t))
+        hint = self._training_hint(x_t, t, labels, condition, estimate=estimate) if self.takes_hints else None
+        output = self(x_t, t, labels, hint).float() if hint is not None else self(x_t, t, labels).float()
         target = perfect_prediction(x0, x1, prediction=self.prediction)
-        v_pred, v_t = (
-            velocity_from_prediction(o, x_t, t, prediction=self.prediction, t_eps=self.t_eps) for o in (output, target)
-        )
-        return mse_per_sample(v_pred, v_t)
+        v_pred = self.velocity_of(output, x_t, t)
+        v_t = velocity_from_prediction(target, x_t, t, prediction=self.prediction, t_eps=self.t_eps)
+        weight = condition.unknown_weight(self.loss_weight(data), x1)
+        parts = {"velocity": self.velocity_weight * mse_per_sample(v_pred, v_t, weight=weight)}
+        if self.loss_terms:
+            state = FlowState(data, x1, x_t, t, output, v_pred, v_t, weight)
+            parts.update({term.name: term.weight * term(state) for term in self.loss_terms})
+        return parts
+
+    def _training_hint(self, x_t: Tensor, t: Tensor, labels: Tensor, condition: Condition, *, estimate: bool) -> Tensor:
+        """What a network that takes hints is told in training: the known parts, and perhaps its own estimate."""
+        hint = condition.apply_known(self.first_hint(x_t, t))
+        if not estimate:
+            return hint
+        with torch.no_grad():
+            v = self.velocity_of(self(x_t, t, labels, hint).float(), x_t, t)
+            return condition.apply_known(data_from_velocity(v, x_t, t, t_eps=self.t_eps))
+
+    def loss_weight(self, data: Any) -> Tensor | None:
+        """Weight of each element of the loss, broadcastable to ``(B, C, H, W)``; an application may override it.
+
+        Args:
+            data: What the codec encoded.
+        """
+        return None
+
+    def training_condition(self, x1: Tensor, batch: Any) -> Condition:
+        """What is known of a training batch ``x1`` of shape ``(B, C, H, W)``: nothing, unless overridden."""
+        return Condition()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Loss of a batch ``(images, labels)`` at random times with random noise."""
-        images, labels = batch
-        x1 = self.codec.encode(images)
+        """Loss of a batch ``(data, labels)`` at random times with random noise."""
+        data, labels = batch
+        x1 = self.codec.encode(data)
         labels = self.drop_labels(labels)
         t = self.sample_timestep(len(x1), device=x1.device).flatten()
-        loss = self.flow_loss(x1, labels, t, torch.randn_like(x1)).mean()
+        noise = torch.randn_like(x1)
+        condition = self.training_condition(x1, batch)
+        estimate = self.takes_hints and bool(torch.rand(()) < self.self_conditioning_prob)
+        parts = self.loss_parts(x1, labels, t, noise, data=data, condition=condition, estimate=estimate)
+        means = {name: part.mean() for name, part in parts.items()}
+        loss = torch.stack(list(means.values())).sum()
         self.log("train/loss", loss, batch_size=len(x1))
+        if len(means) > 1:
+            self.log_dict({f"train/{name}": mean for name, mean in means.items()}, batch_size=len(x1))
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of a batch with noise and time fixed for each sample, so that epochs can be compared."""
-        images, labels = batch
-        x1 = self.codec.encode(images)
+        data, labels = batch
+        x1 = self.codec.encode(data)
         index = _sample_index(batch)
         if index is None:
             index = torch.arange(len(x1)) + batch_idx * len(x1)
@@ -191,13 +287,14 @@ class FlowModule(FlowSampling):
         # One draw per sample serves both: the first number makes the time, the rest the noise.
         drawn = noise_from_seeds((1 + x1[0].numel(),), seeds, device=x1.device)
         t, noise = self._time_distribution().from_normal(drawn[:, 0]), drawn[:, 1:].reshape(x1.shape)
-        loss = self.flow_loss(x1, labels, t, noise).mean()
-        self.log("val/loss", loss, batch_size=len(x1), sync_dist=True)
-        if self.ema_params1:
-            with self.ema_weights():
-                loss_ema = self.flow_loss(x1, labels, t, noise).mean()
-            self.log("val/loss_ema", loss_ema, batch_size=len(x1), sync_dist=True)
-        return loss
+        losses = {}
+        for name, weights in (("val/loss", nullcontext), ("val/loss_ema", self.ema_weights)):
+            if name == "val/loss_ema" and not self.ema_params1:
+                continue
+            with weights():
+                losses[name] = self.flow_loss(x1, labels, t, noise, data=data).mean()
+        self.log_dict(losses, batch_size=len(x1), sync_dist=True)
+        return losses["val/loss"]
 
     def configure_optimizers(self) -> Any:
         """AdamW with betas (0.9, 0.95); biases and vectors never decay."""
@@ -235,7 +332,9 @@ class FlowModule(FlowSampling):
         data = getattr(self.trainer, "datamodule", None)
         describe = getattr(data, "get_dataset_info", None)
         if describe is not None:
-            self.check_data(describe())
+            info = describe()
+            self.check_data(info)
+            self.adopt_data(info)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed everything random in this batch by (seed, epoch, batch, rank), and log the learning rate.
@@ -263,12 +362,26 @@ class FlowModule(FlowSampling):
             "version": __version__,
             "module": f"{type(self).__module__}.{type(self).__qualname__}",
             "run_seed": self.run_seed,
+            **self.extra_state(),
         }
+
+    def extra_state(self) -> dict[str, Any]:
+        """What an application keeps in its checkpoints besides weights and settings: tensors and plain values."""
+        return {}
+
+    def load_extra_state(self, extra: dict[str, Any]) -> None:
+        """Restore what :meth:`extra_state` gave; raise CheckpointError if it does not fit.
+
+        Args:
+            extra: The checkpoint's ``jitflow`` entry, which holds it among others.
+        """
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore both averages and the seed of the run."""
         self.load_averages(checkpoint)
-        self.run_seed = checkpoint.get("jitflow", {}).get("run_seed", self.run_seed)
+        extra = checkpoint.get("jitflow", {})
+        self.run_seed = extra.get("run_seed", self.run_seed)
+        self.load_extra_state(extra)
         # Which kernel steps depends on this machine and precision, not on those of the file.
         for optimizer in checkpoint.get("optimizer_states", []):
             for group in optimizer["param_groups"]:
@@ -277,6 +390,9 @@ class FlowModule(FlowSampling):
 
     def _time_distribution(self) -> TimeDistribution:
         return TimeDistribution(self.time_kind, self.P_mean, self.P_std)
+
+    def adopt_data(self, info: dict[str, Any]) -> None:
+        """Take over what only the data knows, before training starts; nothing, unless an application overrides it."""
 
     def check_data(self, info: dict[str, Any]) -> None:
         """Raise ConfigError if data that describe themselves so (``get_dataset_info``) do not fit this module."""

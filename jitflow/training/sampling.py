@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jitflow.codec.base import Codec
 from jitflow.core.condition import Condition
 from jitflow.core.guidance import check_interval, guided_velocity
-from jitflow.core.path import Prediction, velocity_from_prediction
-from jitflow.core.seeding import current_seeds, noise_from_seeds
-from jitflow.core.solver import OnStep, Step, Velocity, euler_step, get_solver, heun_step, integrate
+from jitflow.core.path import Prediction, data_from_velocity, renoise, velocity_from_prediction
+from jitflow.core.seeding import current_seeds, mix_seeds, noise_from_seeds
+from jitflow.core.solver import GoBack, OnStep, Step, Velocity, euler_step, get_solver, heun_step, integrate
 from jitflow.core.times import time_grid
 from jitflow.errors import ConfigError
 from jitflow.training.averages import WeightAverages
+from jitflow.training.modulation import ModulationTable, takes_modulation
 
 
 class FlowSampling(WeightAverages):
@@ -25,6 +26,7 @@ class FlowSampling(WeightAverages):
 
     Attributes:
         codec: Between data and the model space.
+        net: The network.
         num_classes: Number of classes; this number is the null label.
         prediction: What the network predicts.
         t_eps: Smallest ``1 - t`` that a data prediction is divided by.
@@ -34,9 +36,12 @@ class FlowSampling(WeightAverages):
         cfg_scale: Guidance scale.
         cfg_interval: Times (low, high) between which guidance acts.
         time_shift: Above 1 moves sampling times towards the noise.
+        cfg_channels: Guide only this many leading channels; None guides all.
+        churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
     """
 
     codec: Codec
+    net: nn.Module
     num_classes: int
     prediction: Prediction
     t_eps: float
@@ -46,10 +51,33 @@ class FlowSampling(WeightAverages):
     cfg_scale: float
     cfg_interval: tuple[float, float]
     time_shift: float
+    cfg_channels: int | None
+    churn: float
 
     def __init__(self) -> None:
         super().__init__()
         self._on_step: OnStep | None = None
+        # Of the sample in the making: the latest estimate of the data, and what was asked for.
+        self._hint: Tensor | None = None
+        self._modulation: ModulationTable | None = None
+        self._condition = Condition()
+
+    @property
+    def takes_hints(self) -> bool:
+        """Whether the network is also told what is known or estimated of the data."""
+        return bool(getattr(self.net, "self_conditioning", False))
+
+    def first_hint(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """What a network that takes hints is told before it has said anything: nothing, unless overridden.
+
+        Args:
+            x_t: Path sample, shape ``(B, C, H, W)``.
+            t: Time, shape ``(B,)``.
+
+        Returns:
+            A first estimate of the data, shape ``(B, C, H, W)``, float32.
+        """
+        return torch.zeros_like(x_t)
 
     @torch.no_grad()
     def generate(self, labels: Tensor, use_ema: bool = True) -> Tensor:
@@ -71,29 +99,45 @@ class FlowSampling(WeightAverages):
         return self.generate_condition(Condition(label=labels), use_ema=use_ema)
 
     @torch.no_grad()
-    def generate_condition(self, condition: Condition, *, use_ema: bool = True) -> Tensor:
+    def generate_condition(
+        self, condition: Condition, *, use_ema: bool = True, start: tuple[Tensor, float] | None = None
+    ) -> Tensor:
         """Draw samples under any condition; :meth:`generate` for one with a label only.
 
         Args:
             condition: Its label, shape ``(B,)``, must be there; known parts of the state stay as they are.
             use_ema: As in :meth:`generate`.
+            start: A state, shape ``(B, C, H, W)``, and its time in ``[0, 1)``, to go on from along the rest of the
+                grid; None for noise at time 0.
 
         Returns:
             Samples in the model space, shape ``(B, C, H, W)``, float32.
+
+        Raises:
+            ConfigError: If the label is missing, or the start is out of range.
         """
         if condition.label is None:
             raise ConfigError('sampling needs a label for each sample; pass num_classes for "any class"')
         labels = self._check_labels(condition.label)
         self._check_sampling()
         times = time_grid(self.num_sampling_steps, shift=self.time_shift)
-        noise = noise_from_seeds(self.codec.shape, current_seeds(len(labels)), device=self.device)
-        x = condition.apply_known(self.noise_scale * noise)
+        seeds = current_seeds(len(labels))
+        if start is None:
+            x = self.noise_scale * noise_from_seeds(self.codec.shape, seeds, device=self.device)
+        else:
+            x, times = self._start_at(*start, times, len(labels))
+        x = condition.apply_known(x)
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             return condition.freeze_known(self._forward_sample(x, t, labels))
 
         was_training = self.training
         self.eval()
+        self._condition = condition
+        first = batch_time(times[0], x)
+        self._hint = condition.apply_known(self.first_hint(x, first)) if self.takes_hints else None
+        steps = self._overridden_steps(labels, condition)
+        self._modulation = None if steps else self._modulation_table(labels, times)
         try:
             with self.ema_weights() if use_ema and self._has_ema() else nullcontext():
                 return integrate(
@@ -102,10 +146,20 @@ class FlowSampling(WeightAverages):
                     times,
                     solver=self.sampling_method,
                     on_step=self._on_step,
-                    **self._overridden_steps(labels, condition),
+                    go_back=self._go_back(seeds, condition) if self.churn else None,
+                    **steps,
                 )
         finally:
+            self._condition, self._hint, self._modulation = Condition(), None, None
             self.train(was_training)
+
+    def _start_at(self, x: Tensor, t: float, times: Tensor, num: int) -> tuple[Tensor, Tensor]:
+        """State and times of a sampling that starts on the way."""
+        if x.shape != (num, *self.codec.shape):
+            raise ConfigError(f"the state to start from must have shape {(num, *self.codec.shape)}; got {(*x.shape,)}")
+        if not 0 <= t < 1:
+            raise ConfigError(f"the time to start from must lie in [0, 1); got {t}")
+        return x.to(self.device, torch.float32), torch.cat([torch.tensor([t]), times[times > t]])
 
     @torch.no_grad()
     def _forward_sample(self, z: Tensor, t: Tensor | float, labels: Tensor) -> Tensor:
@@ -119,20 +173,59 @@ class FlowSampling(WeightAverages):
         Returns:
             Velocity, shape ``(B, C, H, W)``, float32.
         """
+        hint = self._hint
 
         def velocity(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-            output = self(x, t, y).float()
-            return velocity_from_prediction(output, x, t, prediction=self.prediction, t_eps=self.t_eps)
+            if hint is None:
+                return self.velocity_of(self._predict(x, t, y).float(), x, t)
+            # With guidance both passes share what is known.
+            told = hint if len(hint) == len(x) else torch.cat([hint] * (len(x) // len(hint)))
+            return self.velocity_of(self._predict(x, t, y, told).float(), x, t)
 
-        return guided_velocity(
+        x, times = z.float(), batch_time(t, z, keep_device=True)
+        v = guided_velocity(
             velocity,
-            z.float(),
-            batch_time(t, z, keep_device=True),
+            x,
+            times,
             labels,
             null_label=self.num_classes,
             scale=self.cfg_scale,
             interval=check_interval(self.cfg_interval),
+            channels=self.cfg_channels,
         )
+        if hint is not None:
+            self._hint = self._condition.apply_known(data_from_velocity(v, x, times, t_eps=self.t_eps))
+        return v
+
+    def _predict(self, x: Tensor, t: Tensor, y: Tensor, *hint: Tensor) -> Tensor:
+        """Output of the network, shape ``(B, C, H, W)``, with the table's modulation where there is one."""
+        if self._modulation is None:
+            return self(x, t, y, *hint)
+        dtype = next(p.dtype for p in self.net.parameters() if p.is_floating_point())
+        # The time is not looked at, and so stays where it is.
+        return self.net(x.to(dtype), t, y, *(h.to(dtype) for h in hint), modulation=self._modulation.rows(t, y))
+
+    def _modulation_table(self, labels: Tensor, times: Tensor) -> ModulationTable | None:
+        """Table for one sampling; None where the network has no use for it or a user's method comes between."""
+        if not takes_modulation(self.net) or _overrides(self, "_forward_sample") or not _forwards_to_net(self):
+            return None
+        if self.cfg_scale != 1:
+            labels = torch.cat([labels, labels.new_tensor([self.num_classes])])
+        # No solver looks at the end of the path.
+        return ModulationTable(self.net, labels, times[:-1])
+
+    def velocity_of(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Turn what the network predicts into a velocity, in training as in sampling.
+
+        Args:
+            output: Prediction, shape ``(B, C, H, W)``, float32.
+            x_t: Path sample, shape ``(B, C, H, W)``.
+            t: Time, shape ``(B,)``.
+
+        Returns:
+            Velocity, shape ``(B, C, H, W)``.
+        """
+        return velocity_from_prediction(output, x_t, t, prediction=self.prediction, t_eps=self.t_eps)
 
     @torch.no_grad()
     def _euler_step(self, z: Tensor, t: Tensor, t_next: Tensor, labels: Tensor) -> Tensor:
@@ -143,6 +236,17 @@ class FlowSampling(WeightAverages):
     def _heun_step(self, z: Tensor, t: Tensor, t_next: Tensor, labels: Tensor) -> Tensor:
         """One Heun step of the state ``(B, C, H, W)`` between two 0-d times."""
         return heun_step(lambda x, s: self._forward_sample(x, s, labels), z, t, t_next)
+
+    def _go_back(self, seeds: Sequence[int], condition: Condition) -> GoBack:
+        """Make a state forget part of what it has become, before each step, by noise that the seeds name."""
+
+        def go_back(step: int, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
+            t_back = (t - self.churn * (t_next - t)).clamp_min(0)
+            noise = noise_from_seeds(self.codec.shape, [mix_seeds(s, step) for s in seeds], device=x.device)
+            now, back = (time.expand(len(x)) for time in (t, t_back))
+            return condition.apply_known(renoise(x, now, back, noise, noise_scale=self.noise_scale)), t_back
+
+        return go_back
 
     def _overridden_steps(self, labels: Tensor, condition: Condition) -> dict[str, Step]:
         """Solver steps that a subclass replaced, with the known part of the state kept after each."""
@@ -174,6 +278,14 @@ class FlowSampling(WeightAverages):
         get_solver(self.sampling_method)
         if not math.isfinite(self.cfg_scale):
             raise ConfigError(f"the guidance scale must be a number; got {self.cfg_scale}")
+        if not (math.isfinite(self.churn) and self.churn >= 0):
+            raise ConfigError(f"churn must be a number of at least 0; got {self.churn}")
+        if self.churn and self.sampling_method == "multistep":
+            raise ConfigError("churn disturbs the history that the multistep solver needs; use euler, heun or midpoint")
+        if self.cfg_channels is not None and not 1 <= self.cfg_channels <= self.codec.shape[0]:
+            raise ConfigError(
+                f"cfg_channels must lie between 1 and the {self.codec.shape[0]} channels; got {self.cfg_channels}"
+            )
         check_interval(self.cfg_interval)
         time_grid(self.num_sampling_steps, shift=self.time_shift)
 
@@ -199,3 +311,9 @@ def batch_time(t: Tensor | float, x: Tensor, *, keep_device: bool = False) -> Te
 def _overrides(module: FlowSampling, name: str) -> bool:
     method = getattr(module, name, None)
     return method is not None and getattr(method, "__func__", method) is not getattr(FlowSampling, name, None)
+
+
+def _forwards_to_net(module: FlowSampling) -> bool:
+    """Whether ``forward`` is still that of the module right above this class, which only calls the network."""
+    owner = next((c for c in type(module).__mro__ if "forward" in vars(c)), None)
+    return "forward" not in vars(module) and owner is not None and FlowSampling in owner.__bases__

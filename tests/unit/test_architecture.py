@@ -17,6 +17,7 @@ IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
 LEVELS = {
     "errors": 0,
     "files": 1,
+    "array_file": 2,
     "pictures": 2,
     "core": 3,
     "layers": 4,
@@ -27,8 +28,9 @@ LEVELS = {
     "callbacks": 8,
     "evaluation": 7,
     "pipelines": 9,
-    "cli": 10,
-    "__main__": 11,
+    "studio": 10,
+    "cli": 11,
+    "__main__": 12,
 }
 # The command line of training puts module and callbacks together.
 ALLOWED = {("training/lightning_cli.py", "callbacks")}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from jitflow.core.ema import copy_parameters, update_ema_
+from jitflow.core.ema import copy_parameters, update_ema_, update_together_
 from jitflow.errors import ConfigError
 
 
@@ -83,3 +83,19 @@ def test_names_must_agree(names):
 def test_decay_range(decay):
     with pytest.raises(ConfigError, match="decay"):
         update_ema_({}, {}, decay)
+
+
+def test_all_at_once_and_one_by_one_give_the_same_bits():
+    generator = torch.Generator().manual_seed(1)
+    ends = [torch.randn(shape, generator=generator) for shape in ((3, 5), (7,), (), (2, 2, 2))]
+    start = [torch.randn(end.shape, generator=generator) for end in ends]
+    together, looped = [a.clone() for a in start], [a.clone() for a in start]
+    named = {str(i): a for i, a in enumerate(start)}
+    for _ in range(3):
+        update_together_(together, ends, 0.9996)
+        update_ema_(named, {str(i): end for i, end in enumerate(ends)}, 0.9996)
+        for average, end in zip(looped, ends, strict=True):
+            average.mul_(0.9996).add_(end, alpha=1 - 0.9996)
+    for i, average in enumerate(looped):
+        assert torch.equal(together[i], average)
+        assert torch.equal(named[str(i)], average)

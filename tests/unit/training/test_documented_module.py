@@ -206,7 +206,8 @@ def test_overridden_steps_are_taken_where_the_solver_takes_them(make_module, sol
     for module in (plain, counting):
         with use_seeds([3]):
             images.append(module.generate(torch.tensor([1]), use_ema=False))
-    assert torch.equal(*images)
+    # The plain loop computes modulations one step at a time, which can differ in the last bits.
+    torch.testing.assert_close(*images, rtol=0, atol=1e-5)
     assert (len(calls["euler"]), len(calls["heun"])) == (euler, heun)
     for t, t_next in calls["euler"] + calls["heun"]:
         assert t.ndim == t_next.ndim == 0

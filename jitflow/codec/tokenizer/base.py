@@ -1,0 +1,69 @@
+"""What every tokenizer offers, and what all of them share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Protocol
+
+
+class Tokenizer(Protocol):
+    """Turns text into token ids and back.
+
+    Attributes:
+        name: Short name for people, such as ``"bytes"``.
+        vocab_size: Number of ids, special ones included; every id lies in ``[0, vocab_size)``.
+        end_id: Id that marks the end of a document.
+        pad_id: Id that fills up a window, always another than ``end_id``.
+        fingerprint: SHA-256 of the definition; equal for tokenizers that give equal ids, whatever their name.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def vocab_size(self) -> int: ...  # noqa: D102
+
+    @property
+    def end_id(self) -> int: ...  # noqa: D102
+
+    @property
+    def pad_id(self) -> int: ...  # noqa: D102
+
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without end or padding. Lone surrogates are read as U+FFFD."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of ids.
+
+        It reads to the end: the end token stops nothing. Special ids and ids that name no token vanish, bytes that
+        are no UTF-8 become U+FFFD.
+        """
+        ...
+
+    def to_json(self) -> str:
+        """Return the whole definition, for a checkpoint; ``tokenizer_from_json`` reads it."""
+        ...
+
+
+def well_formed(text: str) -> str:
+    """Replace lone surrogates, which no encoding can write, by U+FFFD; pairs of them become their character."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def fingerprint_of(*parts: object) -> str:
+    """Return the SHA-256 of the parts of a definition."""
+    digest = hashlib.sha256()
+    for part in parts:
+        # With its length, so that no two lists of parts read the same.
+        data = str(part).encode("utf-8")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()

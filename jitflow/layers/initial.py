@@ -1,0 +1,59 @@
+"""First values of the weights of a Transformer of adaLN blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from jitflow.errors import unknown_name
+from jitflow.layers.adaln import AdaLNBlock, AdaLNFinal
+
+Init = Literal["xavier", "truncated_normal"]
+INITS: tuple[str, ...] = get_args(Init)
+
+
+def initialise_(net: nn.Module, kind: Init, *, normal: Iterable[Tensor]) -> None:
+    """Draw the first weights of a network from the global generator.
+
+    Matrices (linear layers, then patch convolutions read as matrices) follow ``kind``, their biases are zero. The
+    modulations of all adaLN layers and the output layer are zero, so every block starts as the identity and the
+    first output is exactly 0.
+
+    Args:
+        net: The network, changed in place.
+        kind: ``"xavier"``: uniform within ``sqrt(6 / (fan_in + fan_out))``. ``"truncated_normal"``: normal of
+            standard deviation 0.02, cut at 2.
+        normal: Parameters to be normal of standard deviation 0.02 instead, such as tables of embeddings.
+
+    Raises:
+        ConfigError: If ``kind`` is unknown.
+    """
+    if kind not in INITS:
+        raise unknown_name("init", kind, INITS)
+    modules = list(net.modules())
+    # All linear layers come before all convolutions: the order of draws is part of what a seed means.
+    for matrix_kind in (nn.Linear, nn.Conv2d):
+        for module in modules:
+            if isinstance(module, matrix_kind):
+                matrix = module.weight.view(module.weight.shape[0], -1)
+                if kind == "xavier":
+                    nn.init.xavier_uniform_(matrix)
+                else:
+                    nn.init.trunc_normal_(matrix, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+    for tensor in normal:
+        nn.init.normal_(tensor, std=0.02)
+    # Last, so that nothing overwrites it.
+    for module in modules:
+        if isinstance(module, AdaLNBlock | AdaLNFinal):
+            _zero_(module.adaLN_modulation[1])
+        if isinstance(module, AdaLNFinal):
+            _zero_(module.linear)
+
+
+def _zero_(linear: nn.Module) -> None:
+    for parameter in linear.parameters():
+        nn.init.zeros_(parameter)

@@ -1,0 +1,217 @@
+"""LightningDiT on latents, conditioned on users: micro-Doppler spectrograms, or any classes of latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jitflow.codec.latent import LatentCodec
+from jitflow.codec.linear import LinearCodec
+from jitflow.core.path import Prediction
+from jitflow.core.times import TimeKind
+from jitflow.errors import CheckpointError, ConfigError
+from jitflow.nets.lightningdit import LightningDiT
+from jitflow.nets.registry import create_model
+from jitflow.training.module import FlowModule
+from jitflow.training.terms import CosineTerm
+
+
+class UserConditionedDiT(FlowModule):
+    """A LightningDiT that carries noise to normalised latents of a user's images.
+
+    The statistics of the latents, the codec that made them and the users' numbers come with the data
+    (:meth:`adopt_data`) and stay in every checkpoint. The linear codec is kept there whole; of an autoencoder only the
+    checksum is, so that sampling needs its file (:meth:`attach_codec`).
+
+    Args:
+        num_users: Number of users; this number is the label "no user", which guidance needs.
+        model_name: Name of the network, see ``jitflow models 'LightningDiT*'``.
+        latent_shape: Shape of one latent, (channels, height, width).
+        learning_rate: Step size of AdamW.
+        weight_decay: Decay of matrices; vectors and biases never decay.
+        ema_decay1: Decay of the first average of the weights, the one that is sampled from.
+        ema_decay2: Decay of the second average.
+        cosine_weight: Factor of the second loss, the direction of the velocity; 0 leaves it out.
+        P_mean: Mean of the logit of the training times.
+        P_std: Standard deviation of the logit of the training times.
+        noise_scale: Standard deviation of the noise.
+        t_eps: Smallest ``1 - t`` that a data prediction is divided by.
+        label_drop_prob: Share of training labels replaced by "no user".
+        sampling_method: Solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
+        num_sampling_steps: Steps of the solver. The release's "250 steps" are 250 points, which are 249 steps.
+        cfg_scale: Guidance scale; 1 switches guidance off.
+        cfg_interval: Times (low, high) between which guidance acts.
+        cfg_channels: Guide only this many leading channels, 3 in the release; None guides all.
+        prediction: What the network predicts.
+        time_kind: Distribution of the training times.
+        time_shift: Above 1 moves sampling times towards the noise; the release's shift ``s`` is ``1 / s`` here.
+        net_settings: Arguments of the network that replace the variant's.
+        gradient_checkpointing: Recompute blocks in the backward pass to save memory.
+        compile: Compile every block with ``torch.compile``.
+
+    Attributes:
+        user_ids: The users' own numbers by label, 1-based unless the data says otherwise.
+        codec_record: Which codec made the latents: ``id``, ``checksum`` and ``img_size``; None before training.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        num_users: int = 31,
+        model_name: str = "LightningDiT-XL/1",
+        latent_shape: tuple[int, int, int] = (32, 16, 16),
+        *,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 0.0,
+        ema_decay1: float = 0.9999,
+        ema_decay2: float = 0.9996,
+        cosine_weight: float = 1.0,
+        P_mean: float = 0.0,
+        P_std: float = 1.0,
+        noise_scale: float = 1.0,
+        t_eps: float = 5e-2,
+        label_drop_prob: float = 0.1,
+        sampling_method: str = "euler",
+        num_sampling_steps: int = 250,
+        cfg_scale: float = 4.0,
+        cfg_interval: tuple[float, float] = (0.0, 1.0),
+        cfg_channels: int | None = None,
+        prediction: Prediction = "velocity",
+        time_kind: TimeKind = "logit_normal",
+        time_shift: float = 1.0,
+        net_settings: dict[str, Any] | None = None,
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
+    ) -> None:
+        if num_users < 1:
+            raise ConfigError(f"num_users must be at least 1; got {num_users}")
+        channels, height, width = latent_shape
+        net = create_model(
+            model_name,
+            input_size=(height, width),
+            in_channels=channels,
+            num_classes=num_users,
+            use_checkpoint=gradient_checkpointing,
+            **(net_settings or {}),
+        )
+        if not isinstance(net, LightningDiT):
+            raise ConfigError(f"{model_name} works on pixels; latents need a LightningDiT (`jitflow models 'Light*'`)")
+        if compile:
+            net.compile_blocks()
+        with torch.device("cpu"):
+            # Statistics are read while they are set, also where the network is built without memory.
+            self.latents = LatentCodec((channels, height, width))
+        super().__init__(
+            self.latents,
+            net,
+            num_classes=num_users,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            ema_decay1=ema_decay1,
+            ema_decay2=ema_decay2,
+            P_mean=P_mean,
+            P_std=P_std,
+            noise_scale=noise_scale,
+            t_eps=t_eps,
+            label_drop_prob=label_drop_prob,
+            sampling_method=sampling_method,
+            num_sampling_steps=num_sampling_steps,
+            cfg_scale=cfg_scale,
+            cfg_interval=cfg_interval,
+            cfg_channels=cfg_channels,
+            prediction=prediction,
+            time_kind=time_kind,
+            time_shift=time_shift,
+            loss_terms=[CosineTerm(cosine_weight)] if cosine_weight else [],
+        )
+        self.model_name = model_name
+        self.user_ids = list(range(1, num_users + 1))
+        self.codec_record: dict[str, Any] | None = None
+        self.save_hyperparameters()
+
+    def labels_of(self, user_ids: Sequence[int]) -> Tensor:
+        """Translate the users' own numbers to labels.
+
+        Args:
+            user_ids: Numbers as the data has them, 1-based.
+
+        Returns:
+            Labels, shape ``(B,)``, int64.
+
+        Raises:
+            ConfigError: If a number is no user's.
+        """
+        unknown = [user for user in user_ids if user not in self.user_ids]
+        if unknown:
+            ids = self.user_ids
+            known = f"{ids[0]} to {ids[-1]}" if ids == list(range(ids[0], ids[-1] + 1)) else ", ".join(map(str, ids))
+            raise ConfigError(f"this model has no user {unknown[0]}; its users are {known}")
+        return torch.tensor([self.user_ids.index(user) for user in user_ids], dtype=torch.int64)
+
+    def check_data(self, info: dict[str, Any]) -> None:
+        """Raise ConfigError if latents that describe themselves so do not fit this module."""
+        users = info.get("num_classes", self.num_classes)
+        if users != self.num_classes:
+            raise ConfigError(f"the data has {users} users but the model {self.num_classes}; set num_users={users}")
+        shape = tuple(info.get("latent_shape", self.latents.shape))
+        if shape != self.latents.shape:
+            raise ConfigError(f"the latents have shape {shape} but the model takes {self.latents.shape}")
+        recorded, given = self.latents.expected_checksum, info.get("codec", {}).get("checksum")
+        if recorded is not None and given is not None and recorded != given:
+            raise ConfigError(
+                f"the checkpoint was trained on latents of codec {recorded[:12]}, these are of {given[:12]}; "
+                "continue with the latents it was trained on"
+            )
+
+    def adopt_data(self, info: dict[str, Any]) -> None:
+        """Take statistics, codec and users' numbers over from the data, unless a checkpoint brought them."""
+        if self.codec_record is None and "codec" in info:
+            file = info.get("linear_codec")
+            self._take_latents({**info, "linear": None if file is None else LinearCodec.from_file(file).state()})
+
+    def attach_codec(self, images: Any) -> None:
+        """Attach the image codec that the latents were made by; raise ConfigError if it is another one."""
+        self.latents.attach(images)
+
+    def extra_state(self) -> dict[str, Any]:
+        """Keep what turns latents into images again, and the users' numbers."""
+        if self.codec_record is None:
+            return {}
+        kept = {
+            "mean": self.latents.mean.clone(),
+            "std": self.latents.std.clone(),
+            "codec": self.codec_record,
+            "user_ids": self.user_ids,
+        }
+        if isinstance(self.latents.images, LinearCodec):
+            kept["linear"] = self.latents.images.state()
+        return {"latents": kept}
+
+    def load_extra_state(self, extra: dict[str, Any]) -> None:
+        """Restore what :meth:`extra_state` kept."""
+        kept = extra.get("latents")
+        if kept is None:
+            return
+        try:
+            self._take_latents(kept)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint's record of its latents is damaged ({error})") from None
+        if len(self.user_ids) != self.num_classes:
+            raise CheckpointError(
+                f"the checkpoint names {len(self.user_ids)} users for a network of {self.num_classes}"
+            )
+
+    def _take_latents(self, record: Mapping[str, Any]) -> None:
+        """Take statistics, codec and users' numbers from data or from a checkpoint."""
+        codec = {name: record["codec"][name] for name in ("id", "checksum", "img_size")}
+        self.latents.set_normalisation(record["mean"], record["std"])
+        self.latents.expected_id, self.latents.expected_checksum = codec["id"], codec["checksum"]
+        self.user_ids = [int(user) for user in record["user_ids"]]
+        if record.get("linear") is not None:
+            self.latents.attach(LinearCodec.from_state(record["linear"]))
+        self.codec_record = codec

@@ -1,0 +1,97 @@
+"""The estimate of a training's memory against hand counts and against real allocations."""
+
+import pytest
+import torch
+
+from jitflow.core.loss import mse_per_sample
+from jitflow.core.path import interpolate
+from jitflow.training.memory import TrainingMemory, _LiveBytes, describe_fit, device_memory, estimate_memory
+
+WIDE = {"net_settings": {"hidden_size": 96, "depth": 4, "num_heads": 3}, "img_size": 16}
+
+
+def real_peak(module, batch):
+    """Most bytes that a real step of the same kind makes."""
+    module.train()
+    with _LiveBytes() as live:
+        x1, t, y = torch.zeros(batch, 3, 16, 16), torch.rand(batch), torch.zeros(batch, dtype=torch.int64)
+        x_t = interpolate(torch.randn_like(x1), x1, t)
+        v_pred, v_t = (module.velocity_of(o, x_t, t) for o in (module.net(x_t, t, y), x1))
+        mse_per_sample(v_pred, v_t).mean().backward()
+        return live.peak
+
+
+def test_live_bytes_by_hand():
+    with _LiveBytes() as live:
+        a = torch.zeros(1000)
+        assert (live.now, live.peak) == (4000, 4000)
+        b = a * 2
+        view = b.view(10, 100).add_(1)
+        assert live.now == 8000
+        del a
+        assert live.now == 4000
+        c = torch.zeros(500, dtype=torch.uint8)
+        del b
+        assert (live.now, live.peak) == (4500, 8000)
+        del view, c
+        assert live.now == 0
+
+
+def test_state_by_hand(make_module):
+    module = make_module(**WIDE)
+    numbers = sum(p.numel() for p in module.parameters())
+    frozen = module.net.pos_embed.numel()
+    memory = estimate_memory(module)
+    assert memory.weights == 4 * numbers
+    assert memory.gradients == 4 * (numbers - frozen)
+    assert memory.optimiser == 8 * (numbers - frozen)
+    assert memory.averages == 8 * numbers
+    assert memory.state == memory.weights + memory.optimiser + memory.averages
+    assert estimate_memory(module, num_averages=0).averages == 0
+
+
+def test_estimate_equals_what_a_real_step_allocates(make_module):
+    module = make_module(**WIDE)
+    memory = estimate_memory(module)
+    for batch in (16, 48):
+        assert memory.peak(batch) - memory.state == pytest.approx(real_peak(module, batch), rel=0.05)
+        module.zero_grad()
+
+
+def test_what_saves_memory(make_module):
+    plain = estimate_memory(make_module(**WIDE)).per_image
+    # Inputs of four blocks instead of everything inside them, and one block at a time.
+    assert estimate_memory(make_module(gradient_checkpointing=True, **WIDE)).per_image < plain / 2
+    assert estimate_memory(make_module(**WIDE), precision="bf16-mixed").per_image < 0.9 * plain
+
+
+def test_the_module_is_left_alone(make_module):
+    module = make_module(**WIDE)
+    before = {name: p.clone() for name, p in module.named_parameters()}
+    estimate_memory(module)
+    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in module.named_parameters())
+    out = module.net(torch.zeros(1, 3, 16, 16), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+    assert type(out) is torch.Tensor
+    assert bool(out.isfinite().all())
+
+
+def test_largest_batch_is_the_last_that_fits():
+    memory = TrainingMemory(weights=100, optimiser=200, averages=200, gradients=100, fixed=150, per_image=30)
+    assert memory.peak(1) == 500 + 180
+    assert memory.peak(0) == 500 + 150
+    capacity = 1000
+    largest = memory.largest_batch(capacity)
+    assert largest == 8
+    assert memory.peak(largest) <= 0.9 * capacity < memory.peak(largest + 1)
+    assert memory.largest_batch(600) == 0
+    # Gradients alone are more than a small step's activations.
+    assert TrainingMemory(0, 0, 0, gradients=100, fixed=0, per_image=1).peak(10) == 100
+
+
+def test_a_line_for_the_log(make_module):
+    line = describe_fit(make_module(**WIDE), 8, torch.device("cpu"))
+    assert "at the peak of a step of 8" in line
+    assert "a batch of up to" in line
+    assert device_memory(torch.device("cpu")) > 2**20
+    assert device_memory(torch.device("meta")) is None
+    assert describe_fit(make_module(**WIDE), None, torch.device("meta")).endswith("GiB of state")
