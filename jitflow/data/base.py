@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from jitflow.data.batch import collate
+from jitflow.data.cores import available_cores
 from jitflow.data.crop import height_and_width
 from jitflow.data.position import DataPosition, count_epochs, next_position, read_position
 from jitflow.data.sampler import FixedOrderSampler, ResumableSampler
@@ -54,6 +55,8 @@ class ImageDataModule(pl.LightningDataModule):
         rank: Which of them this one is; None asks the trainer.
         drop_last: Leave out the last, smaller training batch.
         seed: Seed of order and random transforms; None is the one of Lightning's ``seed_everything``, or 0.
+        class_balanced: Give every class the same share of a training epoch, by repeating samples of small ones and
+            leaving out some of large ones. The training set needs ``targets``, its labels.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -72,6 +75,7 @@ class ImageDataModule(pl.LightningDataModule):
         *,
         drop_last: bool = True,
         seed: int | None = None,
+        class_balanced: bool = False,
     ) -> None:
         super().__init__()
         height_and_width(img_size)
@@ -86,6 +90,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.rank = rank
         self.drop_last = drop_last
         self.seed = seed
+        self.class_balanced = class_balanced
         self.dataset_train: Any = None
         self.dataset_val: Any = None
         self._epoch = 0
@@ -137,6 +142,7 @@ class ImageDataModule(pl.LightningDataModule):
             drop_last=self.drop_last,
             batch_size=self.batch_size,
             epoch_offset=position.epoch_offset,
+            balance=self._labels(dataset) if self.class_balanced else None,
         )
         # Before any iterator exists: loader processes read ahead before Lightning calls set_epoch itself.
         self._sampler.set_epoch(position.epoch - position.epoch_offset)
@@ -191,6 +197,7 @@ class ImageDataModule(pl.LightningDataModule):
             "seed": sampler.seed,
             "num_samples": sampler.dataset_size,
             "global_batch_size": sampler.batch_size * sampler.num_replicas,
+            "class_balanced": sampler.is_balanced,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -204,6 +211,15 @@ class ImageDataModule(pl.LightningDataModule):
         self._loaded_seed = state_dict.get("seed")
         self._sampler = None
         self._owner = self.trainer
+
+    def _labels(self, dataset: Any) -> torch.Tensor:
+        targets = getattr(dataset, "targets", None)
+        if targets is None:
+            raise ConfigError(
+                f"class_balanced=True needs the labels of the training set, and {type(dataset).__name__} has no "
+                "`targets`; add it or leave class_balanced off"
+            )
+        return torch.as_tensor(targets)
 
     def _seed(self) -> int:
         if self._loaded_seed is not None:
@@ -244,6 +260,7 @@ class ImageDataModule(pl.LightningDataModule):
         """Check a loaded state against the present data and return where to read on."""
         saved = dict(state)
         seed, saved_samples, saved_batch = (saved.pop(k) for k in ("seed", "num_samples", "global_batch_size"))
+        balanced = saved.pop("class_balanced", False)
         if saved_samples != num_samples:
             raise DataError(
                 f"the checkpoint was trained on {saved_samples} images and the data set now has {num_samples}; "
@@ -253,6 +270,12 @@ class ImageDataModule(pl.LightningDataModule):
             _log.info("the data order continues with the checkpoint's seed %d instead of %d", seed, self.seed)
         by_steps = self.trainer is not None and self.trainer.max_steps != -1
         position = next_position(DataPosition(**saved), by_steps=by_steps)
+        if position.num_batches and balanced != self.class_balanced:
+            raise DataError(
+                f"the checkpoint lies inside an epoch that was read with class_balanced={balanced}; keep it until "
+                "the epoch is over"
+            )
+        # Not the number of processes: a step of all of them together reads the same samples however many they are.
         global_batch = self.batch_size * num_replicas
         if position.num_batches and saved_batch != global_batch:
             raise DataError(
@@ -276,13 +299,6 @@ class ImageDataModule(pl.LightningDataModule):
             persistent_workers=workers > 0,
             multiprocessing_context=_start_method() if workers else None,
         )
-
-
-def available_cores() -> int:
-    """Return how many CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _start_method() -> str | None:

@@ -1,47 +1,71 @@
-"""Training on a folder of images with one sub-folder per class."""
+"""Training on a folder of images with one sub-folder per class, as files or prepared as shards."""
 
 from __future__ import annotations
 
 import functools
-import logging
-import struct
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
 from torchvision import datasets, transforms
 
 from jitflow.data.base import ImageDataModule
-from jitflow.data.crop import center_crop_arr
-from jitflow.data.errors import SampleError
-from jitflow.errors import ConfigError, DataError, MissingFileError
-
-_log = logging.getLogger(__name__)
-
-_LAYOUT = "expected train/<class>/<image>, and optionally val/<class>/<image>"
-# What Pillow raises on damaged files, depending on the format and the place of the damage.
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
+from jitflow.data.crop import center_crop_arr, height_and_width
+from jitflow.data.folder_scan import LAYOUT, ImageListing, check_same_classes, class_folders, list_images, split_folders
+from jitflow.data.image_file import open_image
+from jitflow.data.shards import (
+    MirroredImages,
+    ShardFolder,
+    ShardImages,
+    TransformedImages,
+    is_shard_folder,
+    open_shard_folder,
 )
+from jitflow.data.split import held_out_split
+from jitflow.errors import ConfigError, MissingFileError
+
+__all__ = ["JiTDataModule", "ListedImageFolder", "create_jit_datamodule", "open_image"]
+
+Decoder = Literal["exact", "fast"]
+
+
+class ListedImageFolder(datasets.ImageFolder):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's ``ImageFolder`` over files that are already listed.
+
+    Args:
+        listing: The images.
+        transform: What turns what the loader returns into a tensor.
+        loader: What reads a file, given its path.
+    """
+
+    def __init__(self, listing: ImageListing, transform: Any, loader: Any) -> None:
+        self._listing = listing
+        super().__init__(str(listing.folder), transform=transform, loader=loader)
+        del self._listing
+
+    def find_classes(self, directory: Any) -> tuple[list[str], dict[str, int]]:
+        """Return the names of the classes, and the label of each."""
+        classes = list(self._listing.classes)
+        return classes, {name: label for label, name in enumerate(classes)}
+
+    def make_dataset(self, directory: Any, *args: Any, **kwargs: Any) -> list[tuple[str, int]]:
+        """Return path and label of each image."""
+        root = str(directory)
+        return [
+            (f"{root}/{file}", label)
+            for file, label in zip(self._listing.files, self._listing.labels.tolist(), strict=True)
+        ]
 
 
 class JiTDataModule(ImageDataModule):
     """Images in ``data_path/train/<class>/`` and optionally ``data_path/val/<class>/``, centre-cropped.
 
-    A folder without ``train/`` whose sub-folders are the classes is taken as the training set. Creating the
-    object does not touch the disk.
+    A folder without ``train/`` whose sub-folders are the classes is taken as the training set. A folder that
+    ``jitflow data prepare`` has made gives the same batches as its source. Creating the object does not touch the
+    disk.
 
     Args:
-        data_path: Folder of the data set.
+        data_path: Folder of the data set, of image files or of shards.
         img_size: Side of a square, or ``(height, width)``, in pixels.
         batch_size: Images per batch and process.
         num_workers: Loader processes; 0 loads in the training process.
@@ -52,9 +76,15 @@ class JiTDataModule(ImageDataModule):
         random_flip: Mirror each training image with probability one half.
         drop_last: Leave out the last, smaller training batch.
         seed: Seed of order and flips; None is the one of Lightning's ``seed_everything``, or 0.
+        decoder: ``exact``, or ``fast`` for torch's kernels, whose pixels differ by at most 3 of 255 (JPEG, colour).
+            Shards are always exact and faster than either.
+        val_fraction: Share of each class held out for validation if there is no ``val/``, in [0, 1); the split
+            does not depend on the seed.
+        class_balanced: Give every class the same share of a training epoch, by repeating images of small ones and
+            leaving out some of large ones.
 
     Raises:
-        ConfigError: If a number is out of range.
+        ConfigError: If an argument is out of range.
     """
 
     def __init__(
@@ -71,24 +101,46 @@ class JiTDataModule(ImageDataModule):
         random_flip: bool = True,
         drop_last: bool = True,
         seed: int | None = None,
+        decoder: Decoder = "exact",
+        val_fraction: float = 0.0,
+        class_balanced: bool = False,
     ) -> None:
         super().__init__(
-            img_size, batch_size, num_workers, pin_memory, num_replicas, rank, drop_last=drop_last, seed=seed
+            img_size,
+            batch_size,
+            num_workers,
+            pin_memory,
+            num_replicas,
+            rank,
+            drop_last=drop_last,
+            seed=seed,
+            class_balanced=class_balanced,
         )
         if channels not in (1, 3):
             raise ConfigError(f"channels must be 3 (colour) or 1 (greyscale); got {channels}")
+        if decoder not in get_args(Decoder):
+            raise ConfigError(f"decoder must be 'exact' or 'fast'; got {decoder!r}")
+        if decoder == "fast" and channels != 3:
+            raise ConfigError("decoder='fast' reads colour only; leave it at 'exact' with channels=1")
+        if not 0 <= val_fraction < 1:
+            raise ConfigError(f"val_fraction must lie in [0, 1); got {val_fraction}")
         self.data_path = data_path
         self.channels = channels
         self.random_flip = random_flip
+        self.decoder = decoder
+        self.val_fraction = val_fraction
 
     def prepare_data(self) -> None:
-        """Check the folders before anything else starts; nothing is downloaded.
+        """Check the folders before anything else starts, and list them once for all processes.
+
+        Nothing is downloaded.
 
         Raises:
             MissingFileError: If ``data_path`` does not exist.
             DataError: If it is not laid out as a data set.
         """
-        self._train_folder()
+        if self._shards() is None:
+            self._listings(("train", "val"))
 
     def setup(self, stage: str | None = None) -> None:
         """List the images.
@@ -98,15 +150,17 @@ class JiTDataModule(ImageDataModule):
 
         Raises:
             MissingFileError: If ``data_path`` does not exist.
+            ConfigError: If it was prepared for another size or number of channels, or the options do not fit together.
             DataError: If a set is empty, has no classes, has a class without images, or if the two sets
-                differ in their classes.
+                differ in their classes; or if shards are missing.
         """
+        wanted = ("val",) if stage == "validate" else ("train", "val")
+        shards = self._shards()
+        sets = self._folder_sets(wanted) if shards is None else self._shard_sets(shards, wanted)
         if stage in ("fit", None):
-            self.dataset_train = self._image_folder(self._train_folder(), self._get_train_transforms())
-        val_folder = Path(self.data_path) / "val"
-        if stage in ("fit", "validate", None) and val_folder.is_dir():
-            self._check_same_classes(val_folder)
-            self.dataset_val = self._image_folder(val_folder, self._get_val_transforms())
+            self.dataset_train = sets["train"]
+        if stage in ("fit", "validate", None) and "val" in sets:
+            self.dataset_val = sets["val"]
 
     def _get_train_transforms(self) -> Any:
         """Return what turns a training image into a tensor; override it for other augmentation."""
@@ -121,70 +175,86 @@ class JiTDataModule(ImageDataModule):
         # A partial, unlike a lambda, can be sent to a worker that was not forked.
         return transforms.Lambda(functools.partial(center_crop_arr, image_size=self.img_size))
 
-    def _train_folder(self) -> Path:
-        root = Path(self.data_path)
-        if not root.is_dir():
-            raise MissingFileError(f"data_path {self.data_path!r} is not a folder; {_LAYOUT}")
-        if (root / "train").is_dir():
-            return root / "train"
-        classes = _class_folders(root)
-        if not classes:
-            content = "has no class sub-folders" if any(root.iterdir()) else "is empty"
-            raise DataError(f"data_path {self.data_path!r} {content}; {_LAYOUT}")
-        if "val" in classes:
-            raise DataError(f"data_path {self.data_path!r} has val/ but no train/; {_LAYOUT}")
-        _log.info("%s has no train/; its %d sub-folders are taken as the training classes", root, len(classes))
-        return root
+    def _shards(self) -> ShardFolder | None:
+        """Open ``data_path`` if it was prepared."""
+        if not Path(self.data_path).expanduser().is_dir():
+            raise MissingFileError(f"data_path {self.data_path!r} is not a folder; {LAYOUT}")
+        if not is_shard_folder(self.data_path):
+            return None
+        shards = open_shard_folder(self.data_path)
+        wanted = (height_and_width(self.img_size), self.channels)
+        if wanted != (shards.img_size, shards.channels):
+            (height, width), channels = wanted
+            raise ConfigError(
+                f"{self.data_path} was prepared as {shards.img_size[0]} x {shards.img_size[1]} px with "
+                f"{shards.channels} channels, and the data module has img_size {height} x {width} and "
+                f"channels={channels}; use the same, or prepare the source again"
+            )
+        return shards
 
-    def _image_folder(self, folder: Path, transform: Any) -> datasets.ImageFolder:
-        classes = _class_folders(folder)
-        if not classes:
-            content = "has no class sub-folders" if any(folder.iterdir()) else "is empty"
-            raise DataError(f"{folder} {content}; {_LAYOUT}")
-        loader = functools.partial(open_image, channels=self.channels)
-        dataset = datasets.ImageFolder(str(folder), transform=transform, loader=loader, allow_empty=True)
-        empty = sorted(set(range(len(dataset.classes))) - set(dataset.targets))
-        if empty:
-            names = ", ".join(dataset.classes[label] for label in empty[:5])
-            more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-            raise DataError(f"no images in {folder} for the class {names}{more}; add some or remove the folder")
-        return dataset
+    def _listings(self, wanted: Sequence[str]) -> dict[str, ImageListing]:
+        """List the images of the wanted splits that there are, the held-out part as ``val``."""
+        val = Path(self.data_path).expanduser() / "val"
+        if "train" not in wanted and val.is_dir():
+            train = val.with_name("train")
+            if train.is_dir():
+                check_same_classes(class_folders(train), class_folders(val), self.data_path)
+            return {"val": list_images(val)}
+        listings = {split: list_images(folder) for split, folder in split_folders(self.data_path).items()}
+        if "val" in listings:
+            check_same_classes(listings["train"].classes, listings["val"].classes, self.data_path)
+        elif self.val_fraction:
+            parts = held_out_split(listings["train"].labels, self.val_fraction)
+            listings = {s: listings["train"].take(part) for s, part in zip(("train", "val"), parts, strict=True)}
+        return {split: listings[split] for split in wanted if split in listings}
 
-    def _check_same_classes(self, val_folder: Path) -> None:
-        # Labels are positions in the sorted list of names, so that one name more or less shifts them all.
-        root = Path(self.data_path)
-        if not (root / "train").is_dir():
-            return
-        differing = set(_class_folders(root / "train")) ^ set(_class_folders(val_folder))
-        if differing:
-            names = ", ".join(sorted(differing)[:5])
-            raise DataError(f"train/ and val/ of {self.data_path!r} must have the same classes; they differ in {names}")
+    def _folder_sets(self, wanted: Sequence[str]) -> dict[str, Any]:
+        return {split: self._image_folder(listing, split) for split, listing in self._listings(wanted).items()}
 
+    def _image_folder(self, listing: ImageListing, split: str) -> ListedImageFolder:
+        if self.decoder == "exact":
+            return ListedImageFolder(
+                listing, self._transforms(split), functools.partial(open_image, channels=self.channels)
+            )
+        if self._has_own_transforms(split):
+            raise ConfigError(
+                f"decoder='fast' crops by itself, and {type(self).__name__} has transforms of its own for PIL images; "
+                "leave it at 'exact'"
+            )
+        try:
+            from jitflow.data.fast_decoder import load_crop_fast
+        except ImportError as error:
+            # torchvision has announced that its decoders will move to another package.
+            raise ConfigError(
+                f"decoder='fast' cannot be used, as the torchvision here has no JPEG decoder ({error}); leave it at "
+                "'exact', or prepare shards"
+            ) from None
+        loader = functools.partial(load_crop_fast, img_size=height_and_width(self.img_size))
+        return ListedImageFolder(listing, transforms.RandomHorizontalFlip() if self._flips(split) else None, loader)
 
-def open_image(path: str, *, channels: int) -> Image.Image:
-    """Read and decode one image file.
+    def _shard_sets(self, shards: ShardFolder, wanted: Sequence[str]) -> dict[str, Any]:
+        if "val" in shards.splits or not self.val_fraction:
+            images = {split: ShardImages(shards, split) for split in wanted if split in shards.splits}
+        else:
+            labels = ShardImages(shards, "train").targets.numpy()
+            parts = dict(zip(("train", "val"), held_out_split(labels, self.val_fraction), strict=True))
+            images = {split: ShardImages(shards, "train", parts[split]) for split in wanted}
+        return {split: self._transformed(found, split) for split, found in images.items()}
 
-    Args:
-        path: The file.
-        channels: 3 for colour, 1 for greyscale.
+    def _transformed(self, images: ShardImages, split: str) -> Any:
+        if self._has_own_transforms(split):
+            return TransformedImages(images, self._transforms(split))
+        return MirroredImages(images) if self._flips(split) else images
 
-    Returns:
-        The image, mode ``RGB`` or ``L``.
+    def _transforms(self, split: str) -> Any:
+        return self._get_train_transforms() if split == "train" else self._get_val_transforms()
 
-    Raises:
-        DataError: If the file is damaged; the message names it.
-    """
-    try:
-        with Image.open(path) as image:
-            mode = "RGB" if channels == 3 else "L"
-            if image.mode.startswith("I"):
-                # Sixteen bits: Pillow would cut off everything above 255 and leave a white picture.
-                eight_bits = np.asarray(image, dtype=np.float64) * (255 / 65535)
-                return Image.fromarray(eight_bits.clip(0, 255).round().astype(np.uint8)).convert(mode)
-            return image.convert(mode)
-    except _UNREADABLE as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-        raise SampleError(f"cannot read the image {path} ({reason}); replace or remove it") from error
+    def _has_own_transforms(self, split: str) -> bool:
+        method = f"_get_{split}_transforms"
+        return getattr(type(self), method) is not getattr(JiTDataModule, method)
+
+    def _flips(self, split: str) -> bool:
+        return split == "train" and self.random_flip
 
 
 def create_jit_datamodule(args: Any) -> JiTDataModule:
@@ -214,7 +284,3 @@ def create_jit_datamodule(args: Any) -> JiTDataModule:
         rank=getattr(args, "rank", None),
         seed=getattr(args, "seed", None),
     )
-
-
-def _class_folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
 from jitflow.core.seeding import mix_seeds
@@ -29,6 +30,8 @@ class ResumableSampler(DistributedSampler[tuple[int, int]]):
             samples to fill it up. Either way all processes get the same number.
         batch_size: Samples per batch and process, the unit of :meth:`skip`.
         epoch_offset: Added to each epoch that :meth:`set_epoch` is given.
+        balance: Label of each sample, shape ``(num_samples,)``, int64, to give every class the same share of
+            an epoch; None reads every sample once.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -45,6 +48,7 @@ class ResumableSampler(DistributedSampler[tuple[int, int]]):
         drop_last: bool = True,
         batch_size: int = 1,
         epoch_offset: int = 0,
+        balance: Tensor | None = None,
     ) -> None:
         if not 0 <= rank < num_replicas:
             raise ConfigError(f"rank must lie in [0, num_replicas={num_replicas}); got {rank}")
@@ -57,6 +61,7 @@ class ResumableSampler(DistributedSampler[tuple[int, int]]):
         self.batch_size = batch_size
         self.epoch_offset = epoch_offset
         self.num_skipped_batches = 0
+        self._members = None if balance is None else _members_by_class(balance)
 
     def __len__(self) -> int:
         # The whole epoch even after skip(): Lightning takes the length of an epoch from here and counts
@@ -65,17 +70,24 @@ class ResumableSampler(DistributedSampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = self._order()
-        if not self.drop_last and order:
-            order = (order * -(-self.total_size // len(order)))[: self.total_size]
+        if not self.drop_last and len(order):
+            order = order.repeat(-(-self.total_size // len(order)))[: self.total_size]
         share = order[self.rank : self.total_size : self.num_replicas]
         epoch = self.epoch
-        return iter([(epoch, index) for index in share[self.num_skipped_batches * self.batch_size :]])
+        return ((epoch, index) for index in share[self.num_skipped_batches * self.batch_size :].tolist())
 
-    def _order(self) -> list[int]:
+    @property
+    def is_balanced(self) -> bool:
+        """Whether every class gets the same share."""
+        return self._members is not None
+
+    def _order(self) -> Tensor:
         if not self.shuffle:
-            return list(range(self.dataset_size))
+            return torch.arange(self.dataset_size)
         generator = torch.Generator().manual_seed(mix_seeds(self.seed, self.epoch))
-        return torch.randperm(self.dataset_size, generator=generator).tolist()
+        if self._members is not None:
+            return balanced_order(self._members, self.dataset_size, generator)
+        return torch.randperm(self.dataset_size, generator=generator)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the permutation; a new epoch forgets :meth:`skip`.
@@ -94,6 +106,39 @@ class ResumableSampler(DistributedSampler[tuple[int, int]]):
             num_batches: How many this process has already seen.
         """
         self.num_skipped_batches = num_batches
+
+
+def balanced_order(members: Sequence[Tensor], num_samples: int, generator: torch.Generator) -> Tensor:
+    """Draw an epoch in which the counts of any two classes differ by at most one.
+
+    A class that has fewer samples than its share gives all of them equally often, up to one; a larger one gives a
+    random part, another one in every epoch.
+
+    Args:
+        members: Indices of the samples of each class, each shape ``(n,)``, int64; none is empty.
+        num_samples: Length of the epoch.
+        generator: Source of all draws.
+
+    Returns:
+        Indices in random order, shape ``(num_samples,)``, int64.
+    """
+    share, rest = divmod(num_samples, len(members))
+    favoured = set(torch.randperm(len(members), generator=generator)[:rest].tolist())
+    drawn = []
+    for label, samples in enumerate(members):
+        wanted = share + (label in favoured)
+        rounds = -(-wanted // len(samples))
+        order = [torch.randperm(len(samples), generator=generator) for _ in range(rounds)]
+        drawn.append(samples[torch.cat([torch.empty(0, dtype=torch.int64), *order])[:wanted]])
+    together = torch.cat(drawn)
+    return together[torch.randperm(num_samples, generator=generator)]
+
+
+def _members_by_class(labels: Tensor) -> list[Tensor]:
+    """Indices of the samples of each class that has any."""
+    order = torch.argsort(labels, stable=True)
+    counts = torch.bincount(labels)
+    return list(order.split(counts[counts > 0].tolist()))
 
 
 class FixedOrderSampler(ResumableSampler):

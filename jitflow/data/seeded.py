@@ -29,6 +29,15 @@ class BatchReadable(Protocol):
         ...
 
 
+@runtime_checkable
+class SeededBatchReadable(Protocol):
+    """A data set that reads many samples in one go, its random transforms drawn by a seed for each."""
+
+    def read_seeded_batch(self, index: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the images ``(B, C, H, W)`` and labels ``(B,)`` at the indices ``(B,)``."""
+        ...
+
+
 @contextmanager
 def seeded_randomness(seed: int) -> Iterator[None]:
     """Seed the generators a transform may draw from, and put them back afterwards.
@@ -54,8 +63,8 @@ class SeededDataset(Dataset[Sample]):
     """A data set of (image, label) whose random transforms are a function of (seed, epoch, index).
 
     Args:
-        dataset: Any map-style data set of (image, label) pairs. One with ``read_batch`` is read by whole
-            batches, without seeding.
+        dataset: Any map-style data set of (image, label) pairs. One with ``read_batch`` or
+            ``read_seeded_batch`` is read by whole batches.
         seed: Seed of the run.
     """
 
@@ -79,9 +88,13 @@ class SeededDataset(Dataset[Sample]):
 
     def __getitems__(self, keys: Sequence[Key | int]) -> list[Sample] | ImageBatch:
         """Read the samples of one batch; the loader prefers this to one call per sample."""
-        if not isinstance(self.dataset, BatchReadable):
+        dataset = self.dataset
+        if not isinstance(dataset, (BatchReadable, SeededBatchReadable)):
             return [self[key] for key in keys]
         pairs = [key if isinstance(key, tuple) else (0, key) for key in keys]
         index = torch.tensor([i for _, i in pairs], dtype=torch.int64)
-        images, labels = self.dataset.read_batch(index)
+        if isinstance(dataset, SeededBatchReadable):
+            images, labels = dataset.read_seeded_batch(index, [mix_seeds(self.seed, *pair) for pair in pairs])
+        else:
+            images, labels = dataset.read_batch(index)
         return ImageBatch(images, labels, index, pairs[0][0])

@@ -233,6 +233,50 @@ def test_another_batch_size_is_fine_between_epochs(tmp_path):
     assert {epoch for epoch, *_ in second.seen} == {1}
 
 
+def run_ranks(num, limits, *, path=None, stop_after=None, save=None, global_batch=4):
+    """What each of several processes sees, run one after another: step by step, the samples of all together."""
+    seen = []
+    for rank in range(num):
+        data = Data(batch_size=global_batch // num, num_replicas=num, rank=rank)
+        recorder = Recorder()
+        if stop_after is None:
+            make_trainer(**limits).fit(recorder, datamodule=data, ckpt_path=path, weights_only=True)
+        else:
+            target = save if rank == 0 else save.with_suffix(".other")
+            fit_until_interrupted(recorder, data, SaveAndStop("on_train_batch_end", stop_after, target), **limits)
+        seen.append(recorder.seen)
+    return [
+        (together[0][0], sorted(i for _, index, _ in together for i in index)) for together in zip(*seen, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 4), (4, 2), (4, 1)])
+@pytest.mark.parametrize("stop_after", [2, 6, 8])
+def test_resume_with_another_number_of_processes(tmp_path, before, after, stop_after):
+    limits, path = {"max_epochs": 3}, tmp_path / "x.ckpt"
+    first = run_ranks(before, limits, stop_after=stop_after, save=path)
+    second = run_ranks(after, limits, path=path)
+    expected = [(epoch, sorted(index)) for epoch, index, _ in uninterrupted(limits)]
+    assert len(first) == stop_after
+    assert first + second == expected
+    for epoch in range(3):
+        indices = [i for e, index in first + second if e == epoch for i in index]
+        assert len(indices) == len(set(indices)) == 24
+
+
+def test_class_balance_does_not_change_inside_an_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(RandomImages, "targets", [0, 1] * (NUM_IMAGES // 2), raising=False)
+    stop, path = SaveAndStop("on_train_batch_end", 3, tmp_path / "x.ckpt"), tmp_path / "x.ckpt"
+    fit_until_interrupted(Recorder(), Data(), stop, max_epochs=2)
+    with pytest.raises(DataError, match="class_balanced=False; keep it until the epoch is over"):
+        make_trainer(max_epochs=2).fit(
+            Recorder(), datamodule=Data(class_balanced=True), ckpt_path=path, weights_only=True
+        )
+    assert interrupted(path, EPOCHS, "on_train_batch_end", 8, class_balanced=True) == uninterrupted(
+        EPOCHS, class_balanced=True
+    )
+
+
 def test_validation_is_the_same_every_time():
     recorder = Recorder()
     make_trainer(max_epochs=2, num_sanity_val_steps=0).fit(recorder, datamodule=Data())

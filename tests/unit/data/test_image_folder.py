@@ -227,6 +227,85 @@ def test_documented_subclasses_work_with_workers(folder):
     assert labels.tolist() == [0, 0, 1, 1]
 
 
+def test_listed_folder_equals_torchvisions(folder):
+    ours, theirs = make(folder), datasets.ImageFolder(folder / "train")
+    ours.setup("fit")
+    assert ours.dataset_train.samples == theirs.samples
+    assert ours.dataset_train.targets == theirs.targets
+    assert ours.dataset_train.class_to_idx == theirs.class_to_idx
+
+
+def test_held_out_part_of_every_class(folder):
+    module = make(folder / "train", val_fraction=0.4, random_flip=False)
+    module.setup("fit")
+    train, val = module.dataset_train, module.dataset_val
+    assert (len(train), len(val)) == (6, 4)
+    assert val.targets == [0, 0, 1, 1]
+    assert not {path for path, _ in train.samples} & {path for path, _ in val.samples}
+    assert not [t for t in val.transform.transforms if isinstance(t, transforms.RandomHorizontalFlip)]
+    again = make(folder / "train", val_fraction=0.4, seed=99)
+    again.setup("validate")
+    assert again.dataset_train is None
+    assert again.dataset_val.samples == val.samples
+
+
+def test_an_existing_val_folder_is_used_whatever_val_fraction_is(folder):
+    assert make(folder, val_fraction=0.4).get_dataset_info()["num_val_samples"] == 4
+    assert make(folder, val_fraction=0.4).get_dataset_info()["num_samples"] == 10
+
+
+def test_class_balanced_epochs(folder):
+    for i in range(20):
+        write_image(folder / "train" / "dog" / f"more{i}.png", seed=i)
+    module = make(folder, class_balanced=True, batch_size=5)
+    labels = torch.cat([batch.labels for batch in module.train_dataloader()])
+    assert torch.bincount(labels).tolist() == [15, 15]
+    assert torch.bincount(torch.cat([b.labels for b in make(folder, batch_size=5).train_dataloader()])).tolist() == [
+        5,
+        25,
+    ]
+
+
+def test_class_balanced_needs_labels(folder):
+    module = make(folder, class_balanced=True)
+    module.dataset_train = [(torch.zeros(1, 2, 2), 0)] * 8
+    with pytest.raises(ConfigError, match=r"class_balanced=True needs the labels .* list has no `targets`"):
+        module.train_dataloader()
+
+
+def test_fast_decoder_gives_nearly_the_same_batches(folder):
+    import shutil
+
+    shutil.rmtree(folder / "train" / "cat")
+    for i in range(6):
+        path = folder / "train" / "cat" / f"{i}.jpg"
+        write_image(path, seed=i, size=(40 + 5 * i, 50))
+    exact, fast = (list(make(folder, decoder=d, drop_last=False).train_dataloader()) for d in ("exact", "fast"))
+    difference = 0
+    for a, b in zip(exact, fast, strict=True):
+        assert a.index.tolist() == b.index.tolist()
+        assert a.images.shape == b.images.shape
+        difference = max(difference, int((a.images.int() - b.images.int()).abs().max()))
+    # Mirrored alike too, else they would differ by far more.
+    assert difference <= 3
+
+
+def test_a_torchvision_without_a_decoder_is_named(folder, monkeypatch):
+    import sys
+
+    monkeypatch.delitem(sys.modules, "jitflow.data.fast_decoder", raising=False)
+    monkeypatch.setitem(sys.modules, "torchvision.io", None)
+    with pytest.raises(ConfigError, match="torchvision here has no JPEG decoder"):
+        make(folder, decoder="fast").setup("fit")
+
+
+def test_fast_decoder_and_own_transforms_do_not_go_together(folder):
+    with pytest.raises(ConfigError, match="CustomJiTDataModule has transforms of its own"):
+        CustomJiTDataModule(str(folder), 8, 4, 0, decoder="fast").setup("fit")
+    with pytest.raises(ConfigError, match="decoder='fast' reads colour only"):
+        make(folder, decoder="fast", channels=1)
+
+
 def test_create_from_args(folder):
     args = argparse.Namespace(
         data_path=str(folder), img_size=8, batch_size=2, num_workers=1, pin_mem=False, world_size=2, rank=1
@@ -325,7 +404,17 @@ def test_too_few_images(folder):
 
 
 @pytest.mark.parametrize(
-    "options", [{"batch_size": 0}, {"num_workers": -1}, {"img_size": 0}, {"channels": 2}, {"img_size": (8, 8, 8)}]
+    "options",
+    [
+        {"batch_size": 0},
+        {"num_workers": -1},
+        {"img_size": 0},
+        {"channels": 2},
+        {"img_size": (8, 8, 8)},
+        {"decoder": "quick"},
+        {"val_fraction": 1.0},
+        {"val_fraction": -0.1},
+    ],
 )
 def test_bad_arguments(options):
     with pytest.raises(ConfigError, match=next(iter(options))):

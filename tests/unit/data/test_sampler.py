@@ -1,6 +1,7 @@
 """Order, shares and skipping of the sampler."""
 
 import pytest
+import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
@@ -78,6 +79,39 @@ def test_fixed_order_ignores_the_epoch():
 
 def test_lightning_takes_it_for_a_distributed_sampler():
     assert isinstance(DataLoader(range(4), sampler=ResumableSampler(4)).sampler, DistributedSampler)
+
+
+def test_balanced_epochs_give_every_class_its_share():
+    # Of 5, 40, 15 and no samples: labels need not be sorted, and class 3 does not occur.
+    labels = torch.tensor([0] * 5 + [1] * 40 + [2] * 15 + [4])[torch.randperm(61, generator=torch.manual_seed(0))]
+    seen = []
+    for epoch in range(3):
+        sampler = ResumableSampler(61, balance=labels, seed=2)
+        sampler.set_epoch(epoch)
+        index = torch.tensor(indices(sampler))
+        assert len(index) == 61
+        counts = torch.bincount(labels[index], minlength=5)
+        assert sorted(counts.tolist()) == [0, 15, 15, 15, 16]
+        times = torch.bincount(index, minlength=61)
+        for label in (0, 1, 2, 4):
+            # As evenly as it can be inside a class, too.
+            assert times[labels == label].max() - times[labels == label].min() <= 1
+        seen.append(index.tolist())
+    # Large classes give other samples in other epochs, and classes are mixed.
+    assert len({tuple(sorted(epoch)) for epoch in seen}) == 3
+    assert all(len(set(labels[torch.tensor(epoch[:12])].tolist())) > 2 for epoch in seen)
+
+
+def test_balanced_epochs_are_shared_and_resumed_like_others():
+    labels = torch.arange(48) % 5
+    alone = indices(ResumableSampler(48, balance=labels))
+    shares = [indices(ResumableSampler(48, balance=labels, num_replicas=4, rank=r)) for r in range(4)]
+    assert [i for together in zip(*shares, strict=True) for i in together] == alone
+    later = ResumableSampler(48, balance=labels, batch_size=6)
+    later.skip(3)
+    assert indices(later) == alone[18:]
+    assert later.is_balanced
+    assert not ResumableSampler(48).is_balanced
 
 
 @pytest.mark.parametrize(

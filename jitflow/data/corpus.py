@@ -1,0 +1,158 @@
+"""English text without a download: the documentation in Python's own standard library.
+
+The topics of ``help()`` and the docstrings of the standard library's modules, read from their source without importing
+them. What it holds depends on the version of Python; within one it is always the same.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import re
+import sys
+import sysconfig
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jitflow.errors import ConfigError, DataError
+
+Split = Literal["train", "held_out"]
+HELD_OUT_SHARE = 0.1
+# Tests, applications, and what belongs to other projects.
+_LEFT_OUT = {"test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"}
+# Shorter documents say too little; shorter paragraphs ("Return True if ...") repeat by right.
+_MIN_DOCUMENT = 200
+_MIN_REPEAT = 40
+# What is left of a document that lost more than this is a heap of headings.
+_MAX_LOST = 0.5
+_RULE = re.compile(r"\s*([-=*~^#+_\"'.`])\1{2,}\s*")
+_PARAGRAPH = re.compile(r"\n{2,}")
+
+
+@dataclass(frozen=True)
+class CorpusSize:
+    """How much text a split holds.
+
+    Attributes:
+        num_documents: Documents.
+        num_characters: Characters, without the ends of documents.
+        megabytes: Size in UTF-8, in millions of bytes.
+    """
+
+    num_documents: int
+    num_characters: int
+    megabytes: float
+
+
+def builtin_documents(split: Split) -> list[str]:
+    """Return the documents of a split: a topic of ``help()``, or all docstrings of a module.
+
+    A document belongs to a split by its name, so that the splits share no module and no topic; a paragraph that
+    several documents hold stays in the first of them only.
+
+    Args:
+        split: ``"train"`` (nine documents in ten) or ``"held_out"``.
+
+    Returns:
+        The documents, sorted by name.
+
+    Raises:
+        ConfigError: If there is no such split.
+        DataError: If this installation of Python comes without its source.
+    """
+    if split not in ("train", "held_out"):
+        raise ConfigError(f"split must be 'train' or 'held_out'; got {split!r}")
+    documents = [text for name, text in _documents() if is_held_out(name) == (split == "held_out")]
+    if not documents:
+        raise DataError("this Python has no documentation in its standard library; give a data_path")
+    return documents
+
+
+def builtin_size(split: Split) -> CorpusSize:
+    """Measure a split of the built-in corpus."""
+    documents = builtin_documents(split)
+    return CorpusSize(
+        len(documents), sum(map(len, documents)), sum(len(text.encode("utf-8")) for text in documents) / 1e6
+    )
+
+
+def is_held_out(name: str) -> bool:
+    """Tell the split of a document from its name alone."""
+    digest = hashlib.sha256(name.encode("utf-8")).digest()
+    return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
+
+
+def clean_text(text: str) -> str:
+    """Take out what is layout: rules under headings, tabs, blanks at line ends, more than one empty line."""
+    lines = (line.rstrip() for line in text.expandtabs().splitlines())
+    kept = "\n".join(line for line in lines if not _RULE.fullmatch(line))
+    return _PARAGRAPH.sub("\n\n", kept).strip("\n")
+
+
+def without_repeats(documents: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Keep each paragraph where it comes first, and documents of which most is left.
+
+    Args:
+        documents: Name and text of each.
+
+    Returns:
+        The same without paragraphs that an earlier document, or an earlier place, holds but for blanks and case.
+    """
+    seen: set[str] = set()
+    kept = []
+    for name, text in documents:
+        paragraphs = []
+        for paragraph in _PARAGRAPH.split(text):
+            key = " ".join(paragraph.split()).casefold()
+            if len(key) < _MIN_REPEAT or key not in seen:
+                paragraphs.append(paragraph)
+            seen.add(key)
+        rest = "\n\n".join(paragraphs)
+        if len(rest) >= max(_MIN_DOCUMENT, (1 - _MAX_LOST) * len(text)):
+            kept.append((name, rest))
+    return kept
+
+
+def docstrings(source: bytes) -> list[str]:
+    """Return the docstrings of a module, its classes and its functions, in the order of the source."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        tree = ast.parse(source)
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    nodes.sort(key=lambda node: getattr(node, "lineno", 0))
+    return [text for node in nodes if (text := ast.get_docstring(node))]
+
+
+@functools.cache
+def _documents() -> tuple[tuple[str, str], ...]:
+    raw = {**_topics(), **_modules()}
+    return tuple(without_repeats([(name, clean_text(raw[name])) for name in sorted(raw)]))
+
+
+def _topics() -> dict[str, str]:
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:  # some distributions pack it apart
+        return {}
+    return {f"topic {name}": text for name, text in topics.items()}
+
+
+def _modules() -> dict[str, str]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    found = {}
+    for path in root.rglob("*.py"):
+        parts = path.relative_to(root).with_suffix("").parts
+        if parts[0] not in sys.stdlib_module_names or _LEFT_OUT & set(parts) or parts[0] == "pydoc_data":
+            continue
+        try:
+            texts = docstrings(path.read_bytes())
+        except (OSError, SyntaxError, ValueError):
+            continue  # templates and the like, which are no source of this Python
+        if texts:
+            found["module " + ".".join(part for part in parts if part != "__init__")] = "\n\n".join(texts)
+    return found

@@ -1,0 +1,232 @@
+"""Listing a folder of images with one sub-folder per class, once: later runs only look whether it changed.
+
+The order is that of torchvision's ``ImageFolder``, of which the labels and indices of old checkpoints speak.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jitflow.errors import DataError, JitflowError, MissingFileError
+from jitflow.files import read_json, write_text
+
+_log = logging.getLogger(__name__)
+
+LAYOUT = "expected train/<class>/<image>, and optionally val/<class>/<image>"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""What counts as an image, in any case; torchvision's list."""
+
+_CACHE_NAME = ".jitflow-scan.json"
+_CACHE_FORMAT = 1
+# Below this, listing takes about as long as reading the list, and the folder is left as it is.
+_WORTH_CACHING = 10_000
+# A file that arrives within one tick of a file system's clock after the scan leaves no trace in the time of its folder.
+_TICK_SEC = 2.0
+# Listing waits for the file system, above all over a network.
+_THREADS = 16
+
+_Directory = tuple[str, int, list[str]]
+"""Path below the listed folder, time of the last change in ns, names of the images in it."""
+
+
+@dataclass(frozen=True)
+class ImageListing:
+    """The images of one split.
+
+    Args:
+        folder: The folder whose sub-folders are the classes.
+        classes: Names of the classes, sorted; a label is a place in it.
+        files: Path of each image below ``folder``, with forward slashes.
+        labels: Label of each image, shape ``(N,)``, int64.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    files: list[str]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def class_counts(self) -> np.ndarray:
+        """Return the number of images of each class, shape ``(K,)``."""
+        return np.bincount(self.labels, minlength=len(self.classes))
+
+    def take(self, index: np.ndarray) -> ImageListing:
+        """Return the listing of some of the images, of the same classes.
+
+        Args:
+            index: Places of the images to keep, shape ``(M,)``, int64.
+        """
+        return ImageListing(self.folder, self.classes, [self.files[i] for i in index.tolist()], self.labels[index])
+
+
+def split_folders(root: str | Path) -> dict[str, Path]:
+    """Find the folders of the training and the validation images.
+
+    Args:
+        root: A folder with ``train/`` and possibly ``val/``, or one whose sub-folders are the training classes.
+
+    Returns:
+        Folder by split: ``train``, and ``val`` if there is one.
+
+    Raises:
+        MissingFileError: If there is no such folder.
+        DataError: If it is not laid out as a data set.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise MissingFileError(f"{root} is not a folder; {LAYOUT}")
+    folders = {split: root / split for split in ("train", "val") if (root / split).is_dir()}
+    if "train" in folders:
+        return folders
+    classes = class_folders(root)
+    if "val" in folders:
+        raise DataError(f"{root} has val/ but no train/; {LAYOUT}")
+    _log.info("%s has no train/; its %d sub-folders are taken as the training classes", root, len(classes))
+    return {"train": root}
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Return the sorted names of the sub-folders; raise DataError if there are none."""
+    with os.scandir(folder) as entries:
+        classes = sorted(entry.name for entry in entries if entry.is_dir())
+    if not classes:
+        content = "has no class sub-folders" if any(folder.iterdir()) else "is empty"
+        raise DataError(f"{folder} {content}; {LAYOUT}")
+    return classes
+
+
+def check_same_classes(train: Sequence[str], val: Sequence[str], root: str | Path) -> None:
+    """Raise DataError if two splits differ in their classes: labels are places in the sorted list of names."""
+    differing = set(train) ^ set(val)
+    if differing:
+        names = ", ".join(sorted(differing)[:5])
+        raise DataError(f"train/ and val/ of {root} must have the same classes; they differ in {names}")
+
+
+def list_images(folder: str | Path, *, allow_empty: bool = False) -> ImageListing:
+    """List the images below a folder, from the last listing where it still holds.
+
+    The list of a large folder is kept in it as ``.jitflow-scan.json``, or in the user's cache folder if it
+    cannot be written to. A class is listed anew if the time of last change of one of its folders differs.
+
+    Args:
+        folder: The folder whose sub-folders are the classes.
+        allow_empty: Whether a class may have no images.
+
+    Returns:
+        The images, in the order of torchvision's ``ImageFolder``.
+
+    Raises:
+        DataError: If there are no classes, a class has no images, or a folder cannot be read.
+    """
+    folder = Path(folder).expanduser()
+    classes = class_folders(folder)
+    start = time.time()
+    known = _read_cache(folder)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = dict(zip(classes, pool.map(lambda name: _class_directories(folder, name, known), classes), strict=True))
+    files: list[str] = []
+    counts = []
+    for name in classes:
+        before = len(files)
+        for directory, _, names in found[name]:
+            files += [f"{directory}/{file}" for file in names]
+        counts.append(len(files) - before)
+    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if empty and not allow_empty:
+        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        raise DataError(
+            f"no images in {folder} for the class {', '.join(empty[:5])}{more}; add some or remove the folder"
+        )
+    if len(files) >= _WORTH_CACHING and known != found:
+        _write_cache(folder, found, start)
+    return ImageListing(folder, tuple(classes), files, np.repeat(np.arange(len(classes)), counts))
+
+
+def listing_fingerprint(listing: ImageListing) -> str:
+    """Return a SHA-256 over the names and sizes of all files, which tells whether a source is still the same."""
+
+    def sizes(files: list[str]) -> list[int]:
+        return [(listing.folder / file).stat().st_size for file in files]
+
+    digest = hashlib.sha256()
+    pieces = [listing.files[i : i + 1024] for i in range(0, len(listing), 1024)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for files, numbers in zip(pieces, pool.map(sizes, pieces), strict=True):
+            lines = (f"{file}\0{number}\n" for file, number in zip(files, numbers, strict=True))
+            digest.update("".join(lines).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _class_directories(folder: Path, name: str, known: dict[str, list[_Directory]]) -> list[_Directory]:
+    """List one class, or return what is known of it if none of its folders has changed."""
+    if name in known and all(_changed_ns(folder / path) == changed for path, changed, _ in known[name]):
+        return known[name]
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot list {error.filename} ({error.strerror}); make it readable or remove it") from None
+
+    directories = []
+    # Links are followed and roots sorted as whole paths, as torchvision does.
+    for place, _, names in sorted(os.walk(folder / name, onerror=refuse, followlinks=True)):
+        images = sorted(file for file in names if file.lower().endswith(SUFFIXES))
+        path = Path(place)
+        directories.append((path.relative_to(folder).as_posix(), _changed_ns(path), images))
+    return directories
+
+
+def _changed_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return -1
+
+
+def _cache_files(folder: Path) -> tuple[Path, Path]:
+    """Where a list may lie: in the folder, or in the user's cache under a name made of the folder's path."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
+    return folder / _CACHE_NAME, home / "jitflow" / "scans" / f"{name}.json"
+
+
+def _read_cache(folder: Path) -> dict[str, list[_Directory]]:
+    for path in _cache_files(folder):
+        if not path.is_file():
+            continue
+        try:
+            content: Any = read_json(path)
+            if content["format"] == _CACHE_FORMAT:
+                return {
+                    str(name): [
+                        (str(place), int(changed), [str(n) for n in names]) for place, changed, names in entries
+                    ]
+                    for name, entries in content["classes"].items()
+                }
+        except (JitflowError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            _log.info("%s is of no use and will be made anew (%s)", path, error)
+    return {}
+
+
+def _write_cache(folder: Path, found: dict[str, list[_Directory]], start: float) -> None:
+    newest_ns = int((start - _TICK_SEC) * 1e9)
+    settled = {name: dirs for name, dirs in found.items() if all(changed < newest_ns for _, changed, _ in dirs)}
+    text = json.dumps({"format": _CACHE_FORMAT, "classes": settled}, separators=(",", ":"))
+    for path in _cache_files(folder):
+        try:
+            write_text(path, text)
+            return
+        except OSError as error:
+            _log.debug("cannot keep the list of %s in %s (%s)", folder, path, error)

@@ -1,0 +1,254 @@
+"""What can be wrong with the files of an image data set: looked at one by one, and compared with each other."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from jitflow.data.folder_scan import ImageListing
+from jitflow.data.image_file import UNREADABLE, reading_error, to_mode
+
+Severity = Literal["error", "warning"]
+
+KINDS: dict[str, tuple[Severity, str]] = {
+    "corrupt": ("error", "cannot be decoded; training stops there"),
+    "truncated": ("error", "ends too early; training stops there"),
+    "bomb": ("error", "has more pixels than Pillow takes for harmless, and was not decoded"),
+    "leak": ("error", "is in train/ and in val/ with the same pixels, which makes validation too good"),
+    "empty_class": ("error", "is a class without images"),
+    "other_classes": ("error", "is a class of only one of train/ and val/, which shifts the labels"),
+    "duplicate": ("warning", "has the pixels of another file of the same split"),
+    "tiny": ("warning", "has a side below the limit and would be blown up"),
+    "cmyk": ("warning", "holds printing colours, whose conversion to RGB is a guess"),
+    "sixteen_bit": ("warning", "has more than eight bits a channel, which are rounded"),
+    "palette": ("warning", "has a colour table, often a drawing or a reduced picture"),
+    "transparent": ("warning", "has transparent parts, whose hidden colours become visible"),
+    "rotated": ("warning", "is stored turned, with an EXIF note that training does not read"),
+    "small_class": ("warning", "is a class with few images"),
+}
+"""Every finding: how bad it is, and what it means, said of one file or class."""
+
+_ORIENTATION = 0x0112
+_CUT_SHORT = ("truncated", "unexpected end", "too short", "end of file")
+
+
+@dataclass(frozen=True)
+class CheckTask:
+    """Some files of one split.
+
+    Args:
+        split: ``train`` or ``val``.
+        folder: Where they are.
+        start: Place of the first in the split's listing.
+        files: Their paths below the folder.
+        min_side_px: Files with a shorter side are ``tiny``.
+        max_pixels: Files with more are ``bomb``.
+    """
+
+    split: str
+    folder: Path
+    start: int
+    files: tuple[str, ...]
+    min_side_px: int
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What is known of one file.
+
+    Args:
+        findings: Pairs of a finding and what was seen, such as ``("tiny", "12 x 30 px")``.
+        digest: Hash of size and colours, the same for files that training cannot tell apart; None if unreadable.
+    """
+
+    findings: tuple[tuple[str, str], ...]
+    digest: bytes | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """One file or class of a finding.
+
+    Args:
+        file: Its path below the data set.
+        seen: What was seen, in a few words.
+        twin: Path of the file with the same pixels, empty if that is not what was found.
+    """
+
+    file: str
+    seen: str
+    twin: str = ""
+
+
+@dataclass
+class Finding:
+    """All files with one thing to say about them.
+
+    Args:
+        kind: One of :data:`KINDS`.
+        files: Which they are.
+    """
+
+    kind: str
+    files: list[Found] = field(default_factory=list)
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is."""
+        return KINDS[self.kind][0]
+
+    @property
+    def meaning(self) -> str:
+        """What it means, said of one file."""
+        return KINDS[self.kind][1]
+
+
+def inspect_files(task: CheckTask, on_image: Callable[[], None]) -> tuple[str, int, list[ImageFacts]]:
+    """Look at some files.
+
+    Args:
+        task: Which.
+        on_image: Called after each.
+
+    Returns:
+        The task's split and start, and the facts of each file.
+    """
+    facts = []
+    for file in task.files:
+        path = task.folder / file
+        facts.append(inspect_image(path, min_side_px=task.min_side_px, max_pixels=task.max_pixels))
+        on_image()
+    return task.split, task.start, facts
+
+
+def inspect_image(path: Path, *, min_side_px: int = 64, max_pixels: int = 89_478_485) -> ImageFacts:
+    """Look at one file: header first, then all of its pixels.
+
+    Args:
+        path: The file.
+        min_side_px: It is ``tiny`` with a shorter side.
+        max_pixels: It is a ``bomb`` with more, and not decoded.
+
+    Returns:
+        The facts.
+    """
+    try:
+        # Pillow warns of large pictures while it opens them; here that is a finding.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                width, height = image.size
+                size = f"{width} x {height} px"
+                if width * height > max_pixels:
+                    return ImageFacts((("bomb", size),), None)
+                findings = _odd_modes(image)
+                if min(width, height) < min_side_px:
+                    findings.append(("tiny", size))
+                colours = to_mode(image, "RGB")
+    except Image.DecompressionBombError as error:
+        return ImageFacts((("bomb", str(error)),), None)
+    except (*UNREADABLE, MemoryError) as error:
+        return ImageFacts((_damage(path, error),), None)
+    digest = hashlib.blake2b(colours.tobytes(), digest_size=16, salt=f"{width}x{height}".encode()[:16]).digest()
+    return ImageFacts(tuple(findings), digest)
+
+
+def _odd_modes(image: Image.Image) -> list[tuple[str, str]]:
+    mode = f"mode {image.mode}"
+    found = []
+    if image.mode in ("CMYK", "YCCK"):
+        found.append(("cmyk", mode))
+    if image.mode.startswith(("I", "F")):
+        found.append(("sixteen_bit", mode))
+    if image.mode in ("P", "PA"):
+        found.append(("palette", mode))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        found.append(("transparent", mode))
+    turned = image.getexif().get(_ORIENTATION, 1)
+    if turned not in (0, 1):
+        found.append(("rotated", f"EXIF orientation {turned}"))
+    return found
+
+
+def _damage(path: Path, error: BaseException) -> tuple[str, str]:
+    if path.is_file() and path.stat().st_size == 0:
+        return "truncated", "empty file"
+    text = reading_error(error) or type(error).__name__
+    cut = isinstance(error, EOFError) or any(words in text.lower() for words in _CUT_SHORT)
+    return ("truncated" if cut else "corrupt"), text
+
+
+def collect_findings(
+    listings: dict[str, ImageListing],
+    facts: dict[str, Sequence[ImageFacts]],
+    *,
+    min_class_images: int,
+    prefixes: dict[str, str],
+) -> list[Finding]:
+    """Put the facts of all files together and compare files and classes with each other.
+
+    Args:
+        listings: The files of each split.
+        facts: What was seen of each.
+        min_class_images: Training classes with fewer images are ``small_class``.
+        prefixes: What to put before the files of each split, such as ``"train/"``.
+
+    Returns:
+        What was found, in the order of :data:`KINDS`; nothing that was not.
+    """
+    found = {kind: Finding(kind) for kind in KINDS}
+    for split, listing in listings.items():
+        for file, fact in zip(listing.files, facts[split], strict=True):
+            for kind, seen in fact.findings:
+                found[kind].files.append(Found(prefixes[split] + file, seen))
+    for split, listing in listings.items():
+        for name, count in zip(listing.classes, listing.class_counts().tolist(), strict=True):
+            if count == 0:
+                found["empty_class"].files.append(Found(prefixes[split] + name, "0 images"))
+            elif split == "train" and count < min_class_images:
+                found["small_class"].files.append(Found(prefixes[split] + name, f"{count} images"))
+    if len(listings) == 2:
+        train, val = (set(listings[split].classes) for split in ("train", "val"))
+        for split, names in (("train", train - val), ("val", val - train)):
+            found["other_classes"].files += [
+                Found(prefixes[split] + name, f"only in {split}/") for name in sorted(names)
+            ]
+    _compare_pixels(listings, facts, prefixes, found)
+    return [finding for finding in found.values() if finding.files]
+
+
+def _compare_pixels(
+    listings: dict[str, ImageListing],
+    facts: dict[str, Sequence[ImageFacts]],
+    prefixes: dict[str, str],
+    found: dict[str, Finding],
+) -> None:
+    groups: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
+    for split in listings:
+        for place, fact in enumerate(facts[split]):
+            if fact.digest is not None:
+                groups[fact.digest].append((split, place))
+
+    def path(split: str, place: int) -> str:
+        return prefixes[split] + listings[split].files[place]
+
+    for group in groups.values():
+        first: dict[str, int] = {}
+        for split, place in group:
+            if split in first:
+                labels = listings[split].labels
+                same = "same class" if labels[place] == labels[first[split]] else "another class"
+                found["duplicate"].files.append(Found(path(split, place), same, path(split, first[split])))
+            else:
+                first[split] = place
+        if len(first) == 2:
+            twin = path("train", first["train"])
+            found["leak"].files += [Found(path("val", place), "in both", twin) for s, place in group if s == "val"]

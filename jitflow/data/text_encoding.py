@@ -1,0 +1,73 @@
+"""Which encoding a text file is in, found by reading it once."""
+
+from __future__ import annotations
+
+import codecs
+from dataclasses import dataclass
+from pathlib import Path
+
+FALLBACK = "cp1252"
+_BLOCK = 1 << 20
+# Longest first: the mark of UTF-32 begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# UTF-8 with damage has few broken characters among its good ones; another encoding read as UTF-8 has hardly a good one.
+_MAX_BROKEN = 0.1
+_MAX_ZEROS = 0.1
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How to decode a file.
+
+    Attributes:
+        name: Name that Python knows it by.
+        doubt: What may be wrong with it, in words; empty if nothing.
+    """
+
+    name: str
+    doubt: str = ""
+
+
+def detect_encoding(path: Path) -> Encoding:
+    """Find the encoding of a text file.
+
+    A byte-order mark decides; without one the file is UTF-8 if its bytes are, or nearly all are, and Windows-1252
+    otherwise.
+
+    Args:
+        path: The file; read whole, in blocks.
+
+    Returns:
+        The encoding. Decode with ``errors="replace"``.
+    """
+    with path.open("rb") as file:
+        head = file.read(4)
+        for mark, name in _MARKS:
+            if head.startswith(mark):
+                return Encoding(name)
+        file.seek(0)
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        num_bytes = num_zeros = num_broken = num_foreign = 0
+        while True:
+            block = file.read(_BLOCK)
+            text = decoder.decode(block, final=not block)
+            num_bytes += len(block)
+            num_zeros += block.count(0)
+            if not text.isascii():
+                num_foreign += len(text) - len(text.encode("ascii", "ignore"))
+                num_broken += text.count("\ufffd")
+            if not block:
+                break
+    if num_zeros > _MAX_ZEROS * num_bytes:
+        return Encoding("utf-8", "many zero bytes: UTF-16 without a byte-order mark, or no text")
+    if not num_broken:
+        return Encoding("utf-8")
+    if num_broken <= _MAX_BROKEN * num_foreign:
+        return Encoding("utf-8", f"{num_broken} damaged characters, replaced by U+FFFD")
+    return Encoding(FALLBACK, f"not UTF-8; read as {FALLBACK}")
