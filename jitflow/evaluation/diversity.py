@@ -1,0 +1,174 @@
+"""Are the images of a user different from each other, and from those that the generator has seen?
+
+Distances are root mean square differences of the components of two vectors, of grey levels where the vectors are
+pixels. They are computed in float64, tile by tile, so that memory beyond the vectors is constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from jitflow.errors import ConfigError, DataError
+from jitflow.evaluation.features import check_images
+from jitflow.evaluation.kid import check_features, float64_device
+
+# Rows of each side of a tile; with 64 x 64 colour pixels in float64 25 MiB each.
+_TILE = 256
+_CHUNK = 256
+# Held-out images nearer to a training image than this share of them are as near as real images come by chance.
+_COPY_QUANTILE = 0.01
+
+
+class CopyScores(NamedTuple):
+    """How near images come to the training images.
+
+    Attributes:
+        median_generated: Median over the generated images of the distance to the nearest training image.
+        median_held_out: The same of real images that were not trained on.
+        threshold: Distance below which an image counts as a copy: the 1st percentile of the held-out images, which
+            with fewer than 100 of them is little more than the least.
+        share_copies: Share of generated images below the threshold; about 0.01 is what chance gives.
+    """
+
+    median_generated: float
+    median_held_out: float
+    threshold: float
+    share_copies: float
+
+
+def pixel_vectors(images: Tensor, *, side_px: int = 64) -> Tensor:
+    """Make vectors of images: means over ``side_px x side_px`` areas of each channel, rounded.
+
+    Args:
+        images: Shape ``(N, C, H, W)``, uint8, C 1 or 3.
+        side_px: Areas along each side.
+
+    Returns:
+        Vectors, shape ``(N, C * side_px**2)``, uint8, on the CPU.
+
+    Raises:
+        ConfigError: If the images have another shape or type.
+    """
+    check_images(images)
+    vectors = torch.empty(len(images), images.shape[1] * side_px**2, dtype=torch.uint8)
+    for first in range(0, len(images), _CHUNK):
+        part = adaptive_avg_pool2d(images[first : first + _CHUNK].cpu().float(), side_px)
+        vectors[first : first + _CHUNK] = part.flatten(1).round().to(torch.uint8)
+    return vectors
+
+
+def mean_pairwise_distance(vectors: Tensor) -> float:
+    """Mean distance over all pairs of different rows.
+
+    Args:
+        vectors: Shape ``(N, D)``, N at least 2.
+
+    Returns:
+        The mean; 0 if all rows are equal.
+
+    Raises:
+        ConfigError: If the shape is another.
+        DataError: If there are fewer than two rows, or one holds NaN or infinity.
+    """
+    check_features(vectors, vectors)
+    num = len(vectors)
+    if num < 2:
+        raise DataError(f"diversity needs at least 2 images; got {num}")
+    # An image is at distance 0 from itself.
+    return sum(float(distances.sum()) for _, distances in _tiles(vectors, vectors)) / (num * (num - 1))
+
+
+def diversity_per_user(vectors: Tensor, users: Tensor, num_users: int) -> Tensor:
+    """Mean distance between the images of each user: how much a user's images differ.
+
+    Args:
+        vectors: Shape ``(N, D)``: pixels, or features of a classifier.
+        users: User of each, shape ``(N,)``, in ``[0, num_users)``.
+        num_users: Number of users K.
+
+    Returns:
+        Means, shape ``(K,)``, float64.
+
+    Raises:
+        ConfigError: If the shapes do not fit.
+        DataError: If a user has fewer than 2 images.
+    """
+    if users.shape != (len(vectors),):
+        raise ConfigError(f"users must have shape ({len(vectors)},); got {tuple(users.shape)}")
+    means = []
+    for user in range(num_users):
+        own = vectors[users == user]
+        if len(own) < 2:
+            raise DataError(f"diversity needs at least 2 images of each user; there are {len(own)} with label {user}")
+        means.append(mean_pairwise_distance(own))
+    return torch.tensor(means, dtype=torch.float64)
+
+
+def nearest_distances(vectors: Tensor, reference: Tensor) -> Tensor:
+    """Distance of each vector to the nearest of a reference set.
+
+    Args:
+        vectors: Shape ``(N, D)``.
+        reference: Shape ``(M, D)``.
+
+    Returns:
+        Distances, shape ``(N,)``, float64.
+
+    Raises:
+        ConfigError: If the shapes do not fit.
+        DataError: If a row holds NaN or infinity.
+    """
+    check_features(vectors, reference)
+    nearest = torch.full((len(vectors),), torch.inf, dtype=torch.float64, device=float64_device(vectors))
+    for rows, distances in _tiles(vectors, reference):
+        nearest[rows] = torch.minimum(nearest[rows], distances.min(dim=1).values)
+    return nearest
+
+
+def copy_scores(generated: Tensor, held_out: Tensor, train: Tensor) -> CopyScores:
+    """Compare how near generated and held-out real images are to the training images.
+
+    A model that has learned to draw comes as near as a real image that it has not seen; one that repeats what it was
+    trained on comes nearer. A copy that a lossy codec has blurred is at the distance of the blur, and one that is
+    shifted in time is not found.
+
+    Args:
+        generated: Vectors of generated images, shape ``(N, D)``.
+        held_out: Vectors of real images that were not trained on, shape ``(M, D)``.
+        train: Vectors of the training images, shape ``(L, D)``.
+
+    Returns:
+        The scores.
+
+    Raises:
+        ConfigError: If the shapes do not fit.
+        DataError: If a row holds NaN or infinity.
+    """
+    near_generated, near_held_out = nearest_distances(generated, train), nearest_distances(held_out, train)
+    threshold = torch.quantile(near_held_out, _COPY_QUANTILE)
+    return CopyScores(
+        median_generated=float(near_generated.quantile(0.5)),
+        median_held_out=float(near_held_out.quantile(0.5)),
+        threshold=float(threshold),
+        share_copies=float((near_generated < threshold).double().mean()),
+    )
+
+
+def _tiles(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield all distances in parts: which rows of ``a``, and their distances ``(R, C)`` to some rows of ``b``."""
+    device = float64_device(a)
+    a, b = a.to(device), b.to(device)
+    # A distance loses digits to the length of the vectors, so that length is measured from the middle.
+    centre = torch.stack([part.double().sum(dim=0) for part in b.split(_TILE)]).sum(dim=0) / len(b)
+    for i in range(0, len(a), _TILE):
+        x = a[i : i + _TILE].double() - centre
+        x_norms = x.square().sum(dim=1, keepdim=True)
+        for j in range(0, len(b), _TILE):
+            y = b[j : j + _TILE].double() - centre
+            squares = torch.addmm(x_norms + y.square().sum(dim=1), x, y.T, alpha=-2).clamp_(min=0)
+            yield slice(i, i + len(x)), (squares / a.shape[1]).sqrt_()

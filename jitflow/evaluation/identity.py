@@ -1,0 +1,358 @@
+"""Whose walk is it? A small network that tells users by their spectrograms, as the judge of generated ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, gelu
+
+from jitflow.errors import ConfigError, DataError
+from jitflow.evaluation.features import check_images
+
+# What the network sees: areas are averaged, which takes the grain off and keeps steps and limbs.
+_SIDE_PX = 64
+_WIDTHS = (16, 32, 64, 64)
+_DIM = 64
+_GROUPS = 8
+# Columns of a training crop; where in a gait cycle a recording starts says nothing about the person.
+_CROP_PX = 56
+_BATCH_SIZE = 32
+_LR, _WEIGHT_DECAY, _WARMUP_STEPS, _LABEL_SMOOTHING = 3e-3, 0.05, 30, 0.05
+_LEAST_STEPS, _NUM_EPOCHS = 300, 20
+# Images looked at together when nothing is learned; bounds memory.
+_CHUNK = 256
+
+OnProgress = Callable[[int, int], None]
+
+
+class IdentityClassifier:
+    """A trained judge of who walks; made by :func:`train_classifier`.
+
+    It averages images over areas to 64 x 64, so that their size only has to show the same time and velocities as
+    those it was trained on. Its answer for an image does not depend on the others.
+
+    Attributes:
+        num_users: Number K of users it knows.
+        dim: Length D of a feature vector.
+    """
+
+    dim: int = _DIM
+
+    def __init__(self, net: _Net, num_users: int) -> None:
+        self.num_users = num_users
+        self._net = net
+
+    def features(self, images: Tensor) -> Tensor:
+        """Vectors in which users lie apart, those before the last layer.
+
+        Args:
+            images: Shape ``(N, C, H, W)``, uint8; C is 3, or 1, which is repeated.
+
+        Returns:
+            Features, shape ``(N, 64)``, float32.
+
+        Raises:
+            ConfigError: If the images have another shape or type.
+        """
+        return self._run(images, self._net.features, _DIM)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Name the likeliest user of each image.
+
+        Args:
+            images: Shape ``(N, C, H, W)``, uint8, as in :meth:`features`.
+
+        Returns:
+            Labels in ``[0, K)``, shape ``(N,)``, int64.
+        """
+        return self._run(images, lambda pixels: self._net.head(self._net.features(pixels)), self.num_users).argmax(1)
+
+    def accuracy(self, images: Tensor, labels: Tensor) -> float:
+        """Share of images whose user is named rightly, in ``[0, 1]``.
+
+        Args:
+            images: Shape ``(N, C, H, W)``, uint8, N at least 1.
+            labels: Shape ``(N,)``, whole numbers in ``[0, K)``.
+
+        Raises:
+            ConfigError: If the shapes do not fit or a label is out of range.
+            DataError: If there are no images.
+        """
+        check_labels(images, labels, self.num_users)
+        return float((self.predict(images) == labels).double().mean())
+
+    def confusion(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Count who is taken for whom; see :func:`confusion_matrix`."""
+        check_labels(images, labels, self.num_users)
+        return confusion_matrix(labels, self.predict(images), self.num_users)
+
+    def _run(self, images: Tensor, function: Callable[[Tensor], Tensor], dim: int) -> Tensor:
+        pixels = _shrink(images)
+        found = torch.empty(len(pixels), dim)
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            for first in range(0, len(pixels), _CHUNK):
+                found[first : first + _CHUNK] = function(pixels[first : first + _CHUNK])
+        return found
+
+
+class TransferScores(NamedTuple):
+    """How well a classifier names users of real images that it has not seen, by what it was trained on.
+
+    Attributes:
+        tstr: Accuracy after training on synthetic images (train on synthetic, test on real).
+        trtr: Accuracy after training on real images (train on real, test on real).
+        num_train: Images in each of the two training sets.
+        num_test: Real images that both were tested on.
+    """
+
+    tstr: float
+    trtr: float
+    num_train: int
+    num_test: int
+
+
+def train_classifier(
+    images: Tensor,
+    labels: Tensor,
+    num_users: int,
+    *,
+    seed: int = 0,
+    num_steps: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> IdentityClassifier:
+    """Train a small convolutional network to name the user of a spectrogram.
+
+    Images are averaged to 64 x 64, standardised by mean and spread of each channel, and cropped along time at random
+    places: the pace of a walk shows, the phase does not. They are never mirrored or stretched. It computes on one CPU
+    thread and draws from a generator of its own, so that one machine gives the same network every time.
+
+    Args:
+        images: Shape ``(N, C, H, W)``, uint8; C is 1 or 3; time to the right.
+        labels: User of each image, shape ``(N,)``, whole numbers in ``[0, num_users)``.
+        num_users: Number of users, at least 2.
+        seed: Seed of first weights, order and crops.
+        num_steps: Optimiser steps with 32 images each; None is 20 times through the images, at least 300.
+        on_progress: Called with (steps done, all steps).
+
+    Returns:
+        The classifier.
+
+    Raises:
+        ConfigError: If an argument cannot work.
+        DataError: If a user has no image.
+    """
+    if num_users < 2:
+        raise ConfigError(f"num_users must be at least 2, else there is nothing to tell apart; got {num_users}")
+    if num_steps is not None and num_steps < 1:
+        raise ConfigError(f"num_steps must be at least 1; got {num_steps}")
+    check_labels(images, labels, num_users)
+    missing = sorted(set(range(num_users)) - set(labels.tolist()))
+    if missing:
+        raise DataError(f"no images with the label {', '.join(map(str, missing))}; each user needs some to train on")
+    if num_steps is None:
+        num_steps = max(_LEAST_STEPS, -(-_NUM_EPOCHS * len(images) // _BATCH_SIZE))
+    # One thread: sums are then taken in one order, whatever the program has set.
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+            net = _train(_shrink(images), labels.cpu().long(), num_users, seed, num_steps, on_progress)
+    finally:
+        torch.set_num_threads(num_threads)
+    return IdentityClassifier(net, num_users)
+
+
+def tstr_trtr(
+    synthetic: Tensor,
+    synthetic_labels: Tensor,
+    real_train: Tensor,
+    train_labels: Tensor,
+    real_val: Tensor,
+    val_labels: Tensor,
+    num_users: int,
+    *,
+    seed: int = 0,
+    num_steps: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> TransferScores:
+    """Compare generated with real images as training data.
+
+    Two classifiers, one trained on synthetic images and one on real ones, name the users of real held-out images. Both
+    get the same number of images of each user (the smaller of the two numbers there are, drawn from the seed), the
+    same network, steps and seed, so that only the images differ.
+
+    Args:
+        synthetic: Generated images, shape ``(M, C, H, W)``, uint8.
+        synthetic_labels: Users they were made for, shape ``(M,)``, in ``[0, num_users)``.
+        real_train: Real training images, shape ``(N, C, H, W)``, uint8.
+        train_labels: Their users, shape ``(N,)``.
+        real_val: Real images that neither the generator nor the classifiers were trained on.
+        val_labels: Their users.
+        num_users: Number of users, at least 2.
+        seed: Seed of the choice of images and of both trainings.
+        num_steps: As of :func:`train_classifier`.
+        on_progress: Called with (steps done, steps of both trainings).
+
+    Returns:
+        Both accuracies and the sizes of the sets.
+
+    Raises:
+        ConfigError: If an argument cannot work.
+        DataError: If a user lacks images in a training set.
+    """
+    check_labels(synthetic, synthetic_labels, num_users)
+    check_labels(real_train, train_labels, num_users)
+    check_labels(real_val, val_labels, num_users)
+    counts = torch.minimum(
+        torch.bincount(synthetic_labels, minlength=num_users), torch.bincount(train_labels, minlength=num_users)
+    )
+
+    def accuracy(images: Tensor, labels: Tensor, part: int) -> float:
+        chosen = _draw_per_user(labels, counts, seed)
+
+        def progress(done: int, total: int) -> None:
+            if on_progress:
+                on_progress(done + part * total, 2 * total)
+
+        classifier = train_classifier(
+            images[chosen], labels[chosen], num_users, seed=seed, num_steps=num_steps, on_progress=progress
+        )
+        return classifier.accuracy(real_val, val_labels)
+
+    return TransferScores(
+        tstr=accuracy(synthetic, synthetic_labels, 0),
+        trtr=accuracy(real_train, train_labels, 1),
+        num_train=int(counts.sum()),
+        num_test=len(real_val),
+    )
+
+
+def confusion_matrix(labels: Tensor, predicted: Tensor, num_users: int) -> Tensor:
+    """Count who is taken for whom.
+
+    Args:
+        labels: True users, shape ``(N,)``, in ``[0, num_users)``.
+        predicted: Named users, shape ``(N,)``, in the same range.
+        num_users: Number K of users.
+
+    Returns:
+        Counts, shape ``(K, K)``, int64: row the true user, column the named one.
+    """
+    return torch.bincount(labels.long() * num_users + predicted, minlength=num_users**2).unflatten(0, (num_users, -1))
+
+
+def check_labels(images: Tensor, labels: Tensor, num_users: int) -> None:
+    """Refuse images and labels that do not belong together.
+
+    Args:
+        images: Shape ``(N, C, H, W)``, uint8.
+        labels: Shape ``(N,)``, whole numbers.
+        num_users: Number of users.
+
+    Raises:
+        ConfigError: If the shapes or types do not fit, or a label is not in ``[0, num_users)``.
+        DataError: If there are no images.
+    """
+    check_images(images)
+    if labels.dtype.is_floating_point or labels.shape != (len(images),):
+        raise ConfigError(
+            f"labels must be whole numbers of shape ({len(images)},), one for each image; got {labels.dtype}, "
+            f"{tuple(labels.shape)}"
+        )
+    if not len(labels):
+        raise DataError("there are no images")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < num_users:
+        raise ConfigError(f"labels must lie in [0, {num_users}); got {int(labels.min())} to {int(labels.max())}")
+
+
+class _Net(nn.Module):
+    """Four convolutions that see more than a second together; their mean over time, row by row of velocity."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, num_users: int, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        inputs = (3, *_WIDTHS[:-1])
+        # Time is halved four times, velocity three: rows stay apart, since how fast is what users differ in.
+        strides = [(2, 2)] * 3 + [(1, 2)]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(i, o, 3, stride=s, padding=1) for i, o, s in zip(inputs, _WIDTHS, strides, strict=True)
+        )
+        self.norms = nn.ModuleList(nn.GroupNorm(_GROUPS, width) for width in _WIDTHS)
+        self.hidden = nn.Linear(_WIDTHS[-1] * _SIDE_PX // 8, _DIM)
+        self.head = nn.Linear(_DIM, num_users)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Map pixels ``(B, 3, 64, W)``, uint8, to features ``(B, D)``."""
+        x = (pixels.float() - self.mean) / self.std
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = gelu(norm(convolution(x)))
+        return gelu(self.hidden(x.mean(dim=3).flatten(1)))
+
+
+def _train(
+    pixels: Tensor, labels: Tensor, num_users: int, seed: int, num_steps: int, on_progress: OnProgress | None
+) -> _Net:
+    mean, std = _mean_and_std(pixels)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        net = _Net(num_users, mean, std)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=_LR, weight_decay=_WEIGHT_DECAY)
+    order = torch.empty(0, dtype=torch.int64)
+    for step in range(num_steps):
+        while len(order) < _BATCH_SIZE:
+            order = torch.cat([order, torch.randperm(len(pixels), generator=generator)])
+        index, order = order[:_BATCH_SIZE], order[_BATCH_SIZE:]
+        logits = net.head(net.features(_crop_in_time(pixels[index], generator)))
+        loss = cross_entropy(logits, labels[index], label_smoothing=_LABEL_SMOOTHING)
+        for group in optimizer.param_groups:
+            group["lr"] = _LR * min(1, (step + 1) / _WARMUP_STEPS) * (1 - step / num_steps)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if on_progress:
+            on_progress(step + 1, num_steps)
+    return net.requires_grad_(False)
+
+
+def _shrink(images: Tensor) -> Tensor:
+    """Average images ``(N, C, H, W)`` over areas to ``(N, 3, 64, 64)``, rounded to uint8 to keep large sets small."""
+    check_images(images)
+    small = torch.empty(len(images), 3, _SIDE_PX, _SIDE_PX, dtype=torch.uint8)
+    for first in range(0, len(images), _CHUNK):
+        part = images[first : first + _CHUNK].cpu().float()
+        small[first : first + _CHUNK] = adaptive_avg_pool2d(part, _SIDE_PX).round().to(torch.uint8)
+    return small
+
+
+def _mean_and_std(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread of each channel, shapes ``(3, 1, 1)``; the spread is at least one grey level."""
+    total = torch.zeros(2, 3, dtype=torch.float64)
+    for part in pixels.split(_CHUNK):
+        values = part.double()
+        total += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
+    mean, square = total / (len(pixels) * _SIDE_PX**2)
+    std = (square - mean.square()).clamp(min=1).sqrt()
+    return mean.float()[:, None, None], std.float()[:, None, None]
+
+
+def _crop_in_time(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Cut ``_CROP_PX`` columns out of each image ``(B, C, H, W)``, at places of their own."""
+    starts = torch.randint(_SIDE_PX - _CROP_PX + 1, (len(pixels),), generator=generator)
+    columns = starts[:, None] + torch.arange(_CROP_PX)
+    return pixels.gather(3, columns[:, None, None, :].expand(*pixels.shape[:3], -1))
+
+
+def _draw_per_user(labels: Tensor, counts: Tensor, seed: int) -> Tensor:
+    """Indices of ``counts[k]`` images of each user k, drawn from the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(labels), generator=generator)
+    chosen = [shuffled[labels[shuffled] == user][: int(count)] for user, count in enumerate(counts)]
+    return torch.cat(chosen).sort().values

@@ -1,0 +1,214 @@
+"""The micro-Doppler commands as the document writes them, at a tiny size."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from jitflow.cli import main
+from jitflow.data.gait import SpectrogramSettings, write_dataset
+from jitflow.pipelines import microdoppler_run
+
+ROOT = Path(__file__).parents[2]
+MODEL = ["--model", "LightningDiT-N/4"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gait")
+    write_dataset(
+        folder,
+        num_users=2,
+        images_per_user=6,
+        val_fraction=0.34,
+        settings=SpectrogramSettings(height_px=64, width_px=64),
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outputs(data, tmp_path_factory):
+    """The complete pipeline, as its script runs it."""
+    out = tmp_path_factory.mktemp("outputs")
+    done = script(
+        "run_complete_pipeline.py",
+        *("--data_dir", data, "--output_dir", out, "--batch_size", 4, "--max_epochs", 1),
+        *("--generate_user_ids", 1, 2, "--num_samples_per_user", 2, "--num_steps", 2, *MODEL),
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def script(name, *words):
+    command = [sys.executable, str(ROOT / name), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280)
+
+
+def error_of(capsys, *words):
+    capsys.readouterr()
+    assert main(["microdoppler", *map(str, words)]) == 1
+    text = capsys.readouterr().err.strip().splitlines()[-1]
+    assert text.startswith("error: ")
+    return text
+
+
+def test_pipeline_leaves_what_the_document_names(outputs):
+    assert (outputs / "latent_features" / "train.safetensors").is_file()
+    assert (outputs / "latent_features" / "latents_stats.pt").is_file()
+    assert (outputs / "trained_models" / "checkpoints" / "best.ckpt").is_file()
+    assert (outputs / "trained_models" / "lightning_logs").is_dir()
+    made = sorted(p.name for p in (outputs / "generated_images").glob("*.png"))
+    pictures = [f"micro_doppler_user{user:02d}_{i:03d}.png" for user in (1, 2) for i in (1, 2)]
+    assert made == sorted([*pictures, "micro_doppler_grid.png"])
+    assert Image.open(outputs / "generated_images" / pictures[0]).size == (256, 256)
+    with safe_open(outputs / "latent_features" / "train.safetensors", "pt") as file:
+        assert file.get_slice("latents").get_shape() == [8, 32, 16, 16]
+
+
+def test_pipeline_again_does_nothing_twice(outputs, data, monkeypatch):
+    def marks():
+        return {p: p.stat().st_mtime_ns for p in outputs.rglob("*") if p.is_file()}
+
+    before = marks()
+    # In this process, so that it takes no second start of Python.
+    monkeypatch.setattr(
+        microdoppler_run.subprocess,
+        "run",
+        lambda command, check: subprocess.CompletedProcess(command, main(command[3:])),
+    )
+    words = [
+        *("--data_dir", data, "--output_dir", outputs, "--batch_size", 4, "--max_epochs", 1),
+        *("--generate_user_ids", 1, 2, "--num_samples_per_user", 2, "--num_steps", 2, *MODEL),
+    ]
+    assert main(["microdoppler", "run", *map(str, words)]) == 0
+    assert marks() == before
+
+
+def test_pipeline_stops_at_the_first_failure(tmp_path, capsys):
+    done = script("run_complete_pipeline.py", "--data_dir", tmp_path / "none", "--output_dir", tmp_path / "out", *MODEL)
+    assert done.returncode == 1
+    assert "extraction failed" in done.stderr and "jitflow microdoppler extract" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "trained_models").exists()
+    assert "nothing to do" in error_of(
+        capsys,
+        *("run", "--data_dir", tmp_path, "--output_dir", tmp_path / "x"),
+        *("--skip_extraction", "--skip_training", "--skip_generation"),
+    )
+    assert "no latents" in error_of(
+        capsys, "run", "--data_dir", tmp_path, "--output_dir", tmp_path / "x", "--skip_extraction"
+    )
+
+
+def test_pictures_are_named_by_their_seed_and_user(outputs, tmp_path, capsys):
+    best = outputs / "trained_models" / "checkpoints" / "best.ckpt"
+    words = ["--dit_checkpoint", best, "--vavae_path", "builtin", "--num_steps", 2, "--guidance_scale", 4.0]
+    assert main(["microdoppler", "sample", *map(str, words), "--output_dir", str(tmp_path), "--user_ids", "2"]) == 0
+    record = json.loads((tmp_path / "generation.json").read_text())
+    assert [entry["user"] for entry in record["images"]] == [2] * 4
+    # The same user, number and seed as in the pipeline's two, so the same pictures up to rounding.
+    for i in (1, 2):
+        name = f"micro_doppler_user02_{i:03d}.png"
+        ours, theirs = (
+            torch.frombuffer(bytearray(Image.open(p / name).tobytes()), dtype=torch.uint8).int()
+            for p in (tmp_path, outputs / "generated_images")
+        )
+        assert (ours - theirs).abs().max() <= 1
+    # Fewer pictures into the same folder: none of before is left to be taken for one of these.
+    assert (
+        main(
+            [
+                "microdoppler",
+                "sample",
+                *map(str, words),
+                "--output_dir",
+                str(tmp_path),
+                *["--num_samples_per_user", "1"],
+                "--user_ids",
+                "1",
+            ]
+        )
+        == 0
+    )
+    assert sorted(p.name for p in tmp_path.glob("*user*.png")) == ["micro_doppler_user01_001.png"]
+
+
+def test_training_goes_on_and_refuses_other_settings(outputs, capsys, caplog):
+    words = [
+        *("train", "--latent_dir", outputs / "latent_features", "--output_dir", outputs / "trained_models"),
+        *("--batch_size", 4, *MODEL),
+    ]
+    assert "lr" in error_of(capsys, *words, "--max_epochs", 1, "--lr", 0.5)
+    record = outputs / "trained_models" / "training.json"
+    steps = json.loads(record.read_text())["steps"]
+    assert main(["microdoppler", *map(str, words), "--max_epochs", "2"]) == 0
+    assert json.loads(record.read_text())["steps"] == 2 * steps
+    assert "resuming" in caplog.text
+
+
+@pytest.mark.slow
+def test_two_processes_on_the_cpu(outputs, tmp_path):
+    done = script(
+        "stage2_train_dit.py",
+        *("--latent_dir", outputs / "latent_features", "--output_dir", tmp_path, "--batch_size", 2, "--max_epochs", 1),
+        *("--lr", "1e-4", "--devices", 2, "--precision", "16-mixed", *MODEL),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "32-true" in done.stderr
+    assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
+    assert json.loads((tmp_path / "training.json").read_text())["finished"]
+
+
+def test_bad_input_is_one_line(outputs, tmp_path, capsys):
+    latents, best = outputs / "latent_features", outputs / "trained_models" / "checkpoints" / "best.ckpt"
+    train = ["train", "--latent_dir", latents, "--output_dir", tmp_path / "t", *MODEL]
+    assert "max_epochs" in error_of(capsys, *train, "--max_epochs", 0)
+    assert "max_steps" in error_of(capsys, *train, "--max_steps", 0)
+    assert "no user" in error_of(capsys, *train, "--label_drop_prob", 0)
+    assert "LightningDiT" in error_of(capsys, *train[:-1], "LightningDiT-N/5")
+    assert "run stage1" in error_of(capsys, *train[:2], tmp_path / "none", *train[3:])
+    assert not (tmp_path / "t").exists()
+
+    sample = ["sample", "--output_dir", tmp_path / "s", "--dit_checkpoint"]
+    assert "users are 1 to 2" in error_of(capsys, *sample, best, "--user_ids", 1, 3)
+    assert "steps" in error_of(capsys, *sample, best, "--num_steps", 0)
+    assert "twice" in error_of(capsys, *sample, best, "--user_ids", 1, 1)
+    assert "does not exist" in error_of(capsys, *sample, tmp_path / "none.ckpt")
+    jit = ROOT / "tests" / "reference" / "jit_tiny_checkpoint-last.pth"
+    assert "not a model of stage 2" in error_of(capsys, *sample, jit)
+    # A release's network alone does not know what made its latents.
+    release = ROOT / "tests" / "reference" / "lightningdit_tiny_ckpt.pt"
+    assert "--vavae_path" in error_of(capsys, *sample, release)
+    # A file that is something else says what it holds.
+    assert "holds no VA-VAE" in error_of(capsys, *sample, best, "--vavae_path", release, "--user_ids", 1)
+    assert not (tmp_path / "s").exists()
+    assert main(["microdoppler"]) == 0
+    assert "jitflow microdoppler simulate" in capsys.readouterr().out
+    assert "extract" in error_of(capsys, "extrat")
+
+
+def test_latents_of_another_codec_are_refused(outputs, data, tmp_path, capsys):
+    shutil.copytree(outputs / "trained_models", tmp_path / "trained")
+    assert (
+        main(
+            [
+                "microdoppler",
+                "extract",
+                "--data_dir",
+                str(data),
+                "--output_path",
+                str(tmp_path / "l"),
+                "--img_size",
+                "128",
+            ]
+        )
+        == 0
+    )
+    words = ["--latent_dir", tmp_path / "l", "--output_dir", tmp_path / "trained", "--max_epochs", 9, "--batch_size", 4]
+    assert "other settings" in error_of(capsys, "train", *words, *MODEL)
