@@ -1,0 +1,600 @@
+"""Training text as colour from a user's chair: files, resuming, mistakes, samples."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from jitflow.callbacks.history import TrainingHistory
+from jitflow.codec.tokenizer import ByteTokenizer, tokenizer_from_json
+from jitflow.data.batch import ImageBatch
+from jitflow.errors import CheckpointError, ConfigError, DataError, JitflowError, MissingFileError
+from jitflow.files import load_checkpoint, read_json
+from jitflow.nets.text_jit import load_pretrained_jit
+from jitflow.pipelines import text_commands
+from jitflow.pipelines.text_sample import load_text_model, read_text, recover, write_texts
+from jitflow.pipelines.text_train import train
+
+ROOT = Path(__file__).parents[2]
+NET = {"depth": 2, "hidden_size": 32, "num_heads": 2, "bottleneck_dim": 16}
+# 16 tokens an image; every network in these files is one that trains in seconds.
+TINY = {
+    "model": "JiT-N/4",
+    "img_size": 16,
+    "net_settings": NET,
+    "batch_size": 32,
+    "lr": 1e-3,
+    "warmup_epochs": 1,
+    "accelerator": "cpu",
+}
+WORDS = ByteTokenizer()
+
+
+def corpus(folder: Path, *, documents: int = 60) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f"Document {i}: " + " ".join(f"word{(i * 7 + j) % 23}" for j in range(10 + i % 9)) for i in range(documents)
+    ]
+    (folder / "a.txt").write_text(lines[0])
+    (folder / "b.json").write_text(json.dumps([{"text": line} for line in lines[1:20]]))
+    (folder / "c.jsonl").write_text(
+        "".join(json.dumps({"prompt": line, "answer": "yes"}) + "\n" for line in lines[20:])
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    return corpus(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def whole(text, tmp_path_factory):
+    """An uninterrupted training of three epochs."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    history = TrainingHistory()
+    train(text, out, epochs=3, save_interval=1, callbacks=[history], **TINY)
+    return out, history
+
+
+def epochs_done(path: Path) -> int:
+    return load_checkpoint(path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+
+
+class Stop(pl.Callback):
+    """Break the training like a power cut before a batch."""
+
+    def __init__(self, epoch: int, batch: int) -> None:
+        self.place = (epoch, batch)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if (trainer.current_epoch, batch_idx) == self.place:
+            raise RuntimeError("power cut")
+
+
+def assert_same(a: Path, b: Path) -> None:
+    one, other = load_checkpoint(a), load_checkpoint(b)
+    for section in ("state_dict", "model_ema1", "model_ema2"):
+        assert one[section].keys() == other[section].keys()
+        for name, value in one[section].items():
+            assert torch.equal(value, other[section][name]), (section, name)
+    states = [c["optimizer_state_dict"]["state"] for c in (one, other)]
+    for place, moments in states[0].items():
+        for name, value in moments.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(states[1][place][name])), (place, name)
+    assert one["global_step"] == other["global_step"] and one["epoch"] == other["epoch"]
+
+
+def test_the_files_hold_what_is_promised(whole, text):
+    out, _ = whole
+    names = {f"checkpoint_epoch_{n}.pth" for n in (1, 2, 3)} | {"best_model.pth", "checkpoint-last.pth"}
+    assert names <= {file.name for file in out.iterdir()}
+    assert {"config.yaml", "environment.json"} <= {file.name for file in out.iterdir()}
+    saved = load_checkpoint(out / "checkpoint_epoch_2.pth")
+    documented = {"model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "epoch", "model_ema1", "args"}
+    assert documented <= saved.keys()
+    # Lightning's count: the last finished epoch from 0, so that epoch + 1 comes next.
+    assert saved["epoch"] == 1
+    assert saved["hyper_parameters"]["mapping"] == "codebook"
+    assert tokenizer_from_json(saved["hyper_parameters"]["tokenizer"]).fingerprint == WORDS.fingerprint
+    best = [v["best_value"] for k, v in saved["callbacks"].items() if "Checkpoint" in k]
+    assert len(best) == 1 and 0 < best[0] < 10
+    net = load_pretrained_jit("JiT-N/4", pretrained_path=out / "best_model.pth", img_size=16, **NET)
+    module = load_text_model(out / "best_model.pth", device="cpu")
+    for (name, a), b in zip(net.state_dict().items(), module.net.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_validation_gets_better_and_best_is_the_best(whole):
+    out, history = whole
+    assert history.losses[-1] < history.losses[0]
+    assert load_checkpoint(out / "best_model.pth")["epoch"] == 2
+
+
+@pytest.mark.parametrize("name", ["checkpoint_epoch_1.pth", "best_of_first.pth", "folder"])
+def test_a_resumed_run_equals_an_uninterrupted_one(whole, text, tmp_path, name):
+    out = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(text, out, epochs=3, save_interval=1, callbacks=[Stop(1, 3)], **TINY)
+    if name == "best_of_first.pth":
+        # Saved in the validation at the end of the first epoch.
+        shutil.copy(out / "best_model.pth", out / name)
+    # Nothing is said again but where the checkpoint is; "folder" is the newest of it.
+    resumed = train(resume=out if name == "folder" else out / name, save_interval=1, accelerator="cpu")
+    assert resumed == out / "best_model.pth"
+    assert_same(whole[0] / "checkpoint-last.pth", out / "checkpoint-last.pth")
+    assert_same(whole[0] / "checkpoint_epoch_3.pth", out / "checkpoint_epoch_3.pth")
+
+
+def test_a_run_cut_off_inside_an_epoch_goes_on_there(whole, text, tmp_path, monkeypatch):
+    import jitflow.pipelines.text_train as module
+
+    monkeypatch.setattr(module, "_SAVE_EVERY_STEPS", 2)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(text, tmp_path / "run", epochs=3, save_interval=1, callbacks=[Stop(1, 3)], **TINY)
+    saved = load_checkpoint(tmp_path / "run" / "checkpoint-last.pth")
+    assert saved["global_step"] % 2 == 0 and saved["epoch"] == 1
+    train(text, tmp_path / "run", resume="auto", accelerator="cpu")
+    assert_same(whole[0] / "checkpoint-last.pth", tmp_path / "run" / "checkpoint-last.pth")
+
+
+def test_a_better_best_model_survives_a_resume(whole, text, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+
+    path = out / "checkpoint_epoch_3.pth"
+    before = (out / "best_model.pth").read_bytes()
+    for best, survives in ((0.0, True), (99.0, False)):
+        checkpoint = load_checkpoint(path)
+        (state,) = (state for name, state in checkpoint["callbacks"].items() if "Checkpoint" in name)
+        state["best_value"] = best
+        torch.save(checkpoint, tmp_path / "edited.pth")
+        train(resume=tmp_path / "edited.pth", output_dir=out, epochs=4, accelerator="cpu")
+        assert epochs_done(out / "checkpoint-last.pth") == 4
+        assert ((out / "best_model.pth").read_bytes() == before) == survives
+
+
+def test_documented_resume_with_the_same_options_and_more_epochs(whole, text, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+    path = out / "checkpoint_epoch_3.pth"
+    train(text, out, resume=path, epochs=5, tokenizer="bytes", **TINY)
+    assert epochs_done(out / "checkpoint-last.pth") == 5
+    with pytest.raises(ConfigError, match=r"has 3 of 3 epochs done.*--epochs above 3"):
+        train(resume=path, accelerator="cpu")
+    with pytest.raises(ConfigError, match=r"steps done.*--max_steps above"):
+        train(resume=path, max_steps=5, epochs=9, accelerator="cpu")
+
+
+def test_a_folder_with_a_training_is_not_overwritten(whole, text):
+    out, _ = whole
+    with pytest.raises(ConfigError, match=rf"--resume {out}/\S+\.pth") as caught:
+        train(text, out, **TINY)
+    said = str(caught.value).partition("--resume ")[2].split(",")[0]
+    assert Path(said).is_file()
+
+
+def test_other_settings_than_the_checkpoint_are_refused(whole, text, tmp_path):
+    path = whole[0] / "checkpoint_epoch_2.pth"
+    with pytest.raises(CheckpointError, match=r"lr 0\.001 \(given: 0\.5\)"):
+        train(text, tmp_path, resume=path, lr=0.5)
+    with pytest.raises(CheckpointError, match=r"mapping codebook \(given: lattice\)"):
+        train(text, tmp_path, resume=path, mapping="lattice")
+    with pytest.raises(CheckpointError, match=r"another tokenizer \(bytes, 258 tokens\) than bpe:300"):
+        train(text, tmp_path, resume=path, tokenizer="bpe:300")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_learned_tokenizer_goes_with_the_checkpoint(text, tmp_path):
+    out = tmp_path / "run"
+    train(text, out, tokenizer="bpe:300", epochs=1, save_interval=1, **TINY)
+    module = load_text_model(out / "checkpoint_epoch_1.pth", device="cpu")
+    assert module.tokenizer.name == "bpe:300" and module.tokenizer.vocab_size > 258
+    train(text, resume=out, tokenizer="bpe:300", epochs=2, accelerator="cpu")
+    # Of other text another tokenizer is learned, and without --tokenizer the checkpoint's meets data it did not make.
+    other = tmp_path / "other.txt"
+    other.write_text("completely different words everywhere " * 80)
+    with pytest.raises(CheckpointError, match="another tokenizer"):
+        train(other, resume=out, tokenizer="bpe:300", epochs=3)
+    with pytest.raises(JitflowError, match="was trained on"):
+        train(other, resume=out, epochs=3, accelerator="cpu")
+
+
+@pytest.mark.parametrize("mapping", ["lattice", "base256"])
+def test_the_mappings_of_one_pixel_train_and_write(text, tmp_path, mapping):
+    settings = {**TINY, "img_size": 8, "mapping": mapping, "epochs": 1}
+    module = load_text_model(train(text, tmp_path, **settings), device="cpu")
+    assert module.colours.num_tokens == 64
+    samples = write_texts(module, 2, steps=3)
+    assert samples.ids.shape == (2, 64)
+
+
+def test_velocity_prediction_trains(text, tmp_path):
+    module = load_text_model(train(text, tmp_path, predict_clean=False, max_steps=3, epochs=9, **TINY), device="cpu")
+    assert module.prediction == "velocity"
+    assert load_checkpoint(tmp_path / "checkpoint-last.pth")["global_step"] == 3
+
+
+def test_a_text_too_short_to_hold_out_is_its_own_validation(tmp_path, caplog):
+    page = tmp_path / "page.txt"
+    page.write_text("One short page. " * 20)
+    with caplog.at_level("INFO"):
+        best = train(page, tmp_path / "run", epochs=2, **TINY)
+    assert best.name == "best_model.pth" and best.exists()
+    assert "on the training text itself" in caplog.text
+    # Longer than an image: cut into windows, which is said.
+    assert "windows of 16" in caplog.text
+
+
+def test_the_built_in_corpus_takes_the_place_of_the_documented_folder(tmp_path, monkeypatch, caplog):
+    import jitflow.data.text as data
+    import jitflow.pipelines.text_train as module
+
+    monkeypatch.chdir(tmp_path)
+    for place in (data, module):
+        monkeypatch.setattr(place, "builtin_documents", lambda split: [f"the {split} corpus " * 60])
+    with caplog.at_level("INFO"):
+        train("./data/train", "out", epochs=1, **TINY)
+    assert "./data/train does not exist; the built-in corpus takes its place" in caplog.text
+    corpus(tmp_path / "data" / "train")
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        train("./data/train", "out2", epochs=1, max_steps=1, **TINY)
+    assert "built-in" not in caplog.text
+
+
+def test_what_cannot_work_is_said_before_anything_is_written(text, tmp_path):
+    out = tmp_path / "out"
+    empty, odd, blank = tmp_path / "empty", tmp_path / "odd", tmp_path / "blank.txt"
+    empty.mkdir()
+    odd.mkdir()
+    (odd / "a.pdf").write_text("x")
+    blank.write_text(" \n ")
+    cases = [
+        (MissingFileError, "does not exist", {"data_path": tmp_path / "nowhere"}),
+        (DataError, "is empty", {"data_path": empty}),
+        (DataError, r"unknown types \(a.pdf\)", {"data_path": odd}),
+        (DataError, "unknown type", {"data_path": odd / "a.pdf"}),
+        (DataError, "unknown types", {"val_path": odd}),
+        (ConfigError, "unknown model", {"model": "JiT-B/5"}),
+        (ConfigError, "not divisible", {"img_size": 18}),
+        (ConfigError, "bpe:<vocabulary size>", {"tokenizer": "bpe:many"}),
+        (MissingFileError, "tokenizer_path", {"tokenizer": str(tmp_path / "tokenizer")}),
+        (ConfigError, "unknown colour mapping", {"mapping": "codebok"}),
+        (ConfigError, "epochs must be at least 1", {"epochs": 0}),
+        (ConfigError, "max_steps must be", {"max_steps": 0}),
+        (ConfigError, "warmup_epochs must not", {"warmup_epochs": -1}),
+        (ConfigError, "save_interval must be", {"save_interval": 0}),
+        (ConfigError, "devices must be", {"devices": 0}),
+        (MissingFileError, "no checkpoint", {"resume": tmp_path / "nothing.pth"}),
+        (MissingFileError, "no", {"resume": "auto"}),
+    ]
+    for error, message, given in cases:
+        with pytest.raises(error, match=message):
+            train(**{**TINY, "data_path": text, "output_dir": out, **given})
+        assert not out.exists(), given
+    with pytest.raises(DataError, match="no text"):
+        train(blank, out, **TINY)
+
+
+def test_a_vocabulary_too_large_for_the_mapping_says_the_limit(text, tmp_path, monkeypatch):
+    import jitflow.codec.colour as colour
+
+    monkeypatch.setattr(colour, "DIMENSION", 8)
+    with pytest.raises(ConfigError, match="holds at most 256 tokens; the vocabulary has 258"):
+        train(text, tmp_path, **TINY)
+
+
+def test_a_checkpoint_of_something_else_is_refused(text, tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({"state_dict": {}, "hyper_parameters": {"num_classes": 3}}, path)
+    with pytest.raises(CheckpointError, match="no model of text"):
+        train(text, tmp_path / "out", resume=path)
+    torch.save({"state_dict": {}, "hyper_parameters": {"tokenizer": "{}"}}, path)
+    with pytest.raises(CheckpointError, match="cannot be resumed"):
+        train(text, tmp_path / "out", resume=path)
+
+
+@pytest.mark.skipif(shutil.which("wandb") is not None, reason="wandb is installed")
+def test_wandb_has_to_be_there(text, tmp_path):
+    with pytest.raises(ConfigError, match="pip install wandb"):
+        train(text, tmp_path, use_wandb=True, **TINY)
+
+
+# ------------------------------------------------------------------------------------------- sampling
+
+
+@pytest.fixture
+def module(whole):
+    return load_text_model(whole[0] / "best_model.pth", device="cpu")
+
+
+def test_a_seed_names_a_text_whatever_the_batch(module):
+    together = write_texts(module, 5, seeds=3, steps=4, churn=0.5)
+    apart = write_texts(module, 5, seeds=[3, 4, 5, 6, 7], steps=4, churn=0.5, batch_size=2)
+    assert together.texts == apart.texts and together.seeds == apart.seeds == [3, 4, 5, 6, 7]
+    torch.testing.assert_close(together.states, apart.states, atol=1e-4, rtol=1e-4)
+    assert len(set(together.texts)) > 1
+    assert together.pixels.shape == (5, 3, 16, 16) and together.ids.shape == (5, 16)
+    # The module's own settings come back.
+    assert (module.num_sampling_steps, module.churn, module.temperature) == (100, 0.0, 1.0)
+
+
+def test_settings_have_effect_and_are_recorded(module):
+    plain = write_texts(module, 3, steps=4)
+    for given in ({"churn": 1.0}, {"temperature": 0.3}, {"solver": "heun"}, {"ema": 0}, {"steps": 5}, {"seeds": 9}):
+        other = write_texts(module, 3, **{"steps": 4, **given})
+        assert not torch.equal(plain.states, other.states), given
+        for name, value in given.items():
+            assert name == "seeds" or other.settings[name] == value
+    assert plain.settings["ema"] == 1 and plain.settings["tokenizer"] == "bytes"
+    half = write_texts(module, 3, steps=4, precision="bf16")
+    torch.testing.assert_close(half.states, plain.states, atol=0.5, rtol=0)
+    assert not torch.equal(half.states, plain.states)
+
+
+def test_a_prompt_comes_first_and_is_kept(module):
+    samples = write_texts(module, 3, prompt="Grüße", steps=4, churn=0.5)
+    assert all(text.startswith("Grüße") for text in samples.texts)
+    assert samples.ids[:, :7].tolist() == [WORDS.encode("Grüße")] * 3
+    with pytest.raises(ConfigError, match="the prompt has 16 tokens and an image holds 16; give at most 15"):
+        write_texts(module, 1, prompt="x" * 16)
+    assert len(write_texts(module, 1, prompt="x" * 15, steps=2).texts[0]) >= 15
+
+
+def test_reading_stops_at_the_first_end(module):
+    ids = [*WORDS.encode("one"), WORDS.end_id, *WORDS.encode("two"), WORDS.end_id]
+    assert read_text(module, ids) == "one"
+    assert read_text(module, WORDS.encode("no end")) == "no end"
+    assert read_text(module, [WORDS.end_id]) == ""
+
+
+class Oracle(torch.nn.Module):
+    def __init__(self, image):
+        super().__init__()
+        self.image = torch.nn.Parameter(image, requires_grad=False)
+
+    def forward(self, x, t, y, hint=None):
+        return self.image
+
+
+def test_recovery_starts_from_the_noisy_text(module):
+    texts = ["all of a text", "and another"]
+    late = recover(module, texts, 0.9, seeds=5, steps=10)
+    # At this time every place tells its token by itself.
+    assert late.texts == texts
+    ids = late.ids
+    assert ids[0, 13].item() == WORDS.end_id and set(ids[0, 14:].tolist()) == {WORDS.pad_id}
+    again = recover(module, ids, 0.9, seeds=[5, 6], steps=10)
+    assert again.texts == texts and torch.equal(again.states, late.states)
+    early = recover(module, texts, 0.0, seeds=5, steps=10)
+    assert torch.equal(early.states, write_texts(module, 2, seeds=5, steps=10).states)
+    assert late.settings["start_time"] == 0.9
+    with pytest.raises(ConfigError, match="17 tokens with its end and an image holds 16"):
+        recover(module, ["x" * 16], 0.5)
+    for t in (1.0, -0.1):
+        with pytest.raises(ConfigError, match=r"\[0, 1\)"):
+            recover(module, texts, t)
+    with pytest.raises(ConfigError, match="empty"):
+        recover(module, [], 0.5)
+
+
+def test_recovery_with_an_oracle_is_exact_from_anywhere(module):
+    texts = ["all of a text", "and another"]
+    x1 = module.colours.encode(recover(module, texts, 0.95, steps=5).ids)
+    module.net = Oracle(4 * x1)
+    for t in (0.0, 0.3, 0.55):
+        assert recover(module, texts, t, ema=0, steps=7, churn=0.5).texts == texts
+
+
+def test_bad_settings_of_sampling(module):
+    cases = [
+        {"num": 0},
+        {"seeds": [1]},
+        {"steps": 0},
+        {"solver": "eulr"},
+        {"churn": -1.0},
+        {"temperature": 0.0},
+        {"ema": 3},
+        {"batch_size": 0},
+        {"precision": "8"},
+    ]
+    for given in cases:
+        with pytest.raises(ConfigError):
+            write_texts(module, **{"num": 2, "steps": 2, **given})
+    module.posterior = None
+    with pytest.raises(ConfigError, match="temperature needs"):
+        write_texts(module, 1, temperature=0.5)
+
+
+def test_a_model_that_has_diverged_says_so(module):
+    with torch.no_grad():
+        next(module.net.parameters()).fill_(float("nan"))
+    with pytest.raises(DataError, match="diverged"):
+        write_texts(module, 2, steps=2, ema=0)
+
+
+PAGE = """
+The harbour lay quiet under a pale morning sky. Two fishing boats had come in before dawn, and their crews were sorting
+the catch on the quay: herring in one crate, mackerel in the next, and a single large cod that a boy held up for
+everyone to see. Nobody spoke much. Gulls walked between the ropes and waited. Higher up, in the old part of town, the
+baker opened her shutters. She counted the loaves twice, wrote the number on a slate, and set the door ajar so that the
+warm smell could find its way down the hill. By seven the first customers came: a teacher, a postman with muddy shoes,
+and the man who repaired clocks and was never on time himself. At noon the wind turned north. The boats swung round on
+their chains, the flags cracked like whips, and rain crossed the bay in a grey curtain. People ran laughing for the
+arcade. Only the clock maker stood still, looking up at the tower, where both hands pointed straight at twelve.
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_page_is_memorised_and_sampled_back_word_for_word(tmp_path):
+    lines = textwrap.wrap(" ".join(PAGE.split()), 56)
+    page = tmp_path / "page.jsonl"
+    page.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    train(
+        page,
+        tmp_path / "run",
+        model="JiT-N/4",
+        img_size=24,
+        # Matrices of this width would start very small otherwise.
+        net_settings={"depth": 4, "hidden_size": 128, "num_heads": 4, "bottleneck_dim": 48, "init": "xavier"},
+        tokenizer="bpe:1000",
+        pack=False,
+        epochs=3000,
+        batch_size=6,
+        lr=2e-3,
+        warmup_epochs=30,
+        weight_decay=0.0,
+        self_conditioning=False,
+        prompt_prob=0.5,
+        # In strong noise already it has to be known which of the lines it will be.
+        P_mean=-1.2,
+        P_std=1.0,
+        save_interval=10**6,
+        val_interval=1000,
+        accelerator="cpu",
+    )
+    module = load_text_model(tmp_path / "run" / "checkpoint-last.pth", device="cpu")
+    for i, line in enumerate(lines):
+        assert write_texts(module, 1, prompt=line[:12], steps=50, seeds=i).texts == [line]
+    written = write_texts(module, 64, steps=50).texts
+    # From nothing but noise: lines of the page, and nearly all of them.
+    assert sum(text in lines for text in written) >= 58
+    assert len(set(written) & set(lines)) >= len(lines) - 4
+
+
+# ------------------------------------------------------------------------------------------- commands
+
+
+def test_sample_command_leaves_texts_images_and_a_record(whole, tmp_path, capsys):
+    out = tmp_path / "out"
+    path = str(whole[0] / "best_model.pth")
+    text_commands.text(
+        ["sample", path, "--prompt", "Doc", "--count", "3", "--seed", "7", "--steps", "3", "--churn", "0.5",
+         "--temperature", "0.8", "--ema", "0", "--device", "cpu", "--out", str(out)]
+    )  # fmt: skip
+    shown = capsys.readouterr().out
+    record = read_json(out / "samples.json")
+    assert (record["settings"]["steps"], record["settings"]["ema"]) == (3, 0) and record["settings"][
+        "checkpoint"
+    ] == path
+    assert [s["seed"] for s in record["samples"]] == [7, 8, 9]
+    for sample in record["samples"]:
+        assert sample["text"].startswith("Doc") and sample["text"] in (out / "samples.txt").read_text()
+        with Image.open(out / sample["file"]) as image:
+            assert image.size == (16, 16)
+    assert (out / "grid.png").exists() and "seed 8" in shown
+    # The picture is the text.
+    module = load_text_model(path, device="cpu")
+    pixels = torch.from_numpy(np.array(Image.open(out / record["samples"][0]["file"])))
+    x = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
+    assert read_text(module, module.colours.tokens(x)[0].tolist()) == record["samples"][0]["text"]
+
+
+def test_commands_that_cannot_work(whole, tmp_path):
+    for args, message in (
+        ([], "needs one of: train, sample, evaluate"),
+        (["smaple"], "did you mean sample"),
+        (["train", "--tokenizer", "bytes", "--tokenizer_path", "x"], "give one of them"),
+        (["train", "--use_amp", "false", "--precision", "bf16-mixed"], "give one of them"),
+        (["train", "--epochs", "many"], "--epochs must be int"),
+        (["sample", str(whole[0] / "best_model.pth"), "--count", "0"], "at least 1"),
+        (["sample", str(tmp_path / "none.pth")], "does not exist"),
+    ):
+        with pytest.raises(JitflowError, match=message):
+            text_commands.text(args)
+
+
+@pytest.mark.parametrize("recipe", ["text/jit_n4_bytes", "text/jit_b4_bytes"])
+def test_a_recipe_trains_and_its_checkpoint_writes(text, tmp_path, recipe):
+    from jitflow import cli
+
+    words = ["train", "--config", recipe, "--run_dir", str(tmp_path / "run"), "--data.data_path", str(text)]
+    words += ["--data.img_size", "16", "--model.img_size", "16", "--data.batch_size", "32", "--trainer.max_epochs", "1"]
+    words += [
+        "--model.model_name",
+        "JiT-N/4",
+        "--model.net_settings",
+        json.dumps(NET),
+        "--trainer.precision",
+        "32-true",
+    ]
+    words += ["--trainer.limit_train_batches", "2", "--schedule.warmup_epochs", "0.5", "--trainer.accelerator", "cpu"]
+    assert cli.main(words) == 0
+    best = tmp_path / "run" / "checkpoints" / "best_model.pth"
+    assert len(write_texts(load_text_model(best, device="cpu"), 1, steps=2)) == 1
+
+
+def test_a_recipe_for_images_of_another_size_is_refused(text):
+    from jitflow.training.text_data import TextRecipeData
+    from jitflow.training.text_module import TextLightningModule
+
+    data = TextRecipeData(text, mapping="lattice", img_size=8)
+    module = TextLightningModule("bytes", "JiT-N/4", 16, net_settings=NET)
+    assert data.num_tokens == 64
+    with pytest.raises(ConfigError, match="num_tokens=16"):
+        module.check_data(data.get_dataset_info())
+
+
+def test_train_py_says_what_it_is():
+    done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "text as colour" in done.stdout and "jitflow train" in done.stdout
+    documented = (
+        "resume data_path model img_size epochs lr warmup_epochs batch_size output_dir tokenizer_path save_interval "
+        "predict_clean weight_decay use_amp gradient_accumulation_steps max_grad_norm log_interval use_wandb "
+        "wandb_project wandb_name wandb_entity"
+    )
+    for flag in documented.split():
+        assert f"--{flag}" in done.stdout, flag
+
+
+def test_train_sh_runs_and_resumes(tmp_path):
+    """The documented script on a small corpus, then the documented resume command."""
+    script = ROOT / "train.sh"
+    assert os.access(script, os.X_OK)
+    corpus(tmp_path / "data" / "train")
+    small = {"MODEL": "JiT-N/4", "EPOCHS": "1", "IMG_SIZE": "16", "LR": "1e-3", "SAVE_INTERVAL": "1"}
+    environment = {**os.environ, **small, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    options = ["--net_settings", json.dumps(NET), "--accelerator", "cpu"]
+    done = subprocess.run(
+        [script, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run" / "jit_v1"
+    assert (run / "best_model.pth").exists() and (run / "checkpoint_epoch_1.pth").exists()
+    assert load_checkpoint(run / "checkpoint_epoch_1.pth")["args"]["lr"] == 1e-3
+    resume = ["--resume", "./run/jit_v1/checkpoint_epoch_1.pth", "--data_path", "./data/train", "--epochs", "2"]
+    command = [sys.executable, str(ROOT / "train.py"), *resume, "--accelerator", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert epochs_done(run / "checkpoint-last.pth") == 2
+    again = subprocess.run([script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert again.returncode == 1
+    assert "--resume run/jit_v1/" in again.stderr and "Traceback" not in again.stderr
+
+
+def test_what_the_training_sees_is_text(text, tmp_path):
+    """Batches are windows of the corpus, and what is read from their colours is the corpus."""
+    seen: list[str] = []
+
+    class Look(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            assert isinstance(batch, ImageBatch)
+            x = pl_module.codec.encode(batch.images)
+            seen.extend(WORDS.decode(ids) for ids in pl_module.colours.tokens(x).tolist())
+
+    train(text, tmp_path, epochs=1, callbacks=[Look()], **TINY)
+    assert any("Document" in piece for piece in seen) and any("word7 word" in piece for piece in seen)
