@@ -7,6 +7,7 @@ could be mistaken for a whole one is never used.
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import os
@@ -59,22 +60,54 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Yields:
         A path in the same folder, for the block to write to.
     """
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+        settle(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: str | Path) -> Path:
+    """Make an empty file beside ``path``, hidden and of the same suffix, to be given its name by :func:`settle`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
-    temporary = Path(name)
+    return Path(name)
+
+
+def settle(temporary: Path, path: str | Path) -> None:
+    """Bring a temporary file to the disk and give it its name, in the place of an older file.
+
+    Args:
+        temporary: What :func:`temporary_beside` made, filled.
+        path: The name, in the same folder.
+    """
+    # mkstemp is private to the user; give the file the rights a plain open() would have given.
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    path = Path(path)
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can; a rename alone may be lost with the power."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield temporary
-        # mkstemp is private to the user; give the file the rights a plain open() would have given.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        os.fsync(handle)
+    except OSError as error:
+        # Some network and user-space file systems have no such operation.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS):
+            raise
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> None:

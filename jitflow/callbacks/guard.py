@@ -1,0 +1,297 @@
+"""Numbers that go wrong: found within some steps, before any of them gets into a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from jitflow.callbacks.checkpoint import JiTModelCheckpoint
+from jitflow.errors import ConfigError, JitflowError
+
+log = logging.getLogger(__name__)
+
+Reaction = Literal["stop", "skip"]
+_SHOWN = 8
+# Steps over which the share of skipped ones is taken.
+_SHARE_WINDOW = 1000
+# Blocks of steps that make up what is usual, and how many of them are needed to judge.
+_USUAL_BLOCKS, _LEAST_BLOCKS = 50, 5
+
+
+class NonFiniteError(JitflowError, ArithmeticError):
+    """The loss or the gradient of a training is NaN or infinite."""
+
+
+@dataclass
+class _Step:
+    """What is remembered of one batch until it is looked at; its numbers stay on the device."""
+
+    step: int
+    loss: Tensor
+    gradient_norm: Tensor | None
+    index: Tensor | None
+    times: Tensor | None
+
+
+class FiniteGuard(pl.Callback):
+    """Stop, or leave a step out, when the loss or the gradient is NaN or infinite; warn of spikes and dead gradients.
+
+    The numbers stay on the device and are read together every so many steps, and before every checkpoint, so that an
+    accelerator never waits for it and no checkpoint holds weights that such a gradient has spoilt. Under ``16-mixed``
+    a gradient that overflows is what the scaler of the loss expects and answers; there only the loss counts.
+
+    Args:
+        on_nonfinite: ``stop`` ends the training with the step, the samples and the times of the batch; ``skip``
+            leaves out the optimiser steps whose gradient is not finite.
+        check_every_n_steps: Batches between two looks.
+        max_skipped_share: Largest share of skipped steps among the last 1000 (at least 3 steps may always be).
+        spike_factor: Warn when the mean loss between two looks is this many times the usual one.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    def __init__(
+        self,
+        on_nonfinite: Reaction = "stop",
+        check_every_n_steps: int = 20,
+        max_skipped_share: float = 0.01,
+        spike_factor: float = 3.0,
+    ) -> None:
+        if on_nonfinite not in get_args(Reaction):
+            raise ConfigError(f"on_nonfinite must be 'stop' or 'skip'; got {on_nonfinite!r}")
+        if check_every_n_steps < 1:
+            raise ConfigError(f"check_every_n_steps must be at least 1; got {check_every_n_steps}")
+        if not 0 <= max_skipped_share <= 1:
+            raise ConfigError(f"max_skipped_share must lie in [0, 1]; got {max_skipped_share}")
+        if not spike_factor > 1:
+            raise ConfigError(f"spike_factor must be above 1; got {spike_factor}")
+        self.on_nonfinite = on_nonfinite
+        self.check_every_n_steps = check_every_n_steps
+        self.max_skipped_share = max_skipped_share
+        self.spike_factor = spike_factor
+        self.num_skipped = 0
+        self._trainer: pl.Trainer | None = None
+        self._steps: list[_Step] = []
+        self._norm: Tensor | None = None
+        self._times: Tensor | None = None
+        self._hook: Any = None
+        self._skipped: deque[bool] = deque(maxlen=_SHARE_WINDOW)
+        self._usual_losses: deque[float] = deque(maxlen=_USUAL_BLOCKS)
+        self._usual_norms: deque[float] = deque(maxlen=_USUAL_BLOCKS)
+        self._is_high = self._is_dead = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Watch the times that the network is given."""
+        self._trainer, self._steps, self._norm, self._times = trainer, [], None, None
+        net = getattr(pl_module, "net", None)
+        if isinstance(net, torch.nn.Module) and self._hook is None:
+            self._hook = net.register_forward_pre_hook(self._remember_times)
+
+    def _remember_times(self, net: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        if net.training and len(inputs) > 1 and isinstance(inputs[1], Tensor):
+            self._times = inputs[1].detach()
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Take the norm of the gradient, before it is clipped."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not gradients:
+            return
+        self._norm = torch.nn.utils.get_total_norm(gradients)
+        if self.on_nonfinite == "skip" and not _scales(trainer):
+            _leave_out(optimizer, ~torch.isfinite(self._norm))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the numbers of the step, and look at them every so often."""
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if loss is None:
+            return
+        index = getattr(batch, "index", None)
+        self._steps.append(
+            _Step(
+                trainer.global_step,
+                loss.detach().float().reshape(()),
+                self._norm,
+                index if isinstance(index, Tensor) else None,
+                self._times,
+            )
+        )
+        self._norm = None
+        if len(self._steps) >= self.check_every_n_steps:
+            self._look(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the last steps, and say how many were left out."""
+        self._look(trainer)
+        if self.num_skipped:
+            log.warning("%d steps were left out because their gradient was not finite", self.num_skipped)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Stop watching."""
+        self._unhook()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Stop watching."""
+        self._unhook()
+
+    def _unhook(self) -> None:
+        self._trainer = None
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Look before a checkpoint is made, and return how many steps were left out and what is usual.
+
+        Raises:
+            NonFiniteError: If the state is spoilt; nothing is saved then.
+        """
+        if self._trainer is not None:
+            self._look(self._trainer)
+        return {
+            "num_skipped": self.num_skipped,
+            "skipped": list(self._skipped),
+            "losses": list(self._usual_losses),
+            "norms": list(self._usual_norms),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.num_skipped = int(state_dict.get("num_skipped", 0))
+        self._skipped.extend(state_dict.get("skipped", ()))
+        self._usual_losses.extend(state_dict.get("losses", ()))
+        self._usual_norms.extend(state_dict.get("norms", ()))
+
+    def _look(self, trainer: pl.Trainer) -> None:
+        """Read the numbers of the steps since the last look, in one transfer, and judge them."""
+        steps, self._steps = self._steps, []
+        if not steps:
+            return
+        # Where there was no optimiser step, the gradient counts as fine.
+        ones = torch.ones_like(steps[0].loss)
+        numbers = torch.stack([torch.stack([s.loss for s in steps]), torch.stack([_norm_of(s, ones) for s in steps])])
+        losses, norms = numbers.tolist()
+        overflow_is_normal = _scales(trainer)
+        for step, loss, norm in zip(steps, losses, norms, strict=True):
+            gradient_is_bad = not math.isfinite(norm) and not overflow_is_normal
+            if self.on_nonfinite == "stop":
+                if not math.isfinite(loss) or gradient_is_bad:
+                    raise self._error(trainer, step, loss, norm)
+            elif step.gradient_norm is not None:
+                self._count_skip(trainer, step, loss, norm, skipped=gradient_is_bad)
+        self._warn_of_spike([loss for loss in losses if math.isfinite(loss)], steps[-1].step)
+        self._warn_of_dead_gradient(
+            [n for s, n in zip(steps, norms, strict=True) if s.gradient_norm is not None and math.isfinite(n)],
+            steps[-1].step,
+        )
+
+    def _count_skip(self, trainer: pl.Trainer, step: _Step, loss: float, norm: float, *, skipped: bool) -> None:
+        self._skipped.append(skipped)
+        if not skipped:
+            return
+        self.num_skipped += 1
+        log.warning(
+            "step %d left out: loss %g, norm of the gradient %g; %s (%d steps left out so far)",
+            step.step,
+            loss,
+            norm,
+            _describe(step, trainer),
+            self.num_skipped,
+        )
+        recent = sum(self._skipped)
+        if recent > max(3, self.max_skipped_share * _SHARE_WINDOW):
+            raise NonFiniteError(
+                f"{recent} of the last {len(self._skipped)} steps had a gradient that is not finite, more than "
+                f"max_skipped_share={self.max_skipped_share:g}; the last one was {_describe(step, trainer)}; "
+                f"{_advice(trainer)}"
+            )
+
+    def _error(self, trainer: pl.Trainer, step: _Step, loss: float, norm: float) -> NonFiniteError:
+        what = f"the loss is {loss:g}" if not math.isfinite(loss) else f"the norm of the gradient is {norm:g}"
+        return NonFiniteError(f"step {step.step}: {what}; {_describe(step, trainer)}; {_advice(trainer)}")
+
+    def _warn_of_spike(self, losses: Sequence[float], step: int) -> None:
+        if not losses:
+            return
+        mean = statistics.fmean(losses)
+        usual = statistics.median(self._usual_losses) if len(self._usual_losses) >= _LEAST_BLOCKS else math.inf
+        is_high = mean > self.spike_factor * usual > 0
+        if is_high and not self._is_high:
+            log.warning("loss spike before step %d: %.4g where %.4g is usual", step, mean, usual)
+        self._is_high = is_high
+        self._usual_losses.append(mean)
+
+    def _warn_of_dead_gradient(self, norms: Sequence[float], step: int) -> None:
+        if not norms:
+            return
+        largest = max(norms)
+        usual = statistics.median(self._usual_norms) if len(self._usual_norms) >= _LEAST_BLOCKS else 0.0
+        is_dead = largest == 0 or largest < 1e-6 * usual
+        if is_dead and not self._is_dead:
+            log.warning("dead gradient before step %d: its norm is %.2g, so that nothing is learned", step, largest)
+        self._is_dead = is_dead
+        if not is_dead:
+            self._usual_norms.append(statistics.median(norms))
+
+
+def _norm_of(step: _Step, otherwise: Tensor) -> Tensor:
+    return otherwise if step.gradient_norm is None else step.gradient_norm.float().to(otherwise.device)
+
+
+def _scales(trainer: pl.Trainer) -> bool:
+    """Whether the loss is scaled, as float16 needs."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def _leave_out(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
+    """Let the optimiser's next step do nothing if ``bad``, decided on the device where its kernels can."""
+    if optimizer.defaults.get("fused"):
+        # What torch's own scaler of losses tells a fused optimiser.
+        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+    elif bool(bad):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+def _describe(step: _Step, trainer: pl.Trainer) -> str:
+    """Name the samples of a batch, by file where the data set knows files, and its times."""
+    parts = []
+    if step.index is not None:
+        indices = step.index.tolist()
+        names = _sample_names(trainer, indices[:_SHOWN])
+        more = f" and {len(indices) - _SHOWN} more" if len(indices) > _SHOWN else ""
+        parts.append(f"samples {', '.join(names)}{more}")
+    if step.times is not None and step.times.numel():
+        low, high = float(step.times.min()), float(step.times.max())
+        parts.append(f"times {low:.4f} to {high:.4f}")
+    return ", ".join(parts) or "an unknown batch"
+
+
+def _sample_names(trainer: pl.Trainer, indices: Sequence[int]) -> list[str]:
+    dataset = getattr(getattr(trainer, "datamodule", None), "dataset_train", None)
+    files = getattr(dataset, "samples", None)
+    if isinstance(files, Sequence):
+        return [f"{i} ({files[i][0]})" if 0 <= i < len(files) else str(i) for i in indices]
+    return [str(i) for i in indices]
+
+
+def _advice(trainer: pl.Trainer) -> str:
+    savers = [c for c in getattr(trainer, "callbacks", ()) if isinstance(c, JiTModelCheckpoint)]
+    good = next((path for path in (Path(c.last_path) for c in savers) if path.exists()), None)
+    ways = "lower the learning rate or clip the gradient, or leave such steps out with on_nonfinite='skip'"
+    return f"the last good checkpoint is {good}; {ways}" if good else f"nothing was saved yet; {ways}"

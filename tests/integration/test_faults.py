@@ -1,0 +1,386 @@
+"""What is promised when things break: signals, damaged and unwritable files, dead processes, bad images."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from jitflow.callbacks import EMACallback, JiTModelCheckpoint, LearningRateSchedulerCallback
+from jitflow.callbacks.guard import FiniteGuard
+from jitflow.cli import main
+from jitflow.data.digits import DigitsDataModule
+from jitflow.data.image_folder import JiTDataModule
+from jitflow.errors import CheckpointError, ConfigError, DataError
+from jitflow.files import load_checkpoint
+from jitflow.training.checkpoint import find_checkpoint
+from jitflow.training.checkpoint_folder import LAST_NAME, PREVIOUS_NAME
+from jitflow.training.jit_module import JiTLightningModule
+
+ROOT = Path(__file__).parents[2]
+NET = {"depth": 2, "hidden_size": 16, "num_heads": 2, "bottleneck_dim": 8}
+
+
+class At(pl.Callback):
+    """Do something once, when a batch of training or validation begins."""
+
+    def __init__(self, step, action, *, validation=False):
+        self.step, self.action, self.validation = step, action, validation
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if not self.validation and trainer.global_step == self.step and self.action:
+            action, self.action = self.action, None
+            action()
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if self.validation and trainer.global_step == self.step and self.action:
+            action, self.action = self.action, None
+            action()
+
+
+def send(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+def fit(folder, *more, resume=None, epochs=2, **saving):
+    pl.seed_everything(7, verbose=False)
+    module = JiTLightningModule("JiT-N/4", 16, 10, 0.1, 0.1, in_channels=1, learning_rate=1e-3, net_settings=NET)
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        limit_train_batches=6,
+        limit_val_batches=2,
+        accelerator="cpu",
+        devices=1,
+        callbacks=[
+            EMACallback(module.ema_decay1, module.ema_decay2),
+            LearningRateSchedulerCallback("cosine", warmup_epochs=1, epochs=2),
+            FiniteGuard(),
+            JiTModelCheckpoint(folder, **{"save_last_freq": 1, "save_last_every_n_steps": 2, **saving}),
+            *more,
+        ],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, datamodule=DigitsDataModule(batch_size=16), ckpt_path=resume)
+    return module
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return fit(tmp_path_factory.mktemp("whole"))
+
+
+def assert_equal(module, whole):
+    for name, parameter in whole.named_parameters():
+        assert torch.equal(parameter, dict(module.named_parameters())[name]), name
+        assert torch.equal(whole.ema_params1[name], module.ema_params1[name]), name
+        assert torch.equal(whole.ema_params2[name], module.ema_params2[name]), name
+
+
+# -------------------------------------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize(
+    ("number", "step", "validation", "saved"),
+    [(signal.SIGTERM, 4, False, 5), (signal.SIGUSR1, 5, False, 6), (signal.SIGTERM, 6, True, 6)],
+    ids=["SIGTERM", "SIGUSR1 in the last step of an epoch", "SIGTERM in a validation"],
+)
+def test_a_signal_saves_and_ends_and_the_run_goes_on_as_if_nothing_had_been(
+    tmp_path, uninterrupted, number, step, validation, saved
+):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as caught:
+        fit(tmp_path, At(step, send(number), validation=validation))
+    assert caught.value.code == 128 + number
+    assert signal.getsignal(number) == before
+    last = find_checkpoint(tmp_path)
+    assert last.name == LAST_NAME and load_checkpoint(last)["global_step"] == saved
+    assert_equal(fit(tmp_path, resume=last), uninterrupted)
+
+
+def words(folder, *more):
+    settings = {
+        "run_dir": folder,
+        "model.net_settings": "{depth: 2, hidden_size: 16, num_heads: 2, bottleneck_dim: 8}",
+        "data.batch_size": 16,
+        "trainer.max_epochs": 2,
+        "trainer.limit_train_batches": 4,
+        "trainer.accelerator": "cpu",
+        "trainer.log_every_n_steps": 1,
+        "schedule.warmup_epochs": 1,
+        "checkpoint.save_last_every_n_steps": 2,
+    }
+    given = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    return ["train", "--config", "images/digits", *given, *more]
+
+
+def test_the_same_command_goes_on_with_its_own_unfinished_run(tmp_path, monkeypatch, capsys, caplog):
+    caplog.set_level(logging.INFO)
+    assert main(words(tmp_path / "whole")) == 0
+    signalled = At(2, send(signal.SIGUSR1))
+    with monkeypatch.context() as patch:
+        # The checkpoint callback's own hook of this name is empty.
+        patch.setattr(
+            JiTModelCheckpoint, "on_train_batch_start", lambda self, *given: signalled.on_train_batch_start(*given)
+        )
+        with pytest.raises(SystemExit) as caught:
+            main(words(tmp_path / "run"))
+    assert caught.value.code == 128 + signal.SIGUSR1
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / LAST_NAME)["global_step"] == 3
+
+    # Other settings are another run.
+    assert main(words(tmp_path / "run", "--model.learning_rate", "0.5")) == 1
+    assert "other settings (model.init_args.learning_rate)" in capsys.readouterr().err
+
+    assert main(words(tmp_path / "run")) == 0
+    assert "holds this very run, unfinished; going on with it" in caplog.text
+    whole, parts = (load_checkpoint(tmp_path / f / "checkpoints" / LAST_NAME) for f in ("whole", "run"))
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(parts["state_dict"][name], value), name
+
+    assert main(words(tmp_path / "run")) == 1
+    assert "holds a finished run" in capsys.readouterr().err
+    assert main(words(tmp_path / "run", "--trainer.max_epochs", "3")) == 0
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / LAST_NAME)["global_step"] == 12
+
+
+# ---------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(tmp_path, uninterrupted, caplog):
+    with pytest.raises(SystemExit):
+        fit(tmp_path, At(7, send(signal.SIGTERM)))
+    last = tmp_path / LAST_NAME
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 8
+    last.write_bytes(content)
+    found = find_checkpoint(tmp_path)
+    assert found.name == PREVIOUS_NAME and load_checkpoint(found)["global_step"] == 6
+    assert f"{last} is damaged" in caplog.text
+    assert_equal(fit(tmp_path, resume=found), uninterrupted)
+
+
+def test_a_run_goes_on_from_its_best_state_as_well(tmp_path, uninterrupted):
+    # Saved in a validation, before the epoch is closed: what is newest after a kill at the wrong moment.
+    with pytest.raises(SystemExit):
+        fit(tmp_path, At(7, send(signal.SIGTERM)), best_name="best.ckpt", save_last_freq=9, save_last_every_n_steps=4)
+    (tmp_path / LAST_NAME).unlink()
+    (tmp_path / PREVIOUS_NAME).unlink()
+    found = find_checkpoint(tmp_path)
+    assert found.name == "best.ckpt" and load_checkpoint(found)["global_step"] == 6
+    assert_equal(fit(tmp_path, resume=found), uninterrupted)
+
+
+class Quota:
+    """No file may grow beyond a size, as on a full disk."""
+
+    def __init__(self):
+        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on(self):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, self.before[1]))
+
+    def off(self):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+
+def test_a_full_disk_is_reported_and_training_goes_on(tmp_path, uninterrupted, caplog):
+    quota = Quota()
+    try:
+        module = fit(tmp_path, At(3, quota.on), At(9, quota.off))
+    finally:
+        quota.off()
+    assert_equal(module, uninterrupted)
+    assert "step 4 could not be saved as" in caplog.text and "File too large; 1 failed so far" in caplog.text
+    assert "checkpoints could not be saved during this training" in caplog.text
+    assert load_checkpoint(find_checkpoint(tmp_path))["global_step"] == 12
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_full_disk_at_the_end_is_an_error_and_the_old_checkpoint_is_whole(tmp_path, uninterrupted):
+    quota = Quota()
+    try:
+        with pytest.raises(CheckpointError, match=r"the end of the training could not be saved .*File too large"):
+            fit(tmp_path, At(7, quota.on))
+    finally:
+        quota.off()
+    found = find_checkpoint(tmp_path)
+    assert found.name == LAST_NAME and load_checkpoint(found)["global_step"] == 6
+    assert_equal(fit(tmp_path, resume=found), uninterrupted)
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot write into"):
+        fit(tmp_path / "file" / "checkpoints", At(0, lambda: pytest.fail("trained")))
+
+
+def test_only_the_newest_milestones_are_kept(tmp_path):
+    fit(tmp_path, epochs=4, save_milestone_freq=1, keep_milestones=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *("checkpoint-2.pth", "checkpoint-3.pth", LAST_NAME, PREVIOUS_NAME, "last.ckpt", "manifest.json")
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ processes
+
+
+def run_fault(folder, kind, rank, processes=2):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for name in ("PL_GLOBAL_SEED", "WORLD_SIZE", "LOCAL_RANK"):
+        environment.pop(name, None)
+    script = Path(__file__).with_name("fault_run.py")
+    started = time.monotonic()
+    # Starting takes most of it on a busy machine; hanging would take half an hour.
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), kind, str(rank), str(processes)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    return done, time.monotonic() - started
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("kind", ["raise", "SIGKILL"])
+def test_a_process_that_dies_ends_the_run(tmp_path, kind, rank):
+    done, _ = run_fault(tmp_path, kind, rank)
+    assert done.returncode != 0
+    if kind == "raise":
+        assert f"fault of rank {rank}" in done.stderr
+    elif rank == 0:
+        assert done.returncode == -signal.SIGKILL
+    assert load_checkpoint(find_checkpoint(tmp_path))["global_step"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_stop_at_the_same_step_whichever_gets_the_signal(tmp_path, rank):
+    done, _ = run_fault(tmp_path, "SIGTERM", rank)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert load_checkpoint(find_checkpoint(tmp_path))["global_step"] == 4
+
+
+def test_a_loader_process_that_dies_ends_the_run_with_its_own_error(tmp_path):
+    done, _ = run_fault(tmp_path, "worker", 0, processes=1)
+    assert done.returncode == 1
+    assert "DataLoader worker" in done.stderr and "killed by signal: Killed" in done.stderr
+
+
+# ----------------------------------------------------------------------------------------------------- data
+
+
+def pixels(height=20, width=24):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def bomb():
+    """A PNG of a few hundred bytes that says it has ten gigapixels."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9000))) + chunk(b"IEND", b"")
+    )
+
+
+def folder_of(tmp_path, name, write):
+    for i in range(4):
+        path = tmp_path / "train" / "a" / f"good{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels()).save(path)
+    write(tmp_path / "train" / "a" / name)
+    data = JiTDataModule(str(tmp_path), img_size=16, batch_size=5, num_workers=0, random_flip=False)
+    data.setup("fit")
+    return data
+
+
+def save(mode, **how):
+    def write(path):
+        image = Image.fromarray(pixels())
+        image = Image.fromarray(pixels()[..., 0].astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
+        image.save(path, **how)
+
+    return write
+
+
+def exif_rotated(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels()).save(path, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("x.jpg", save("CMYK")),
+        ("x.png", save("I;16")),
+        ("x.png", save("P")),
+        ("x.png", save("LA")),
+        ("x.jpg", exif_rotated),
+        ("x.png", lambda path: Image.fromarray(pixels(1, 1)).save(path)),
+    ],
+    ids=["CMYK", "16 bits", "palette", "alpha", "EXIF-rotated", "one pixel"],
+)
+def test_unusual_images_are_read(tmp_path, name, write):
+    (batch,) = list(folder_of(tmp_path, name, write).train_dataloader())
+    assert batch.images.shape == (5, 3, 16, 16) and batch.images.dtype == torch.uint8
+
+
+def truncated(path):
+    Image.fromarray(pixels(200, 200)).save(path)
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("x.png", truncated),
+        ("x.png", lambda path: path.write_bytes(b"no image at all")),
+        ("x.png", lambda path: path.write_bytes(b"")),
+        ("x.png", lambda path: path.write_bytes(bomb())),
+        ("x.jpg", lambda path: path.write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))),
+    ],
+    ids=["truncated", "other content", "empty", "decompression bomb", "corrupt"],
+)
+def test_a_bad_image_is_one_line_that_names_it(tmp_path, name, write):
+    data = folder_of(tmp_path, name, write)
+    with pytest.raises(DataError) as caught:
+        list(data.train_dataloader())
+    text = str(caught.value)
+    assert str(tmp_path / "train" / "a" / name) in text and "\n" not in text
+
+
+def test_a_file_that_vanishes_is_named(tmp_path):
+    data = folder_of(tmp_path, "x.png", save("RGB"))
+    loader = data.train_dataloader()
+    (tmp_path / "train" / "a" / "x.png").unlink()
+    with pytest.raises(DataError, match=r"x\.png"):
+        list(loader)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable for root")
+def test_a_file_without_permission_is_named(tmp_path):
+    data = folder_of(tmp_path, "x.png", save("RGB"))
+    (tmp_path / "train" / "a" / "x.png").chmod(0)
+    with pytest.raises(DataError, match=r"x\.png"):
+        list(data.train_dataloader())

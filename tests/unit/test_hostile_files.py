@@ -1,0 +1,171 @@
+"""Files made to run code, to take memory, or to reach outside their folder, and what fuzzing found."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from jitflow.array_file import open_arrays
+from jitflow.codec.latent import load_image_codec
+from jitflow.errors import CheckpointError, ConfigError, DataError, JitflowError
+from jitflow.evaluation.frechet import load_statistics
+from jitflow.files import load_checkpoint
+from jitflow.training.checkpoint import init_from, load_module
+from jitflow.training.formats import ModelState, read_state, to_lightning, write_state
+from jitflow.training.jit_module import JiTLightningModule
+from jitflow.training.recipe import build, read_recipe
+
+NET = {"depth": 2, "hidden_size": 8, "num_heads": 2, "bottleneck_dim": 4, "in_context_len": 2}
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.fixture(scope="module")
+def module():
+    torch.manual_seed(0)
+    return JiTLightningModule("JiT-N/4", 8, 2, in_channels=1, net_settings=NET)
+
+
+def lightning(module, **changed):
+    weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    state = ModelState(settings=dict(module.hparams), weights=weights, ema1=dict(weights), epoch=1, step=3)
+    return {**to_lightning(state), **changed}
+
+
+def saved(tmp_path, content):
+    path = tmp_path / "a.ckpt"
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("load", [load_checkpoint, read_state, load_module, load_image_codec])
+def test_a_checkpoint_cannot_run_code(tmp_path, module, load):
+    sprung = tmp_path / "sprung"
+    path = saved(tmp_path, lightning(module, callbacks={"x": Trap(sprung)}))
+    with pytest.raises(CheckpointError, match="objects other than tensors"):
+        load(path)
+    assert not sprung.exists()
+
+
+def test_statistics_cannot_run_code(tmp_path):
+    sprung = tmp_path / "sprung"
+    np.savez(tmp_path / "a.npz", mu=np.array([Trap(sprung)], dtype=object), sigma=np.eye(1))
+    with pytest.raises(ConfigError, match=r"a\.npz cannot be read"):
+        load_statistics(tmp_path / "a.npz")
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize("tag", ["python/object/apply:os.mkdir", "python/object/new:os.mkdir"])
+def test_a_recipe_cannot_run_code_by_being_read(tmp_path, tag):
+    sprung = tmp_path / "sprung"
+    (tmp_path / "a.yaml").write_text(f"model: !!{tag} [{sprung}]\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        read_recipe(tmp_path / "a.yaml")
+    assert not sprung.exists()
+
+
+def test_a_recipe_names_classes_of_ours_only():
+    with pytest.raises(ConfigError, match="only name classes of jitflow and lightning"):
+        build({"class_path": "subprocess.Popen", "init_args": {"args": "true"}})
+
+
+def test_no_class_is_imported_by_a_name_from_a_file(tmp_path, module):
+    content = lightning(module)
+    content["jitflow"] = {**content["jitflow"], "module": "antigravity.Fly"}
+    loaded = load_module(saved(tmp_path, content))
+    assert type(loaded) is JiTLightningModule
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"net_settings": {**NET, "hidden_size": 1 << 40}},
+        {"net_settings": {**NET, "depth": 1 << 30}},
+        {"net_settings": {**NET, "in_context_len": 1 << 33}},
+        {"num_classes": 1 << 40},
+        {"model_name": "JiT-H/16", "net_settings": None},
+        {"img_size": 1 << 30},
+    ],
+    ids=["width", "depth", "length", "classes", "variant", "size"],
+)
+def test_settings_cannot_ask_for_memory_that_the_weights_do_not_fill(tmp_path, module, settings):
+    content = lightning(module)
+    path = saved(tmp_path, {**content, "hyper_parameters": {**content["hyper_parameters"], **settings}})
+    with pytest.raises(JitflowError):
+        load_module(path)
+
+
+def header(path, change):
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    described = json.loads(content[8 : 8 + size])
+    change(described)
+    text = json.dumps(described).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + size :])
+
+
+def test_a_header_cannot_ask_for_more_than_the_file_holds(tmp_path, module):
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.zeros(4)}, path)
+    header(path, lambda d: d["w"].update(shape=[1 << 40], data_offsets=[0, 4 << 40]))
+    with pytest.raises(DataError, match="damaged"):
+        open_arrays(path)
+    for load in (read_state, load_image_codec):
+        with pytest.raises(CheckpointError, match=r"a\.safetensors"):
+            load(path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"hyper_parameters": [1]},
+        {"hyper_parameters": {3: 4}},
+        {"state_dict": {"net.x": 3}},
+        {"state_dict": 7},
+        {"state_dict": {1: torch.zeros(1)}},
+        {"model_ema1": torch.zeros(2)},
+        {"epoch": "x"},
+        {"global_step": None},
+        {"args": 5},
+        {"optimizer_states": 5},
+        {"jitflow": "x"},
+    ],
+    ids=lambda changed: str(next(iter(changed.items())))[:40],
+)
+def test_parts_of_the_wrong_kind_are_one_error(tmp_path, module, changed):
+    path = saved(tmp_path, lightning(module, **changed))
+    with pytest.raises(CheckpointError, match=r"a\.ckpt"):
+        load_module(path)
+    with pytest.raises(CheckpointError, match=r"a\.ckpt"):
+        init_from(module, path)
+
+
+@pytest.mark.parametrize("setting", [("img_size", "x"), ("num_classes", None), ("P_std", []), ("t_eps", {})])
+def test_settings_of_the_wrong_kind_are_one_error(tmp_path, module, setting):
+    content = lightning(module)
+    path = saved(tmp_path, {**content, "hyper_parameters": {**content["hyper_parameters"], setting[0]: setting[1]}})
+    with pytest.raises(JitflowError):
+        load_module(path)
+
+
+def test_a_whole_file_still_loads(tmp_path, module):
+    write_state(read_state(saved(tmp_path, lightning(module))), tmp_path / "a.safetensors")
+    for name in ("a.ckpt", "a.safetensors"):
+        loaded = load_module(tmp_path / name)
+        for key, value in module.state_dict().items():
+            assert torch.equal(loaded.state_dict()[key], value)
