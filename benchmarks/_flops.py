@@ -1,0 +1,60 @@
+"""Floating-point operations of a JiT by formula, for utilisation: what the model needs, not what a kernel does."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from jitflow.nets.jit import JiT
+
+# Dense peak of the tensor cores in bf16, by part of the device's name; NVIDIA's data sheets.
+_PEAK_BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12, "4090": 165e12}
+
+
+def forward_flops(net: JiT) -> int:
+    """Operations of one forward pass of one image: two for each multiply-accumulate of a matrix product.
+
+    Args:
+        net: The network.
+
+    Returns:
+        Operations; the usual estimate of a training step is three times as much.
+    """
+    width, depth = net.pos_embed.shape[-1], len(net.blocks)
+    image_tokens = net.grid[0] * net.grid[1]
+    patch = net.patch_size**2 * net.in_channels
+    narrow = net.x_embedder.proj1.out_channels
+    hidden = net.blocks[0].mlp.w3.in_features  # type: ignore[union-attr]
+    macs = image_tokens * (patch * narrow + narrow * width)
+    macs += net.t_embedder.frequency_dim * width + width * width
+    for i in range(depth):
+        tokens = image_tokens + (net.in_context_len if net.in_context_len and i >= net.in_context_start else 0)
+        macs += tokens * (4 * width * width + 3 * width * hidden) + 2 * tokens * tokens * width + 6 * width * width
+    macs += image_tokens * width * patch + 2 * width * width
+    return 2 * macs
+
+
+def check_formula(net: JiT) -> float:
+    """Compare the formula with torch's counter on the same network.
+
+    Args:
+        net: The network; nothing is computed with it.
+
+    Returns:
+        Formula over count.
+    """
+    shapes = {name: value.to("meta") for name, value in net.state_dict().items()}
+    counter = FlopCounterMode(display=False)
+    x = torch.zeros(1, net.in_channels, *net.img_size, device="meta")
+    t, y = torch.zeros(1, device="meta"), torch.zeros(1, dtype=torch.int64, device="meta")
+    with counter, torch.no_grad():
+        torch.func.functional_call(net, shapes, (x, t, y))
+    return forward_flops(net) / counter.get_total_flops()
+
+
+def peak_flops(device: str) -> float | None:
+    """Peak operations per second of an accelerator in bf16; None where it is not known, as for CPUs."""
+    if not device.startswith("cuda"):
+        return None
+    name = torch.cuda.get_device_name()
+    return next((peak for part, peak in _PEAK_BF16.items() if part in name), None)

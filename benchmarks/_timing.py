@@ -1,0 +1,135 @@
+"""What every benchmark shares: turns and medians, rows, the machine's file of results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jitflow.files import write_json
+from jitflow.training.run_folder import describe_environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+
+
+def interleaved(
+    functions: Sequence[Callable[[], object]], repeats: int, *, device: str = "cpu", clock: str = "wall"
+) -> list[float]:
+    """Median milliseconds of functions that take turns, so that a busy moment hits all of them.
+
+    Args:
+        functions: What to time; each is called once more at first, which does not count.
+        repeats: Turns that count.
+        device: Where they run; an accelerator is waited for around every call.
+        clock: ``"wall"``, or ``"processor"`` for the time this process was given, all its threads together, which
+            other work on the machine hardly changes.
+
+    Returns:
+        One median for each function.
+    """
+    now = CLOCKS[clock]
+    taken: list[list[float]] = [[] for _ in functions]
+    for turn in range(repeats + 1):
+        for function, times in zip(functions, taken, strict=True):
+            synchronise(device)
+            start = now()
+            function()
+            synchronise(device)
+            if turn:
+                times.append(1000 * (now() - start))
+    return [statistics.median(times) for times in taken]
+
+
+def synchronise(device: str) -> None:
+    """Wait until an accelerator has done what it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def machine_name(device: str = "cpu") -> str:
+    """Name of this machine's file of results: the processor's kind and the threads, or the accelerator."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name().lower().replace(" ", "-")
+    return f"{platform.machine()}-{torch.get_num_threads()}threads".lower()
+
+
+def add_common_options(parser: argparse.ArgumentParser, *, repeats: int) -> None:
+    """Add the options that every script has: ``--repeats``, ``--reference``, ``--device``, ``--clock``, ``--out``."""
+    parser.add_argument("--repeats", type=int, default=repeats, help=f"turns that count; {repeats}")
+    parser.add_argument(
+        "--reference", type=Path, default=None, help="a checkout of the JiT release (or a fork), timed in turns with us"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="processor: time given to this process, for a busy machine"
+    )
+    parser.add_argument("--out", type=Path, default=None, help="default: benchmarks/results/<machine>.json")
+
+
+class Report:
+    """Rows of one run, printed and merged by name into the machine's file as they come.
+
+    Args:
+        device: Where the benchmark runs.
+        out: The file; None for ``results/<machine>.json``.
+    """
+
+    def __init__(self, *, device: str, out: Path | None) -> None:
+        self.out = out or RESULTS / f"{machine_name(device)}.json"
+        environment = describe_environment()
+        words = ["python", str(Path(sys.argv[0])), *sys.argv[1:]]
+        # A checkout of the release lies elsewhere on every machine.
+        for i, word in enumerate(words):
+            if words[i - 1] == "--reference":
+                words[i] = f"<{Path(word).name}>"
+        self._common = {
+            "command": shlex.join(words).replace("'", ""),
+            "commit": environment["commit"],
+            "torch": torch.__version__,
+            "device": environment["device"] if device.startswith("cuda") else platform.machine(),
+            "threads": torch.get_num_threads(),
+        }
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, name: str, ours: float | str, reference: float | None, unit: str, **more: Any) -> None:
+        """Add a row to the file and print it.
+
+        Args:
+            name: What was measured.
+            ours: Our number; less is better.
+            reference: What it is compared with, in the same unit; None for a number that stands alone.
+            unit: Unit of both.
+            more: Anything else that belongs to the row, plain values.
+        """
+        ratio = round(reference / ours, 2) if reference is not None and not isinstance(ours, str) else None
+        shown = [number if isinstance(number, str) else rounded(number) for number in (ours, reference)]
+        row = {"name": name, "ours": shown[0], "reference": shown[1], "ratio": ratio, "unit": unit}
+        self.rows.append({**row, **more, **self._common})
+        against = "" if ratio is None else f"  {shown[1]:>10} {unit}  {ratio:5.2f}x"
+        extra = "  ".join(f"{key} {value}" for key, value in more.items() if not isinstance(value, (list, dict)))
+        print(f"{name:<78} {shown[0]:>10} {unit}{against}  {extra}", flush=True)
+
+        self._merge()
+
+    def _merge(self) -> None:
+        """Put the rows into the machine's file: a row of the same name is replaced, others stay."""
+        before = json.loads(self.out.read_text(encoding="utf-8")) if self.out.exists() else []
+        names = {row["name"] for row in self.rows}
+        write_json(self.out, [row for row in before if row["name"] not in names] + self.rows)
+
+
+def rounded(number: float | None) -> float | None:
+    """Four significant digits, which is more than a clock is good for."""
+    return None if number is None else float(f"{number:.4g}")
