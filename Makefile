@@ -4,10 +4,10 @@ PY := .venv/bin/python
 # Idle threads that spin slow each other down ten-fold on a busy machine.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow lint format bench docs clean
 
 help:
-	@echo "make setup | demo | test | test-slow | lint | format | bench | clean"
+	@echo "make setup | demo | test | test-slow | lint | format | bench | docs | clean"
 
 setup: .venv/.ready
 
@@ -16,7 +16,7 @@ setup: .venv/.ready
 	@echo "setting up .venv (torch and Lightning; some minutes the first time)"
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[demo,eval,dev]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[demo,eval,text,dev]'
 	@touch $@
 
 demo: setup
@@ -38,8 +38,18 @@ format: setup
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+# REFERENCE=path of a checkout of the JiT release times it beside ours.
+REF := $(if $(REFERENCE),--reference $(REFERENCE))
 bench: setup
-	$(PY) benchmarks/bench_step.py
+	$(PY) benchmarks/bench_train.py $(REF)
+	$(PY) benchmarks/bench_sample.py $(REF)
+	$(PY) benchmarks/bench_eval.py
+	$(PY) benchmarks/bench_data.py
+	test ! -f runs/demo/images/checkpoints/last.ckpt || $(PY) benchmarks/bench_solvers.py runs/demo/images/checkpoints/last.ckpt
+
+docs: setup
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(PY) -m mkdocs build --strict
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

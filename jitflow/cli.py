@@ -76,6 +76,46 @@ VERBS = {
         "find the best guidance, EMA, interval, solver and steps",
         f"jitflow sweep {_DEMO} --cfg 1:3:1 --num_images 1000 --reference digits --extractor digits",
     ),
+    "microdoppler": Verb(
+        "jitflow.pipelines.microdoppler_commands",
+        "microdoppler",
+        "spectrograms of users: simulate, extract, train, sample, evaluate, run (all three stages)",
+        "jitflow microdoppler run --data_dir ./data_split --output_dir ./outputs --model LightningDiT-B/1",
+    ),
+    "text": Verb(
+        "jitflow.pipelines.text_commands",
+        "text",
+        "text as colour: train, sample, evaluate",
+        'jitflow text sample runs/demo/text/training/best_model.pth --prompt "The import statement"',
+    ),
+    "data": Verb(
+        "jitflow.pipelines.data_commands",
+        "data",
+        "image folders: prepare shards for fast training, check for bad files",
+        "jitflow data prepare ./data/imagenet ./data/imagenet-256 --img_size 256",
+    ),
+    "export": Verb(
+        "jitflow.pipelines.export_commands",
+        "export",
+        "give a model away: safetensors with a card, a torch.export program, a diffusers folder",
+        f"jitflow export {_DEMO} outputs/digits --license mit",
+    ),
+    "info": Verb(
+        "jitflow.pipelines.inspect_commands", "info", "say what a file or a run folder is", f"jitflow info {_DEMO}"
+    ),
+    "runs": Verb("jitflow.pipelines.inspect_commands", "runs", "list runs with state, score and size", "jitflow runs"),
+    "report": Verb(
+        "jitflow.pipelines.inspect_commands",
+        "report",
+        "write report.html for a run: settings, curves, samples, scores",
+        "jitflow report runs/demo/images",
+    ),
+    "doctor": Verb(
+        "jitflow.pipelines.inspect_commands",
+        "doctor",
+        "check installation, device, data, weights, disk",
+        "jitflow doctor",
+    ),
     "models": Verb(
         "jitflow.pipelines.commands", "models", "list networks with their size and cost", "jitflow models 'JiT-B*'"
     ),

@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
-from jitflow.errors import ConfigError, option_error
+from jitflow.errors import ConfigError, option_error, unknown_name
 from jitflow.nets.registry import get_variant, list_models
 
 
 def demo(args: list[str]) -> None:
     """Run ``jitflow demo``."""
-    applications = ("images",)
+    demos = {"images": _demo_images, "text": _demo_text, "microdoppler": _demo_microdoppler}
+    name = "images"
     if args[:1] and not args[0].startswith("-"):
-        if args[0] not in applications:
-            raise ConfigError(f"there is no demo {args[0]!r}; there is: {', '.join(applications)}")
-        args = args[1:]
-    run_command("demo images", _demo_images, args)
+        name, args = args[0], args[1:]
+    if name not in demos:
+        raise unknown_name("demo", name, demos)
+    run_command(f"demo {name}", demos[name], args)
 
 
 def sample(args: list[str]) -> None:
@@ -45,15 +46,42 @@ def models(args: list[str]) -> None:
     run_command("models", _models, args)
 
 
-def run_command(name: str, function: Callable[..., None], args: list[str]) -> None:
+def run_group(name: str, commands: Mapping[str, Callable[..., None]], args: list[str]) -> None:
+    """Run one of several commands that share a verb; without a word, or with ``--help``, list them.
+
+    Args:
+        name: The verb.
+        commands: Function of each command.
+        args: Words after the verb.
+
+    Raises:
+        ConfigError: If there is no such command.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        table = Table("command", "what it does", box=None, pad_edge=False)
+        for command, function in commands.items():
+            table.add_row(f"jitflow {name} {command}", (function.__doc__ or "").partition("\n")[0])
+        console = Console()
+        console.print(table)
+        console.print(f"\n`jitflow {name} <command> --help` lists a command's options.")
+        return
+    if args[0] not in commands:
+        raise unknown_name(f"{name} command", args[0], commands)
+    run_command(f"{name} {args[0]}", commands[args[0]], args[1:], positional=False)
+
+
+def run_command(name: str, function: Callable[..., Any], args: list[str], *, positional: bool = True) -> None:
     """Make the options of a command from a function's signature and docstring, and run it.
 
     Args:
         name: Words after ``jitflow``.
         function: What to run.
         args: Words after the verb.
+        positional: Whether required arguments are given by place; else as options.
     """
     import jsonargparse
+
+    prog = f"jitflow {name}"
 
     # People write --num-images as well as --num_images.
     args = [
@@ -62,13 +90,29 @@ def run_command(name: str, function: Callable[..., None], args: list[str]) -> No
         else word
         for word in args
     ]
-    switches = [f"--{p.name}" for p in inspect.signature(function).parameters.values() if p.default is False]
+    parameters = inspect.signature(function).parameters.values()
+    switches = [f"--{p.name}" for p in parameters if p.default is False]
+    lists = [f"--{p.name}" for p in parameters if str(p.annotation).startswith("list[")]
+    args = _spell_out(_join_lists(args, lists), switches)
     try:
-        jsonargparse.auto_cli(
-            function, args=_spell_out(args, switches), prog=f"jitflow {name}", as_positional=True, exit_on_error=False
-        )
+        jsonargparse.auto_cli(function, args=args, prog=prog, as_positional=positional, exit_on_error=False)
     except argparse.ArgumentError as error:
-        raise option_error(str(error), f"jitflow {name}") from None
+        raise option_error(str(error), prog) from None
+
+
+def _join_lists(args: list[str], lists: list[str]) -> list[str]:
+    """Let ``--ids 1 2 3`` mean ``--ids=[1,2,3]``, which is how people write it."""
+    joined: list[str] = []
+    values: list[str] | None = None
+    for word in [*args, "--"]:
+        if values is not None and not word.startswith("--"):
+            values.append(word)
+            continue
+        if values is not None:
+            joined.append(f"{joined.pop()}=[{','.join(values)}]" if values else joined.pop())
+        values = [] if word in lists else None
+        joined.append(word)
+    return joined[:-1]
 
 
 def _spell_out(args: list[str], switches: list[str]) -> list[str]:
@@ -93,6 +137,40 @@ def _demo_images(out: str = "runs/demo/images", seed: int = 0, restart: bool = F
         dry_run: Say what would be done, and do nothing.
     """
     from jitflow.pipelines.demo_images import run
+
+    run(Path(out), seed=seed, restart=restart, dry_run=dry_run)
+
+
+def _demo_microdoppler(
+    out: str = "runs/demo/microdoppler", seed: int = 0, restart: bool = False, dry_run: bool = False
+) -> None:
+    """Simulate five walking people seen by a radar, learn their spectrograms, draw some and judge them.
+
+    Run again, it goes on where it stopped, or reports what is there.
+
+    Args:
+        out: Folder of the results.
+        seed: Seed of everything.
+        restart: Throw away what is in the folder and start anew.
+        dry_run: Say what would be done, and do nothing.
+    """
+    from jitflow.pipelines.demo_microdoppler import run
+
+    run(Path(out), seed=seed, restart=restart, dry_run=dry_run)
+
+
+def _demo_text(out: str = "runs/demo/text", seed: int = 0, restart: bool = False, dry_run: bool = False) -> None:
+    """Train a small model of text as colour on Python's own documentation, and read what it recovers and writes.
+
+    Run again, it goes on where it stopped, or reports what is there.
+
+    Args:
+        out: Folder of the results.
+        seed: Seed of everything.
+        restart: Throw away what is in the folder and start anew.
+        dry_run: Say what would be done, and do nothing.
+    """
+    from jitflow.pipelines.demo_text import run
 
     run(Path(out), seed=seed, restart=restart, dry_run=dry_run)
 

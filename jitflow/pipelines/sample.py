@@ -20,7 +20,6 @@ from jitflow.core.solver import get_solver
 from jitflow.errors import ConfigError, DataError
 from jitflow.files import write_json
 from jitflow.training.checkpoint import load_module
-from jitflow.training.jit_module import JiTLightningModule
 from jitflow.training.module import FlowModule
 from jitflow.training.posthoc_ema import reconstruct_ema
 
@@ -199,15 +198,15 @@ def load(
     path: str | Path,
     *,
     device: str | torch.device | None = None,
-    module_class: type[FlowModule] = JiTLightningModule,
+    module_class: type[FlowModule] | None = None,
 ) -> Model:
     """Load a trained model.
 
     Args:
         path: A checkpoint file.
         device: Where to put it; a GPU if there is one by default.
-        module_class: Class of the module, where you trained a subclass of your own; it is never taken from the
-            file, which could name any code.
+        module_class: Class of the module, where you trained a subclass of your own. By default that of the
+            application which the file names; no other class is taken from a file, which could name any code.
 
     Returns:
         The model; ``load(path).sample(labels=[3, 7], seeds=[0, 1], guidance=2.0, steps=50).images()``.

@@ -40,7 +40,8 @@ def test_every_pattern_runs(tmp_path):
     # What the numbers must be, whatever the machine.
     far, near = map(float, re.findall(r"(\d\.\d+) \(decay", said["ema"]))
     assert far > near > 0
-    assert "saved checkpoint-1.pth, checkpoint-last.pth, last.ckpt; sampled (2, 1, 16, 16)" in said["checkpoint"]
+    files = "checkpoint-1.pth, checkpoint-last.pth, checkpoint-prev.pth, last.ckpt, manifest.json"
+    assert f"saved {files}; sampled (2, 1, 16, 16)" in said["checkpoint"]
     assert "rates 0.0e+00 at the start, 1.0e-03 after the warm-up" in said["schedule"]
     assert done.stderr.count("[4/8]") == 1
     assert "8 steps" in said["defaults"]

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
     "line",
     [
         "from models.modelmodule import JiTLightningModule, create_jit_lightning_module",
+        "from models import UserConditionedDiT, build_jit_model, load_pretrained_jit",
         "from datas.datamodule import JiTDataModule, create_jit_datamodule, center_crop_arr",
         "from callbacks import EMACallback",
     ],

@@ -135,7 +135,7 @@ def test_sample_leaves_the_model_as_it_was(demo):
         (["train", "--config", "images/digits", "--trainer.max_epochs", "abc"], "must be int; got abc"),
         (["train", "--config", "images/digits", "--trainer.nonsense", "3"], "nonsense"),
         (["models", "nothing*"], "no model matches"),
-        (["demo", "sound"], "no demo"),
+        (["demo", "sound"], "unknown demo"),
         (["train", "--config", "images/jit_b16"], "did you mean images/jit_b16_256"),
         (["train", "--config", "images/digits", "--model.model_name", "JiT-N4"], "did you mean JiT-N/4"),
         (["train", "--config", "images/digits", "--model.img_size", "18"], "not divisible by patch_size 4"),

@@ -1,0 +1,58 @@
+"""What a training logged, read back as curves: from the CSV files of its logger, or from the checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Curve = list[tuple[int, float]]
+"""Points (optimiser step, value), in the order of the steps."""
+_CSV_NAME = "metrics.csv"
+_NO_CURVES = ("epoch", "step")
+
+
+def read_curves(folder: str | Path) -> dict[str, Curve]:
+    """Read every ``metrics.csv`` below a folder as one log.
+
+    A resumed run has a file for each of its parts; where two parts logged the same step, the later part counts.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        Curves by the name of their column, such as ``train/loss``; values that are no finite numbers are left out,
+        and so is a line that a crash cut short.
+    """
+    files = sorted(Path(folder).rglob(_CSV_NAME), key=lambda path: path.stat().st_mtime_ns)
+    merged: dict[str, dict[int, float]] = {}
+    for file in files:
+        with file.open(newline="", encoding="utf-8", errors="replace") as lines:
+            for row in csv.DictReader(lines):
+                step = _number(row.get("step"))
+                if step is None:
+                    continue
+                for name, text in row.items():
+                    value = _number(text)
+                    if value is not None and isinstance(name, str) and name not in _NO_CURVES:
+                        merged.setdefault(name, {})[int(step)] = value
+    return {name: sorted(points.items()) for name, points in sorted(merged.items())}
+
+
+def history_curve(checkpoint: Mapping[str, Any]) -> Curve:
+    """Losses that a checkpoint keeps of a short training (``TrainingHistory``); empty if it keeps none."""
+    kept = checkpoint.get("callbacks", {}).get("TrainingHistory", {})
+    losses = kept.get("losses", []) if isinstance(kept, Mapping) else []
+    return [(step, float(loss)) for step, loss in enumerate(losses, 1) if math.isfinite(loss)]
+
+
+def _number(text: Any) -> float | None:
+    if not isinstance(text, str) or not text.strip():
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,131 @@
+"""Draw images with an exported program. Needs torch and Pillow; jitflow need not be installed.
+
+    python sample.py --labels 0,1,2 --seeds 0,1,2 --out images
+
+The folder of this file holds ``velocity.pt2`` (state, time, label -> velocity), ``decoder.pt2`` (one state -> pixels)
+and ``sampling.json`` (everything else that names an image).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Field = Callable[[Tensor, Tensor], Tensor]
+
+
+def draw_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
+    """Unit noise, shape ``(len(seeds), *shape)``: each sample from a generator of its own on the CPU."""
+    noise = torch.empty(len(seeds), *shape)
+    for row, seed in zip(noise, seeds, strict=True):
+        row.normal_(generator=torch.Generator().manual_seed(seed))
+    return noise
+
+
+def make_times(num_steps: int, shift: float) -> Tensor:
+    """Times from 0 (noise) to 1 (data), shape ``(num_steps + 1,)``; a shift above 1 moves them towards the noise."""
+    t = torch.linspace(0.0, 1.0, num_steps + 1)
+    return t if shift == 1 else t / (t + shift * (1 - t))
+
+
+def guide(velocity: Callable[[Tensor, Tensor, Tensor], Tensor], labels: Tensor, how: dict[str, Any]) -> Field:
+    """Velocity ``v_uncond + w (v_cond - v_uncond)``, with ``w`` the guidance scale inside the interval and 1 outside.
+
+    Args:
+        velocity: Field ``(x, t, label)``, shapes ``(B, C, H, W)``, ``(B,)``, ``(B,)``.
+        labels: Shape ``(B,)``, int64.
+        how: ``guidance``, ``interval``, ``null_label``, ``guided_channels`` (None for all).
+
+    Returns:
+        Field ``(x, t)`` with ``t`` 0-d.
+    """
+    low, high = torch.tensor(how["interval"], dtype=torch.float32)
+
+    def field(x: Tensor, t: Tensor) -> Tensor:
+        v_cond = velocity(x, t.expand(len(x)), labels)
+        inside = t < high and (low == 0 or t > low)
+        if how["guidance"] == 1 or not inside:
+            return v_cond
+        v_uncond = velocity(x, t.expand(len(x)), torch.full_like(labels, how["null_label"]))
+        guided = v_uncond + how["guidance"] * (v_cond - v_uncond)
+        channels = how["guided_channels"]
+        return guided if channels is None else torch.cat([guided[:, :channels], v_cond[:, channels:]], dim=1)
+
+    return field
+
+
+def integrate(velocity: Field, x: Tensor, times: Tensor, solver: str) -> Tensor:
+    """Carry a state ``(B, C, H, W)`` along the times by ``euler``, ``heun``, ``midpoint`` or ``multistep``."""
+    before: tuple[Tensor, float] | None = None
+    for i, (t, t_next) in enumerate(pairwise(times)):
+        dt = float(t_next - t)
+        v = step = velocity(x, t)
+        if solver == "heun" and i < len(times) - 2:
+            step = (v + velocity(x + dt * v, t_next)) / 2
+        elif solver == "midpoint":
+            step = velocity(x + dt / 2 * v, t + (t_next - t) / 2)
+        elif solver == "multistep":
+            if before is not None:
+                step = v + dt / (2 * before[1]) * (v - before[0])
+            before = v, dt
+        x = x + dt * step
+    return x
+
+
+@torch.no_grad()
+def sample(folder: str | Path, labels: Sequence[int], seeds: Sequence[int], **changed: Any) -> Tensor:
+    """Draw one image for each label.
+
+    Args:
+        folder: Where the programs are.
+        labels: Classes.
+        seeds: As many.
+        changed: Entries of ``sampling.json`` to replace, such as ``guidance=2.0`` or ``steps=20``.
+
+    Returns:
+        Images, shape ``(B, C, H, W)``, uint8.
+    """
+    folder = Path(folder)
+    how = {**json.loads((folder / "sampling.json").read_text(encoding="utf-8")), **changed}
+    velocity = torch.export.load(folder / "velocity.pt2").module()
+    decoder = torch.export.load(folder / "decoder.pt2").module()
+    x = how["noise_scale"] * draw_noise(how["shape"], seeds)
+    times = make_times(how["steps"], how["time_shift"])
+    x = integrate(guide(velocity, torch.tensor(labels), how), x, times, how["solver"])
+    return torch.cat([decoder(one) for one in x.split(1)])
+
+
+def main() -> None:
+    """Draw images into a folder."""
+    from PIL import Image
+
+    parser = argparse.ArgumentParser(description="Draw images with an exported program.")
+    parser.add_argument("--labels", default="0", help="classes, such as 0,1,2")
+    parser.add_argument("--seeds", default="0", help="a seed for each image")
+    parser.add_argument("--guidance", type=float, help="guidance scale; 1 for none")
+    parser.add_argument("--steps", type=int, help="steps of the solver")
+    parser.add_argument("--solver", choices=("euler", "heun", "midpoint", "multistep"))
+    parser.add_argument("--out", default="images", help="folder of the images")
+    args = parser.parse_args()
+    labels, seeds = ([int(word) for word in words.split(",")] for words in (args.labels, args.seeds))
+    if len(labels) != len(seeds):
+        parser.error(f"{len(labels)} labels and {len(seeds)} seeds; give as many of one as of the other")
+    given = {"guidance": args.guidance, "steps": args.steps, "solver": args.solver}
+    images = sample(Path(__file__).parent, labels, seeds, **{k: v for k, v in given.items() if v is not None})
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for pixels, label, seed in zip(images.permute(0, 2, 3, 1).numpy(), labels, seeds, strict=True):
+        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
+            out / f"class{label}_seed{seed}.png"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The command ``studio``: checkpoints in, a page on this machine out."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from jitflow.errors import ConfigError
+from jitflow.pipelines.commands import run_command
+
+log = logging.getLogger(__name__)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def studio(args: list[str]) -> None:
+    """Run ``jitflow studio``."""
+    checkpoints = []
+    while args and not args[0].startswith("-"):
+        checkpoints.append(args[0])
+        args = args[1:]
+    if checkpoints:
+        args = [f"--checkpoints={checkpoints}", *args]
+    run_command("studio", _studio, args, positional=False)
+
+
+def _studio(
+    checkpoints: list[str],
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    device: str | None = None,
+    vavae_path: str = "builtin",
+) -> None:
+    """Open a page to sample from checkpoints, on this machine; nothing is sent anywhere. Ctrl-C ends it.
+
+    Args:
+        checkpoints: Files to choose from.
+        host: Address to listen on; others than this machine reach the page only if it is changed.
+        port: Port; the first free one from 7860 by default.
+        device: cpu, cuda, cuda:1, mps; the fastest there is by default.
+        vavae_path: The VA-VAE that models of latents need, or builtin for the codec inside the checkpoint.
+    """
+    # Read when gradio is imported; without them it would report its use and ask for newer versions.
+    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+    try:
+        import gradio  # noqa: F401
+    except ModuleNotFoundError:
+        raise ConfigError("the studio needs gradio; pip install 'jitflow[studio]'") from None
+    from jitflow.studio.library import Library
+    from jitflow.studio.page import build_page, launch_options
+
+    library = Library(checkpoints, device=device, vavae_path=vavae_path)
+    page = build_page(library)
+    if host not in _LOOPBACK:
+        log.warning("the page listens on %s: everybody who reaches this address can use this machine to draw", host)
+    try:
+        _, address, _ = page.launch(**launch_options(host=host, port=port), prevent_thread_lock=True)
+    except OSError as error:
+        raise ConfigError(f"the page cannot listen on {host}:{port or 7860} ({error}); choose another --port") from None
+    log.info("studio at %s (Ctrl-C ends it)", address)
+    page.block_thread()

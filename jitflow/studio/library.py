@@ -1,0 +1,70 @@
+"""The checkpoints that the page offers, loaded when first asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+from jitflow.errors import ConfigError
+from jitflow.files import existing_file
+from jitflow.pipelines.microdoppler_sample import BUILTIN, load_user_model
+from jitflow.pipelines.sample import Model, load
+from jitflow.training.user_dit import UserConditionedDiT
+
+_MAX_LOADED = 2
+
+
+class Library:
+    """Checkpoints by name; the two used last stay in memory.
+
+    Args:
+        checkpoints: Files of any of our formats.
+        device: Where models run; the fastest there is by default.
+        vavae_path: The VA-VAE that models of latents need, or ``builtin`` for the codec inside the checkpoint.
+
+    Raises:
+        ConfigError: If no checkpoint is given.
+        MissingFileError: If one does not exist.
+    """
+
+    def __init__(
+        self, checkpoints: Sequence[str | Path], *, device: str | None = None, vavae_path: str = BUILTIN
+    ) -> None:
+        paths = [existing_file(path, what="checkpoint") for path in checkpoints]
+        if not paths:
+            raise ConfigError("name at least one checkpoint: jitflow studio runs/demo/images/checkpoints/last.ckpt")
+        self._paths = {str(path): path for path in paths}
+        self._device = device
+        self._vavae_path = vavae_path
+        self._loaded: OrderedDict[str, Model] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the checkpoints, as they were given."""
+        return list(self._paths)
+
+    def open(self, name: str) -> Model:
+        """Return a model, loading it if needed.
+
+        Raises:
+            ConfigError: If no checkpoint has this name; others than those given are never opened.
+            CheckpointError: If it cannot be loaded.
+        """
+        if name not in self._paths:
+            raise ConfigError(f"{name!r} is none of this page's checkpoints: {', '.join(self._paths)}")
+        with self._lock:
+            if name not in self._loaded:
+                while len(self._loaded) >= _MAX_LOADED:
+                    self._loaded.popitem(last=False)
+                self._loaded[name] = self._load(self._paths[name])
+            self._loaded.move_to_end(name)
+            return self._loaded[name]
+
+    def _load(self, path: Path) -> Model:
+        model = load(path, device=self._device)
+        if isinstance(model.module, UserConditionedDiT):
+            return load_user_model(path, vavae_path=self._vavae_path, device=self._device)
+        return model

@@ -1,0 +1,124 @@
+"""What somebody asks the page for, checked before any work starts, each refusal saying what would be right."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jitflow.core.solver import get_solver
+from jitflow.core.times import time_grid
+from jitflow.errors import ConfigError
+from jitflow.pipelines.sample import parse_interval, parse_labels
+from jitflow.pipelines.text_sample import prompt_tokens
+from jitflow.training.module import FlowModule
+from jitflow.training.text_module import TextLightningModule
+from jitflow.training.user_dit import UserConditionedDiT
+
+MAX_IMAGES = 32
+MAX_STEPS = 500
+_MAX_SEED = 2**53
+
+
+@dataclass(frozen=True)
+class Request:
+    """One drawing as the page's fields hold it.
+
+    Attributes:
+        subject: Classes such as ``0,3,7-9`` or ``all``; users' numbers alike; for text the prompt, which may be empty.
+        count: Images for each class or user; texts.
+        seed: Seed of the first image; the others follow.
+        ema: Average of the weights, 1 or 2; 0 for the weights themselves.
+        solver: Name of the solver.
+        steps: Its steps.
+        guidance: Guidance scale; 1 for none. Text has none.
+        interval: Times ``low,high`` between which guidance acts.
+        churn: For text: how far sampling goes back towards the noise before each step, in steps.
+    """
+
+    subject: str
+    count: int = 1
+    seed: int = 0
+    ema: int = 1
+    solver: str = "heun"
+    steps: int = 50
+    guidance: float = 1.0
+    interval: str = "0,1"
+    churn: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return asdict(self)
+
+
+def default_request(module: FlowModule) -> Request:
+    """Return the request that a model's own settings make."""
+    low, high = module.cfg_interval
+    return Request(
+        subject="" if isinstance(module, TextLightningModule) else _first_subjects(module),
+        count=2,
+        ema=1 if module.ema_params1 else 0,
+        solver=module.sampling_method,
+        steps=module.num_sampling_steps,
+        guidance=module.cfg_scale,
+        interval=f"{low:g},{high:g}",
+        churn=module.churn,
+    )
+
+
+def available_averages(module: FlowModule) -> list[int]:
+    """Return which averages a model has, the weights themselves (0) last."""
+    held = [n for n, weights in ((1, module.ema_params1), (2, module.ema_params2)) if weights]
+    return [*held, 0]
+
+
+def labels_of(request: Request, module: FlowModule) -> list[int]:
+    """Return the label of each image, by class or user, each repeated ``count`` times.
+
+    Raises:
+        ConfigError: If the subject names none, or one that the model does not have.
+    """
+    if isinstance(module, UserConditionedDiT):
+        text = request.subject.strip()
+        users = module.user_ids if text == "all" else parse_labels(text, max(module.user_ids))
+        labels = [int(label) for label in module.labels_of(users)]
+    else:
+        labels = parse_labels(request.subject.strip(), module.num_classes)
+    return [label for label in labels for _ in range(request.count)]
+
+
+def check(request: Request, module: FlowModule) -> None:
+    """Raise ConfigError, in words for the page, unless the model can draw what is asked for."""
+    whole = {"count": request.count, "seed": request.seed, "steps": request.steps, "EMA": request.ema}
+    for name, value in whole.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ConfigError(f"{name} must be a whole number; got {value}")
+    if not 1 <= request.count <= MAX_IMAGES:
+        raise ConfigError(f"count must lie between 1 and {MAX_IMAGES}; got {request.count}")
+    if not 0 <= request.seed < _MAX_SEED:
+        raise ConfigError(f"seed must lie between 0 and {_MAX_SEED}; got {request.seed}")
+    if not 1 <= request.steps <= MAX_STEPS:
+        raise ConfigError(f"steps must lie between 1 and {MAX_STEPS}; got {request.steps}")
+    if request.ema not in available_averages(module):
+        held = ", ".join(map(str, available_averages(module)))
+        raise ConfigError(f"this model has no EMA {request.ema}; choose one of {held} (0: the weights themselves)")
+    get_solver(request.solver)
+    time_grid(request.steps)
+    if isinstance(module, TextLightningModule):
+        if request.subject:
+            prompt_tokens(module, request.subject)
+        if not (math.isfinite(request.churn) and request.churn >= 0):
+            raise ConfigError(f"churn must be a number of at least 0; got {request.churn}")
+        return
+    if not math.isfinite(request.guidance):
+        raise ConfigError(f"guidance must be a number; got {request.guidance}")
+    parse_interval(request.interval)
+    num = len(labels_of(request, module))
+    if num > MAX_IMAGES:
+        raise ConfigError(f"this would be {num} images, at most {MAX_IMAGES} are drawn at a time; ask for fewer")
+
+
+def _first_subjects(module: FlowModule) -> str:
+    if isinstance(module, UserConditionedDiT):
+        return ",".join(map(str, module.user_ids[:4]))
+    return ",".join(map(str, range(min(4, module.num_classes))))

@@ -1,0 +1,108 @@
+"""A page about a run: whole, safe, and without a word to the network."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from PIL import Image
+
+from jitflow.errors import ConfigError
+from jitflow.pipelines.inspect_commands import report
+from jitflow.pipelines.report import write_report
+
+
+class Page(HTMLParser):
+    """Collects tags, the addresses they name, and the text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses, self.text, self.titles = [], [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+
+    def handle_data(self, data):
+        if self.lasttag == "h2":
+            self.titles.append(data)
+        self.text += data
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "a run <b>"
+    (folder / "checkpoints").mkdir(parents=True)
+    history = {"TrainingHistory": {"losses": [2.0 - 0.01 * i for i in range(120)], "seconds": 1.0}}
+    torch.save({"global_step": 120, "epoch": 4, "callbacks": history}, folder / "checkpoints/checkpoint-last.pth")
+    module = "jitflow.training.jit_module.JiTLightningModule"
+    model = f"model:\n  class_path: {module}\n  init_args:\n    model_name: JiT-N/4\n"
+    (folder / "config.yaml").write_text(model + "trainer:\n  max_epochs: 5\n")
+    (folder / "environment.json").write_text(json.dumps({"command": "jitflow train", "torch": "2.15"}))
+    metrics = {"class_agreement": 0.9961, "note": "<script>alert(1)</script>", "settings": {"steps": 30}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    for name in ("samples.png", "trajectory.png", "evaluation/confusion.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (64, 64), 100).save(folder / name)
+    for epoch in range(1, 21):
+        (folder / "samples").mkdir(exist_ok=True)
+        Image.new("RGB", (20, 20), (epoch, 0, 0)).save(folder / "samples" / f"samples_epoch{epoch:04d}.png")
+    (folder / "samples.txt").write_text("--- seed 0\nif a < b: & so on\n")
+    return folder
+
+
+def test_page_holds_everything_and_asks_for_nothing(folder):
+    path = write_report(folder)
+    text = path.read_text()
+    page = Page(text)
+    assert path == folder / "report.html"
+    assert "script" not in page.tags and "link" not in page.tags and "iframe" not in page.tags
+    assert page.addresses and all(address.startswith("data:image/") for address in page.addresses)
+    assert "url(" not in text and "@import" not in text
+    assert re.search(r"Content-Security-Policy\" content=\"default-src 'none'", text)
+    known = ["Scores", "Curves", "Samples over the training", "Pictures", "Texts", "Settings", "Environment", "Files"]
+    assert [title for title in page.titles if title in known] == known
+    for said in ("0.9961", "<script>alert(1)</script>", "if a < b: & so on", "model.init_args.model_name", "a run <b>"):
+        assert said in page.text, said
+    assert "--run_dir" in page.text and "--resume auto" in page.text
+    assert "settings.steps" not in page.text.split("Curves")[0]
+
+
+def test_pictures_are_whole_and_samples_spread_over_the_training(folder):
+    page = Page(write_report(folder).read_text())
+    images = [Image.open(io.BytesIO(base64.b64decode(a.partition(",")[2]))) for a in page.addresses]
+    for image in images:
+        image.load()
+    during = [image.getpixel((0, 0))[0] for image in images if image.size == (20, 20)]
+    assert len(during) == 6 and during[0] == 1 and during[-1] == 20 and during == sorted(during)
+    assert "after 1 epochs" in page.text and "after 20 epochs" in page.text
+    assert "Training loss, 120 points, last 0.81" in page.text
+    assert sum(image.size == (64, 64) for image in images) == 3
+
+
+def test_large_pictures_are_made_small(folder):
+    noise = torch.randint(0, 256, (1500, 2400, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Image.fromarray(noise.numpy()).save(folder / "samples.png")
+    page = Page(write_report(folder).read_text())
+    jpeg = [a for a in page.addresses if a.startswith("data:image/jpeg")]
+    assert len(jpeg) == 1
+    assert Image.open(io.BytesIO(base64.b64decode(jpeg[0].partition(",")[2]))).size == (1200, 750)
+
+
+def test_a_bare_or_damaged_run_still_has_a_page(tmp_path, capsys):
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match="holds no run"):
+        write_report(folder)
+    (folder / "environment.json").write_text("{}")
+    (folder / "metrics.json").write_text("no json")
+    (folder / "samples.png").write_bytes(b"no picture")
+    report([str(folder), "--out", str(tmp_path / "page.html")])
+    assert "page.html" in capsys.readouterr().out
+    text = Page((tmp_path / "page.html").read_text()).text
+    assert "no checkpoint yet" in text and "cannot be read" in text and "not valid JSON" in text
+    assert not (folder / "report.html").exists()
