@@ -264,7 +264,7 @@ def test_refusals_come_before_any_work(images, latents, tmp_path):
     state.module = TEXT
     words = write_state(replaced(state), tmp_path / "words.ckpt")
     with pytest.raises(ConfigError, match="text models"):
-        export(words, tmp_path / "x", format="diffusers")
+        export(words, tmp_path / "x", format="torch_export")
     assert not (tmp_path / "x").exists()
 
 
