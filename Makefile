@@ -4,10 +4,10 @@ PY := .venv/bin/python
 # Idle threads that spin slow each other down ten-fold on a busy machine.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help setup demo test test-slow lint format bench docs clean
+.PHONY: help setup demo test test-slow lint format bench docs soak clean
 
 help:
-	@echo "make setup | demo | test | test-slow | lint | format | bench | docs | clean"
+	@echo "make setup | demo | test | test-slow | lint | format | bench | docs | soak | clean"
 
 setup: .venv/.ready
 
@@ -50,6 +50,10 @@ bench: setup
 docs: setup
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(PY) -m mkdocs build --strict
+
+# Kills trainings at random and compares the end with an uninterrupted run; about ten minutes.
+soak: setup
+	OMP_NUM_THREADS=1 $(PY) tests/soak/soak.py --kills 50 --seed 0
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -213,7 +213,7 @@ class LinearCodec:
             height, width = (int(side) for side in state["img_size"])
             codec = cls(state["components"], state["patch_mean"], img_size=(height, width))
             whole = codec.checksum == state["checksum"]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"{source} holds no whole linear codec ({error})") from None
         if not whole:
             raise CheckpointError(f"{source} is damaged: the linear codec's numbers are not those it was written with")

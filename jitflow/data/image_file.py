@@ -14,6 +14,7 @@ from jitflow.data.errors import SampleError
 UNREADABLE = (
     OSError,
     SyntaxError,
+    TypeError,
     ValueError,
     EOFError,
     IndexError,

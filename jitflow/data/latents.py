@@ -81,7 +81,7 @@ class LatentInfo:
                 (height, width),
                 metadata.get("fingerprint", ""),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(
                 f"{source} does not say how its latents were made ({type(error).__name__}: {error}); {_STAGE_1}"
             ) from None

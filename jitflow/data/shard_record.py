@@ -45,7 +45,10 @@ class ShardRecord:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> ShardRecord:
         """Make a record of what :meth:`as_dict` returned."""
-        return cls(**{**content, "skipped": tuple(content["skipped"])})
+        record = cls(**{**content, "skipped": tuple(content["skipped"])})
+        if not isinstance(record.file, str) or Path(record.file).name != record.file or record.file in (".", ".."):
+            raise ValueError(f"a shard must lie in the folder itself; got {record.file!r}")
+        return record
 
     def lies_in(self, folder: Path) -> bool:
         """Whether the shard is there with its full size."""

@@ -88,7 +88,7 @@ def open_shard_folder(folder: str | Path) -> ShardFolder:
         )
     except DataError:
         raise
-    except (JitflowError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (JitflowError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path} is no manifest of prepared images ({error}); {PREPARE_AGAIN}") from None
     for records in found.splits.values():
         for record in records:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -99,6 +100,21 @@ def check_statistics(mu: Tensor | ArrayLike, sigma: Tensor | ArrayLike, *, what:
     return Statistics(mean, (covariance + covariance.T) / 2)
 
 
+# What numpy raises on damaged arrays: it parses their headers as Python, and takes what memory they claim.
+_DAMAGED = (
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    MemoryError,
+    SyntaxError,
+    tokenize.TokenError,
+)
+
+
 def load_statistics(path: str | Path) -> Statistics:
     """Read the statistics of a reference set.
 
@@ -129,7 +145,7 @@ def load_statistics(path: str | Path) -> Statistics:
             mu, sigma = arrays["mu"], arrays["sigma"]
     except ConfigError:
         raise
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (*_DAMAGED, zipfile.BadZipFile, zlib.error) as error:
         raise ConfigError(f"{what} cannot be read; it is damaged or no .npz ({error})") from None
     for name, array in (("mu", mu), ("sigma", sigma)):
         if not np.issubdtype(array.dtype, np.floating):

@@ -51,8 +51,10 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
     path = find_recipe(name)
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {path} is not valid YAML ({str(error).splitlines()[0]})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # A ValueError is text that is no UTF-8, or a value that its tag does not fit.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"recipe {path} is not valid YAML ({reason})") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"recipe {path} must hold settings by name")
     return settings

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from jitflow.array_file import open_arrays
 from jitflow.codec.latent import load_image_codec
+from jitflow.data.shard_record import ShardRecord
 from jitflow.errors import CheckpointError, ConfigError, DataError, JitflowError
 from jitflow.evaluation.frechet import load_statistics
 from jitflow.files import load_checkpoint
@@ -169,3 +170,16 @@ def test_a_whole_file_still_loads(tmp_path, module):
         loaded = load_module(tmp_path / name)
         for key, value in module.state_dict().items():
             assert torch.equal(loaded.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("name", ["../other.safetensors", "/etc/passwd", "a/b.safetensors", "..", 3])
+def test_a_shard_cannot_lie_outside_its_folder(name):
+    content = {"file": name, "num_images": 1, "num_bytes": 1, "sha256": "0", "skipped": []}
+    with pytest.raises(ValueError, match="folder itself"):
+        ShardRecord.from_dict(content)
+
+
+def test_a_recipe_that_is_no_text_is_one_error(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"seed: \xff\xfe")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        read_recipe(tmp_path / "a.yaml")
