@@ -174,52 +174,6 @@ def share_within(values: Tensor, users: Tensor, truth: Tensor, tolerance: float 
     return float(((values - own).abs() <= tolerance * own.abs()).double().mean())
 
 
-def step_frequency_within(
-    images: Tensor,
-    users: Tensor,
-    truth_hz: Tensor,
-    tolerance: float = 0.05,
-    *,
-    settings: SpectrogramSettings | None = None,
-) -> float:
-    """Share of pictures whose step frequency is that of their user.
-
-    Args:
-        images: Shape ``(N, C, H, W)``, uint8.
-        users: User of each, shape ``(N,)``, in ``[0, K)``.
-        truth_hz: Each user's steps a second, shape ``(K,)``.
-        tolerance: Largest relative difference.
-        settings: Axes, range and colours of the pictures; None is the simulator's default.
-
-    Returns:
-        The share, in ``[0, 1]``; a picture in which nothing repeats itself is a miss.
-    """
-    return share_within(read_gait(images, settings).step_frequency_hz, users, truth_hz, tolerance)
-
-
-def torso_velocity_within(
-    images: Tensor,
-    users: Tensor,
-    truth_m_s: Tensor,
-    tolerance: float = 0.05,
-    *,
-    settings: SpectrogramSettings | None = None,
-) -> float:
-    """Share of pictures whose torso is as fast as that of their user, whether it comes or goes.
-
-    Args:
-        images: Shape ``(N, C, H, W)``, uint8.
-        users: User of each, shape ``(N,)``, in ``[0, K)``.
-        truth_m_s: Each user's speed along the line of sight, shape ``(K,)``, not negative.
-        tolerance: Largest relative difference.
-        settings: Axes, range and colours of the pictures; None is the simulator's default.
-
-    Returns:
-        The share, in ``[0, 1]``; an empty picture is a miss.
-    """
-    return share_within(read_gait(images, settings).torso_velocity_m_s.abs(), users, truth_m_s, tolerance)
-
-
 def _check_users(values: Tensor, users: Tensor, num_users: int) -> None:
     if users.dtype.is_floating_point or not len(users) or users.shape != values.shape:
         raise ConfigError(

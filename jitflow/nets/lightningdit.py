@@ -152,7 +152,7 @@ class LightningDiT(AdaLNTransformer):
 
 
 # A name that every LightningDiT has and that tells it from JiT, whose patch embedding has two parts.
-_ANCHOR = "x_embedder.proj.weight"
+ANCHOR = "x_embedder.proj.weight"
 
 
 def load_lightningdit_weights(path: str | Path, which: str = "ema") -> dict[str, Tensor]:
@@ -179,9 +179,9 @@ def load_lightningdit_weights(path: str | Path, which: str = "ema") -> dict[str,
         weights = content[which]
     else:
         raise CheckpointError(f"{path} has no weights named {which!r}; found: {summarise(content)}")
-    found = strip_prefix(weights, _ANCHOR)
-    if _ANCHOR not in found:
-        raise CheckpointError(f"{path} holds no LightningDiT (no {_ANCHOR}); found: {summarise(weights)}")
+    found = strip_prefix(weights, ANCHOR)
+    if ANCHOR not in found:
+        raise CheckpointError(f"{path} holds no LightningDiT (no {ANCHOR}); found: {summarise(weights)}")
     return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
@@ -206,7 +206,7 @@ def detect_lightningdit(
         CheckpointError: If these are not the weights of a LightningDiT, or a size can neither be read nor was given.
     """
     try:
-        width, in_channels, patch, _ = weights[_ANCHOR].shape
+        width, in_channels, patch, _ = weights[ANCHOR].shape
         num_tokens = weights["pos_embed"].shape[1]
         rows = weights["y_embedder.embedding_table.weight"].shape[0]
         out_size = weights["final_layer.linear.weight"].shape[0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 import warnings
 from pathlib import Path
@@ -12,13 +10,16 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+import yaml
 from rich.console import Console
 from torch import Tensor
 
 from jitflow import pictures
 from jitflow.callbacks import EMACallback, JiTModelCheckpoint, LearningRateSchedulerCallback, TrainingProgress
 from jitflow.callbacks.checkpoint import LAST_NAME
+from jitflow.callbacks.guard import FiniteGuard
 from jitflow.callbacks.history import TrainingHistory
+from jitflow.callbacks.signals import resumable_exit
 from jitflow.codec.pixel import PixelCodec
 from jitflow.core.seeding import use_seeds
 from jitflow.data.digits import DigitsDataModule, digits_arrays
@@ -27,14 +28,18 @@ from jitflow.evaluation.digits_features import DigitsExtractor
 from jitflow.evaluation.frechet import frechet_distance
 from jitflow.evaluation.moments import Moments
 from jitflow.files import read_json, writable_folder, write_json
+from jitflow.pipelines.demo_folder import check_same_run, remove_run
 from jitflow.pipelines.progress import meter
 from jitflow.pipelines.sample import Model, Samples, load
+from jitflow.training.checkpoint import resume_point
 from jitflow.training.recipe import build, read_recipe
 from jitflow.training.run_folder import CONFIG_NAME, write_run_folder
 
 RECIPE = "images/digits"
 NUM_CLASSES = 10
 GRID_COLUMNS = 8
+# What a restart removes.
+_FILES = ("metrics.json", "samples.png", "trajectory.png", "loss.png", CONFIG_NAME, "environment.json")
 NUM_JUDGED = 1000
 # The grid takes the first seeds of the judged images, so what is looked at is part of what is counted.
 _FIRST_SEED = 0
@@ -70,9 +75,11 @@ def run(
         state = "report what is there" if metrics_path.exists() else "resume" if last.exists() else "train anew"
         console.print(f"would {'train anew' if restart else state} in {out} (recipe {RECIPE}, seed {seed})")
         return {}
-    if restart and out.exists():
-        _remove_run(out)
-    _check_same_run(out, recipe)
+    if restart:
+        remove_run(out, folders=("checkpoints",), files=_FILES)
+    config = out / CONFIG_NAME
+    if config.exists():
+        check_same_run(config, yaml.safe_load(config.read_text(encoding="utf-8")), recipe)
     if metrics_path.exists():
         metrics: dict[str, Any] = read_json(metrics_path)
         console.print(f"{out} is finished already; --restart trains anew.")
@@ -174,9 +181,10 @@ def _train(out: Path, recipe: dict[str, Any], last: Path, console: Console) -> T
         LearningRateSchedulerCallback(**recipe["schedule"], epochs=epochs),
         JiTModelCheckpoint(out / "checkpoints", **recipe["checkpoint"]),
         TrainingProgress(),
+        FiniteGuard(),
         history,
     ]
-    resume = last if last.exists() else None
+    resume = resume_point(out)
     console.print(f"resuming from {resume}" if resume else f"training on scikit-learn's digits, {epochs} epochs")
     with warnings.catch_warnings():
         # Hints for large data sets: worker counts, batch sizes.
@@ -191,7 +199,8 @@ def _train(out: Path, recipe: dict[str, Any], last: Path, console: Console) -> T
             num_sanity_val_steps=0,
             default_root_dir=out,
         )
-        trainer.fit(module, datamodule=data, ckpt_path=resume)
+        with resumable_exit(trainer, "the same command goes on"):
+            trainer.fit(module, datamodule=data, ckpt_path=resume)
     return history
 
 
@@ -243,21 +252,6 @@ def denoising_strip(model: Model, *, label: int, seed: int, num_pictures: int = 
         module.generate(torch.tensor([label]))
     chosen = np.linspace(0, len(states) - 1, num_pictures).round().astype(int)
     return torch.cat([module.codec.decode(states[i]) for i in chosen])
-
-
-def _check_same_run(out: Path, recipe: dict[str, Any]) -> None:
-    import yaml
-
-    path = out / CONFIG_NAME
-    if path.exists() and yaml.safe_load(path.read_text(encoding="utf-8")) != json.loads(json.dumps(recipe)):
-        raise ConfigError(f"{out} holds a run with other settings (see {path}); use --restart or another --out")
-
-
-def _remove_run(out: Path) -> None:
-    """Remove what this demo writes, and nothing else that may lie in the folder."""
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    for name in ("metrics.json", "samples.png", "trajectory.png", "loss.png", CONFIG_NAME, "environment.json"):
-        (out / name).unlink(missing_ok=True)
 
 
 def _summary(out: Path, metrics: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from rich.console import Console
 
 from jitflow.data.cores import available_cores
 from jitflow.data.gait import Variation, radar_for_carrier, settings_for_radar, write_dataset
-from jitflow.errors import ConfigError
 from jitflow.files import read_json, writable_folder, write_json
+from jitflow.pipelines.demo_folder import check_same_run, remove_run
 from jitflow.pipelines.extract import DONE_NAME, RECONSTRUCTION_NAME, extract
 from jitflow.pipelines.microdoppler_evaluate import IMAGES_NAME, evaluate
 from jitflow.pipelines.microdoppler_run import GENERATED, LATENTS, TRAINED
@@ -91,14 +90,16 @@ def run(
         console.print(f"would {'start anew' if restart else state} in {out}, seed {seed}: {json.dumps(settings)}")
         return {}
     if restart:
-        _remove_run(out)
-    _check_same_run(out, settings)
+        remove_run(out, folders=_FOLDERS, files=(_METRICS, _SETTINGS))
+    record = out / _SETTINGS
+    if record.exists():
+        check_same_run(record, read_json(record), settings)
     if metrics_path.exists():
         metrics: dict[str, Any] = read_json(metrics_path)
         console.print(f"{out} is finished already; --restart starts anew.")
         _summary(out, metrics)
         return metrics
-    write_json(writable_folder(out) / _SETTINGS, settings)
+    write_json(writable_folder(out) / record.name, settings)
     seconds = {"simulate": _simulate(out, settings, console)}
     started = time.monotonic()
 
@@ -190,20 +191,6 @@ def _train(out: Path, settings: dict[str, Any]) -> Path:
         # The last state is the best while so little is trained; a look now and then is enough.
         check_val_every_n_epoch=max(1, epochs // 4),
     )
-
-
-def _check_same_run(out: Path, settings: dict[str, Any]) -> None:
-    path = out / _SETTINGS
-    if path.exists() and read_json(path) != json.loads(json.dumps(settings)):
-        raise ConfigError(f"{out} holds a run with other settings (see {path}); use --restart or another --out")
-
-
-def _remove_run(out: Path) -> None:
-    """Remove what this demo writes, and nothing else that may lie in the folder."""
-    for name in _FOLDERS:
-        shutil.rmtree(out / name, ignore_errors=True)
-    for name in (_METRICS, _SETTINGS):
-        (out / name).unlink(missing_ok=True)
 
 
 def _summary(out: Path, metrics: dict[str, Any]) -> None:

@@ -18,8 +18,8 @@ from jitflow.callbacks.history import TrainingHistory
 from jitflow.core.path import interpolate
 from jitflow.core.seeding import noise_from_seeds
 from jitflow.data.corpus import builtin_documents, builtin_size
-from jitflow.errors import ConfigError
 from jitflow.files import load_checkpoint, read_json, writable_folder, write_json, write_text
+from jitflow.pipelines.demo_folder import check_same_run, remove_run
 from jitflow.pipelines.progress import meter
 from jitflow.pipelines.text_evaluate import PLOT_NAME, SAMPLES_NAME, accuracy_table, evaluate
 from jitflow.pipelines.text_sample import TextSamples, load_text_model, recover, write_texts
@@ -104,14 +104,20 @@ def run(
         console.print(f"would {'start anew' if restart else state} in {out}, seed {seed}: {json.dumps(settings)}")
         return {}
     if restart:
-        _remove_run(out)
-    _check_same_run(out, settings)
+        remove_run(
+            out,
+            folders=(_TRAINING, _EVALUATION),
+            files=(_METRICS, _SETTINGS, _SAMPLES, _IMAGE, _IMAGE_CAPTION, _LOSS, PLOT_NAME),
+        )
+    record = out / _SETTINGS
+    if record.exists():
+        check_same_run(record, read_json(record), settings)
     if metrics_path.exists():
         metrics: dict[str, Any] = read_json(metrics_path)
         console.print(f"{out} is finished already; --restart starts anew.")
         _summary(out, metrics)
         return metrics
-    write_json(writable_folder(out) / _SETTINGS, settings)
+    write_json(writable_folder(out) / record.name, settings)
     checkpoint, history = _train(out / _TRAINING, settings, console)
     seconds = {"train": round(history["seconds"], 1)}
     started = time.monotonic()
@@ -240,20 +246,6 @@ def _save_pictures(out: Path, module: TextLightningModule, losses: list[float], 
     said = {"left: a held-out text": ids[0], f"right: recovered from t = {t}, the middle": back.ids[0]}
     decode = module.tokenizer.decode
     write_text(out / _IMAGE_CAPTION, "".join(f"--- {name}\n{decode(row.tolist())}\n\n" for name, row in said.items()))
-
-
-def _check_same_run(out: Path, settings: dict[str, Any]) -> None:
-    path = out / _SETTINGS
-    if path.exists() and read_json(path) != json.loads(json.dumps(settings)):
-        raise ConfigError(f"{out} holds a run with other settings (see {path}); use --restart or another --out")
-
-
-def _remove_run(out: Path) -> None:
-    """Remove what this demo writes, and nothing else that may lie in the folder."""
-    for name in (_TRAINING, _EVALUATION):
-        shutil.rmtree(out / name, ignore_errors=True)
-    for name in (_METRICS, _SETTINGS, _SAMPLES, _IMAGE, _IMAGE_CAPTION, _LOSS, PLOT_NAME):
-        (out / name).unlink(missing_ok=True)
 
 
 def _summary(out: Path, metrics: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from jitflow import pictures
 from jitflow.codec.latent import load_image_codec
 from jitflow.core.condition import Condition
 from jitflow.errors import ConfigError
-from jitflow.pipelines.sample import _settings
+from jitflow.pipelines.sample import sampling_settings
 from jitflow.training.checkpoint import load_module
 from jitflow.training.module import FlowModule
 from jitflow.training.user_dit import UserConditionedDiT
@@ -120,7 +120,9 @@ class JitflowPipeline(DiffusionPipeline):
         if isinstance(module, UserConditionedDiT):
             module.latents.to(module.device)
         with (
-            _settings(module, guidance_scale, interval, solver, num_inference_steps),
+            sampling_settings(
+                module, guidance=guidance_scale, interval=interval, solver=solver, steps=num_inference_steps
+            ),
             self.progress_bar(total=module.num_sampling_steps) as bar,
             module.watch_sampling(lambda *_: bar.update()),
         ):

@@ -14,11 +14,14 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from jitflow.callbacks import EMACallback, JiTModelCheckpoint, LearningRateSchedulerCallback, TrainingProgress
 from jitflow.callbacks.checkpoint import LAST_NAME
+from jitflow.callbacks.guard import FiniteGuard
+from jitflow.callbacks.signals import resumable_exit
 from jitflow.core.path import Prediction
 from jitflow.data.latents import LatentDataModule
 from jitflow.errors import ConfigError
 from jitflow.files import read_json, writable_folder, write_json
 from jitflow.nets.registry import create_model
+from jitflow.training.checkpoint import resume_point
 from jitflow.training.run_folder import write_run_folder
 from jitflow.training.user_dit import UserConditionedDiT
 
@@ -177,6 +180,7 @@ def train(
             EMACallback(module.ema_decay1, module.ema_decay2),
             LearningRateSchedulerCallback("cosine", min(warmup_epochs, epochs / 2), min_lr=lr / 10, epochs=epochs),
             TrainingProgress(),
+            FiniteGuard(),
             # The last state now and then, the best whenever it is found; a short training loses little.
             JiTModelCheckpoint(output_dir / "checkpoints", max(1, max_epochs // 40), 10**9, best_name=BEST_NAME),
             *(callbacks or []),
@@ -198,32 +202,19 @@ def train(
         info["num_classes"],
         steps_per_epoch,
     )
-    resume = last if last.exists() else None
+    resume = resume_point(output_dir)
     if resume is not None:
         log.info("resuming from %s", resume)
     with warnings.catch_warnings():
         # Hints on worker counts and small data sets.
         warnings.filterwarnings("ignore", module="lightning")
-        _fit(trainer, module, data, resume)
+        with resumable_exit(trainer, "the same command goes on"):
+            trainer.fit(module, datamodule=data, ckpt_path=resume)
     if trainer.is_global_zero:
         write_json(output_dir / RECORD_NAME, {"settings": settings, "finished": True, "steps": trainer.global_step})
     if not best.exists():
         raise ConfigError(f"no validation was run in {max_epochs} epochs; lower check_val_every_n_epoch")
     return best
-
-
-def _fit(trainer: pl.Trainer, module: UserConditionedDiT, data: LatentDataModule, resume: Path | None) -> None:
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume)
-    except SystemExit:
-        # Lightning turns Ctrl-C into an exit of its own.
-        if not trainer.interrupted:
-            raise
-        log.info("interrupted; the same command goes on")
-        raise KeyboardInterrupt from None
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
 
 def _is_finished(output_dir: Path, settings: dict[str, Any], last: Path) -> bool:

@@ -143,7 +143,8 @@ class Model:
             log.warning("this model has no EMA; sampling from its weights")
             ema = 0
         self.check_ema(ema)
-        with _settings(module, guidance, interval, solver, steps), _weights(module, ema, self.snapshots):
+        chosen = sampling_settings(module, guidance=guidance, interval=interval, solver=solver, steps=steps)
+        with chosen, _weights(module, ema, self.snapshots):
             settings = {
                 "checkpoint": self.source,
                 "guidance": module.cfg_scale,
@@ -261,15 +262,38 @@ def parse_interval(text: str) -> tuple[float, float]:
 
 
 @contextmanager
-def _settings(
+def sampling_settings(
     module: FlowModule,
-    guidance: float | None,
-    interval: tuple[float, float] | None,
-    solver: str | None,
-    steps: int | None,
+    *,
+    guidance: float | None = None,
+    interval: tuple[float, float] | None = None,
+    solver: str | None = None,
+    steps: int | None = None,
+    churn: float | None = None,
+    **own: Any,
 ) -> Iterator[None]:
-    """Replace the module's sampling settings where given, inside the block."""
-    given = {"cfg_scale": guidance, "cfg_interval": interval, "sampling_method": solver, "num_sampling_steps": steps}
+    """Replace a module's sampling settings inside the block; ``None`` keeps the module's own.
+
+    Args:
+        module: The module.
+        guidance: Guidance scale.
+        interval: Times (low, high) between which guidance acts.
+        solver: Name of the solver.
+        steps: Its steps.
+        churn: How far sampling goes back towards the noise before each step, in steps.
+        own: Further attributes that an application's module has, by name.
+
+    Raises:
+        ConfigError: If a setting is out of range.
+    """
+    given = {
+        "cfg_scale": guidance,
+        "cfg_interval": interval,
+        "sampling_method": solver,
+        "num_sampling_steps": steps,
+        "churn": churn,
+        **own,
+    }
     before = {name: getattr(module, name) for name in given}
     try:
         for name, value in given.items():

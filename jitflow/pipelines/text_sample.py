@@ -16,10 +16,9 @@ from jitflow import pictures
 from jitflow.core.condition import Condition
 from jitflow.core.path import interpolate
 from jitflow.core.seeding import noise_from_seeds, use_seeds
-from jitflow.core.solver import get_solver
 from jitflow.errors import CheckpointError, ConfigError, DataError
 from jitflow.files import write_json, write_text
-from jitflow.pipelines.sample import load
+from jitflow.pipelines.sample import load, sampling_settings
 from jitflow.training.text_module import TextLightningModule
 
 OnProgress = Callable[[int, int], None]
@@ -322,23 +321,13 @@ def _sampling_settings(
     temperature: float | None,
 ) -> Iterator[None]:
     """Replace the module's sampling settings where given, inside the block."""
-    if solver is not None:
-        get_solver(solver)
     if temperature is not None:
         if not temperature > 0:
             raise ConfigError(f"temperature must be positive; got {temperature}")
         if module.posterior is None and temperature != 1:
             raise ConfigError("temperature needs probabilities of codewords, which this model (decoder direct) has not")
-    given = {"num_sampling_steps": steps, "sampling_method": solver, "churn": churn, "temperature": temperature}
-    before = {name: getattr(module, name) for name in given}
-    try:
-        for name, value in given.items():
-            if value is not None:
-                setattr(module, name, value)
+    with sampling_settings(module, steps=steps, solver=solver, churn=churn, temperature=temperature):
         yield
-    finally:
-        for name, value in before.items():
-            setattr(module, name, value)
 
 
 def _seeds_of(seeds: Sequence[int] | int, num: int) -> list[int]:

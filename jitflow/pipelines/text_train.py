@@ -17,6 +17,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 
 from jitflow.callbacks import EMACallback, JiTModelCheckpoint, LearningRateSchedulerCallback, TrainingProgress
 from jitflow.callbacks.checkpoint import LAST_NAME
+from jitflow.callbacks.guard import FiniteGuard
+from jitflow.callbacks.signals import resumable_exit
 from jitflow.codec.colour import ColourCodec
 from jitflow.codec.tokenizer import Tokenizer, make_tokenizer, tokenizer_from_json
 from jitflow.core.times import TimeKind
@@ -274,6 +276,7 @@ def train(
             EMACallback(module.ema_decay1, module.ema_decay2),
             LearningRateSchedulerCallback("cosine", warmup, epochs=num_epochs),
             TrainingProgress(),
+            FiniteGuard(),
             _checkpoints(folder, save_interval),
             _RecordSettings(settings),
             *(callbacks or []),
@@ -303,7 +306,8 @@ def train(
     with warnings.catch_warnings():
         # Hints on worker counts and small data sets.
         warnings.filterwarnings("ignore", module="lightning")
-        _fit(trainer, module, data, checkpoint)
+        with resumable_exit(trainer, f"go on with --resume {shlex.quote(str(folder / LAST_NAME))}"):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
     best = folder / BEST_NAME
     # Without one epoch to its end there was no validation.
     return best if best.exists() else folder / LAST_NAME
@@ -547,17 +551,3 @@ def _checkpoints(folder: Path, save_interval: int) -> JiTModelCheckpoint:
         best_name=BEST_NAME,
         milestone_name=MILESTONE_NAME,
     )
-
-
-def _fit(trainer: pl.Trainer, module: TextLightningModule, data: TextDataModule, checkpoint: Path | None) -> None:
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-    except SystemExit:
-        # Lightning turns Ctrl-C into an exit of its own.
-        if not trainer.interrupted:
-            raise
-        log.info("interrupted; go on with --resume %s", shlex.quote(str(Path(trainer.default_root_dir) / LAST_NAME)))
-        raise KeyboardInterrupt from None
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()

@@ -30,6 +30,7 @@ from jitflow.errors import ConfigError, option_error
 from jitflow.files import load_checkpoint
 from jitflow.training.checkpoint import find_checkpoint, init_from, resumable, resume_point
 from jitflow.training.checkpoint_folder import LAST_NAME
+from jitflow.training.memory import describe_fit
 from jitflow.training.module import FlowModule
 from jitflow.training.recipe import build, find_recipe
 from jitflow.training.run_folder import CONFIG_NAME, write_run_folder
@@ -281,6 +282,12 @@ def _describe(cli: TrainCLI, resume: Path | None, info: dict[str, Any]) -> None:
         "data": ", ".join(f"{k} {v}" for k, v in info.items() if isinstance(v, (int, str))),
         "devices": f"{cli.trainer.num_devices} x {cli.trainer.strategy.root_device.type}, {cli.trainer.precision}",
         "length": f"{cli.trainer.max_epochs} epochs",
+        "needs": describe_fit(
+            cli.model,
+            getattr(cli.datamodule, "batch_size", None),
+            cli.trainer.strategy.root_device,
+            precision=cli.trainer.precision,
+        ),
     }
     log.info("dry run, nothing is trained:")
     for key, value in lines.items():

@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from jitflow.errors import CheckpointError
-from jitflow.nets.lightningdit import _ANCHOR as ANCHOR
-from jitflow.nets.lightningdit import LightningDiT, detect_lightningdit
+from jitflow.nets.lightningdit import ANCHOR, LightningDiT, detect_lightningdit
 from jitflow.nets.registry import get_variant, list_models
 from jitflow.nets.weights import strip_prefix
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -211,3 +212,9 @@ def test_labels_and_intervals_are_read():
     assert parse_labels("0,3,7-9", 10) == [0, 3, 7, 8, 9]
     assert parse_labels("all", 3) == [0, 1, 2]
     assert parse_interval("0.1, 1") == (0.1, 1.0)
+
+
+def test_a_dry_run_says_what_fits_into_memory(tmp_path, caplog):
+    words = ["train", "--config", "images/digits", "--run_dir", str(tmp_path / "run"), "--dry_run"]
+    assert cli.main([*words, "--data.batch_size", "32"]) == 0
+    assert re.search(r"at the peak of a step of 32.* fit a batch of up to \d+", caplog.text)

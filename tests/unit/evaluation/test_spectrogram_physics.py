@@ -24,8 +24,6 @@ from jitflow.evaluation.spectrogram_physics import (
     read_gait,
     settings_from_mapping,
     share_within,
-    step_frequency_within,
-    torso_velocity_within,
     truth_from_readings,
     truth_from_simulation,
 )
@@ -35,6 +33,14 @@ SETTINGS = SpectrogramSettings(
 )
 VARIATION = Variation(snr_db=(30, 40), aspect_deg=5)
 USERS, WALKS = 3, 4
+
+
+def step_frequency_within(images, users, truth_hz, tolerance=0.05, *, settings=None):
+    return share_within(read_gait(images, settings).step_frequency_hz, users, truth_hz, tolerance)
+
+
+def torso_velocity_within(images, users, truth_m_s, tolerance=0.05, *, settings=None):
+    return share_within(read_gait(images, settings).torso_velocity_m_s.abs(), users, truth_m_s, tolerance)
 
 
 @pytest.fixture(scope="module")
