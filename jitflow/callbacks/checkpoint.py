@@ -128,13 +128,18 @@ class JiTModelCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save the last state every so many optimiser steps, and when asked to stop."""
+        """Save the last state every so many optimiser steps, and when asked to stop.
+
+        Also before the end of an epoch that is to be saved: its validation and evaluation may fail, or be killed for
+        the memory they take, and then only they have to be done again.
+        """
         stepped, self._steps_seen = trainer.global_step != self._steps_seen, trainer.global_step
         if not stepped:
             return
         asked = self._stop.received()
         every = self.save_last_every_n_steps
         due = bool(every) and trainer.global_step % (every or 1) == 0
+        due = due or (trainer.is_last_batch and self._is_saved_after(trainer.current_epoch + 1))
         if (asked or due) and trainer.global_step != self._saved_at_step:
             self._save_last(trainer)
         if asked:
@@ -149,8 +154,10 @@ class JiTModelCheckpoint(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """End a validation that may last long when asked to stop; what was saved before it is resumed from."""
+        """End a validation that may last long when asked to stop; the resumed run begins with it."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and (asked := self._stop.received()):
+            if trainer.global_step != self._saved_at_step:
+                self._save_last(trainer)
             self._end_by(asked, trainer)
 
     def _end_by(self, asked: int, trainer: pl.Trainer) -> None:
@@ -169,6 +176,9 @@ class JiTModelCheckpoint(Checkpoint):
             name = self.milestone_name.format(epoch=trainer.current_epoch, done=epochs_done)
             self._save(trainer, self.dirpath / name, MILESTONE)
 
+    def _is_saved_after(self, epochs_done: int) -> bool:
+        return epochs_done % self.save_last_freq == 0 or epochs_done % self.save_milestone_freq == 0
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the best state."""
         if self.best_name is None or trainer.sanity_checking or trainer.state.fn != "fit":
@@ -179,6 +189,13 @@ class JiTModelCheckpoint(Checkpoint):
         if float(value) < self.best_value:
             self.best_value = float(value)
             self._save(trainer, self.dirpath / self.best_name, "best")
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let ``epoch`` be the last epoch that was begun, counted from 0; Lightning's is one more after the last."""
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        checkpoint["epoch"] = max(0, epochs.ready - 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value so far."""

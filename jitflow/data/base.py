@@ -16,6 +16,7 @@ from jitflow.data.batch import collate
 from jitflow.data.cores import available_cores
 from jitflow.data.crop import height_and_width
 from jitflow.data.position import DataPosition, count_epochs, next_position, read_position
+from jitflow.data.restart import RestartCallback
 from jitflow.data.sampler import FixedOrderSampler, ResumableSampler
 from jitflow.data.seeded import SeededDataset
 from jitflow.errors import ConfigError, DataError
@@ -211,6 +212,15 @@ class ImageDataModule(pl.LightningDataModule):
         self._loaded_seed = state_dict.get("seed")
         self._sampler = None
         self._owner = self.trainer
+        # Lightning declares no type for its list of callbacks, hence Any.
+        trainer: Any = self.trainer
+        if trainer is not None and self._resume is not None:
+            # Called with the rest of the checkpoint, before Lightning restores its own counters.
+            others = [c for c in trainer.callbacks if not isinstance(c, RestartCallback)]
+            trainer.callbacks = [*others, RestartCallback(state_dict.get("epoch_offset", 0), self._go_on)]
+
+    def _go_on(self, position: DataPosition) -> None:
+        self._resume = {**(self._resume or {}), **position.as_dict()}
 
     def _labels(self, dataset: Any) -> torch.Tensor:
         targets = getattr(dataset, "targets", None)
@@ -268,8 +278,7 @@ class ImageDataModule(pl.LightningDataModule):
             )
         if self.seed is not None and self.seed != seed:
             _log.info("the data order continues with the checkpoint's seed %d instead of %d", seed, self.seed)
-        by_steps = self.trainer is not None and self.trainer.max_steps != -1
-        position = next_position(DataPosition(**saved), by_steps=by_steps)
+        position = next_position(DataPosition(**saved))
         if position.num_batches and balanced != self.class_balanced:
             raise DataError(
                 f"the checkpoint lies inside an epoch that was read with class_balanced={balanced}; keep it until "

@@ -215,7 +215,7 @@ def _read_cache(folder: Path) -> dict[str, list[_Directory]]:
                     ]
                     for name, entries in content["classes"].items()
                 }
-        except (JitflowError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (JitflowError, OSError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
             _log.info("%s is of no use and will be made anew (%s)", path, error)
     return {}
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torchvision import datasets, transforms
 
+from jitflow.data.bad_images import BadImages, check_share
 from jitflow.data.base import ImageDataModule
 from jitflow.data.crop import center_crop_arr, height_and_width
+from jitflow.data.errors import SampleError
 from jitflow.data.folder_scan import LAYOUT, ImageListing, check_same_classes, class_folders, list_images, split_folders
 from jitflow.data.image_file import open_image
 from jitflow.data.shards import (
@@ -27,6 +30,9 @@ from jitflow.errors import ConfigError, MissingFileError
 __all__ = ["JiTDataModule", "ListedImageFolder", "create_jit_datamodule", "open_image"]
 
 Decoder = Literal["exact", "fast"]
+BadImagePolicy = Literal["error", "skip"]
+log = logging.getLogger(__name__)
+_SHOWN = 20
 
 
 class ListedImageFolder(datasets.ImageFolder):  # type: ignore[misc]  # torchvision has no types
@@ -36,12 +42,36 @@ class ListedImageFolder(datasets.ImageFolder):  # type: ignore[misc]  # torchvis
         listing: The images.
         transform: What turns what the loader returns into a tensor.
         loader: What reads a file, given its path.
+        bad: Where images that cannot be read are counted, and replaced by others; None makes them errors.
     """
 
-    def __init__(self, listing: ImageListing, transform: Any, loader: Any) -> None:
+    def __init__(self, listing: ImageListing, transform: Any, loader: Any, bad: BadImages | None = None) -> None:
         self._listing = listing
         super().__init__(str(listing.folder), transform=transform, loader=loader)
         del self._listing
+        self.bad = bad
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """Return an image, transformed, and its label; another one if it cannot be read and that is allowed."""
+        image, label = self._read(index)
+        return image if self.transform is None else self.transform(image), label
+
+    def _read(self, index: int) -> tuple[Any, int]:
+        try:
+            path, label = self.samples[index]
+            return self.loader(path), label
+        except SampleError as error:
+            if self.bad is None:
+                raise
+            self.bad.add(index, error)
+            cause = error
+        for other in self.bad.replacements(index):
+            try:
+                path, label = self.samples[other]
+                return self.loader(path), label
+            except SampleError as error:
+                self.bad.add(other, error)
+        raise cause
 
     def find_classes(self, directory: Any) -> tuple[list[str], dict[str, int]]:
         """Return the names of the classes, and the label of each."""
@@ -82,6 +112,10 @@ class JiTDataModule(ImageDataModule):
             does not depend on the seed.
         class_balanced: Give every class the same share of a training epoch, by repeating images of small ones and
             leaving out some of large ones.
+        bad_images: What to do about files that cannot be read: ``error`` ends the training and names the file;
+            ``skip`` warns, counts, and reads another image in its place, always the same one. Shards are checked
+            when they are made and know no such files.
+        max_bad_share: Largest share of the images of a split that may be skipped, in [0, 1); one more is an error.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -104,6 +138,8 @@ class JiTDataModule(ImageDataModule):
         decoder: Decoder = "exact",
         val_fraction: float = 0.0,
         class_balanced: bool = False,
+        bad_images: BadImagePolicy = "error",
+        max_bad_share: float = 0.01,
     ) -> None:
         super().__init__(
             img_size,
@@ -124,11 +160,16 @@ class JiTDataModule(ImageDataModule):
             raise ConfigError("decoder='fast' reads colour only; leave it at 'exact' with channels=1")
         if not 0 <= val_fraction < 1:
             raise ConfigError(f"val_fraction must lie in [0, 1); got {val_fraction}")
+        if bad_images not in get_args(BadImagePolicy):
+            raise ConfigError(f"bad_images must be 'error' or 'skip'; got {bad_images!r}")
+        check_share(max_bad_share)
         self.data_path = data_path
         self.channels = channels
         self.random_flip = random_flip
         self.decoder = decoder
         self.val_fraction = val_fraction
+        self.bad_images = bad_images
+        self.max_bad_share = max_bad_share
 
     def prepare_data(self) -> None:
         """Check the folders before anything else starts, and list them once for all processes.
@@ -161,6 +202,22 @@ class JiTDataModule(ImageDataModule):
             self.dataset_train = sets["train"]
         if stage in ("fit", "validate", None) and "val" in sets:
             self.dataset_val = sets["val"]
+
+    def skipped_images(self) -> list[str]:
+        """Return the paths of the images that could not be read so far and were replaced, on this process."""
+        bad = [(dataset, getattr(dataset, "bad", None)) for dataset in (self.dataset_train, self.dataset_val)]
+        return [dataset.samples[i][0] for dataset, found in bad if found is not None for i in found.indices()]
+
+    def teardown(self, stage: str) -> None:
+        """Report how many images were skipped, and which.
+
+        Args:
+            stage: What has ended, such as ``fit``.
+        """
+        skipped = self.skipped_images()
+        if skipped:
+            more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
+            log.warning("%d images could not be read: %s%s", len(skipped), ", ".join(skipped[:_SHOWN]), more)
 
     def _get_train_transforms(self) -> Any:
         """Return what turns a training image into a tensor; override it for other augmentation."""
@@ -212,9 +269,14 @@ class JiTDataModule(ImageDataModule):
         return {split: self._image_folder(listing, split) for split, listing in self._listings(wanted).items()}
 
     def _image_folder(self, listing: ImageListing, split: str) -> ListedImageFolder:
+        bad = None
+        if self.bad_images == "skip":
+            bad = BadImages(
+                len(listing.files), self.max_bad_share, {"train": "training", "val": "validation"}.get(split, split)
+            )
         if self.decoder == "exact":
             return ListedImageFolder(
-                listing, self._transforms(split), functools.partial(open_image, channels=self.channels)
+                listing, self._transforms(split), functools.partial(open_image, channels=self.channels), bad
             )
         if self._has_own_transforms(split):
             raise ConfigError(
@@ -230,7 +292,9 @@ class JiTDataModule(ImageDataModule):
                 "'exact', or prepare shards"
             ) from None
         loader = functools.partial(load_crop_fast, img_size=height_and_width(self.img_size))
-        return ListedImageFolder(listing, transforms.RandomHorizontalFlip() if self._flips(split) else None, loader)
+        return ListedImageFolder(
+            listing, transforms.RandomHorizontalFlip() if self._flips(split) else None, loader, bad
+        )
 
     def _shard_sets(self, shards: ShardFolder, wanted: Sequence[str]) -> dict[str, Any]:
         if "val" in shards.splits or not self.val_fraction:

@@ -70,19 +70,15 @@ def count_epochs(trainer: pl.Trainer) -> int:
     return int(epochs.processed)
 
 
-def next_position(saved: DataPosition, *, by_steps: bool) -> DataPosition:
-    """Work out where to read on, in step with what Lightning does with its own counters.
+def next_position(saved: DataPosition) -> DataPosition:
+    """Work out where to read on after a saved position.
 
     Args:
-        saved: The position in the checkpoint.
-        by_steps: Whether the resuming trainer has ``max_steps``.
+        saved: The position in the checkpoint, or the one that :mod:`jitflow.data.restart` found.
 
     Returns:
         The position whose ``epoch``, ``num_batches`` and ``epoch_offset`` the sampler is to take.
     """
-    if saved.closed and by_steps:
-        # With max_steps Lightning re-enters the closed epoch where it was, under the next epoch's number.
-        return DataPosition(saved.epoch, saved.num_batches, saved.epoch_offset - 1)
     if saved.closed or saved.ending:
         return DataPosition(saved.epoch + 1, 0, saved.epoch_offset)
     return DataPosition(saved.epoch, saved.num_batches, saved.epoch_offset)

@@ -193,10 +193,19 @@ def open_tokens(path: str | Path) -> tuple[TokenStream, TokenStream]:
         DataError: If it is damaged.
     """
     arrays, _ = open_arrays(path)
-    try:
-        ids, ends, cut = arrays["ids"], arrays["ends"], int(arrays["num_train"][0])
-    except KeyError as error:
-        raise DataError(f"{path} holds no tokens (no array {error}); remove it") from None
+    missing = [name for name in ("ids", "ends", "num_train") if name not in arrays]
+    if missing:
+        raise DataError(f"{path} holds no tokens (no array {missing[0]!r}); remove it")
+    ids, ends, num_train = arrays["ids"], arrays["ends"], arrays["num_train"]
+    for name, values in (("ids", ids), ("ends", ends), ("num_train", num_train)):
+        if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+            shape = "x".join(map(str, values.shape))
+            raise DataError(f"{path} is damaged: {name} must be a row of whole numbers, not {shape} {values.dtype}")
+    cut = int(num_train[0]) if len(num_train) == 1 else -1
+    if not 0 <= cut <= len(ids):
+        raise DataError(f"{path} is damaged: num_train must lie in [0, {len(ids)}]; remove it")
+    if len(ids) and (not len(ends) or ends[-1] != len(ids) or ends[0] < 0 or not (ends[1:] >= ends[:-1]).all()):
+        raise DataError(f"{path} is damaged: its documents do not end in order; remove it")
     num_documents = int(np.searchsorted(ends, cut, side="right"))
     return TokenStream(ids[:cut], ends[:num_documents]), TokenStream(ids[cut:], ends[num_documents:] - cut)
 

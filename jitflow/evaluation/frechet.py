@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tokenize
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +11,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from jitflow.errors import ConfigError, MissingFileError
-from jitflow.files import atomic_path, existing_file
+from jitflow.evaluation.npz_file import npz_names, read_npz
+from jitflow.files import atomic_path
 
 # Rounding in float32, in which some files were written, reaches some 1e-6 of the largest entry.
 _TOLERANCE = 1e-5
@@ -100,21 +98,6 @@ def check_statistics(mu: Tensor | ArrayLike, sigma: Tensor | ArrayLike, *, what:
     return Statistics(mean, (covariance + covariance.T) / 2)
 
 
-# What numpy raises on damaged arrays: it parses their headers as Python, and takes what memory they claim.
-_DAMAGED = (
-    ValueError,
-    OSError,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    OverflowError,
-    RuntimeError,
-    MemoryError,
-    SyntaxError,
-    tokenize.TokenError,
-)
-
-
 def load_statistics(path: str | Path) -> Statistics:
     """Read the statistics of a reference set.
 
@@ -129,24 +112,13 @@ def load_statistics(path: str | Path) -> Statistics:
         MissingFileError: If there is no such file.
         ConfigError: If it is damaged, lacks a key, or holds anything but numbers of these shapes.
     """
-    path = existing_file(path, what="statistics file")
     what = f"statistics file {path}"
-    try:
-        # Without pickles an array of objects, which could run code, is an error.
-        arrays = np.load(path, allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise ConfigError(f"{what} holds a single array; it must be an .npz with mu and sigma")
-        with arrays:
-            missing = [key for key in ("mu", "sigma") if key not in arrays]
-            if missing:
-                raise ConfigError(
-                    f"{what} lacks {' and '.join(missing)}; it holds {', '.join(arrays.files) or 'nothing'}"
-                )
-            mu, sigma = arrays["mu"], arrays["sigma"]
-    except ConfigError:
-        raise
-    except (*_DAMAGED, zipfile.BadZipFile, zlib.error) as error:
-        raise ConfigError(f"{what} cannot be read; it is damaged or no .npz ({error})") from None
+    arrays = read_npz(path, ("mu", "sigma"), what="statistics file")
+    missing = [key for key in ("mu", "sigma") if key not in arrays]
+    if missing:
+        held = ", ".join(npz_names(path)) or "nothing"
+        raise ConfigError(f"{what} lacks {' and '.join(missing)}; it holds {held}")
+    mu, sigma = arrays["mu"], arrays["sigma"]
     for name, array in (("mu", mu), ("sigma", sigma)):
         if not np.issubdtype(array.dtype, np.floating):
             raise ConfigError(f"{what}: {name} must hold real numbers; it has type {array.dtype}")

@@ -13,6 +13,7 @@ from jitflow.files import read_json
 from jitflow.pipelines.amounts import format_bytes, size_on_disk
 from jitflow.pipelines.info_files import Info, describe_extraction, describe_file, describe_shards, listed
 from jitflow.pipelines.runs import describe_run, training_folder
+from jitflow.training.formats import errors_of_damage
 
 
 def describe_path(path: str | Path) -> Info:
@@ -29,12 +30,10 @@ def describe_path(path: str | Path) -> Info:
         JitflowError: If it is of a known kind and damaged.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        info = _folder(path)
-    elif path.is_file():
-        info = describe_file(path)
-    else:
+    if not path.exists():
         raise MissingFileError(f"there is no file or folder {path}; `jitflow runs` lists the runs there are")
+    with errors_of_damage(path):
+        info = _folder(path) if path.is_dir() else describe_file(path)
     return replace(info, facts={**info.facts, "size": format_bytes(size_on_disk(path))})
 
 
@@ -63,6 +62,7 @@ def _run(path: Path) -> Info:
         "state": f"{run.state} ({run.detail})" if run.detail else run.state,
         "best score": f"{run.score[0]} {run.score[1]:.4g}" if run.score else "",
         "checkpoint": str(run.checkpoint) if run.checkpoint else "none",
+        "data": _data(run.data),
         "seed": str(run.environment.get("seed", "")),
         "ran with": ", ".join(
             f"{name} {run.environment[name]}" for name in ("jitflow", "torch", "device") if run.environment.get(name)
@@ -75,6 +75,13 @@ def _run(path: Path) -> Info:
     commands = [run.command] if run.command else []
     commands.append(f"jitflow report {shlex.quote(str(path))}")
     return Info(path, "run", {name: said for name, said in facts.items() if said}, commands)
+
+
+def _data(record: dict[str, Any]) -> str:
+    counts = ((record.get("num_samples"), "samples"), (record.get("num_classes"), "classes"))
+    said = [f"{count} {what}" for count, what in counts if count]
+    fingerprint = str(record.get("fingerprint", ""))[:12]
+    return ", ".join([*said, f"fingerprint {fingerprint}"] if fingerprint else said)
 
 
 def _folder_content(path: Path) -> dict[str, str]:

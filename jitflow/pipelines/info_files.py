@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from jitflow.codec.linear import FORMAT as LINEAR_FORMAT
 from jitflow.data.latents import FORMAT as LATENTS_FORMAT
 from jitflow.data.shard_record import FORMAT as SHARDS_FORMAT
 from jitflow.errors import CheckpointError, ConfigError, JitflowError
+from jitflow.evaluation.npz_file import npz_names, read_npz
 from jitflow.files import load_checkpoint, read_json
 from jitflow.pipelines.amounts import format_count
 from jitflow.pipelines.info_model import describe_model_file
@@ -155,15 +154,8 @@ def _model_or_unknown(path: Path, found: dict[str, str]) -> Info:
 
 
 def _npz(path: Path) -> Info:
-    try:
-        # Without pickles an array of objects, which could run code, is an error.
-        with np.load(path, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise ConfigError(f"{path} holds a single array under the name of an .npz; it was misnamed")
-            held = {name: arrays[name] for name in arrays.files if name not in ("features", "arr_0", "sigma")}
-            names = list(arrays.files)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ConfigError(f"{path} cannot be read; it is damaged or no .npz ({error}); make it again") from None
+    names = npz_names(path)
+    held = read_npz(path, leave_out=("features", "arr_0", "sigma"))
     if {"mu", "sigma"} <= set(names):
         facts = {name: str(value) for name, value in held.items() if value.ndim == 0}
         facts = {"features": str(held["mu"].shape[0]), **facts}

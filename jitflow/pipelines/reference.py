@@ -22,6 +22,7 @@ from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.frechet import Statistics, load_statistics
 from jitflow.evaluation.moments import Moments
+from jitflow.evaluation.npz_file import read_npz
 from jitflow.files import file_checksum
 
 BUILT_IN = {"digits": "train", "digits:val": "val"}
@@ -163,14 +164,15 @@ def _from_file(path: Path, extractor: FeatureExtractor, img_size: tuple[int, int
         )
     record: dict[str, Any] = {"path": path.name, "checksum": file_checksum(path)}
     features = None
-    with np.load(path, allow_pickle=False) as arrays:
-        # Only our own files say how they were made; others are taken at their word.
-        wanted = {
-            "extractor": extractor.name,
-            "extractor_sha256": extractor.checksum or "",
-            "img_size": img_size[0],
-            "channels": channels,
-        }
+    # Only our own files say how they were made; others are taken at their word.
+    wanted = {
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.checksum or "",
+        "img_size": img_size[0],
+        "channels": channels,
+    }
+    arrays = read_npz(path, [*wanted, "num_images", "features"], what="statistics file")
+    try:
         for name, value in wanted.items():
             if name in arrays and arrays[name].item() != value:
                 raise ConfigError(
@@ -179,5 +181,9 @@ def _from_file(path: Path, extractor: FeatureExtractor, img_size: tuple[int, int
         if "num_images" in arrays:
             record["num_images"] = int(arrays["num_images"])
         if "features" in arrays:
-            features = torch.from_numpy(arrays["features"]).float()
+            features = torch.from_numpy(arrays["features"].astype(np.float32))
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{path} does not say in single values how it was made ({error}); make it again") from None
     return Reference(statistics, record, features)

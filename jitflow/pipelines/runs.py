@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import yaml
 
+from jitflow.callbacks.data_record import DATA_NAME
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.files import load_checkpoint, read_json
 from jitflow.pipelines.amounts import size_on_disk
 from jitflow.pipelines.curves import Curve, history_curve, read_curves
-from jitflow.training.checkpoint_folder import CheckpointFolder
-from jitflow.training.formats import JIT, TEXT, USER_DIT
+from jitflow.training.checkpoint_folder import CheckpointFolder, Record
+from jitflow.training.formats import JIT, TEXT, USER_DIT, errors_of_damage
 from jitflow.training.run_folder import CONFIG_NAME, ENVIRONMENT_NAME
 
 State = Literal["finished", "unfinished", "damaged"]
@@ -54,6 +55,7 @@ class Run:
         continuation: What to run to go on with it, also if it is finished; empty if nothing tells.
         settings: Resolved settings of the training.
         environment: Machine, versions and command that it ran with.
+        data: Sizes and fingerprint of what it was trained on.
         history: Losses that the checkpoint keeps.
     """
 
@@ -73,6 +75,7 @@ class Run:
     continuation: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
     history: Curve = field(default_factory=list)
 
 
@@ -121,6 +124,11 @@ def describe_run(folder: str | Path) -> Run:
         raise ConfigError(
             f"{folder} holds no run (no {ENVIRONMENT_NAME}, no checkpoints); `jitflow runs` lists the runs there are"
         )
+    with errors_of_damage(folder):
+        return _describe(folder, training)
+
+
+def _describe(folder: Path, training: Path) -> Run:
     settings, environment = _settings(training), _plain_json(training / ENVIRONMENT_NAME)
     checkpoint, content, problem = _newest_checkpoint(training)
     module = str(content.get("jitflow", {}).get("module", ""))
@@ -150,6 +158,7 @@ def describe_run(folder: str | Path) -> Run:
         continuation=continuation,
         settings=settings,
         environment=environment,
+        data=_plain_json(training / DATA_NAME),
         history=history_curve(content),
     )
 
@@ -215,20 +224,30 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
 
 def _checkpoint_folders(training: Path) -> list[CheckpointFolder]:
     folders = (CheckpointFolder(place) for place in (training, training / "checkpoints"))
-    return [place for place in folders if place.newest_first()]
+    return [place for place in folders if place.checkpoints()]
 
 
 def _newest_checkpoint(training: Path) -> tuple[Path | None, dict[str, Any], str]:
     """Newest checkpoint that opens, its content (mapped, not read), and what is wrong with newer ones."""
-    files = [(path, place) for place in _checkpoint_folders(training) for path in place.newest_first()]
+    files = [
+        (path, place.records().get(path.name, []))
+        for place in _checkpoint_folders(training)
+        for path in place.checkpoints()
+    ]
+    places = {path.parent: CheckpointFolder(path.parent) for path, _ in files}
     problem = ""
-    for path, place in sorted(files, key=lambda item: item[0].stat().st_mtime_ns, reverse=True):
+
+    def age(item: tuple[Path, list[Record]]) -> tuple[int, int]:
+        # A folder that was copied has lost the times of its files, but not the steps in its manifest.
+        return max((record.step for record in item[1]), default=0), item[0].stat().st_mtime_ns
+
+    for path, records in sorted(files, key=age, reverse=True):
         # By size only: checksums of many large files would take minutes.
-        sizes = {record.num_bytes for record in place.records().get(path.name, [])}
+        sizes = {record.num_bytes for record in records}
         wrong = (
             f"it has {path.stat().st_size} bytes instead of {max(sizes)}"
             if sizes and path.stat().st_size not in sizes
-            else place.problem(path, {})
+            else places[path.parent].problem(path, {})
         )
         if wrong is None:
             try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from jitflow.errors import CheckpointError, ConfigError, JitflowError, MissingFileError
 from jitflow.training.checkpoint_folder import CheckpointFolder
-from jitflow.training.formats import TEXT, USER_DIT, ModelState, read_state, write_state
+from jitflow.training.formats import TEXT, USER_DIT, ModelState, errors_of_damage, read_state, write_state
 from jitflow.training.jit_module import JiTLightningModule
 from jitflow.training.module import FlowModule
 
@@ -44,7 +43,7 @@ def load_module(
         MissingFileError: If there is no such file.
         CheckpointError: If it is damaged or its weights do not fit; lists the names.
     """
-    state = _read(path, **given)
+    state = read_state(path, **given)
     recorded = state.module
     if module_class is None:
         module_class = application_module(recorded)
@@ -64,40 +63,10 @@ def load_module(
         ) from None
     check_state_dict(module.state_dict(), state.weights, path)
     averages = {"model_ema1": state.ema1, "model_ema2": state.ema2}
-    with _of_damaged_files(path):
+    with errors_of_damage(path):
         module.load_state_dict(state.weights)
         module.on_load_checkpoint({"jitflow": state.extra, **{k: v for k, v in averages.items() if v is not None}})
     return module.eval()
-
-
-@contextmanager
-def _of_damaged_files(path: str | Path) -> Iterator[None]:
-    """Turn what values of the wrong kind end in into one CheckpointError."""
-    try:
-        yield
-    except JitflowError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).split("\n")[0][:200]
-        raise CheckpointError(f"{path} is damaged: {type(error).__name__}, {reason}") from error
-
-
-def _read(path: str | Path, **given: Any) -> ModelState:
-    """Read a trained model from any format, and look whether every part is of its kind."""
-    with _of_damaged_files(path):
-        state = read_state(path, **given)
-    for what, tensors in (("weights", state.weights), ("first average", state.ema1), ("second average", state.ema2)):
-        if tensors is not None and not _is_state_dict(tensors):
-            raise CheckpointError(f"{path} is damaged: its {what} are no tensors by name")
-    if not isinstance(state.settings, Mapping) or not all(isinstance(name, str) for name in state.settings):
-        raise CheckpointError(f"{path} is damaged: its settings are no values by name")
-    return state
-
-
-def _is_state_dict(tensors: object) -> bool:
-    return isinstance(tensors, Mapping) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
-    )
 
 
 def _check_size(module_class: type[FlowModule], state: ModelState, path: str | Path) -> None:
@@ -107,7 +76,7 @@ def _check_size(module_class: type[FlowModule], state: ModelState, path: str | P
     if largest > max(in_all, _HARMLESS) or _depth(state.settings) > len(state.weights):
         raise CheckpointError(f"{path} is damaged: its settings are of a network that its weights cannot be of")
     try:
-        with _of_damaged_files(path), torch.device("meta"):
+        with errors_of_damage(path), torch.device("meta"):
             expected = module_class(**state.settings).state_dict()
     except CheckpointError as error:
         if isinstance(error.__cause__, TypeError):
@@ -186,7 +155,7 @@ def init_from(module: FlowModule, path: str | Path, *, ema: int = 1) -> str:
         MissingFileError: If there is no such file.
         CheckpointError: If anything but the label table does not fit.
     """
-    state = _read(path)
+    state = read_state(path)
     if ema and state.ema1 is None:
         ema = 0
     weights, own = state.chosen(ema), module.state_dict()
@@ -255,12 +224,19 @@ def resume_point(path: str | Path) -> Path | None:
 def _folders(path: Path) -> list[CheckpointFolder]:
     """The folders among a run's that hold checkpoints."""
     folders = (CheckpointFolder(folder) for folder in (path, path / "checkpoints"))
-    return [folder for folder in folders if folder.newest_first()]
+    return [folder for folder in folders if folder.checkpoints()]
 
 
 def _newest_whole(path: Path) -> Path | None:
-    found = [(file, folder, folder.records()) for folder in _folders(path) for file in folder.newest_first()]
-    for file, folder, records in sorted(found, key=lambda item: item[0].stat().st_mtime_ns, reverse=True):
+    found = [(file, folder, folder.records()) for folder in _folders(path) for file in folder.checkpoints()]
+    steps = {file: folder.step_of(file, records) for file, folder, records in found}
+    # The clock tells what was saved last, unless the folder was copied; but not every file was written down.
+    recorded = None not in steps.values()
+
+    def age(item: tuple[Path, CheckpointFolder, Any]) -> tuple[int, int]:
+        return (steps[item[0]] or 0) if recorded else 0, item[0].stat().st_mtime_ns
+
+    for file, folder, records in sorted(found, key=age, reverse=True):
         problem = folder.problem(file, records)
         if problem is None:
             return file
@@ -296,7 +272,7 @@ def resumable(path: Path, module: FlowModule, scratch: Path) -> Path:
     Raises:
         CheckpointError: If the file holds no optimiser, so that nothing could be continued, or another model.
     """
-    state = _read(path)
+    state = read_state(path)
     check_state_dict(module.state_dict(), state.weights, path)
     if state.optimizer is None:
         raise CheckpointError(f"{path} holds no optimiser to continue with; use it with --init_from instead")
@@ -327,6 +303,6 @@ def convert(source: str | Path, target: str | Path, *, ema: int | str = 1, overw
             raise ConfigError(f"{target} is the source itself; choose another target")
         if not overwrite:
             raise ConfigError(f"{target} exists already; choose another target, or say --overwrite")
-    state = _read(source)
+    state = read_state(source)
     write_state(state, target, ema=ema)
     return state

@@ -166,15 +166,27 @@ class CheckpointFolder:
         newest = {name: found[-1] for name, found in self.records().items() if found and found[-1].kind == kind}
         return sorted(newest, key=lambda name: newest[name].step)
 
-    def newest_first(self) -> list[Path]:
-        """Every checkpoint that has a name, the newest first, whole or not."""
-        found = [
+    def checkpoints(self) -> list[Path]:
+        """Every checkpoint that has a name, whole or not, in no order."""
+        return [
             file
             for pattern in ("*.pth", "*.ckpt")
             for file in self.folder.glob(pattern)
             if not file.is_symlink() and not file.name.startswith(".")
         ]
-        return sorted(found, key=lambda file: file.stat().st_mtime_ns, reverse=True)
+
+    def step_of(self, path: Path, records: dict[str, list[Record]]) -> int | None:
+        """Optimiser steps of a checkpoint as written down; None where nothing is, or nothing that fits.
+
+        Args:
+            path: A file of this folder.
+            records: What :meth:`records` returned.
+        """
+        found = records.get(path.name, [])
+        if len(found) > 1:
+            # A save was cut off between the manifest and the file.
+            found = [record for record in found if record.describes(path)]
+        return found[-1].step if found else None
 
     def _write(self, records: dict[str, list[Record]]) -> None:
         files = {name: [asdict(record) for record in found] for name, found in records.items() if found}

@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from jitflow import __version__
-from jitflow.errors import CheckpointError, ConfigError
+from jitflow.errors import CheckpointError, ConfigError, JitflowError
 from jitflow.files import atomic_path, existing_file, load_checkpoint
 from jitflow.training.lightningdit_release import find_sections, settings_from_weights
 from jitflow.training.release_args import release_args, settings_from_release_args
@@ -96,9 +97,55 @@ def read_state(path: str | Path, **given: Any) -> ModelState:
 
     Raises:
         MissingFileError: If there is no such file.
-        CheckpointError: If it is damaged, of no known format, or unsafe to read.
+        CheckpointError: If it is damaged, of no known format, unsafe to read, or has parts of the wrong kind.
     """
     path = existing_file(path, what="checkpoint")
+    with errors_of_damage(path):
+        state = _read_any(path, given)
+    for what, tensors in (("weights", state.weights), ("first average", state.ema1), ("second average", state.ema2)):
+        if tensors is not None and not _is_state_dict(tensors):
+            raise CheckpointError(f"{path} is damaged: its {what} are no tensors by name")
+    if not all(isinstance(name, str) for name in state.settings):
+        raise CheckpointError(f"{path} is damaged: its settings are no values by name")
+    if not isinstance(state.module, str):
+        raise CheckpointError(f"{path} is damaged: the name of its class is no text")
+    if state.optimizer is not None and not _is_optimizer_state(state.optimizer):
+        raise CheckpointError(f"{path} is damaged: its optimiser is no state and groups of parameters")
+    return state
+
+
+@contextmanager
+def errors_of_damage(path: str | Path) -> Iterator[None]:
+    """Turn what values of the wrong kind end in into one CheckpointError.
+
+    Args:
+        path: The file, for the message.
+    """
+    try:
+        yield
+    except JitflowError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}, {reason}") from error
+
+
+def _is_state_dict(tensors: object) -> bool:
+    return isinstance(tensors, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
+    )
+
+
+def _is_optimizer_state(optimizer: object) -> bool:
+    if not isinstance(optimizer, Mapping) or not isinstance(optimizer.get("state"), Mapping):
+        return False
+    groups = optimizer.get("param_groups")
+    return isinstance(groups, list) and all(
+        isinstance(group, Mapping) and isinstance(group.get("params"), list) for group in groups
+    )
+
+
+def _read_any(path: Path, given: dict[str, Any]) -> ModelState:
     if path.suffix == ".safetensors":
         return _read_safetensors(path, given)
     checkpoint = load_checkpoint(path)
@@ -352,6 +399,8 @@ def _read_safetensors(path: Path, given: dict[str, Any]) -> ModelState:
         extra = json.loads(metadata.get("extra", "{}"))
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read; it is damaged or no safetensors file ({error})") from None
+    if not isinstance(settings, dict) or not isinstance(extra, dict):
+        raise CheckpointError(f"{path} is damaged: its settings are no values by name")
     kept = {name.removeprefix(_EXTRA): tensors.pop(name) for name in list(tensors) if name.startswith(_EXTRA)}
     parts: dict[str, dict[str, Tensor]] = {"": {}, "ema1.": {}, "ema2.": {}}
     for name, value in tensors.items():

@@ -35,13 +35,19 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from jitflow.array_file import ArrayFileWriter, open_arrays
 from jitflow.codec.latent import load_image_codec
 from jitflow.codec.linear import LinearCodec
 from jitflow.codec.tokenizer import ByteTokenizer, tokenizer_from_json
 from jitflow.codec.tokenizer.bpe import train_bpe
+from jitflow.codec.tokenizer.folder import load_tokenizer
 from jitflow.codec.tokenizer.subword import tokenizers_library
+from jitflow.codec.vae import load_autoencoder
+from jitflow.data.fast_decoder import load_crop_fast
+from jitflow.data.folder_scan import list_images
+from jitflow.data.image_check import inspect_image
 from jitflow.data.image_file import open_image
 from jitflow.data.latents import LatentFile, LatentInfo
 from jitflow.data.shards import ShardImages, open_shard_folder
@@ -50,11 +56,18 @@ from jitflow.data.token_store import TextList, open_tokens, write_tokens
 from jitflow.errors import ConfigError, JitflowError
 from jitflow.evaluation.frechet import load_statistics, save_statistics
 from jitflow.files import load_checkpoint, read_json
+from jitflow.nets.autoencoder_kl import AutoencoderKL
+from jitflow.nets.lightningdit import LightningDiT, detect_lightningdit, load_lightningdit_weights
+from jitflow.nets.text_jit import build_jit_model, load_pretrained_jit
+from jitflow.pipelines.curves import read_curves
 from jitflow.pipelines.data_prepare import prepare
+from jitflow.pipelines.info import describe_path
+from jitflow.pipelines.protocol import read_report
 from jitflow.training.checkpoint import load_module, resume_point
 from jitflow.training.checkpoint_folder import LAST_NAME, CheckpointFolder
 from jitflow.training.formats import ModelState, read_state, to_lightning, write_state
 from jitflow.training.jit_module import JiTLightningModule
+from jitflow.training.lightning_cli import changed_settings
 from jitflow.training.posthoc_ema import read_snapshot, write_snapshot
 from jitflow.training.recipe import find_recipe, read_recipe
 
@@ -316,6 +329,8 @@ def make_targets(folder: Path) -> list[Target]:
     shutil.copytree(shards, copied)
     add("shard", shard, lambda path: _read_shards(copied / "manifest.json"), 2, copied / shard.relative_to(shards))
 
+    _add_more(add, folder)
+
     for ending, mode in (
         ("png", "RGB"), ("png", "P"), ("png", "I;16"), ("jpg", "RGB"), ("jpg", "CMYK"),
         ("gif", "P"), ("bmp", "RGB"), ("webp", "RGB"), ("tiff", "RGB"), ("ppm", "RGB"),
@@ -334,10 +349,68 @@ def make_targets(folder: Path) -> list[Target]:
     return found
 
 
+def _add_more(add: Callable[..., None], folder: Path) -> None:
+    """Loaders of other people's weights, of runs, and of what describes files."""
+    np.savez_compressed(folder / "small.npz", mu=np.zeros(3), sigma=np.eye(3), num_images=9, extractor="x")
+    add("statistics compressed", folder / "small.npz", load_statistics)
+    tiny = {"embed_dim": 4, "ch": 32, "ch_mult": [1, 2], "resolution": 16, "num_res_blocks": 1, "attn_resolutions": [8]}
+    vae = {name: value.clone() for name, value in AutoencoderKL(**tiny).state_dict().items()}
+    save_file(vae, folder / "vae.safetensors")
+    add("autoencoder", folder / "vae.safetensors", lambda path: load_autoencoder(path, tiny), 1)
+    sizes = {"depth": 2, "hidden_size": 8, "num_heads": 2, "bottleneck_dim": 4}
+    torch.save({"model_state_dict": build_jit_model("JiT-N/4", 8, **sizes).state_dict()}, folder / "colour.pt")
+    add("network of text", folder / "colour.pt", lambda path: load_pretrained_jit("JiT-N/4", path, 8, **sizes), 1)
+    user = {"depth": 2, "hidden_size": 8, "num_heads": 2}
+    latents = LightningDiT(input_size=4, in_channels=4, num_classes=2, **user)
+    torch.save({"ema": latents.state_dict()}, folder / "user.pt")
+    add("network of latents", folder / "user.pt", _detect, 1)
+
+    for name in ("lightning.ckpt", "train.safetensors", "small.npz", "x.json", "a.ckpt"):
+        add(f"info {name}", folder / name, describe_path, 1)
+    add("info recipe", find_recipe("images/digits"), describe_path, 1)
+    shards = folder / "shards3"
+    shutil.copytree(folder / "shards", shards)
+    add("info shards", shards / "manifest.json", lambda path: describe_path(path.parent), 1, shards / "manifest.json")
+
+    run = folder / "whole"
+    (run / "checkpoints").mkdir(parents=True)
+    shutil.copy(folder / "lightning.ckpt", run / "checkpoints" / LAST_NAME)
+    (run / "config.yaml").write_text("model: {class_path: x, init_args: {a: 1}}\ntrainer: {max_epochs: 3}\n")
+    (run / "environment.json").write_text('{"seed": 1, "command": "jitflow train --run_dir x", "torch": "2"}')
+    (run / "metrics.json").write_text('{"metrics": {"fid": 3.5}, "protocol": {"seed": 1}}')
+    (run / "metrics.csv").write_text("epoch,step,train/loss,val/loss\n0,1,0.5,\n0,2,0.25,0.75\n")
+    (run / "report.json").write_text('{"metrics": {"fid": 3.5}, "protocol": {"seed": 1}}')
+    for name in ("config.yaml", "environment.json", "metrics.json", "metrics.csv"):
+        add(f"run {name}", run / name, lambda path: describe_path(path.parent), 1, run / name)
+    add("settings of a run", run / "config.yaml", lambda path: changed_settings(path, "model: {init_args: {a: 2}}"), 1)
+    add("curves", run / "metrics.csv", lambda path: read_curves(path.parent), 1)
+    add("report", run / "report.json", read_report, 1)
+
+    listed = folder / "pictures" / "train"
+    known = {name: [[name, (listed / name).stat().st_mtime_ns, ["0.png", "1.png"]]] for name in ("a", "b")}
+    (folder / "scan.json").write_text(json.dumps({"format": 1, "classes": known}))
+    add("list of images", folder / "scan.json", lambda path: list_images(path.parent), 2, listed / ".jitflow-scan.json")
+    Image.fromarray(np.zeros((12, 10, 3), np.uint8)).save(folder / "plain.jpg")
+    add("image fast", folder / "plain.jpg", lambda path: load_crop_fast(str(path), img_size=(8, 8)))
+    add("image check", folder / "plain.jpg", inspect_image)
+    if (folder / "bpe.json").exists():
+        words = folder / "words"
+        words.mkdir()
+        definition = json.loads((folder / "bpe.json").read_text()).get("definition")
+        (words / "tokenizer.json").write_text(definition if isinstance(definition, str) else json.dumps(definition))
+        (words / "tokenizer_config.json").write_text('{"eos_token": "</s>", "pad_token": {"content": "<pad>"}}')
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            add(f"tokenizer folder {name}", words / name, lambda path: load_tokenizer(path.parent), 1, words / name)
+
+
 def _read_arrays(path: Path) -> None:
     arrays, _ = open_arrays(path)
     for array in arrays.values():
         array.tobytes()
+
+
+def _detect(path: Path) -> None:
+    detect_lightningdit(load_lightningdit_weights(path), num_heads=2)
 
 
 def _read_shards(path: Path) -> None:

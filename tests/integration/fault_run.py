@@ -20,12 +20,14 @@ NET = {"depth": 2, "hidden_size": 16, "num_heads": 2, "bottleneck_dim": 8}
 class Fault(pl.Callback):
     """``raise``, ``kill`` or a signal's name, and the rank it happens to, before the third step."""
 
-    def __init__(self, kind: str, rank: int) -> None:
-        self.kind, self.rank = kind, rank
+    def __init__(self, kind: str, rank: int, mark: Path) -> None:
+        self.kind, self.rank, self.mark = kind, rank, mark
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         if trainer.global_step != 3 or trainer.global_rank != self.rank:
             return
+        # When it happened, for who measures how long the others take to notice.
+        self.mark.touch()
         if self.kind == "raise":
             raise RuntimeError(f"fault of rank {self.rank}")
         os.kill(os.getpid(), getattr(signal, self.kind))
@@ -40,6 +42,7 @@ class VanishingData(DigitsDataModule):
 
         def killed(index):
             if torch.utils.data.get_worker_info() is not None and os.environ.get("FAULT_WORKER"):
+                Path(os.environ["FAULT_WORKER"]).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             return read(index)
 
@@ -49,10 +52,11 @@ class VanishingData(DigitsDataModule):
 def main(folder: Path, kind: str, rank: int, processes: int) -> None:
     pl.seed_everything(3, verbose=False)
     callbacks = [JiTModelCheckpoint(folder, save_last_every_n_steps=2)]
+    mark = folder.with_name(f"{folder.name}.fault")
     if kind == "worker":
-        os.environ["FAULT_WORKER"] = "1"
+        os.environ["FAULT_WORKER"] = str(mark)
     else:
-        callbacks.append(Fault(kind, rank))
+        callbacks.append(Fault(kind, rank, mark))
     trainer = pl.Trainer(
         max_epochs=1000,
         accelerator="cpu",

@@ -26,7 +26,7 @@ from jitflow.data.digits import DigitsDataModule
 from jitflow.data.image_folder import JiTDataModule
 from jitflow.errors import CheckpointError, ConfigError, DataError
 from jitflow.files import load_checkpoint
-from jitflow.training.checkpoint import find_checkpoint
+from jitflow.training.checkpoint import find_checkpoint, resume_point
 from jitflow.training.checkpoint_folder import LAST_NAME, PREVIOUS_NAME
 from jitflow.training.jit_module import JiTLightningModule
 
@@ -55,11 +55,13 @@ def send(number):
     return lambda: os.kill(os.getpid(), number)
 
 
-def fit(folder, *more, resume=None, epochs=2, **saving):
+def fit(folder, *more, resume=None, max_epochs=2, max_steps=-1, accumulate_grad_batches=1, **saving):
     pl.seed_everything(7, verbose=False)
     module = JiTLightningModule("JiT-N/4", 16, 10, 0.1, 0.1, in_channels=1, learning_rate=1e-3, net_settings=NET)
     trainer = pl.Trainer(
-        max_epochs=epochs,
+        max_epochs=max_epochs,
+        max_steps=max_steps,
+        accumulate_grad_batches=accumulate_grad_batches,
         limit_train_batches=6,
         limit_val_batches=2,
         accelerator="cpu",
@@ -111,6 +113,74 @@ def test_a_signal_saves_and_ends_and_the_run_goes_on_as_if_nothing_had_been(
     last = find_checkpoint(tmp_path)
     assert last.name == LAST_NAME and load_checkpoint(last)["global_step"] == saved
     assert_equal(fit(tmp_path, resume=last), uninterrupted)
+
+
+@pytest.mark.parametrize("limits", [{"max_epochs": 3}, {"max_epochs": 100, "max_steps": 16}], ids=["epochs", "steps"])
+def test_runs_that_are_stopped_again_and_again_end_as_one_that_never_was(tmp_path, limits):
+    whole = fit(tmp_path / "whole", **limits)
+    stops = [
+        At(5, send(signal.SIGTERM)),  # in the last step of an epoch
+        At(6, send(signal.SIGTERM), validation=True),
+        At(8, send(signal.SIGUSR1)),
+        At(12, send(signal.SIGTERM), validation=True),
+    ]
+    for stop in stops:
+        with pytest.raises(SystemExit):
+            fit(tmp_path / "parts", stop, resume=resume_point(tmp_path / "parts"), **limits)
+    assert_equal(fit(tmp_path / "parts", resume=resume_point(tmp_path / "parts"), **limits), whole)
+    one, other = (load_checkpoint(tmp_path / name / LAST_NAME) for name in ("whole", "parts"))
+    assert one["epoch"] == other["epoch"] == 2
+    assert one["loops"]["fit_loop"]["epoch_progress"] == other["loops"]["fit_loop"]["epoch_progress"]
+
+
+def test_by_steps_with_accumulation_and_longer_each_time(tmp_path):
+    settings = {"max_epochs": 100, "accumulate_grad_batches": 4}
+    whole = fit(tmp_path / "whole", max_steps=7, **settings)
+    for steps in (1, 2, 3, 5, 7):
+        # Two steps an epoch, of four batches and of two: some of these end an epoch, the others cut one.
+        parts = fit(tmp_path / "parts", resume=resume_point(tmp_path / "parts"), max_steps=steps, **settings)
+    assert_equal(parts, whole)
+
+
+def test_a_signal_in_a_validation_that_nothing_was_saved_before(tmp_path):
+    seldom = {"save_last_freq": 50, "save_last_every_n_steps": 1000}
+    whole = fit(tmp_path / "whole", **seldom)
+    seen = []
+
+    class Seen(pl.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            seen.append(trainer.global_step)
+
+    with pytest.raises(SystemExit) as caught:
+        fit(tmp_path / "parts", At(6, send(signal.SIGTERM), validation=True), **seldom)
+    assert caught.value.code == 128 + signal.SIGTERM
+    found = resume_point(tmp_path / "parts")
+    assert load_checkpoint(found)["global_step"] == 6
+    assert_equal(fit(tmp_path / "parts", Seen(), resume=found, **seldom), whole)
+    # The validation that was broken off is done again.
+    assert seen == [6, 12]
+
+
+def test_an_evaluation_that_fails_costs_itself_alone(tmp_path):
+    class Evaluation(pl.Callback):
+        """Fails after the second epoch, as from too little memory."""
+
+        fails, done = True, 0
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch == 1 and self.fails:
+                raise RuntimeError("out of memory")
+            Evaluation.done += 1
+
+    saving = {"save_last_freq": 2, "save_last_every_n_steps": None, "max_epochs": 3}
+    whole = fit(tmp_path / "whole", **saving)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fit(tmp_path / "parts", Evaluation(), **saving)
+    found = resume_point(tmp_path / "parts")
+    assert load_checkpoint(found)["global_step"] == 12
+    Evaluation.fails = False
+    assert_equal(fit(tmp_path / "parts", Evaluation(), resume=found, **saving), whole)
+    assert Evaluation.done == 3
 
 
 def words(folder, *more):
@@ -231,7 +301,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(tmp_path
 
 
 def test_only_the_newest_milestones_are_kept(tmp_path):
-    fit(tmp_path, epochs=4, save_milestone_freq=1, keep_milestones=2)
+    fit(tmp_path, max_epochs=4, save_milestone_freq=1, keep_milestones=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         *("checkpoint-2.pth", "checkpoint-3.pth", LAST_NAME, PREVIOUS_NAME, "last.ckpt", "manifest.json")
     ]
@@ -241,12 +311,17 @@ def test_only_the_newest_milestones_are_kept(tmp_path):
 
 
 def run_fault(folder, kind, rank, processes=2):
+    """Run a training in which a process misbehaves.
+
+    Returns:
+        What has ended, and the seconds from the fault to its end.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for name in ("PL_GLOBAL_SEED", "WORLD_SIZE", "LOCAL_RANK"):
         environment.pop(name, None)
     script = Path(__file__).with_name("fault_run.py")
-    started = time.monotonic()
-    # Starting takes most of it on a busy machine; hanging would take half an hour.
+    folder = folder / "run"
+    # Hanging would take half an hour.
     done = subprocess.run(
         [sys.executable, str(script), str(folder), kind, str(rank), str(processes)],
         env=environment,
@@ -254,20 +329,20 @@ def run_fault(folder, kind, rank, processes=2):
         text=True,
         timeout=280,
     )
-    return done, time.monotonic() - started
+    return done, time.time() - (folder.parent / "run.fault").stat().st_mtime
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("kind", ["raise", "SIGKILL"])
-def test_a_process_that_dies_ends_the_run(tmp_path, kind, rank):
-    done, _ = run_fault(tmp_path, kind, rank)
-    assert done.returncode != 0
+def test_a_process_that_dies_ends_the_run_within_a_minute(tmp_path, kind, rank):
+    done, seconds = run_fault(tmp_path, kind, rank)
+    assert done.returncode != 0 and seconds < 60
     if kind == "raise":
         assert f"fault of rank {rank}" in done.stderr
     elif rank == 0:
         assert done.returncode == -signal.SIGKILL
-    assert load_checkpoint(find_checkpoint(tmp_path))["global_step"] == 2
+    assert load_checkpoint(find_checkpoint(tmp_path / "run"))["global_step"] == 2
 
 
 @pytest.mark.slow
@@ -275,12 +350,12 @@ def test_a_process_that_dies_ends_the_run(tmp_path, kind, rank):
 def test_processes_stop_at_the_same_step_whichever_gets_the_signal(tmp_path, rank):
     done, _ = run_fault(tmp_path, "SIGTERM", rank)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
-    assert load_checkpoint(find_checkpoint(tmp_path))["global_step"] == 4
+    assert load_checkpoint(find_checkpoint(tmp_path / "run"))["global_step"] == 4
 
 
-def test_a_loader_process_that_dies_ends_the_run_with_its_own_error(tmp_path):
-    done, _ = run_fault(tmp_path, "worker", 0, processes=1)
-    assert done.returncode == 1
+def test_a_loader_process_that_dies_ends_the_run_with_its_own_error_within_a_minute(tmp_path):
+    done, seconds = run_fault(tmp_path, "worker", 0, processes=1)
+    assert done.returncode == 1 and seconds < 60
     assert "DataLoader worker" in done.stderr and "killed by signal: Killed" in done.stderr
 
 

@@ -50,6 +50,8 @@ STEPS = 300
 STEP, WRITE, NAME, VALIDATION = range(4)
 PHASES = ("in a step", "while writing", "while naming", "in a validation")
 NET = {"depth": 2, "hidden_size": 32, "num_heads": 2}
+# What ends the trainings: epochs, or steps, then inside an epoch.
+BY_STEPS = False
 
 
 class Watch:
@@ -115,7 +117,7 @@ def images(folder: Path, inputs: Path) -> None:
         "model.init_args.net_settings": "{depth: 2, hidden_size: 32, num_heads: 2, bottleneck_dim: 16}",
         "data.batch_size": 8,
         "data.num_workers": 0,
-        "trainer.max_epochs": 10,
+        **({"trainer.max_steps": 310, "trainer.max_epochs": 100} if BY_STEPS else {"trainer.max_epochs": 10}),
         "trainer.accelerator": "cpu",
         "trainer.devices": 1,
         "trainer.accumulate_grad_batches": 2,
@@ -147,7 +149,8 @@ def text(folder: Path, inputs: Path) -> None:
         img_size=16,
         net_settings={**NET, "bottleneck_dim": 16},
         batch_size=4,
-        epochs=STEPS // 10,
+        epochs=100 if BY_STEPS else STEPS // 10,
+        max_steps=STEPS + 5 if BY_STEPS else -1,
         warmup_epochs=1,
         save_interval=1,
         val_interval=1,
@@ -162,7 +165,8 @@ def microdoppler(folder: Path, inputs: Path) -> None:
         inputs / "latents",
         folder,
         batch_size=4,
-        max_epochs=STEPS // 10,
+        max_epochs=100 if BY_STEPS else STEPS // 10,
+        max_steps=STEPS + 5 if BY_STEPS else -1,
         model="LightningDiT-N/4",
         net_settings=NET,
         accelerator="cpu",
@@ -265,7 +269,7 @@ def newest_step(folder: Path) -> int:
     damaged = []
     for place in (folder, folder / "checkpoints"):
         known = CheckpointFolder(place)
-        damaged += [f"{file}: {problem}" for file in known.newest_first() if (problem := known.problem(file))]
+        damaged += [f"{file}: {problem}" for file in known.checkpoints() if (problem := known.problem(file))]
     if damaged:
         raise AssertionError(f"damaged: {damaged}")
     found = resume_point(folder)
@@ -367,19 +371,23 @@ class Soak:
 
 def main() -> int:
     """Soak all applications; 0 if everything was equal."""
+    global BY_STEPS
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="kills in total")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     parser.add_argument("--out", type=Path, default=Path("/tmp/jitflow-soak"), help="folder of the runs; emptied")
     parser.add_argument("--log", type=Path, default=Path(__file__).with_name("soak_log.txt"))
     parser.add_argument("--only", choices=sorted(TRAININGS), help="one application")
+    parser.add_argument("--by", choices=("epochs", "steps"), default="epochs", help="what ends the trainings")
     given = parser.parse_args()
+    BY_STEPS = given.by == "steps"
     shutil.rmtree(given.out, ignore_errors=True)
     inputs = given.out / "inputs"
     make_inputs(inputs)
     soak = Soak(given.out, given.seed, given.log)
     names = [given.only] if given.only else list(TRAININGS)
-    soak.log(f"soak: {given.kills} kills, seed {given.seed}, torch {torch.__version__}, {STEPS} steps, one thread")
+    length = f"{STEPS} steps by {given.by}"
+    soak.log(f"soak: {given.kills} kills, seed {given.seed}, torch {torch.__version__}, {length}, one thread")
     for place, name in enumerate(names):
         share = given.kills * (place + 1) // len(names) - given.kills * place // len(names)
         soak.soak(name, inputs, share)

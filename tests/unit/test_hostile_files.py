@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 import torch
+from numpy.lib import format as npy
 from safetensors.torch import save_file
 
 from jitflow.array_file import open_arrays
 from jitflow.codec.latent import load_image_codec
 from jitflow.data.shard_record import ShardRecord
+from jitflow.data.token_store import open_tokens
 from jitflow.errors import CheckpointError, ConfigError, DataError, JitflowError
 from jitflow.evaluation.frechet import load_statistics
+from jitflow.evaluation.npz_file import npz_names, read_npz
 from jitflow.files import load_checkpoint
 from jitflow.training.checkpoint import init_from, load_module
 from jitflow.training.formats import ModelState, read_state, to_lightning, write_state
@@ -154,6 +158,127 @@ def test_parts_of_the_wrong_kind_are_one_error(tmp_path, module, changed):
         load_module(path)
     with pytest.raises(CheckpointError, match=r"a\.ckpt"):
         init_from(module, path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"hyper_parameters": [1]},
+        {"hyper_parameters": {3: 4}},
+        {"state_dict": {"net.x": 3}},
+        {"state_dict": 7},
+        {"model_ema1": torch.zeros(2)},
+        {"epoch": "x"},
+        {"global_step": None},
+        {"args": 5},
+        {"optimizer_states": 5},
+        {"optimizer_states": [3]},
+        {"optimizer_states": [{"state": {}, "param_groups": [1]}]},
+        {"jitflow": "x"},
+        {"jitflow": {"module": 3}},
+    ],
+    ids=lambda changed: str(next(iter(changed.items())))[:40],
+)
+def test_the_reader_of_formats_alone_refuses_them(tmp_path, module, changed):
+    path = saved(tmp_path, lightning(module, **changed))
+    with pytest.raises(CheckpointError, match=r"a\.ckpt"):
+        read_state(path)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"args": 5}, {"optimizer": 5}, {"optimizer": {"state": 3, "param_groups": []}}, {"epoch": []}]
+)
+def test_a_release_file_with_parts_of_the_wrong_kind(tmp_path, module, changed):
+    write_state(read_state(saved(tmp_path, lightning(module))), tmp_path / "whole.pth")
+    # Under another name, since the first is mapped.
+    torch.save({**load_checkpoint(tmp_path / "whole.pth"), **changed}, tmp_path / "release.pth")
+    with pytest.raises(CheckpointError, match=r"release\.pth"):
+        read_state(tmp_path / "release.pth")
+
+
+@pytest.mark.parametrize("entry", [("settings", "[1]"), ("settings", "3"), ("extra", "[]"), ("epoch", "x")])
+def test_metadata_of_the_wrong_kind(tmp_path, module, entry):
+    write_state(read_state(saved(tmp_path, lightning(module))), tmp_path / "a.safetensors")
+    header(tmp_path / "a.safetensors", lambda d: d["__metadata__"].update([entry]))
+    with pytest.raises(CheckpointError, match=r"a\.safetensors"):
+        read_state(tmp_path / "a.safetensors")
+
+
+def npz(path, **members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, (shape, dtype, content) in members.items():
+            text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+            start = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little")
+            archive.writestr(f"{name}.npy", start + text.encode() + content)
+    return path
+
+
+def test_statistics_cannot_ask_for_more_than_the_file_holds(tmp_path, monkeypatch):
+    path = npz(tmp_path / "a.npz", mu=((1 << 40,), "<f8", bytes(8)), sigma=((1,), "<f8", bytes(8)))
+    # No array may be made before the sizes are compared.
+    monkeypatch.setattr(npy, "read_array", lambda *args, **kwargs: pytest.fail("read"))
+    with pytest.raises(ConfigError, match=r"a\.npz cannot be read.*mu\.npy claims 8796093022208 bytes"):
+        load_statistics(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "content"),
+    [((-1,), "<f8", bytes(8)), ((2, 1 << 62), "<f8", bytes(8)), ((1,), "|O", bytes(8)), ((1,), "<U1", b"\xff" * 4)],
+    ids=["negative", "overflow", "objects", "no characters"],
+)
+def test_arrays_that_are_none_are_one_error(tmp_path, shape, dtype, content):
+    with pytest.raises(ConfigError, match=r"a\.npz cannot be read"):
+        read_npz(npz(tmp_path / "a.npz", x=(shape, dtype, content)))
+
+
+def test_a_member_that_is_no_array_is_one_error(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("mu", b"no array")
+        archive.writestr("sigma", b"no array")
+    with pytest.raises(ConfigError, match=r"a\.npz cannot be read"):
+        load_statistics(tmp_path / "a.npz")
+
+
+def test_whole_npz_files_are_read(tmp_path):
+    arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.array("words"), "c": np.int64(3), "d": np.zeros((0, 4))}
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "a.npz", **arrays)
+        assert npz_names(tmp_path / "a.npz") == list(arrays)
+        for name, value in read_npz(tmp_path / "a.npz").items():
+            np.testing.assert_array_equal(value, arrays[name])
+        assert set(read_npz(tmp_path / "a.npz", ["c", "x"])) == {"c"}
+        assert set(read_npz(tmp_path / "a.npz", leave_out=["a", "b"])) == {"c", "d"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"ids": torch.zeros(2, 3, dtype=torch.int16)},
+        {"ids": torch.zeros(6)},
+        {"ends": torch.tensor([[3], [6]])},
+        {"ends": torch.tensor([6, 3])},
+        {"ends": torch.tensor([-1, 6])},
+        {"ends": torch.tensor([3, 7])},
+        {"ends": torch.zeros(0, dtype=torch.int64)},
+        {"num_train": torch.tensor([7])},
+        {"num_train": torch.tensor([-1])},
+        {"num_train": torch.tensor(6)},
+        {"num_train": torch.zeros(0, dtype=torch.int64)},
+        {"num_train": torch.tensor([0.5])},
+    ],
+    ids=lambda changed: str(changed)[:40],
+)
+def test_tokens_of_the_wrong_shape_are_one_error(tmp_path, changed):
+    whole = {
+        "ids": torch.zeros(6, dtype=torch.int16),
+        "ends": torch.tensor([3, 6]),
+        "num_train": torch.tensor([3]),
+    }
+    save_file(whole, tmp_path / "t.safetensors")
+    assert [stream.num_documents for stream in open_tokens(tmp_path / "t.safetensors")] == [1, 1]
+    save_file({**whole, **changed}, tmp_path / "t.safetensors")
+    with pytest.raises(DataError, match=r"t\.safetensors is damaged"):
+        open_tokens(tmp_path / "t.safetensors")
 
 
 @pytest.mark.parametrize("setting", [("img_size", "x"), ("num_classes", None), ("P_std", []), ("t_eps", {})])

@@ -89,12 +89,25 @@ def test_a_crash_at_any_point_leaves_only_whole_files(tmp_path, monkeypatch, whe
             else:
                 patch.setattr(checkpoint_folder, where, crash)
             put(folder, LAST_NAME, step, keep_previous=True)
-        for file in folder.newest_first():
+        for file in folder.checkpoints():
             assert folder.problem(file) is None, (step, file)
         assert step_of(find_checkpoint(tmp_path)) == 2
     put(CheckpointFolder(tmp_path), LAST_NAME, 5, keep_previous=True)
     assert step_of(find_checkpoint(tmp_path)) == 5
     assert step_of(tmp_path / PREVIOUS_NAME) == 2
+
+
+def test_a_copied_folder_still_knows_what_is_newest(tmp_path):
+    """A copy has lost the times of its files, but not the steps in its manifest."""
+    folder = CheckpointFolder(tmp_path)
+    for name, step in (("checkpoint_epoch_1.pth", 3), (LAST_NAME, 9), ("best_model.pth", 6)):
+        put(folder, name, step)
+    for seconds, name in enumerate((LAST_NAME, "checkpoint_epoch_1.pth", "best_model.pth")):
+        os.utime(tmp_path / name, (seconds, seconds))
+    assert step_of(find_checkpoint(tmp_path)) == 9
+    # What was never written down has only its time to tell.
+    (tmp_path / MANIFEST_NAME).unlink()
+    assert step_of(find_checkpoint(tmp_path)) == 6
 
 
 def test_without_a_manifest_only_a_file_cut_short_is_noticed(tmp_path, caplog):

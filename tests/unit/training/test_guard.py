@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
 from jitflow.callbacks import guard as guard_module
@@ -171,6 +172,30 @@ def test_a_gradient_that_overflows_under_a_loss_scaler_is_no_error(monkeypatch):
     fit({3: "gradient"}, FiniteGuard(check_every_n_steps=1), number=4)
     with pytest.raises(NonFiniteError, match="the loss is inf"):
         fit({3: "loss"}, FiniteGuard(check_every_n_steps=1))
+
+
+def scaled():
+    """The loss scaler of float16, which also works without a GPU."""
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=4.0))
+
+
+def test_an_overflow_under_float16_is_left_out_by_the_scaler_and_training_goes_on(caplog):
+    plugin = scaled()
+    module = fit({3: "gradient", 4: "gradient"}, FiniteGuard(check_every_n_steps=1), plugins=plugin, fused=False)
+    assert torch.isfinite(module.net.weight).all() and not torch.equal(module.net.weight, torch.ones(3))
+    assert plugin.scaler.get_scale() == 1.0
+    assert "left out" not in caplog.text
+    with pytest.raises(NonFiniteError, match="step 6: the loss is inf"):
+        fit({5: "loss"}, FiniteGuard(check_every_n_steps=1), plugins=scaled(), fused=False)
+
+
+def test_a_gradient_that_never_stops_overflowing_is_an_error():
+    plan = dict.fromkeys(range(5, 200), "gradient")
+    with pytest.raises(NonFiniteError, match=r"step 105: the gradient has overflowed in 100 steps .*bf16-mixed"):
+        fit(plan, FiniteGuard(), number=200, plugins=scaled(), fused=False)
+    # Now and then is usual.
+    often = {i: "gradient" for i in range(5, 112) if i != 60}
+    fit(often, FiniteGuard(), number=115, plugins=scaled(), fused=False)
 
 
 def test_a_spike_is_one_warning(caplog):
