@@ -7,9 +7,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jitflow.nets.jit import JiT
 
-# Dense peak of the tensor cores in bf16, by part of the device's name; NVIDIA's data sheets.
-_PEAK_BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12, "4090": 165e12}
-
 
 def forward_flops(net: JiT) -> int:
     """Operations of one forward pass of one image: two for each multiply-accumulate of a matrix product.
@@ -50,11 +47,3 @@ def check_formula(net: JiT) -> float:
     with counter, torch.no_grad():
         torch.func.functional_call(net, shapes, (x, t, y))
     return forward_flops(net) / counter.get_total_flops()
-
-
-def peak_flops(device: str) -> float | None:
-    """Peak operations per second of an accelerator in bf16; None where it is not known, as for CPUs."""
-    if not device.startswith("cuda"):
-        return None
-    name = torch.cuda.get_device_name()
-    return next((peak for part, peak in _PEAK_BF16.items() if part in name), None)

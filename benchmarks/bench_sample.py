@@ -11,11 +11,13 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from _flops import forward_flops, peak_flops
+from _flops import forward_flops
+from _profile import time_by_kind
 from _release import release_twin
 from _timing import Report, add_common_options, interleaved
 from bench_train import Case, shake_
 
+from jitflow.callbacks.utilisation import peak_flops
 from jitflow.core.guidance import guidance_weight
 from jitflow.core.seeding import use_seeds
 from jitflow.core.times import time_grid
@@ -107,13 +109,15 @@ def main() -> None:
     name = f"{case.name}, Heun {steps}"
     flops = forward_flops(ours.net) * passes_of_a_sample(steps) * case.batch / times[0] * 1000
     more: dict[str, Any] = {"images_per_sec": round(1000 * case.batch / times[0], 2), "clock": args.clock}
-    peak = peak_flops(args.device)
+    peak = peak_flops(torch.device(args.device))
     if peak is not None:
         more["mfu"] = round(flops / peak, 3)
+    more["profile_ours"] = time_by_kind(fast, repeats=1, device=args.device)
     if args.reference is not None:
         z, t = torch.randn(case.batch, 3, case.img_size, case.img_size, device=args.device), torch.tensor(0.5)
         v = ours._forward_sample(z, t, labels)
         v_release = twin._forward_sample(z, t.to(args.device).expand(case.batch).view(-1, 1, 1, 1), labels)
+        more["profile_reference"] = time_by_kind(functions[-1], repeats=1, device=args.device)
         more["largest_difference"] = float(f"{(v - v_release).abs().max():.1e}")
     name = f"guided sampling, {name}"
     report.add(f"{name}, ours / release", times[0], times[3] if len(times) > 3 else None, "ms", **more)
@@ -122,12 +126,13 @@ def main() -> None:
     same["largest_difference"] = float(f"{(direct() - passes()).abs().max():.1e}")
     report.add(f"{name}, batched in interval / two passes", times[1], times[2], "ms", **same)
     if args.reference is not None:
-        # What bench_solvers.py finds: these 40 evaluations come as close to the exact solution as those 99.
-        fewer = make(JiTLightningModule, case, 40, sampling_method="multistep", **settings).to(args.device)
+        # What bench_solvers.py finds: these 30 evaluations come as close to the exact solution as those 99.
+        fewer = make(JiTLightningModule, case, 30, sampling_method="multistep", **settings).to(args.device)
+        fewer.time_shift = 0.5
         twin.steps = 50
         functions = [sampling_of(fewer), lambda: _release_sample(twin, labels, kind)]
         times = interleaved(functions, max(1, args.repeats // 2), device=args.device, clock=args.clock)
-        name = f"guided sampling of one quality, {case.name}, multistep 40 / release, Heun 50"
+        name = f"guided sampling of one quality, {case.name}, multistep 30 / release, Heun 50"
         report.add(name, *times, "ms", clock=args.clock)
     print(f"rows are in {report.out}")
 

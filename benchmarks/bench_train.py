@@ -1,7 +1,7 @@
 """A training step beside the JiT release's: same shapes, weights and precision, in turns in one process.
 
 Run: ``python benchmarks/bench_train.py --reference <checkout of the release>``. On a CPU the two sizes of
-the table in benchmarks/README.md; on CUDA JiT-B/16 at 256 px in bf16, our blocks compiled.
+the table in benchmarks/README.md, plain and with our blocks compiled; on CUDA JiT-B/16 at 256 px in bf16, compiled.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from _flops import check_formula, forward_flops, peak_flops
+from _flops import check_formula, forward_flops
+from _profile import time_by_kind
 from _release import release_training_step, release_twin
 from _timing import Report, add_common_options, interleaved
 
+from jitflow.callbacks.utilisation import peak_flops
 from jitflow.core.ema import copy_parameters, update_ema_
 from jitflow.training.jit_module import JiTLightningModule
 from jitflow.training.optim import build_adamw
@@ -86,11 +88,10 @@ def shake_(module: JiTLightningModule) -> None:
                 parameter.add_(0.02 * torch.randn_like(parameter))
 
 
-def bench_case(case: Case, report: Report, args: argparse.Namespace) -> None:
+def bench_case(case: Case, report: Report, args: argparse.Namespace, *, compiled: bool) -> None:
     """Time one size, after checking that both sides compute the same."""
     torch.manual_seed(0)
     cuda = args.device.startswith("cuda")
-    compiled = args.compile or (cuda and not args.eager)
     module = Bare(case.model, case.img_size, case.num_classes, compile=compiled).to(args.device)
     shake_(module)
     images = torch.randint(0, 256, (case.batch, 3, case.img_size, case.img_size), dtype=torch.uint8).to(args.device)
@@ -107,11 +108,13 @@ def bench_case(case: Case, report: Report, args: argparse.Namespace) -> None:
         more["largest_difference"] = float(f"{(ours - theirs).abs().max():.1e}")
     times = interleaved(functions, args.repeats, device=args.device, clock=args.clock)
     flops = 3 * forward_flops(module.net) * case.batch / times[0] * 1000
-    peak = peak_flops(args.device)
+    peak = peak_flops(torch.device(args.device))
     more.update(images_per_sec=round(1000 * case.batch / times[0], 1), gflops_per_sec=round(flops / 1e9, 1))
     more["formula_over_count"] = round(check_formula(module.net), 4)
     if peak is not None:
         more["mfu"] = round(flops / peak, 3)
+    for whose, function in zip(("ours", "reference"), functions, strict=False):
+        more[f"profile_{whose}"] = time_by_kind(function, device=args.device)
     reference = times[1] if len(times) > 1 else None
     shown = f"training step, {case.name}, ours{' compiled' if compiled and not cuda else ''} / release"
     report.add(shown, times[0], reference, "ms", **more)
@@ -150,15 +153,17 @@ def main() -> None:
     parser.add_argument("--img_size", type=int, default=256)
     parser.add_argument("--num_classes", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--eager", action="store_true", help="do not compile our blocks on CUDA")
-    parser.add_argument("--compile", action="store_true", help="compile our blocks on a CPU too; takes minutes")
+    parser.add_argument("--eager", action="store_true", help="do not compile our blocks")
     args = parser.parse_args()
     report = Report(device=args.device, out=args.out)
     cases = CASES[args.device.split(":")[0]]
     if args.model is not None:
         cases = [Case(args.model, args.img_size, args.num_classes, args.batch)]
+    # On a GPU nobody trains without the compiler; on a CPU it is a choice, so both are shown.
+    ways = [False] if args.eager else [True] if args.device.startswith("cuda") else [False, True]
     for case in cases:
-        bench_case(case, report, args)
+        for compiled in ways:
+            bench_case(case, report, args, compiled=compiled)
     if args.model is None:
         how = (args.repeats, args.device, args.clock)
         report.add("AdamW step, JiT-S/16, fused / default", *bench_optimiser(*how), "ms", clock=args.clock)

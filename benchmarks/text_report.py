@@ -35,34 +35,52 @@ RESULTS = Path(__file__).parent / "results" / "text_report.json"
 COMMAND = "python benchmarks/text_report.py"
 # 64 patches an image: under the codebook 64 tokens, under the mappings of one pixel 1,024.
 BASE: dict[str, Any] = {
-    "model": "JiT-B/4",
+    "model": "JiT-N/4",
     "img_size": 32,
     "tokenizer": "bytes",
     "mapping": "codebook",
-    "net_settings": {"hidden_size": 96, "depth": 3, "num_heads": 4, "bottleneck_dim": 48},
-    "batch_size": 16,
-    "max_steps": 600,
-    "lr": 2e-3,
-    "warmup_epochs": 0.02,
+    "net_settings": {"hidden_size": 96, "depth": 3, "num_heads": 3, "bottleneck_dim": 48},
+    "batch_size": 32,
+    "max_steps": 800,
+    "lr": 3e-3,
+    "warmup_epochs": 0.06,
     "weight_decay": 0.0,
-    "ema_decay": 0.98,
-    "velocity_weight": 0.2,
+    "ema_decay": 0.99,
+    "velocity_weight": 0.0,
     "cross_entropy_weight": 1.0,
     "self_conditioning": True,
-    "P_mean": -1.2,
+    "infill_prob": 0.5,
+    "prompt_prob": 0.0,
+    "P_mean": -1.4,
 }
 _DIRECT = {"decoder": "direct", "self_conditioning": False}
-# One change each; the pixel mappings also with most steps where a pixel tells something about its token.
+_AS_DOCUMENTED = {
+    "mapping": "base256",
+    "self_conditioning": False,
+    "infill_prob": 0.0,
+    "velocity_weight": 1.0,
+    "cross_entropy_weight": 0.0,
+    "P_mean": -0.8,
+}
+# One change each, but for the documents' own system; the pixel mappings also with most steps where a pixel tells
+# something about its token.
 TRAININGS: dict[str, dict[str, Any]] = {
     "codebook (the base of all rows)": {},
+    "no texts with gaps": {"infill_prob": 0.0},
+    "rotations by row and column": {"net_settings": {**BASE["net_settings"], "rope_axes": "grid"}},
+    "three quarters of the texts with gaps": {"infill_prob": 0.75},
+    "weights start at std 0.1": {"net_settings": {**BASE["net_settings"], "init_std": 0.1}},
+    "weights start as the images' do (Xavier, output 0)": {"net_settings": {**BASE["net_settings"], "init": "xavier"}},
+    "no self-conditioning": {"self_conditioning": False},
+    "cross-entropy + MSE": {"velocity_weight": 1.0},
+    "MSE": {"velocity_weight": 1.0, "cross_entropy_weight": 0.0},
+    "direct, cross-entropy + MSE": {**_DIRECT, "velocity_weight": 1.0},
+    "direct, MSE": {**_DIRECT, "velocity_weight": 1.0, "cross_entropy_weight": 0.0},
     "lattice": {"mapping": "lattice"},
     "lattice, times at its own noise": {"mapping": "lattice", "P_mean": 2.0},
     "base256": {"mapping": "base256"},
     "base256, times at its own noise": {"mapping": "base256", "P_mean": 5.0},
-    "direct, MSE": {**_DIRECT, "velocity_weight": 1.0, "cross_entropy_weight": 0.0},
-    "direct, MSE + cross-entropy": {**_DIRECT, "velocity_weight": 1.0},
-    "expected, MSE": {"self_conditioning": False, "velocity_weight": 1.0, "cross_entropy_weight": 0.0},
-    "expected, MSE + cross-entropy": {"self_conditioning": False},
+    "base256 as documented": _AS_DOCUMENTED,
     "P_mean -2.0": {"P_mean": -2.0},
     "P_mean -0.8 (JiT's for images)": {"P_mean": -0.8},
     "P_mean 0": {"P_mean": 0.0},
@@ -70,7 +88,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
 }
 # The time at which about half of the tokens can be read without context lies elsewhere for each mapping.
 TIMES = {
-    "codebook": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5),
+    "codebook": (0.05, 0.1, 0.15, 0.2, 0.22, 0.25, 0.3, 0.4, 0.5),
     "lattice": (0.2, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95),
     "base256": (0.2, 0.5, 0.9, 0.98, 0.99, 0.995, 0.998),
 }
@@ -84,7 +102,7 @@ _TRAINED = {
     "time_nearest_half": "t",
     "context_free": "accuracy without context",
     "token_accuracy": "accuracy",
-    "token_accuracy_second_pass": "two passes",
+    "token_accuracy_one_pass": "one pass",
     "bits_per_byte": "bits/byte",
     "context_free_bits_per_byte": "without context",
     "text_recovery_accuracy": "recovery from t = 0.3",
@@ -173,7 +191,7 @@ def _training_row(name: str, change: dict[str, Any], folder: Path, seed: int) ->
         **_SAMPLING,
     )
     held_out, nearest = report["held_out"], f"{report['held_out']['time_nearest_half']:g}"
-    second = held_out["token_accuracy_second_pass"]
+    one_pass = held_out["token_accuracy_one_pass"]
     return {
         "name": name,
         "change": change,
@@ -181,11 +199,9 @@ def _training_row(name: str, change: dict[str, Any], folder: Path, seed: int) ->
         "time_nearest_half": nearest,
         "context_free": held_out["context_free_baseline"][nearest],
         "token_accuracy": held_out["token_accuracy"][nearest],
-        "token_accuracy_second_pass": second.get(nearest),
+        "token_accuracy_one_pass": one_pass.get(nearest),
         "bits_per_byte": held_out["bits_per_byte"][nearest],
         "context_free_bits_per_byte": held_out["context_free_bits_per_byte"][nearest],
-        "token_accuracy_at_0.2": held_out["token_accuracy"]["0.2"],
-        "context_free_at_0.2": held_out["context_free_baseline"]["0.2"],
         "text_recovery_accuracy": report["recovery"]["text_recovery_accuracy"],
         **_sample_columns(report["samples"]),
     }

@@ -41,7 +41,7 @@ VERBS = {
         "jitflow.pipelines.commands", "demo", "train and sample on built-in data, from nothing", "jitflow demo images"
     ),
     "train": Verb(
-        "jitflow.training.lightning_cli",
+        "jitflow.pipelines.train_commands",
         "train",
         "train by a recipe",
         "jitflow train --config images/jit_b16_256 --data.data_path ./data/imagenet",
@@ -116,18 +116,34 @@ VERBS = {
         "check installation, device, data, weights, disk",
         "jitflow doctor",
     ),
+    "studio": Verb(
+        "jitflow.studio.commands", "studio", "a local web page to sample, watch and compare", f"jitflow studio {_DEMO}"
+    ),
     "models": Verb(
         "jitflow.pipelines.commands", "models", "list networks with their size and cost", "jitflow models 'JiT-B*'"
     ),
 }
 
 
+TASKS = {
+    "begin": ("demo", "doctor"),
+    "train": ("train", "text", "microdoppler", "data"),
+    "draw": ("sample", "studio"),
+    "judge": ("evaluate", "sweep", "stats"),
+    "look": ("runs", "report", "info", "models"),
+    "give away": ("export", "convert"),
+}
+"""Verbs by what somebody wants to do; each is in one of them."""
+
+
 def usage() -> str:
-    """Text of ``jitflow --help``."""
+    """Text of ``jitflow --help``: the verbs by task, each with an example."""
     width = max(map(len, VERBS))
-    lines = ["usage: jitflow <verb> [options]", "", "Flow-matching image Transformers.", "", "verbs:"]
-    for name, verb in VERBS.items():
-        lines += [f"  {name:<{width}}  {verb.summary}", f"  {'':<{width}}    {verb.example}"]
+    lines = ["usage: jitflow <verb> [options]", "", "Flow-matching image Transformers."]
+    for task, names in TASKS.items():
+        lines += ["", f"{task}:"]
+        for name in names:
+            lines += [f"  {name:<{width}}  {VERBS[name].summary}", f"  {'':<{width}}    {VERBS[name].example}"]
     lines += ["", "`jitflow <verb> --help` lists a verb's options; `jitflow --version` the version."]
     return "\n".join(lines)
 
@@ -163,6 +179,8 @@ def main(args: Sequence[str] | None = None) -> int:
         verb = VERBS.get(words[0])
         if verb is None:
             raise unknown_name("verb", words[0], VERBS, hint="`jitflow --help` lists all.")
+        if {"-h", "--help"} & set(words[1:]):
+            sys.stdout.write(f"example: {verb.example}\n\n")
         getattr(importlib.import_module(verb.module), verb.function)(words[1:])
     except JitflowError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -98,7 +98,10 @@ def plot_curve(
 
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
     axes = figure.subplots()
-    axes.plot(x, y, color=_GREY, alpha=0.4, linewidth=0.8, label="each step" if smooth > 1 else None)
+    if smooth > 1:
+        axes.plot(x, y, color=_GREY, alpha=0.4, linewidth=0.8, label="each step")
+    else:
+        axes.plot(x, y, color=_BLUE, linewidth=1.8)
     if smooth > 1 and len(y) >= smooth:
         mean = np.convolve(y, np.ones(smooth) / smooth, mode="valid")
         axes.plot(x[smooth - 1 :], mean, color=_BLUE, linewidth=1.8, label=f"mean of {smooth}")

@@ -22,17 +22,20 @@ class EMACallback(pl.Callback):
     Args:
         ema_decay1: Decay of the first average, in ``[0, 1]``; higher is smoother.
         ema_decay2: Decay of the second average, in ``[0, 1]``.
+        on_cpu: Keep both averages in the host's memory: 8 bytes a parameter less on the device, and a copy of the
+            weights to the host at each step.
 
     Raises:
         ConfigError: If a decay is out of range.
     """
 
-    def __init__(self, ema_decay1: float = 0.9999, ema_decay2: float = 0.9996) -> None:
+    def __init__(self, ema_decay1: float = 0.9999, ema_decay2: float = 0.9996, *, on_cpu: bool = False) -> None:
         for decay in (ema_decay1, ema_decay2):
             if not 0 <= decay <= 1:
                 raise ConfigError(f"an EMA decay must lie in [0, 1]; got {decay}")
         self.ema_decay1 = ema_decay1
         self.ema_decay2 = ema_decay2
+        self.on_cpu = on_cpu
         self._steps_seen = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -41,6 +44,9 @@ class EMACallback(pl.Callback):
             raise ConfigError(f"EMACallback needs a jitflow module; got {type(pl_module).__name__}")
         if sum(isinstance(c, EMACallback) for c in trainer.callbacks) > 1:  # type: ignore[attr-defined]
             raise ConfigError("two EMACallbacks would update the averages twice a step; keep one")
+        if stage == "fit":
+            # Before a checkpoint brings them.
+            pl_module.ema_on_cpu = self.on_cpu
         ours, theirs = (self.ema_decay1, self.ema_decay2), (pl_module.ema_decay1, pl_module.ema_decay2)
         if stage == "fit" and ours != theirs:
             pl.utilities.rank_zero_warn(f"EMA decays differ: the callback's {ours} are used, not the model's {theirs}")
@@ -49,8 +55,9 @@ class EMACallback(pl.Callback):
         """Start both averages as a copy of the weights, unless a checkpoint brought them."""
         module = _flow(pl_module)
         weights = dict(module.named_parameters())
-        module.ema_params1 = module.ema_params1 or copy_parameters(weights)
-        module.ema_params2 = module.ema_params2 or copy_parameters(weights)
+        where = "cpu" if self.on_cpu else None
+        module.ema_params1 = module.ema_params1 or copy_parameters(weights, device=where)
+        module.ema_params2 = module.ema_params2 or copy_parameters(weights, device=where)
         self._steps_seen = trainer.global_step
 
     def on_train_batch_end(

@@ -26,6 +26,8 @@ _SHOWN = 8
 _SHARE_WINDOW = 1000
 # Blocks of steps that make up what is usual, and how many of them are needed to judge.
 _USUAL_BLOCKS, _LEAST_BLOCKS = 50, 5
+# Steps in a row after which no smaller scale of the loss can help: a scaler halves it each time.
+_MOST_OVERFLOWS = 100
 
 
 class NonFiniteError(JitflowError, ArithmeticError):
@@ -48,7 +50,8 @@ class FiniteGuard(pl.Callback):
 
     The numbers stay on the device and are read together every so many steps, and before every checkpoint, so that an
     accelerator never waits for it and no checkpoint holds weights that such a gradient has spoilt. Under ``16-mixed``
-    a gradient that overflows is what the scaler of the loss expects and answers; there only the loss counts.
+    a gradient that overflows is what the scaler of the loss expects and answers; there only the loss counts, and
+    overflows in 100 steps one after another.
 
     Args:
         on_nonfinite: ``stop`` ends the training with the step, the samples and the times of the batch; ``skip``
@@ -90,10 +93,12 @@ class FiniteGuard(pl.Callback):
         self._usual_losses: deque[float] = deque(maxlen=_USUAL_BLOCKS)
         self._usual_norms: deque[float] = deque(maxlen=_USUAL_BLOCKS)
         self._is_high = self._is_dead = False
+        self._num_overflows = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Watch the times that the network is given."""
         self._trainer, self._steps, self._norm, self._times = trainer, [], None, None
+        self._num_overflows = 0
         net = getattr(pl_module, "net", None)
         if isinstance(net, torch.nn.Module) and self._hook is None:
             self._hook = net.register_forward_pre_hook(self._remember_times)
@@ -193,6 +198,8 @@ class FiniteGuard(pl.Callback):
                     raise self._error(trainer, step, loss, norm)
             elif step.gradient_norm is not None:
                 self._count_skip(trainer, step, loss, norm, skipped=gradient_is_bad)
+            if overflow_is_normal and step.gradient_norm is not None:
+                self._count_overflow(trainer, step, overflows=not math.isfinite(norm))
         self._warn_of_spike([loss for loss in losses if math.isfinite(loss)], steps[-1].step)
         self._warn_of_dead_gradient(
             [n for s, n in zip(steps, norms, strict=True) if s.gradient_norm is not None and math.isfinite(n)],
@@ -217,6 +224,15 @@ class FiniteGuard(pl.Callback):
             raise NonFiniteError(
                 f"{recent} of the last {len(self._skipped)} steps had a gradient that is not finite, more than "
                 f"max_skipped_share={self.max_skipped_share:g}; the last one was {_describe(step, trainer)}; "
+                f"{_advice(trainer)}"
+            )
+
+    def _count_overflow(self, trainer: pl.Trainer, step: _Step, *, overflows: bool) -> None:
+        self._num_overflows = self._num_overflows + 1 if overflows else 0
+        if self._num_overflows >= _MOST_OVERFLOWS:
+            raise NonFiniteError(
+                f"step {step.step}: the gradient has overflowed in {self._num_overflows} steps one after another, "
+                f"whatever the scale of the loss; {_describe(step, trainer)}; train in bf16-mixed or 32-true, or "
                 f"{_advice(trainer)}"
             )
 

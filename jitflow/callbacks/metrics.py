@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from torch import Tensor
 
 from jitflow.callbacks.progress import format_seconds
+from jitflow.callbacks.utilisation import peak_memory_gib
 from jitflow.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ class MetricLoggerCallback(pl.Callback):
             f"step {per_batch:.3f} s",
             f"data {self._data_sec / self._batches:.3f} s",
             f"{self._images / seconds:.0f} images/s",
-            f"memory {_peak_memory_gib(pl_module.device):.2f} GiB",
+            f"memory {peak_memory_gib(pl_module.device):.2f} GiB",
         ]
         if total != float("inf"):
             left = int(total) - batch_idx - 1
@@ -103,13 +102,3 @@ class MetricLoggerCallback(pl.Callback):
                 left += int(total) * (trainer.max_epochs - trainer.current_epoch - 1)
             parts.append(f"ETA {format_seconds(left * per_batch)}")
         return "  ".join(parts)
-
-
-def _peak_memory_gib(device: torch.device) -> float:
-    """Largest memory so far: of the accelerator if there is one, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    import resource  # not there on Windows
-
-    # Kilobytes, but bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)

@@ -1,4 +1,4 @@
-"""A progress bar that says what a waiting person wants to know: loss, images a second, time left."""
+"""A progress bar that says what a waiting person wants to know: loss, speed, memory, time left."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 import lightning.pytorch as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from jitflow.callbacks.utilisation import peak_images_per_sec, peak_memory_gib
+from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +27,9 @@ def format_seconds(seconds: float) -> str:
 class TrainingProgress(pl.callbacks.ProgressBar):
     """Bar over the optimiser steps in a terminal; elsewhere a plain line now and then.
 
-    The loss is read from the device only when it is shown, twice a second, so that the queue of an
-    accelerator never runs empty for it.
+    Shown are loss, images a second, the largest memory so far, the share of the device's peak that the model needs
+    (MFU, where the peak is known), and the time left. The loss is read from the device only when it is shown, twice a
+    second, so that the queue of an accelerator never runs empty for it.
 
     Args:
         line_every_sec: Seconds between two plain lines where there is no terminal.
@@ -58,6 +62,12 @@ class TrainingProgress(pl.callbacks.ProgressBar):
         self._shown = self._lined = time.monotonic()
         self._marks.clear()
         self._marks.append((self._shown, trainer.global_step, 0))
+        self._device = pl_module.device
+        self._best_rate = (
+            peak_images_per_sec(pl_module, num_devices=trainer.world_size)
+            if self._enabled and isinstance(pl_module, FlowModule)
+            else None
+        )
         console = Console(stderr=True)
         if self._enabled and console.is_terminal:
             self._bar = Progress(
@@ -110,7 +120,12 @@ class TrainingProgress(pl.callbacks.ProgressBar):
         self._marks.append((now, trainer.global_step, self._images))
         then, step, images = self._marks[0]
         seconds = now - then
-        parts = [f"loss {self._loss:.4f}", f"{(self._images - images) / seconds:.0f} images/s"]
+        rate = (self._images - images) / seconds
+        # Below ten a second, a whole number would say little.
+        parts = [f"loss {self._loss:.4f}", f"{rate:.{0 if rate >= 10 else 1}f} images/s"]
+        if self._best_rate is not None:
+            parts.append(f"MFU {rate / self._best_rate:.0%}")
+        parts.append(f"{peak_memory_gib(self._device):.1f} GiB")
         total, pace = _total_steps(trainer), (trainer.global_step - step) / seconds
         if total and pace:
             parts.append(f"ETA {format_seconds((total - trainer.global_step) / pace)}")

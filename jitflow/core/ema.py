@@ -11,20 +11,25 @@ from jitflow.errors import ConfigError
 
 
 @torch.no_grad()
-def copy_parameters(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def copy_parameters(params: Mapping[str, Tensor], *, device: str | None = None) -> dict[str, Tensor]:
     """Copy parameters in float32, the start of an average.
 
     Half precision would stall: at decay 0.9999 an update is smaller than its rounding.
+
+    Args:
+        params: Parameters by name.
+        device: Where the copies are; None for where the parameters are.
     """
-    return {name: p.detach().to(torch.float32, copy=True) for name, p in params.items()}
+    return {name: p.detach().to(device or p.device, torch.float32, copy=True) for name, p in params.items()}
 
 
 @torch.no_grad()
 def update_ema_(averages: Mapping[str, Tensor], params: Mapping[str, Tensor], decay: float) -> None:
     """Move averages towards parameters in place: ``ema = decay * ema + (1 - decay) * p``.
 
-    On an accelerator one call for each device and dtype instead of one for each parameter; on a CPU a loop, which
-    still finds each average in the cache for its second operation. Both give the same bits.
+    Parameters are brought to where their averages are. On an accelerator one call for each device and dtype instead of
+    one for each parameter; on a CPU a loop, which still finds each average in the cache for its second operation. Both
+    give the same bits.
 
     Args:
         averages: Averages by parameter name, float32.
@@ -41,9 +46,10 @@ def update_ema_(averages: Mapping[str, Tensor], params: Mapping[str, Tensor], de
         raise ConfigError(f"EMA and parameters differ in names: {', '.join(odd[:5])} ({len(odd)} in all)")
     groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
     for name, p in params.items():
-        ours, theirs = groups.setdefault((p.device, p.dtype), ([], []))
-        ours.append(averages[name])
-        theirs.append(p.detach())
+        average = averages[name]
+        ours, theirs = groups.setdefault((average.device, p.dtype), ([], []))
+        ours.append(average)
+        theirs.append(p.detach().to(average.device))
     for (device, dtype), (ours, theirs) in groups.items():
         ends = theirs if dtype == torch.float32 else [p.float() for p in theirs]
         # The release's order of operations, to the last bit; a lerp would round differently.

@@ -14,18 +14,19 @@ Init = Literal["xavier", "truncated_normal"]
 INITS: tuple[str, ...] = get_args(Init)
 
 
-def initialise_(net: nn.Module, kind: Init, *, normal: Iterable[Tensor]) -> None:
+def initialise_(net: nn.Module, kind: Init, *, normal: Iterable[Tensor], std: float = 0.02) -> None:
     """Draw the first weights of a network from the global generator.
 
     Matrices (linear layers, then patch convolutions read as matrices) follow ``kind``, their biases are zero. The
-    modulations of all adaLN layers and the output layer are zero, so every block starts as the identity and the
-    first output is exactly 0.
+    modulations of all adaLN layers are zero, so every block starts as the identity.
 
     Args:
         net: The network, changed in place.
-        kind: ``"xavier"``: uniform within ``sqrt(6 / (fan_in + fan_out))``. ``"truncated_normal"``: normal of
-            standard deviation 0.02, cut at 2.
+        kind: ``"xavier"``: uniform within ``sqrt(6 / (fan_in + fan_out))``; the output layer is zero, so the first
+            output is exactly 0. ``"truncated_normal"``: normal of standard deviation ``std``, cut at 2; the output
+            layer has at most 0.02, so that the first guess is not a loud one.
         normal: Parameters to be normal of standard deviation 0.02 instead, such as tables of embeddings.
+        std: Of the truncated normal. 0.02 suits a width of 768; a network of width 128 learned faster from 0.08.
 
     Raises:
         ConfigError: If ``kind`` is unknown.
@@ -41,7 +42,7 @@ def initialise_(net: nn.Module, kind: Init, *, normal: Iterable[Tensor]) -> None
                 if kind == "xavier":
                     nn.init.xavier_uniform_(matrix)
                 else:
-                    nn.init.trunc_normal_(matrix, std=0.02)
+                    nn.init.trunc_normal_(matrix, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
     for tensor in normal:
@@ -51,7 +52,10 @@ def initialise_(net: nn.Module, kind: Init, *, normal: Iterable[Tensor]) -> None
         if isinstance(module, AdaLNBlock | AdaLNFinal):
             _zero_(module.adaLN_modulation[1])
         if isinstance(module, AdaLNFinal):
-            _zero_(module.linear)
+            if kind == "xavier":
+                _zero_(module.linear)
+            else:
+                nn.init.trunc_normal_(module.linear.weight, std=min(std, 0.02))
 
 
 def _zero_(linear: nn.Module) -> None:

@@ -24,6 +24,7 @@ from jitflow.layers.rope import RotaryTable
 from jitflow.layers.transformer import AdaLNTransformer
 
 Positions = Literal["rotary", "learned"]
+RopeAxes = Literal["grid", "line"]
 
 
 class JiT(AdaLNTransformer):
@@ -48,9 +49,13 @@ class JiT(AdaLNTransformer):
         positions: ``"rotary"``: the release's fixed table of waves, and rotation in every attention. ``"learned"``: a
             table learned from normal values of standard deviation 0.02 in place of the fixed one.
         use_rope: Rotate queries and keys as well; only learned positions can do without.
+        rope_axes: What rotation measures distances by: ``"grid"``, the row and the column of a patch, or ``"line"``,
+            its place on the line that all rows make, as in a text.
         init: How matrices start, see :func:`jitflow.layers.initial.initialise_`.
-        self_conditioning: Take a previous estimate of the data as ``hint``, through an embedding of its own that is
-            zero at first, so that an untrained hint changes nothing.
+        init_std: Their standard deviation where they start normal.
+        self_conditioning: Take a previous estimate of the data as ``hint``, through an embedding of its own. With
+            ``init="xavier"`` it is zero at first, so that an untrained hint changes nothing; else it starts as all
+            matrices do, which a network that never was without hints learns faster from.
 
     Attributes:
         prediction: What the network was built to predict, or None where its caller decides.
@@ -82,7 +87,9 @@ class JiT(AdaLNTransformer):
         gradient_checkpointing: bool = False,
         positions: Positions = "rotary",
         use_rope: bool = True,
+        rope_axes: RopeAxes = "grid",
         init: Init = "xavier",
+        init_std: float = 0.02,
         self_conditioning: bool = False,
     ) -> None:
         super().__init__()
@@ -111,6 +118,10 @@ class JiT(AdaLNTransformer):
             raise ConfigError(f"in_context_start {in_context_start} must be one of the {depth} blocks, from 0")
         if positions not in get_args(Positions):
             raise unknown_name("positions", positions, get_args(Positions))
+        if not init_std > 0:
+            raise ConfigError(f"init_std must be positive; got {init_std}")
+        if rope_axes not in get_args(RopeAxes):
+            raise unknown_name("rope_axes", rope_axes, get_args(RopeAxes))
         if not use_rope and positions == "rotary":
             raise ConfigError("use_rope=False leaves no rotary positions; set positions='learned'")
 
@@ -140,13 +151,17 @@ class JiT(AdaLNTransformer):
         )
         self.final_layer = AdaLNFinal(hidden_size, patch_size, in_channels)
         head_dim = hidden_size // num_heads
-        self._rope = RotaryTable(self.grid, head_dim)
-        self._rope_in_context = RotaryTable(self.grid, head_dim, num_prefix=in_context_len)
-        initialise_(self, init, normal=self._normal_at_first())
+        rope_grid = self.grid if rope_axes == "grid" else (1, self.grid[0] * self.grid[1])
+        self._rope = RotaryTable(rope_grid, head_dim)
+        self._rope_in_context = RotaryTable(rope_grid, head_dim, num_prefix=in_context_len)
+        initialise_(self, init, normal=self._normal_at_first(), std=init_std)
         if self_conditioning:
             # Made last: every other weight is what the same seed gives without it.
             self.hint_embedder = PatchEmbed(patch_size, in_channels, hidden_size, bias=False)
-            nn.init.zeros_(self.hint_embedder.proj.weight)
+            if init == "xavier":
+                nn.init.zeros_(self.hint_embedder.proj.weight)
+            else:
+                nn.init.trunc_normal_(self.hint_embedder.proj.weight, std=init_std)
 
     def _normal_at_first(self) -> list[Tensor]:
         tensors: list[Tensor] = []

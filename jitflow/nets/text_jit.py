@@ -29,8 +29,8 @@ def build_jit_model(
 ) -> JiT:
     """Build a JiT for text as colour, with fresh weights.
 
-    The blocks are those of the image networks. Learned positions, no classes, no class tokens and weights from a
-    truncated normal distribution are what is different.
+    The blocks are those of the image networks. Learned positions, rotations that measure distance along the text, no
+    classes, no class tokens and weights from a truncated normal distribution are what is different.
 
     Args:
         model_name: A JiT of ``jitflow models``, which gives the sizes.
@@ -41,7 +41,7 @@ def build_jit_model(
             ``self_conditioning=True``, or ``use_rope=False`` for learned positions alone.
 
     Returns:
-        The network, in training mode; its output is 0 until it is trained.
+        The network, in training mode.
 
     Raises:
         ConfigError: If the name or a setting is unknown, or sizes do not fit.
@@ -54,6 +54,7 @@ def build_jit_model(
         "num_classes": 0,
         "in_context_len": 0,
         "positions": "learned",
+        "rope_axes": "line",
         "init": "truncated_normal",
     }
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,13 +46,16 @@ def models(args: list[str]) -> None:
     run_command("models", _models, args)
 
 
-def run_group(name: str, commands: Mapping[str, Callable[..., None]], args: list[str]) -> None:
+def run_group(
+    name: str, commands: Mapping[str, Callable[..., Any]], args: list[str], *, positional: Collection[str] = ()
+) -> None:
     """Run one of several commands that share a verb; without a word, or with ``--help``, list them.
 
     Args:
         name: The verb.
         commands: Function of each command.
         args: Words after the verb.
+        positional: Commands whose required arguments are given by place; the others' are options.
 
     Raises:
         ConfigError: If there is no such command.
@@ -67,7 +70,7 @@ def run_group(name: str, commands: Mapping[str, Callable[..., None]], args: list
         return
     if args[0] not in commands:
         raise unknown_name(f"{name} command", args[0], commands)
-    run_command(f"{name} {args[0]}", commands[args[0]], args[1:], positional=False)
+    run_command(f"{name} {args[0]}", commands[args[0]], args[1:], positional=args[0] in positional)
 
 
 def run_command(name: str, function: Callable[..., Any], args: list[str], *, positional: bool = True) -> None:
@@ -183,12 +186,14 @@ def _sample(
     interval: str | None = None,
     solver: str | None = None,
     steps: int | None = None,
+    time_shift: float | None = None,
     seed: int = 0,
     ema: float = 1,
     out: str = "outputs/samples",
     batch_size: int = 64,
     device: str | None = None,
     precision: Literal["32", "bf16", "16"] = "32",
+    compile: bool = False,
     dry_run: bool = False,
 ) -> None:
     """Draw images from a checkpoint: PNG files, one grid, and a JSON with every setting.
@@ -201,6 +206,7 @@ def _sample(
         interval: Times low,high between which guidance acts; 0 is noise, 1 is data.
         solver: euler, heun, midpoint or multistep.
         steps: Steps of the solver.
+        time_shift: Above 1 puts more of the steps near the noise, below 1 near the image.
         seed: Seed of the first image; the others follow.
         ema: Average of the weights: 1 or 2; 0 for the weights themselves; a width such as 0.1 for an average
             reconstructed from the run's snapshots.
@@ -208,6 +214,7 @@ def _sample(
         batch_size: Images at a time.
         device: cpu, cuda, cuda:1, mps; the fastest there is by default.
         precision: Precision inside the network.
+        compile: Compile the network first, which takes a minute and pays off for many images.
         dry_run: Say what would be drawn, and draw nothing.
     """
     from jitflow.core.solver import get_solver
@@ -223,6 +230,8 @@ def _sample(
         get_solver(solver)
     if steps is not None:
         time_grid(steps)
+    if time_shift is not None:
+        time_grid(2, shift=time_shift)
     window = parse_interval(interval) if interval is not None else None
     model = load(checkpoint, device=device)
     wanted = [y for y in parse_labels(labels, model.module.num_classes) for _ in range(count)]
@@ -231,6 +240,8 @@ def _sample(
         console.print(f"would draw {len(wanted)} images, seeds {seed} to {seed + len(wanted) - 1}, into {out}")
         return
     writable_folder(out)
+    if compile:
+        model.compile()
     with meter("sampling", len(wanted)) as progress:
         drawn = model.sample(
             wanted,
@@ -239,6 +250,7 @@ def _sample(
             interval=window,
             solver=solver,
             steps=steps,
+            time_shift=time_shift,
             ema=ema,
             batch_size=batch_size,
             precision=precision,

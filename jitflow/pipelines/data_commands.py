@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -10,25 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jitflow.errors import DataError, unknown_name
-from jitflow.pipelines.commands import run_command
+from jitflow.errors import DataError
+from jitflow.pipelines.commands import run_group
 
 
 def data(args: list[str]) -> None:
-    """Run ``jitflow data prepare`` or ``jitflow data check``."""
-    commands: dict[str, Callable[..., None]] = {"prepare": _prepare, "check": _check}
-    if not args or args[0] in ("-h", "--help"):
-        Console(soft_wrap=True).print(
-            "usage: jitflow data prepare FOLDER OUT --img_size 256\n"
-            "       jitflow data check FOLDER\n\n"
-            "`jitflow data prepare --help` and `jitflow data check --help` list the options.",
-            markup=False,
-            highlight=False,
-        )
-        return
-    if args[0] not in commands:
-        raise unknown_name("data command", args[0], commands)
-    run_command(f"data {args[0]}", commands[args[0]], args[1:])
+    """Run ``jitflow data``."""
+    run_group("data", {"prepare": _prepare, "check": _check}, args, positional=("prepare", "check"))
 
 
 def _prepare(

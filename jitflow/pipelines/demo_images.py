@@ -15,8 +15,15 @@ from rich.console import Console
 from torch import Tensor
 
 from jitflow import pictures
-from jitflow.callbacks import EMACallback, JiTModelCheckpoint, LearningRateSchedulerCallback, TrainingProgress
+from jitflow.callbacks import (
+    DataRecord,
+    EMACallback,
+    JiTModelCheckpoint,
+    LearningRateSchedulerCallback,
+    TrainingProgress,
+)
 from jitflow.callbacks.checkpoint import LAST_NAME
+from jitflow.callbacks.data_record import DATA_NAME
 from jitflow.callbacks.guard import FiniteGuard
 from jitflow.callbacks.history import TrainingHistory
 from jitflow.callbacks.signals import resumable_exit
@@ -30,6 +37,7 @@ from jitflow.evaluation.moments import Moments
 from jitflow.files import read_json, writable_folder, write_json
 from jitflow.pipelines.demo_folder import check_same_run, remove_run
 from jitflow.pipelines.progress import meter
+from jitflow.pipelines.report import REPORT_NAME, write_final_report
 from jitflow.pipelines.sample import Model, Samples, load
 from jitflow.training.checkpoint import resume_point
 from jitflow.training.recipe import build, read_recipe
@@ -39,7 +47,16 @@ RECIPE = "images/digits"
 NUM_CLASSES = 10
 GRID_COLUMNS = 8
 # What a restart removes.
-_FILES = ("metrics.json", "samples.png", "trajectory.png", "loss.png", CONFIG_NAME, "environment.json")
+_FILES = (
+    REPORT_NAME,
+    DATA_NAME,
+    "metrics.json",
+    "samples.png",
+    "trajectory.png",
+    "loss.png",
+    CONFIG_NAME,
+    "environment.json",
+)
 NUM_JUDGED = 1000
 # The grid takes the first seeds of the judged images, so what is looked at is part of what is counted.
 _FIRST_SEED = 0
@@ -111,6 +128,7 @@ def run(
         "settings": samples.settings,
     }
     write_json(metrics_path, metrics)
+    write_final_report(out)
     _summary(out, metrics)
     return metrics
 
@@ -181,6 +199,7 @@ def _train(out: Path, recipe: dict[str, Any], last: Path, console: Console) -> T
         LearningRateSchedulerCallback(**recipe["schedule"], epochs=epochs),
         JiTModelCheckpoint(out / "checkpoints", **recipe["checkpoint"]),
         TrainingProgress(),
+        DataRecord(out),
         FiniteGuard(),
         history,
     ]

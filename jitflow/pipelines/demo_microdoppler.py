@@ -19,6 +19,7 @@ from jitflow.pipelines.microdoppler_run import GENERATED, LATENTS, TRAINED
 from jitflow.pipelines.microdoppler_sample import GRID_NAME, generate
 from jitflow.pipelines.microdoppler_train import train
 from jitflow.pipelines.progress import meter
+from jitflow.pipelines.report import REPORT_NAME, write_final_report
 
 _DATA, _EVALUATION, _METRICS, _SETTINGS = "data", "evaluation", "metrics.json", "settings.json"
 _FOLDERS = (_DATA, LATENTS, TRAINED, GENERATED, _EVALUATION)
@@ -90,7 +91,7 @@ def run(
         console.print(f"would {'start anew' if restart else state} in {out}, seed {seed}: {json.dumps(settings)}")
         return {}
     if restart:
-        remove_run(out, folders=_FOLDERS, files=(_METRICS, _SETTINGS))
+        remove_run(out, folders=_FOLDERS, files=(REPORT_NAME, _METRICS, _SETTINGS))
     record = out / _SETTINGS
     if record.exists():
         check_same_run(record, read_json(record), settings)
@@ -139,6 +140,7 @@ def run(
         "settings": settings,
     }
     write_json(metrics_path, metrics)
+    write_final_report(out)
     _summary(out, metrics)
     return metrics
 

@@ -60,7 +60,9 @@ def _info(file: str) -> None:
 
 
 def _runs(folder: str | None = None) -> None:
-    """List the runs in a folder: how far each came, its best score, its size, and the command that comes next.
+    """List the runs in a folder: how far each came, its best score, size and data, and the command that comes next.
+
+    The data are named by the first digits of their fingerprint: runs with equal ones saw the same data.
 
     Args:
         folder: Where to look; runs, outputs, output and run by default.
@@ -75,7 +77,7 @@ def _runs(folder: str | None = None) -> None:
         raise MissingFileError(f"there are no runs in {looked}; make one with: jitflow demo images")
     described = [describe_run(path) for path in found]
     table = Table(box=None, pad_edge=False)
-    for heading in ("run", "state", "score", "size", "changed"):
+    for heading in ("run", "state", "score", "size", "data", "changed"):
         table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
     for run in described:
         table.add_row(
@@ -83,6 +85,7 @@ def _runs(folder: str | None = None) -> None:
             Text.assemble((run.state, _STATES[run.state]), f" ({run.detail})" if run.detail else ""),
             f"{run.score[0]} {run.score[1]:.4g}" if run.score else "",
             format_bytes(run.num_bytes),
+            str(run.data.get("fingerprint", ""))[:8],
             f"{run.changed:%Y-%m-%d %H:%M}",
         )
     # A pipe has no width, and a path in pieces would be of no use there.

@@ -12,7 +12,14 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from jitflow.callbacks import EMACallback, JiTModelCheckpoint, LearningRateSchedulerCallback, TrainingProgress
+from jitflow.callbacks import (
+    DataRecord,
+    EMACallback,
+    JiTModelCheckpoint,
+    LearningRateSchedulerCallback,
+    TrainingProgress,
+    TrainingWatch,
+)
 from jitflow.callbacks.checkpoint import LAST_NAME
 from jitflow.callbacks.guard import FiniteGuard
 from jitflow.callbacks.signals import resumable_exit
@@ -21,8 +28,10 @@ from jitflow.data.latents import LatentDataModule
 from jitflow.errors import ConfigError
 from jitflow.files import read_json, writable_folder, write_json
 from jitflow.nets.registry import create_model
+from jitflow.pipelines.report import write_final_report
 from jitflow.training.checkpoint import resume_point
 from jitflow.training.run_folder import write_run_folder
+from jitflow.training.strategy import strategy_for
 from jitflow.training.user_dit import UserConditionedDiT
 
 log = logging.getLogger(__name__)
@@ -172,7 +181,7 @@ def train(
         max_steps=max_steps,
         accelerator=accelerator,
         devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        strategy=strategy_for(devices=devices),
         precision=precision,  # type: ignore[arg-type]
         gradient_clip_val=gradient_clip or None,
         check_val_every_n_epoch=check_val_every_n_epoch,
@@ -180,6 +189,8 @@ def train(
             EMACallback(module.ema_decay1, module.ema_decay2),
             LearningRateSchedulerCallback("cosine", min(warmup_epochs, epochs / 2), min_lr=lr / 10, epochs=epochs),
             TrainingProgress(),
+            TrainingWatch(),
+            DataRecord(output_dir),
             FiniteGuard(),
             # The last state now and then, the best whenever it is found; a short training loses little.
             JiTModelCheckpoint(output_dir / "checkpoints", max(1, max_epochs // 40), 10**9, best_name=BEST_NAME),
@@ -212,6 +223,7 @@ def train(
             trainer.fit(module, datamodule=data, ckpt_path=resume)
     if trainer.is_global_zero:
         write_json(output_dir / RECORD_NAME, {"settings": settings, "finished": True, "steps": trainer.global_step})
+        write_final_report(output_dir)
     if not best.exists():
         raise ConfigError(f"no validation was run in {max_epochs} epochs; lower check_val_every_n_epoch")
     return best

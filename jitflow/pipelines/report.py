@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import io
+import logging
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +25,7 @@ from jitflow.pipelines.amounts import format_bytes
 from jitflow.pipelines.curves import Curve, read_curves
 from jitflow.pipelines.runs import Run, describe_run
 
+log = logging.getLogger(__name__)
 REPORT_NAME = "report.html"
 _SCORE_FILES = ("metrics.json", "evaluation/evaluation.json", "evaluation/report.json", "report.json")
 _TEXT_FILES = ("samples.txt", "evaluation/samples/samples.txt")
@@ -50,7 +53,16 @@ _TITLES = {
     "val/loss_ema": "Loss on held-out data, first EMA",
     "train/lr": "Learning rate",
     "eval/fid": "FID",
+    "train/grad_norm": "Norm of the gradient, before clipping",
+    "train/weight_norm": "Norm of the weights",
+    "train/ema1_norm": "Norm of the first EMA",
+    "train/ema2_norm": "Norm of the second EMA",
+    "perf/images_per_sec": "Images per second",
+    "perf/memory_gib": "Largest memory so far, GiB",
+    "perf/mfu": "Share of the device's peak (MFU)",
 }
+# Curves of the loss by time, which TrainingWatch logs.
+_BY_TIME = "loss_at/"
 _STYLE = """
 :root { color-scheme: light; --line: #d8dee4; --soft: #57606a; --accent: #0b63b5; }
 * { box-sizing: border-box; }
@@ -96,6 +108,20 @@ def write_report(folder: str | Path, *, out: str | Path | None = None) -> Path:
     return path
 
 
+def write_final_report(folder: str | Path) -> None:
+    """Write the report of a training that has ended; what stands in its way is a warning, for the training is done.
+
+    Args:
+        folder: The run's folder.
+    """
+    try:
+        path = write_report(folder)
+    except (JitflowError, OSError) as error:
+        log.warning("no report was written: %s", error)
+    else:
+        log.info("report: %s", path)
+
+
 def render(run: Run) -> str:
     """Return the page about a run; it asks for nothing outside itself."""
     title = html.escape(run.folder.resolve().name)
@@ -109,6 +135,7 @@ def render(run: Run) -> str:
         _section("Samples over the training", _during_figures(run)),
         _section("Pictures", _picture_figures(run)),
         _section("Texts", _texts(run)),
+        _section("Data", _table(_flat(run.data))),
         _section("Settings", _table(_flat(run.settings))),
         _section("Environment", _table(_flat(run.environment))),
         _section("Files", _table(_files(run))),
@@ -168,18 +195,20 @@ def _score_tables(run: Run) -> str:
                 tables.append(f"<p>{html.escape(str(error))}</p>")
                 continue
             numbers = {k: v for k, v in _flat(content).items() if not k.startswith("settings.")}
-            shown = str(path.relative_to(run.folder))
-            tables.append(
-                _table(numbers)
-                if not tables
-                else f"<details><summary>{html.escape(shown)}</summary>{_table(numbers)}</details>"
-            )
+            if tables:
+                tables.append(_folded(str(path.relative_to(run.folder)), numbers))
+                continue
+            # A table of every number at every time would hide those that sum them up.
+            inner = {name: said for name, said in numbers.items() if "." in name}
+            tables.append(_table({name: said for name, said in numbers.items() if name not in inner}))
+            tables += [_folded(f"{len(inner)} more numbers", inner)] if inner else []
     return "".join(tables)
 
 
 def _curve_figures(curves: Mapping[str, Curve]) -> str:
     first = [name for name in _TITLES if name in curves]
-    names = first + [name for name in curves if name not in _TITLES]
+    by_time = {name.removeprefix(_BY_TIME): curves[name] for name in curves if name.startswith(_BY_TIME)}
+    names = first + [name for name in curves if name not in _TITLES and not name.startswith(_BY_TIME)]
     figures = []
     for name in names:
         points = curves[name]
@@ -187,7 +216,31 @@ def _curve_figures(curves: Mapping[str, Curve]) -> str:
         if len(points) > 1:
             title = _TITLES.get(name, name)
             figures.append(_figure(_plot(points, title), f"{title}, {len(points)} points, last {points[-1][1]:.4g}"))
+    if any(len(points) > 1 for points in by_time.values()):
+        caption = "Training loss by time; 0 is noise, 1 is data"
+        figures.insert(min(1, len(figures)), _figure(_plot_together(by_time, caption), caption))
     return f'<div class="figures">{"".join(figures)}</div>' if figures else ""
+
+
+def _plot_together(curves: Mapping[str, Curve], title: str) -> bytes:
+    """Draw curves of one kind in one figure, from the first (dark) to the last (light)."""
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for i, (name, points) in enumerate(sorted(curves.items())):
+        axes.plot(*zip(*points, strict=True), color=colormaps["viridis"](0.9 * i / len(curves)), label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel("optimiser step")
+    axes.set_ylabel("loss")
+    axes.set_title(title)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def _plot(points: Sequence[tuple[int, float]], title: str) -> bytes:
@@ -300,6 +353,10 @@ def _table(rows: Mapping[str, str]) -> str:
     body = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in shown)
     more = f"<tr><td></td><td>and {len(rows) - _MAX_ROWS} more</td></tr>" if len(rows) > _MAX_ROWS else ""
     return f"<table>{body}{more}</table>"
+
+
+def _folded(title: str, rows: Mapping[str, str]) -> str:
+    return f"<details><summary>{html.escape(title)}</summary>{_table(rows)}</details>"
 
 
 def _words(name: str) -> str:

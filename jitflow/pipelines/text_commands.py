@@ -5,40 +5,25 @@ Each function with a docstring is one command; jsonargparse makes its options an
 
 from __future__ import annotations
 
-import importlib
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal
 
 from rich.console import Console
 
-from jitflow.errors import ConfigError, unknown_name
-from jitflow.pipelines.commands import run_command
-
-
-class Command(NamedTuple):
-    """Where the function of a command is, and whether its required arguments are given by place."""
-
-    module: str
-    function: str
-    positional: bool
-
-
-_HERE = "jitflow.pipelines.text_commands"
-COMMANDS = {
-    "train": Command(_HERE, "train_command", False),
-    "sample": Command(_HERE, "sample_command", True),
-    "evaluate": Command("jitflow.pipelines.text_evaluate", "evaluate_command", True),
-}
+from jitflow.errors import ConfigError
+from jitflow.pipelines.commands import run_group
 
 
 def text(args: list[str]) -> None:
     """Run ``jitflow text``."""
-    if not args or args[0] in ("-h", "--help"):
-        raise ConfigError(f"jitflow text needs one of: {', '.join(COMMANDS)}; each has its own --help")
-    if args[0] not in COMMANDS:
-        raise unknown_name("text command", args[0], COMMANDS)
-    command = COMMANDS[args[0]]
-    function = getattr(importlib.import_module(command.module), command.function)
-    run_command(f"text {args[0]}", function, args[1:], positional=command.positional)
+    from jitflow.pipelines.text_evaluate import evaluate_command
+
+    commands: dict[str, Callable[..., None]] = {
+        "train": train_command,
+        "sample": sample_command,
+        "evaluate": evaluate_command,
+    }
+    run_group("text", commands, args, positional=("sample", "evaluate"))
 
 
 def train_command(
@@ -68,6 +53,7 @@ def train_command(
     velocity_weight: float | None = None,
     cross_entropy_weight: float | None = None,
     self_conditioning: bool | None = None,
+    infill_prob: float | None = None,
     prompt_prob: float | None = None,
     P_mean: float | None = None,
     P_std: float | None = None,
@@ -121,7 +107,8 @@ def train_command(
         velocity_weight: Factor of the velocity's squared error, 1.
         cross_entropy_weight: Factor of the tokens' cross-entropy, 1.
         self_conditioning: Tell the network its own estimate of the text; true.
-        prompt_prob: Share of texts whose beginning is shown clean, as a prompt will be; 0.25.
+        infill_prob: Share of texts that have gaps, which only the clean text around them can tell; 0.5.
+        prompt_prob: Share of the others whose beginning is shown clean, as a prompt will be; 0.25.
         P_mean: Mean of the logit of the training times, -0.8.
         P_std: Standard deviation of the logit of the training times, 0.8.
         time_kind: Distribution of the training times, logit_normal.
@@ -168,6 +155,7 @@ def train_command(
         velocity_weight=velocity_weight,
         cross_entropy_weight=cross_entropy_weight,
         self_conditioning=self_conditioning,
+        infill_prob=infill_prob,
         prompt_prob=prompt_prob,
         P_mean=P_mean,
         P_std=P_std,

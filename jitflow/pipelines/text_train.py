@@ -15,7 +15,14 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from jitflow.callbacks import EMACallback, JiTModelCheckpoint, LearningRateSchedulerCallback, TrainingProgress
+from jitflow.callbacks import (
+    DataRecord,
+    EMACallback,
+    JiTModelCheckpoint,
+    LearningRateSchedulerCallback,
+    TrainingProgress,
+    TrainingWatch,
+)
 from jitflow.callbacks.checkpoint import LAST_NAME
 from jitflow.callbacks.guard import FiniteGuard
 from jitflow.callbacks.signals import resumable_exit
@@ -29,8 +36,10 @@ from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.files import load_checkpoint, writable_folder
 from jitflow.nets.text_jit import build_jit_model
 from jitflow.pipelines.progress import Meter, meter
+from jitflow.pipelines.report import write_final_report
 from jitflow.training.checkpoint import check_state_dict, find_checkpoint
 from jitflow.training.run_folder import write_run_folder
+from jitflow.training.strategy import strategy_for
 from jitflow.training.text_module import Decoder, TextLightningModule
 
 log = logging.getLogger(__name__)
@@ -56,6 +65,7 @@ _MODEL_DEFAULTS: dict[str, Any] = {
     "velocity_weight": 1.0,
     "cross_entropy_weight": 1.0,
     "self_conditioning": True,
+    "infill_prob": 0.5,
     "prompt_prob": 0.25,
     "P_mean": -0.8,
     "P_std": 0.8,
@@ -100,6 +110,7 @@ def train(
     velocity_weight: float | None = None,
     cross_entropy_weight: float | None = None,
     self_conditioning: bool | None = None,
+    infill_prob: float | None = None,
     prompt_prob: float | None = None,
     P_mean: float | None = None,
     P_std: float | None = None,
@@ -158,7 +169,8 @@ def train(
         velocity_weight: Factor of the velocity's squared error, 1.
         cross_entropy_weight: Factor of the cross-entropy of the tokens, 1; 0 leaves it out.
         self_conditioning: Tell the network its own estimate of the text, True.
-        prompt_prob: Share of texts whose beginning is shown clean, as a prompt will be; 0.25.
+        infill_prob: Share of texts that have gaps, which only the clean text around them can tell; 0.5.
+        prompt_prob: Share of the others whose beginning is shown clean, as a prompt will be; 0.25.
         P_mean: Mean of the logit of the training times, -0.8.
         P_std: Standard deviation of the logit of the training times, 0.8.
         time_kind: Distribution of the training times, ``logit_normal``.
@@ -206,6 +218,7 @@ def train(
         "velocity_weight": velocity_weight,
         "cross_entropy_weight": cross_entropy_weight,
         "self_conditioning": self_conditioning,
+        "infill_prob": infill_prob,
         "prompt_prob": prompt_prob,
         "P_mean": P_mean,
         "P_std": P_std,
@@ -267,7 +280,7 @@ def train(
         max_steps=settings["max_steps"],
         accelerator=accelerator,
         devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        strategy=strategy_for(devices=devices, accumulate=settings["gradient_accumulation_steps"]),
         precision=precision,  # type: ignore[arg-type]
         accumulate_grad_batches=settings["gradient_accumulation_steps"],
         gradient_clip_val=settings["max_grad_norm"] or None,
@@ -276,6 +289,8 @@ def train(
             EMACallback(module.ema_decay1, module.ema_decay2),
             LearningRateSchedulerCallback("cosine", warmup, epochs=num_epochs),
             TrainingProgress(),
+            TrainingWatch(),
+            DataRecord(folder),
             FiniteGuard(),
             _checkpoints(folder, save_interval),
             _RecordSettings(settings),
@@ -308,6 +323,8 @@ def train(
         warnings.filterwarnings("ignore", module="lightning")
         with resumable_exit(trainer, f"go on with --resume {shlex.quote(str(folder / LAST_NAME))}"):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    if trainer.is_global_zero:
+        write_final_report(folder)
     best = folder / BEST_NAME
     # Without one epoch to its end there was no validation.
     return best if best.exists() else folder / LAST_NAME
@@ -515,6 +532,7 @@ def _module(
         velocity_weight=settings["velocity_weight"],
         cross_entropy_weight=settings["cross_entropy_weight"],
         self_conditioning=settings["self_conditioning"],
+        infill_prob=settings["infill_prob"],
         prompt_prob=settings["prompt_prob"],
         P_mean=settings["P_mean"],
         P_std=settings["P_std"],

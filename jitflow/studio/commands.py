@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import logging
 import os
+import tempfile
 
 from jitflow.errors import ConfigError
 from jitflow.pipelines.commands import run_command
@@ -18,9 +21,7 @@ def studio(args: list[str]) -> None:
     while args and not args[0].startswith("-"):
         checkpoints.append(args[0])
         args = args[1:]
-    if checkpoints:
-        args = [f"--checkpoints={checkpoints}", *args]
-    run_command("studio", _studio, args, positional=False)
+    run_command("studio", _studio, [f"--checkpoints={json.dumps(checkpoints)}", *args], positional=False)
 
 
 def _studio(
@@ -32,6 +33,8 @@ def _studio(
 ) -> None:
     """Open a page to sample from checkpoints, on this machine; nothing is sent anywhere. Ctrl-C ends it.
 
+    Checkpoints are named after the verb, such as ``jitflow studio runs/a/checkpoints/last.ckpt b.safetensors``.
+
     Args:
         checkpoints: Files to choose from.
         host: Address to listen on; others than this machine reach the page only if it is changed.
@@ -39,17 +42,25 @@ def _studio(
         device: cpu, cuda, cuda:1, mps; the fastest there is by default.
         vavae_path: The VA-VAE that models of latents need, or builtin for the codec inside the checkpoint.
     """
-    # Read when gradio is imported; without them it would report its use and ask for newer versions.
-    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
-    try:
-        import gradio  # noqa: F401
-    except ModuleNotFoundError:
-        raise ConfigError("the studio needs gradio; pip install 'jitflow[studio]'") from None
+    if importlib.util.find_spec("gradio") is None:
+        raise ConfigError('the studio needs gradio, which is not installed; pip install "jitflow[studio]"')
+    with tempfile.TemporaryDirectory(prefix="jitflow-studio-") as drawings:
+        # Read when gradio is imported: without them it would report its use, ask for newer versions, and leave
+        # every picture behind.
+        os.environ.update(
+            GRADIO_ANALYTICS_ENABLED="False",
+            GRADIO_TEMP_DIR=drawings,
+            HF_HUB_OFFLINE="1",
+            HF_HUB_DISABLE_TELEMETRY="1",
+        )
+        _serve(checkpoints, host, port, device, vavae_path)
+
+
+def _serve(checkpoints: list[str], host: str, port: int | None, device: str | None, vavae_path: str) -> None:
     from jitflow.studio.library import Library
     from jitflow.studio.page import build_page, launch_options
 
-    library = Library(checkpoints, device=device, vavae_path=vavae_path)
-    page = build_page(library)
+    page = build_page(Library(checkpoints, device=device, vavae_path=vavae_path))
     if host not in _LOOPBACK:
         log.warning("the page listens on %s: everybody who reaches this address can use this machine to draw", host)
     try:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 import jitflow
 from jitflow import pictures
+from jitflow.pipelines.microdoppler_sample import BUILTIN
 from jitflow.pipelines.sample import Model, parse_interval
 from jitflow.pipelines.text_sample import write_texts
 from jitflow.studio.request import Request, check, labels_of
@@ -20,11 +21,12 @@ from jitflow.training.module import FlowModule
 from jitflow.training.text_module import TextLightningModule
 from jitflow.training.user_dit import UserConditionedDiT
 
-OnStep = Callable[[int, int, Image.Image], None]
+OnFrame = Callable[[int, int, Image.Image], None]
 """Called with (steps done, steps in all, the images as they are now)."""
 # States that are kept of one drawing; each is a picture of all images.
 _MAX_FRAMES = 24
-_TARGET_PX = 128
+# Small images are enlarged until all together are about as wide.
+_WIDTH_PX = 768
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,14 @@ class Drawing:
     """What came of a request.
 
     Attributes:
-        images: One picture for each sample.
-        captions: What each shows, such as ``class 3, seed 0``.
+        subjects: Classes or users that are drawn, such as ``class 3``, each once; empty for text.
         texts: Decoded text of each; empty unless the model writes text.
         frames: The images together at times from noise to the end, evenly spread over the steps.
-        times: Time of each frame, 0 to 1.
+        times: Time of each frame, in ``(0, 1]``, rising.
         record: Everything that reproduces the drawing, plain values.
     """
 
-    images: list[Image.Image]
-    captions: list[str]
+    subjects: list[str]
     texts: list[str]
     frames: list[Image.Image]
     times: list[float]
@@ -52,14 +52,20 @@ class Drawing:
         """All images in one picture: the last frame."""
         return self.frames[-1]
 
+    def frame_at(self, t: float) -> tuple[Image.Image, float]:
+        """Return the frame nearest to a time in ``[0, 1]``, and its own time."""
+        nearest = min(range(len(self.times)), key=lambda i: abs(self.times[i] - t))
+        return self.frames[nearest], self.times[nearest]
 
-def draw(model: Model, request: Request, *, on_step: OnStep | None = None) -> Drawing:
+
+def draw(model: Model, request: Request, *, vavae_path: str = BUILTIN, on_frame: OnFrame | None = None) -> Drawing:
     """Draw what is asked for.
 
     Args:
         model: A model, on the device where it shall run.
         request: What to draw.
-        on_step: Told about the progress, for as many steps as there are frames.
+        vavae_path: The VA-VAE that was attached to a model of users, or ``builtin``; for the record only.
+        on_frame: Told about the progress, at most 24 times; what it raises ends the drawing.
 
     Returns:
         The drawing.
@@ -70,8 +76,10 @@ def draw(model: Model, request: Request, *, on_step: OnStep | None = None) -> Dr
     """
     module = model.module
     check(request, module)
-    film = _Film(module, on_step)
-    with film.watch():
+    film = _Film(module, 1 if isinstance(module, TextLightningModule) else request.count, on_frame)
+    subjects: list[str] = []
+    texts: list[str] = []
+    with module.watch_sampling(film.take):
         if isinstance(module, TextLightningModule):
             written = write_texts(
                 module,
@@ -84,10 +92,8 @@ def draw(model: Model, request: Request, *, on_step: OnStep | None = None) -> Dr
                 ema=request.ema,
             )
             pixels, seeds, settings, texts = written.pixels, written.seeds, written.settings, written.texts
-            captions = [f"seed {seed}" for seed in seeds]
-            asked: dict[str, Any] = {"prompt": request.subject or None}
         else:
-            labels, texts = labels_of(request, module), []
+            labels = labels_of(request, module)
             drawn = model.sample(
                 labels,
                 request.seed,
@@ -97,34 +103,63 @@ def draw(model: Model, request: Request, *, on_step: OnStep | None = None) -> Dr
                 steps=request.steps,
                 ema=request.ema,
             )
-            pixels, seeds, settings = drawn.pixels, drawn.seeds, drawn.settings
-            captions = [f"{_name(module, y)}, seed {s}" for y, s in zip(labels, seeds, strict=True)]
-            asked = {"labels": labels}
-    scale = pictures.display_scale(pixels.shape[-1], target_px=_TARGET_PX)
-    images = [pictures.to_image(p, scale=scale) for p in pixels.numpy()]
-    frames, times = film.develop(pixels)
-    record = {
-        "jitflow": jitflow.__version__,
-        "checkpoint": model.source,
-        **settings,
-        **asked,
-        "seeds": seeds,
-        **({"texts": texts} if texts else {}),
-    }
-    return Drawing(images, captions, texts, frames, times, {**record, "python": python_line(record)})
+            pixels, seeds, settings = drawn.pixels, drawn.seeds, {**drawn.settings, "labels": labels}
+            subjects = [_name(module, y) for y in dict.fromkeys(labels)]
+    film.add(1.0, pixels)
+    record = {"jitflow": jitflow.__version__, **settings, "checkpoint": model.source, "seeds": seeds}
+    if texts:
+        record["texts"] = texts
+    if isinstance(module, UserConditionedDiT) and vavae_path != BUILTIN:
+        record["vavae_path"] = vavae_path
+    record["command"], record["python"] = command_of(record), python_of(record)
+    return Drawing(subjects, texts, film.frames, film.times, record)
 
 
-def python_line(record: dict[str, Any]) -> str:
-    """Return the Python that makes a drawing again from its record."""
+def command_of(record: dict[str, Any]) -> str:
+    """Return the command that draws again what a record describes; empty if none can.
+
+    Args:
+        record: Of a :class:`Drawing`.
+    """
+    if "vavae_path" in record:
+        return ""
+    if "labels" in record:
+        labels, count = record["labels"], 1
+        once = list(dict.fromkeys(labels))
+        if labels == [label for label in once for _ in range(len(labels) // len(once))]:
+            labels, count = once, len(labels) // len(once)
+        words = ["sample", str(record["checkpoint"]), "--labels", ",".join(map(str, labels)), "--count", str(count)]
+        words += ["--guidance", f"{record['guidance']:g}"]
+        words += ["--interval", ",".join(f"{end:g}" for end in record["interval"])]
+    else:
+        words = ["text", "sample", str(record["checkpoint"]), "--count", str(len(record["seeds"]))]
+        words += ["--prompt", record["prompt"]] if record["prompt"] else []
+        words += ["--churn", f"{record['churn']:g}"]
+    words += ["--solver", record["solver"], "--steps", str(record["steps"]), "--ema", str(record["ema"])]
+    return shlex.join(["jitflow", *words, "--seed", str(record["seeds"][0])])
+
+
+def python_of(record: dict[str, Any]) -> str:
+    """Return the Python that draws again what a record describes: an expression whose value has ``images()``.
+
+    Args:
+        record: Of a :class:`Drawing`.
+    """
     common = f"seeds={record['seeds']}, solver={record['solver']!r}, steps={record['steps']}, ema={record['ema']}"
-    if "labels" not in record:
-        prompt = f"prompt={record['prompt']!r}, churn={record['churn']}"
-        return (
-            "from jitflow.pipelines.text_sample import load_text_model, write_texts; "
-            f"write_texts(load_text_model({record['checkpoint']!r}), {len(record['seeds'])}, {prompt}, {common})"
-        )
-    guided = f"guidance={record['guidance']}, interval={tuple(record['interval'])}"
-    return f"import jitflow; jitflow.load({record['checkpoint']!r}).sample({record['labels']}, {guided}, {common})"
+    if "labels" in record:
+        guided = f"guidance={record['guidance']}, interval={tuple(record['interval'])}"
+        load = f"import jitflow; jitflow.load({record['checkpoint']!r})"
+        if "vavae_path" in record:
+            load = (
+                "from jitflow.pipelines.microdoppler_sample import load_user_model; "
+                f"load_user_model({record['checkpoint']!r}, vavae_path={record['vavae_path']!r})"
+            )
+        return f"{load}.sample({record['labels']}, {guided}, {common})"
+    prompt = f"prompt={record['prompt']!r}, churn={record['churn']}"
+    return (
+        "from jitflow.pipelines.text_sample import load_text_model, write_texts; "
+        f"write_texts(load_text_model({record['checkpoint']!r}), {len(record['seeds'])}, {prompt}, {common})"
+    )
 
 
 def _name(module: FlowModule, label: int) -> str:
@@ -134,47 +169,28 @@ def _name(module: FlowModule, label: int) -> str:
 
 
 class _Film:
-    """Keeps some of the states of a sampling, evenly spread over its steps."""
+    """Pictures of some of the states of a sampling, evenly spread over its steps."""
 
-    def __init__(self, module: FlowModule, on_step: OnStep | None) -> None:
+    def __init__(self, module: FlowModule, num_alike: int, on_frame: OnFrame | None) -> None:
         self.module = module
-        self.on_step = on_step
-        self._states: list[tuple[float, Tensor]] = []
+        self.num_alike = num_alike
+        self.on_frame = on_frame
+        self.frames: list[Image.Image] = []
+        self.times: list[float] = []
 
-    @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Record every sampling of the module inside the block, beside whoever else watches it."""
-        inner = self.module.watch_sampling
+    def add(self, t: float, pixels: Tensor) -> None:
+        """Add a frame of images, shape ``(N, C, H, W)``, uint8."""
+        # A little wider than high, and images of one class in one row.
+        wanted = math.sqrt(1.3 * len(pixels)) / self.num_alike
+        columns = min(8, self.num_alike * max(1, round(wanted)))
+        scale = pictures.display_scale(pixels.shape[-1], target_px=_WIDTH_PX // columns)
+        self.frames.append(pictures.grid(pixels.numpy(), columns=columns, scale=scale))
+        self.times.append(t)
 
-        @contextmanager
-        def both(on_step: Callable[[int, int, float, Tensor], None]) -> Iterator[None]:
-            def step(done: int, in_all: int, t: float, x: Tensor) -> None:
-                self._take(done, in_all, t, x)
-                on_step(done, in_all, t, x)
-
-            with inner(step):
-                yield
-
-        # The functions that sample put a watcher of their own in the only place there is.
-        vars(self.module)["watch_sampling"] = both
-        try:
-            yield
-        finally:
-            del vars(self.module)["watch_sampling"]
-
-    def _take(self, done: int, in_all: int, t: float, x: Tensor) -> None:
-        every = max(1, -(-in_all // _MAX_FRAMES))
+    def take(self, done: int, in_all: int, t: float, x: Tensor) -> None:
+        """Add the state after a step, if one is due; see :meth:`FlowModule.watch_sampling`."""
+        every = -(-in_all // _MAX_FRAMES)
         if done % every == 0 and done < in_all:
-            self._states.append((float(t), x.detach().clone()))
-            if self.on_step is not None:
-                self.on_step(done, in_all, self._picture(self.module.codec.decode(x).cpu()))
-
-    def develop(self, pixels: Tensor) -> tuple[list[Image.Image], list[float]]:
-        """Return the pictures and their times; ``pixels`` of shape ``(N, C, H, W)``, uint8, are the last."""
-        frames = [self._picture(self.module.codec.decode(x).cpu()) for _, x in self._states]
-        return [*frames, self._picture(pixels)], [*(t for t, _ in self._states), 1.0]
-
-    def _picture(self, pixels: Tensor) -> Image.Image:
-        assert pixels.dtype == torch.uint8
-        scale = pictures.display_scale(pixels.shape[-1], target_px=_TARGET_PX)
-        return pictures.grid(pixels.numpy(), columns=min(8, max(2, round(len(pixels) ** 0.5))), scale=scale)
+            self.add(float(t), self.module.codec.decode(x).cpu())
+            if self.on_frame is not None:
+                self.on_frame(done, in_all, self.frames[-1])

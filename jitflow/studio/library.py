@@ -27,6 +27,9 @@ class Library:
     Raises:
         ConfigError: If no checkpoint is given.
         MissingFileError: If one does not exist.
+
+    Attributes:
+        vavae_path: As given.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class Library:
             raise ConfigError("name at least one checkpoint: jitflow studio runs/demo/images/checkpoints/last.ckpt")
         self._paths = {str(path): path for path in paths}
         self._device = device
-        self._vavae_path = vavae_path
+        self.vavae_path = vavae_path
         self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -66,5 +69,5 @@ class Library:
     def _load(self, path: Path) -> Model:
         model = load(path, device=self._device)
         if isinstance(model.module, UserConditionedDiT):
-            return load_user_model(path, vavae_path=self._vavae_path, device=self._device)
+            return load_user_model(path, vavae_path=self.vavae_path, device=self._device)
         return model

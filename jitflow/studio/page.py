@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-import json
-import queue
+import html
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import torch
 from PIL import Image
 
 from jitflow import pictures
 from jitflow.errors import JitflowError
-from jitflow.files import write_text
+from jitflow.files import write_json
 from jitflow.pipelines.runs import APPLICATIONS
 from jitflow.studio.drawing import Drawing, draw
 from jitflow.studio.library import Library
-from jitflow.studio.request import MAX_IMAGES, MAX_STEPS, Request, available_averages, default_request
+from jitflow.studio.request import Request, available_averages, default_request
+from jitflow.studio.worker import Event, StoppedError, events_of
 from jitflow.training.formats import TEXT
+from jitflow.training.module import FlowModule
 
 SOLVERS = ("euler", "heun", "midpoint", "multistep")
 _QUEUE_SIZE = 8
+_KEPT_SEC = 3600
 _FONTS = ("system-ui", "sans-serif")
 _MONO = ("ui-monospace", "monospace")
 _SUBJECTS = {
-    "images": "Classes, such as 0,3,7-9 or all",
-    "micro-Doppler": "Users, such as 1,2 or all",
-    "text": "Prompt; may be empty",
+    "images": ("Classes", "Such as 0,3,7-9, or all", "Images of each"),
+    "micro-Doppler": ("Users", "Such as 1,2, or all", "Images of each"),
+    "text": ("Prompt", "The beginning of every text; may be empty", "Texts"),
 }
-Event = tuple[int, int, Image.Image]
+# What a drawing changes, besides the message.
+_OUTPUTS = ("image_a", "image_b", "text_a", "text_b", "time", "command", "png", "record", "drawings")
+_CSS = """
+.gradio-container main { width: 100%; max-width: 1500px; margin: 0 auto; }
+#said p { margin: 0; }
+#said .bar { height: .4rem; margin-top: .4rem; border-radius: .2rem; background: #8a8f9840; }
+#said .bar div { height: 100%; border-radius: .2rem; background: #1f6fb4; }
+#said .refused { color: #b3261e; font-weight: 600; }
+#text-a textarea, #text-b textarea, #command textarea { font-family: ui-monospace, monospace; font-size: .85rem; }
+"""
 
 
 def build_page(library: Library) -> gr.Blocks:
@@ -44,55 +57,105 @@ def build_page(library: Library) -> gr.Blocks:
         The page, not started; see :func:`launch_options` for how to start it.
     """
     first = library.open(library.names[0]).module
-    with gr.Blocks(title="jitflow studio", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gr.Markdown("# jitflow studio")
+    shown = default_request(first)
+    label, hint, alike = _SUBJECTS[application_of(first)]
+    running: dict[str | None, threading.Event] = {}
+
+    def generate(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+        running[request.session_hash] = threading.Event()
+        try:
+            yield from answer(library, running[request.session_hash], *values)
+        finally:
+            running.pop(request.session_hash, None)
+
+    # Gradio could cancel by itself, but would ignore a press of Generate until the step it is at has ended.
+    def stop(request: gr.Request) -> None:
+        if request.session_hash in running:
+            running[request.session_hash].set()
+
+    with gr.Blocks(
+        title="jitflow studio", analytics_enabled=False, fill_width=True, delete_cache=(_KEPT_SEC, _KEPT_SEC)
+    ) as page:
+        gr.Markdown("## jitflow studio")
         with gr.Row():
-            with gr.Column(scale=1, min_width=300):
-                checkpoint = gr.Dropdown(
-                    library.names, value=library.names[0], label="Checkpoint", elem_id="checkpoint"
-                )
-                shown = default_request(first)
-                subject = gr.Textbox(shown.subject, label=_SUBJECTS[application_of(first)], elem_id="subject")
+            with gr.Column(scale=1, min_width=320):
+                checkpoint = gr.Dropdown(library.names, label="Checkpoint", elem_id="checkpoint")
+                subject = gr.Textbox(shown.subject, label=label, info=hint, lines=1, elem_id="subject")
                 with gr.Row():
-                    count = gr.Number(shown.count, label=f"Count of each (at most {MAX_IMAGES} in all)", precision=0,
-                                      elem_id="count")  # fmt: skip
-                    seed = gr.Number(shown.seed, label="First seed", precision=0, elem_id="seed")
-                gr.Markdown("### Setting A")
+                    count = gr.Number(shown.count, label=alike, min_width=120, elem_id="count")
+                    seed = gr.Number(shown.seed, label="First seed", min_width=120, elem_id="seed")
+                with gr.Row():
+                    button = gr.Button("Generate", variant="primary", elem_id="generate")
+                    stop_button = gr.Button("Stop", min_width=80, scale=0, elem_id="stop")
                 left = _setting_fields(first, "a")
-                compare = gr.Checkbox(False, label="Compare with a second setting, same seeds", elem_id="compare")
+                compare = gr.Checkbox(False, label="Compare with settings B, same seeds", elem_id="compare")
                 with gr.Column(visible=False) as second_column:
-                    gr.Markdown("### Setting B")
                     right = _setting_fields(first, "b")
-                button = gr.Button("Draw", variant="primary", elem_id="draw")
             with gr.Column(scale=3):
-                status = gr.Markdown("Choose, and press Draw.", elem_id="status")
+                said = gr.HTML(_said("Choose, and press Generate."), elem_id="said")
+                # Where there is text it stands beside its image, one side below the other.
                 with gr.Row():
-                    image_a = gr.Image(label="A", type="pil", format="png", interactive=False, elem_id="image-a")
-                    image_b = gr.Image(
-                        label="B", type="pil", format="png", interactive=False, visible=False, elem_id="image-b"
-                    )
-                time = gr.Slider(0, 1, value=1, step=1, label="From noise to image: frame", elem_id="time")
-                with gr.Row():
-                    text_a = gr.Textbox(label="Text A", lines=8, interactive=False, visible=False, elem_id="text-a")
-                    text_b = gr.Textbox(label="Text B", lines=8, interactive=False, visible=False, elem_id="text-b")
+                    image_a, text_a = _image("a"), _text("a")
+                    image_b, text_b = _image("b"), _text("b")
+                time = gr.Slider(
+                    0, 1, value=1, step=0.01, label="Time, from noise (0) to image (1)", interactive=False,
+                    elem_id="time",
+                )  # fmt: skip
+                command = gr.Textbox(
+                    label="The same in a shell",
+                    lines=1,
+                    max_lines=6,
+                    interactive=False,
+                    visible=False,
+                    buttons=["copy"],
+                    elem_id="command",
+                )
                 with gr.Row():
                     png = gr.DownloadButton("Download PNG", interactive=False, elem_id="png")
                     record = gr.DownloadButton("Download JSON that reproduces it", interactive=False, elem_id="json")
-        drawings: gr.State = gr.State([])
+        drawings: gr.State = gr.State([], time_to_live=_KEPT_SEC)
         fields = [checkpoint, subject, count, seed, compare, *left, *right]
-        outputs = [status, image_a, image_b, time, text_a, text_b, png, record, drawings]
+        shown_in = {
+            "image_a": image_a,
+            "image_b": image_b,
+            "text_a": text_a,
+            "text_b": text_b,
+            "time": time,
+            "command": command,
+            "png": png,
+            "record": record,
+            "drawings": drawings,
+        }
         compare.change(lambda on: gr.update(visible=on), compare, second_column, queue=False, api_visibility="private")
         checkpoint.change(
-            lambda name: _fields_of(library, name), checkpoint, [subject, *left, *right], api_visibility="private"
+            lambda name: _fields_of(library, name),
+            checkpoint,
+            [said, subject, count, *left, *right],
+            api_visibility="private",
         )
-        button.click(
-            lambda *values: answer(library, *values), fields, outputs, concurrency_limit=1, api_visibility="private"
+        gr.on(
+            [button.click, subject.submit],
+            generate,
+            fields,
+            [said, *(shown_in[name] for name in _OUTPUTS)],
+            show_progress="hidden",
+            api_visibility="private",
         )
-        time.input(frame_at, [drawings, time], [image_a, image_b], queue=False, api_visibility="private")
+        stop_button.click(stop, queue=False, show_progress="hidden", api_visibility="private")
+        # The last place of a slider counts, also when those before it are still on their way.
+        time.input(
+            frames_at,
+            [drawings, time],
+            [image_a, image_b],
+            queue=False,
+            show_progress="hidden",
+            trigger_mode="always_last",
+            api_visibility="private",
+        )
     return page.queue(max_size=_QUEUE_SIZE, default_concurrency_limit=1)
 
 
-def application_of(module: Any) -> str:
+def application_of(module: FlowModule) -> str:
     """Return ``images``, ``text`` or ``micro-Doppler`` for a module."""
     return APPLICATIONS.get(f"{type(module).__module__}.{type(module).__qualname__}", "images")
 
@@ -114,59 +177,67 @@ def requests_of(subject: str, count: Any, seed: Any, compare: bool, *settings: A
     ]
 
 
-def answer(library: Library, name: str, *fields: Any) -> Iterator[list[Any]]:
+def answer(library: Library, stopped: threading.Event, name: str, *fields: Any) -> Iterator[list[Any]]:
     """Draw what the fields ask for; yield the page's outputs again and again while it comes about.
 
     Args:
         library: The checkpoints.
+        stopped: Set to end the drawing early.
         name: The checkpoint's.
         fields: See :func:`requests_of`.
 
     Yields:
-        Values of status, both images, slider, both texts, both downloads, and the drawings.
+        Values of the message and of what ``_OUTPUTS`` names.
     """
-    empty = [gr.skip()] * 8
+    finished: list[Drawing] = []
     try:
         model = library.open(name)
         requests = requests_of(*fields)
-        finished: list[Drawing] = []
         for side, request in enumerate(requests):
-            letter = "AB"[side]
-            for event in _events(lambda on_step, r=request: draw(model, r, on_step=on_step)):  # type: ignore[misc]
+            work = events_of(
+                lambda on_frame, r=request: draw(model, r, vavae_path=library.vavae_path, on_frame=on_frame),  # type: ignore[misc]
+                stopped,
+            )
+            for event in work:
                 if isinstance(event, Drawing):
                     finished.append(event)
                     continue
-                done, in_all, picture = event
-                shown = [gr.skip(), gr.skip()]
-                shown[side] = gr.update(value=picture, visible=True)
-                said = f"Drawing {letter}: step {done} of {in_all}"
-                yield [said, *shown, *[gr.skip()] * 6]
+                yield _under_way("ab"[side], event, num_sides=len(requests))
     except JitflowError as error:
-        yield [f"**This cannot be drawn:** {error}", *empty]
+        yield _outputs(_said(str(error), refused=True))
         return
-    yield _finished_page(finished)
+    except StoppedError:
+        yield _outputs(_said("Stopped."))
+        return
+    except torch.OutOfMemoryError:
+        yield _outputs(_said("the memory of the device is full; ask for fewer images", refused=True))
+        return
+    # Gradio copies the files before it asks for more.
+    with tempfile.TemporaryDirectory(prefix="jitflow-studio-") as folder:
+        yield _finished_page(finished, Path(folder))
 
 
-def frame_at(drawings: list[Drawing], frame: float) -> list[Any]:
-    """Return both images at a frame of the way from noise to image; the last frame is the result."""
+def frames_at(drawings: list[Drawing], t: float) -> list[Any]:
+    """Return both images as they were at a time in ``[0, 1]``."""
     shown: list[Any] = [gr.skip(), gr.skip()]
     for side, drawing in enumerate(drawings):
-        shown[side] = drawing.frames[min(int(frame), len(drawing.frames) - 1)]
+        picture, time = drawing.frame_at(t)
+        shown[side] = gr.update(value=picture, label=f"{'AB'[side]}, t = {time:.2f}")
     return shown
 
 
-def save_drawings(drawings: list[Drawing]) -> tuple[Path, Path]:
+def save_drawings(drawings: list[Drawing], folder: Path) -> tuple[Path, Path]:
     """Write a PNG of all drawings side by side and a JSON of their records; return both."""
-    folder = Path(tempfile.mkdtemp(prefix="jitflow-studio-"))
     width = sum(d.grid.width for d in drawings) + 8 * (len(drawings) - 1)
     sheet = Image.new("RGB", (width, max(d.grid.height for d in drawings)), "white")
     left = 0
     for drawing in drawings:
         sheet.paste(drawing.grid.convert("RGB"), (left, 0))
         left += drawing.grid.width + 8
-    pictures.save_image(sheet, folder / "jitflow.png")
-    write_text(folder / "jitflow.json", json.dumps([d.record for d in drawings], indent=2, ensure_ascii=False) + "\n")
-    return folder / "jitflow.png", folder / "jitflow.json"
+    png, record = folder / "jitflow.png", folder / "jitflow.json"
+    pictures.save_image(sheet, png)
+    write_json(record, [d.record for d in drawings])
+    return png, record
 
 
 def launch_options(*, host: str, port: int | None) -> dict[str, Any]:
@@ -180,8 +251,10 @@ def launch_options(*, host: str, port: int | None) -> dict[str, Any]:
         "ssr_mode": False,
         "mcp_server": False,
         "enable_monitoring": False,
+        "run_history": False,
         "footer_links": [],
-        "theme": gr.themes.Default(font=_FONTS, font_mono=_MONO),
+        "theme": gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=_MONO),
+        "css": _CSS,
         "app_kwargs": {"middleware": [Middleware(OwnHostOnly)]},
         "quiet": True,
     }
@@ -214,20 +287,52 @@ class OwnHostOnly:
         await self.app(scope, receive, with_policy)
 
 
-def _setting_fields(module: Any, side: str) -> list[Any]:
+def _setting_fields(module: FlowModule, side: str) -> list[Any]:
     shown, text = default_request(module), application_of(module) == APPLICATIONS[TEXT]
-    return [
-        gr.Dropdown(_averages(module), value=shown.ema, label="Weights", elem_id=f"ema-{side}"),
-        gr.Dropdown(SOLVERS, value=shown.solver, label="Solver", elem_id=f"solver-{side}"),
-        gr.Number(shown.steps, label=f"Steps (at most {MAX_STEPS})", precision=0, elem_id=f"steps-{side}"),
-        gr.Number(shown.guidance, label="Guidance (1: none)", visible=not text, elem_id=f"guidance-{side}"),
-        gr.Textbox(shown.interval, label="Guidance acts between times", visible=not text, elem_id=f"interval-{side}"),
-        gr.Number(shown.churn, label="Churn, in steps", visible=text, elem_id=f"churn-{side}"),
-    ]
+    with gr.Group():
+        with gr.Row():
+            steps = gr.Number(shown.steps, label=f"{side.upper()}: steps", min_width=120, elem_id=f"steps-{side}")
+            solver = gr.Dropdown(SOLVERS, value=shown.solver, label="Solver", min_width=120, elem_id=f"solver-{side}")
+        with gr.Row():
+            guidance = gr.Number(
+                shown.guidance, label="Guidance", visible=not text, min_width=120, elem_id=f"guidance-{side}"
+            )
+            interval = gr.Textbox(
+                shown.interval, label="Between times", visible=not text, min_width=120, elem_id=f"interval-{side}"
+            )
+            churn = gr.Number(shown.churn, label="Churn", visible=text, min_width=120, elem_id=f"churn-{side}")
+        ema = gr.Dropdown(_averages(module), value=shown.ema, label="Weights", elem_id=f"ema-{side}")
+    return [ema, solver, steps, guidance, interval, churn]
 
 
-def _averages(module: Any) -> list[tuple[str, int]]:
-    return [(f"EMA {n}" if n else "the weights themselves", n) for n in available_averages(module)]
+def _image(side: str) -> gr.Image:
+    return gr.Image(
+        label=side.upper(),
+        type="pil",
+        format="png",
+        interactive=False,
+        visible=side == "a",
+        height="60vh",
+        min_width=360,
+        buttons=["fullscreen"],
+        elem_id=f"image-{side}",
+    )
+
+
+def _text(side: str) -> gr.Textbox:
+    return gr.Textbox(
+        label=f"Text {side.upper()}",
+        lines=20,
+        max_lines=24,
+        interactive=False,
+        visible=False,
+        min_width=360,
+        elem_id=f"text-{side}",
+    )
+
+
+def _averages(module: FlowModule) -> list[tuple[str, int]]:
+    return [(f"EMA {n}" if n else "no average", n) for n in available_averages(module)]
 
 
 def _fields_of(library: Library, name: str) -> list[Any]:
@@ -235,62 +340,77 @@ def _fields_of(library: Library, name: str) -> list[Any]:
     try:
         module = library.open(name).module
     except JitflowError as error:
-        raise gr.Error(str(error)) from None
+        return [_said(str(error), refused=True), *[gr.skip()] * 14]
     shown, application = default_request(module), application_of(module)
     text = application == APPLICATIONS[TEXT]
-    side = [
-        gr.update(choices=_averages(module), value=shown.ema),
-        gr.update(value=shown.solver),
-        gr.update(value=shown.steps),
-        gr.update(value=shown.guidance, visible=not text),
-        gr.update(value=shown.interval, visible=not text),
-        gr.update(value=shown.churn, visible=text),
-    ]
-    return [gr.update(value=shown.subject, label=_SUBJECTS[application]), *side, *side]
+    label, hint, alike = _SUBJECTS[application]
+
+    def side() -> list[Any]:
+        return [
+            gr.update(choices=_averages(module), value=shown.ema),
+            gr.update(value=shown.solver),
+            gr.update(value=shown.steps),
+            gr.update(value=shown.guidance, visible=not text),
+            gr.update(value=shown.interval, visible=not text),
+            gr.update(value=shown.churn, visible=text),
+        ]
+
+    named = [gr.update(value=shown.subject, label=label, info=hint), gr.update(label=alike)]
+    return [_said(f"{name} is loaded."), *named, *side(), *side()]
 
 
-def _finished_page(drawings: list[Drawing]) -> list[Any]:
-    png, record = save_drawings(drawings)
-    last = max(len(d.frames) for d in drawings) - 1
-    padded: list[Drawing | None] = [*drawings, None][:2]
-    images = [gr.update(value=d.grid, visible=True) if d else gr.update(value=None, visible=False) for d in padded]
-    texts = [
-        gr.update(value=_joined(d), visible=True) if d and d.texts else gr.update(value="", visible=False)
-        for d in padded
-    ]
-    said = f"{sum(len(d.images) for d in drawings)} images. The slider shows how they came about."
-    return [
-        said,
-        *images,
-        gr.update(maximum=max(1, last), value=last),
-        *texts,
-        gr.update(value=str(png), interactive=True),
-        gr.update(value=str(record), interactive=True),
-        drawings,
-    ]
+def _outputs(said: str, **changed: Any) -> list[Any]:
+    """Return the message and a value for each output; those that are not named stay as they are."""
+    return [said, *(changed.get(name, gr.skip()) for name in _OUTPUTS)]
+
+
+def _under_way(side: str, event: Event, *, num_sides: int) -> list[Any]:
+    done, in_all, picture = event
+    words = f"step {done} of {in_all}"
+    said = f"Drawing {side.upper()}: {words}" if num_sides > 1 else words.capitalize()
+    shown = {f"image_{side}": gr.update(value=picture, visible=True, label=side.upper())}
+    return _outputs(_progress(said, done / in_all), text_a="", text_b="", **shown)
+
+
+def _finished_page(drawings: list[Drawing], folder: Path) -> list[Any]:
+    png, record = save_drawings(drawings, folder)
+    commands = "\n".join(d.record["command"] for d in drawings)
+    shown: dict[str, Any] = {}
+    for side, drawing in zip_longest("ab", drawings):
+        texts = _joined(drawing) if drawing and drawing.texts else ""
+        shown[f"text_{side}"] = gr.update(value=texts, visible=bool(texts))
+        shown[f"image_{side}"] = (
+            gr.update(value=drawing.grid, visible=True, label=side.upper())
+            if drawing
+            else gr.update(value=None, visible=False)
+        )
+    return _outputs(
+        _said(f"{_summary(drawings[0])} The slider shows how they came about."),
+        **shown,
+        time=gr.update(value=1, interactive=True),
+        command=gr.update(value=commands, visible=bool(commands)),
+        png=gr.update(value=str(png), interactive=True),
+        record=gr.update(value=str(record), interactive=True),
+        drawings=drawings,
+    )
+
+
+def _summary(drawing: Drawing) -> str:
+    seeds = drawing.record["seeds"]
+    what = f"{len(seeds)} texts" if drawing.texts else f"{len(seeds)} images, row by row {', '.join(drawing.subjects)}"
+    return f"{what}; seeds {seeds[0]} to {seeds[-1]}."
 
 
 def _joined(drawing: Drawing) -> str:
-    return "\n\n".join(f"--- {caption}\n{text}" for caption, text in zip(drawing.captions, drawing.texts, strict=True))
+    texts = zip(drawing.record["seeds"], drawing.texts, strict=True)
+    return "\n\n".join(f"--- seed {seed}\n{text}" for seed, text in texts)
 
 
-def _events(work: Callable[[Callable[[int, int, Image.Image], None]], Drawing]) -> Iterator[Event | Drawing]:
-    """Run work in a thread; yield what it reports, then what it returns, or raise what it raised."""
-    events: queue.Queue[Event | Drawing | BaseException] = queue.Queue()
+def _said(text: str, *, refused: bool = False) -> str:
+    """Markup of a message, which may hold what somebody typed."""
+    mark = ' class="refused" role="alert"' if refused else ""
+    return f"<p{mark}>{html.escape(text)}</p>"
 
-    def run() -> None:
-        try:
-            events.put(work(lambda done, in_all, picture: events.put((done, in_all, picture))))
-        # Handed over to the thread that waits, which raises it.
-        except BaseException as error:  # noqa: BLE001
-            events.put(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    while True:
-        event = events.get()
-        if isinstance(event, BaseException):
-            raise event
-        yield event
-        if isinstance(event, Drawing):
-            return
+def _progress(text: str, share: float) -> str:
+    return f'{_said(text)}<div class="bar" role="progressbar"><div style="width: {100 * share:.1f}%"></div></div>'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from jitflow.core.solver import get_solver
@@ -45,10 +45,6 @@ class Request:
     guidance: float = 1.0
     interval: str = "0,1"
     churn: float = 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return asdict(self)
 
 
 def default_request(module: FlowModule) -> Request:
@@ -92,7 +88,7 @@ def check(request: Request, module: FlowModule) -> None:
     whole = {"count": request.count, "seed": request.seed, "steps": request.steps, "EMA": request.ema}
     for name, value in whole.items():
         if not isinstance(value, int) or isinstance(value, bool):
-            raise ConfigError(f"{name} must be a whole number; got {value}")
+            raise ConfigError(f"{name} must be a whole number; got {_shown(value)}")
     if not 1 <= request.count <= MAX_IMAGES:
         raise ConfigError(f"count must lie between 1 and {MAX_IMAGES}; got {request.count}")
     if not 0 <= request.seed < _MAX_SEED:
@@ -107,15 +103,25 @@ def check(request: Request, module: FlowModule) -> None:
     if isinstance(module, TextLightningModule):
         if request.subject:
             prompt_tokens(module, request.subject)
-        if not (math.isfinite(request.churn) and request.churn >= 0):
-            raise ConfigError(f"churn must be a number of at least 0; got {request.churn}")
+        if not (_is_number(request.churn) and request.churn >= 0):
+            raise ConfigError(f"churn must be a number of at least 0; got {_shown(request.churn)}")
         return
-    if not math.isfinite(request.guidance):
-        raise ConfigError(f"guidance must be a number; got {request.guidance}")
+    if not _is_number(request.guidance):
+        raise ConfigError(f"guidance must be a number; got {_shown(request.guidance)}")
+    if request.guidance != 1 and not module.label_drop_prob > 0:
+        raise ConfigError('this model never saw "no class" in training, so it cannot be guided; use guidance 1')
     parse_interval(request.interval)
     num = len(labels_of(request, module))
     if num > MAX_IMAGES:
         raise ConfigError(f"this would be {num} images, at most {MAX_IMAGES} are drawn at a time; ask for fewer")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else str(value)
 
 
 def _first_subjects(module: FlowModule) -> str:

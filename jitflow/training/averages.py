@@ -23,12 +23,14 @@ class WeightAverages(pl.LightningModule):
         ema_params1: First average by parameter name, float32; empty until there is one. Neither parameters nor
             buffers, so that no state dict, optimiser or DDP broadcast meets them.
         ema_params2: Second average.
+        ema_on_cpu: Whether both averages stay in the host's memory, wherever the weights are.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.ema_params1: dict[str, Tensor] = {}
         self.ema_params2: dict[str, Tensor] = {}
+        self.ema_on_cpu = False
         self._warned_no_ema = False
 
     @contextmanager
@@ -82,6 +84,8 @@ class WeightAverages(pl.LightningModule):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         super()._apply(fn, recurse=recurse)
+        if self.ema_on_cpu:
+            return self
         for averages in (self.ema_params1, self.ema_params2):
             for name, average in averages.items():
                 # Follow the module to its device, not to its precision.
@@ -108,5 +112,6 @@ class WeightAverages(pl.LightningModule):
                     f"{key} of the checkpoint does not fit this model in {len(wrong)} parameters, "
                     f"such as {', '.join(wrong[:5])}"
                 )
-            averages = {name: stored[name].to(self.device, torch.float32, copy=True) for name in expected}
+            device = "cpu" if self.ema_on_cpu else self.device
+            averages = {name: stored[name].to(device, torch.float32, copy=True) for name in expected}
             setattr(self, key.replace("model_ema", "ema_params"), averages)

@@ -18,11 +18,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from jitflow.callbacks import (
+    DataRecord,
     EMACallback,
     EMASnapshotCallback,
     JiTModelCheckpoint,
     LearningRateSchedulerCallback,
     TrainingProgress,
+    TrainingWatch,
 )
 from jitflow.callbacks.guard import FiniteGuard
 from jitflow.callbacks.signals import resumable_exit
@@ -34,13 +36,16 @@ from jitflow.training.memory import describe_fit
 from jitflow.training.module import FlowModule
 from jitflow.training.recipe import build, find_recipe
 from jitflow.training.run_folder import CONFIG_NAME, write_run_folder
+from jitflow.training.strategy import strategy_for
 
 log = logging.getLogger(__name__)
 
-# What may differ between two parts of one run: where it is called from, and how long it shall last.
+# What may differ between two parts of one run: where it is called from, what lies where, how long it shall last.
 _MAY_CHANGE = {
     "config",
     "dry_run",
+    "ema_on_cpu",
+    "optimizer_on_cpu",
     "resume",
     "run_dir",
     "trainer.max_epochs",
@@ -96,6 +101,16 @@ class TrainCLI(LightningCLI):
             default=None,
             help="Also keep snapshots from which an average of any width can be made after training; off by default.",
         )
+        parser.add_argument(
+            "--ema_on_cpu",
+            action="store_true",
+            help="Keep both averages in the host's memory; slower, less on the GPU.",
+        )
+        parser.add_argument(
+            "--optimizer_on_cpu",
+            action="store_true",
+            help="Keep the optimiser's state in the host's memory and step there; slower, less on the GPU.",
+        )
         parser.add_argument("--dry_run", action="store_true", help="Check everything, say what would run, stop.")
         parser.add_class_arguments(
             LearningRateSchedulerCallback, "schedule", skip={"epochs"}, instantiate=False, sub_configs=False
@@ -121,6 +136,7 @@ class TrainCLI(LightningCLI):
         checkpoint = JiTModelCheckpoint(self.run_dir / "checkpoints", **self.config.checkpoint)
         # Built by ourselves: jsonargparse would bury an error of ours under the types it tried.
         self.model = build(self.config.model.as_dict(), foreign=True)
+        self.model.optimizer_on_cpu = self.config.optimizer_on_cpu
         self.datamodule = build(self.config.data.as_dict(), foreign=True)
         rest = self.config.clone()
         rest.pop("model")
@@ -129,9 +145,11 @@ class TrainCLI(LightningCLI):
         chosen = self._get(self.config_init, "trainer.callbacks") or []
         chosen = list(chosen) if isinstance(chosen, (list, tuple)) else [chosen]
         callbacks = [
-            EMACallback(self.model.ema_decay1, self.model.ema_decay2),
+            EMACallback(self.model.ema_decay1, self.model.ema_decay2, on_cpu=self.config.ema_on_cpu),
             schedule,
             TrainingProgress(),
+            TrainingWatch(),
+            DataRecord(self.run_dir),
             FiniteGuard(**self.config.guard),
             checkpoint,
         ]
@@ -144,7 +162,15 @@ class TrainCLI(LightningCLI):
         if logger is None or logger is True:
             # CSV in a new folder for each part of a run: its logger empties the folder it is given.
             logger = [TensorBoardLogger(self.run_dir, "", "tensorboard"), CSVLogger(self.run_dir, "csv")]
+        asked = self.config_init.trainer
         self.trainer = self.instantiate_trainer(
+            strategy=strategy_for(
+                asked.strategy,
+                devices=asked.devices,
+                accelerator=asked.accelerator,
+                num_nodes=asked.num_nodes,
+                accumulate=asked.accumulate_grad_batches,
+            ),
             callbacks=chosen + callbacks,
             logger=logger,
             default_root_dir=str(self.run_dir),
@@ -153,11 +179,14 @@ class TrainCLI(LightningCLI):
         )
 
 
-def train(args: list[str]) -> None:
-    """Run ``jitflow train``.
+def train(args: list[str]) -> Path | None:
+    """Train as ``jitflow train`` is told.
 
     Args:
         args: The words after the verb.
+
+    Returns:
+        The run's folder; None after a dry run, and on all processes but the first.
 
     Raises:
         JitflowError: If a setting, the data or a path cannot work; before training starts.
@@ -180,7 +209,7 @@ def train(args: list[str]) -> None:
     cli.model.check_data(info)
     if cli.config.dry_run:
         _describe(cli, resume, info)
-        return
+        return None
     if resume is not None:
         # Checked before anything of the run is written over.
         resume = resumable(resume, cli.model, cli.run_dir / "checkpoints")
@@ -192,6 +221,7 @@ def train(args: list[str]) -> None:
     with resumable_exit(cli.trainer, "the same command goes on"):
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume)
     log.info("done: %s", cli.run_dir / "checkpoints" / LAST_NAME)
+    return cli.run_dir if cli.trainer.is_global_zero else None
 
 
 def _checkpoint_to_resume(cli: TrainCLI) -> Path | None:

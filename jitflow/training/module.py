@@ -142,6 +142,7 @@ class FlowModule(FlowSampling):
         self.self_conditioning_prob = self_conditioning_prob
         self.velocity_weight = velocity_weight
         self.loss_terms = list(loss_terms)
+        self.optimizer_on_cpu = False
         self.run_seed: int | None = None
         self._batch_index: Tensor | None = None
         self._batch_epoch = 0
@@ -255,9 +256,15 @@ class FlowModule(FlowSampling):
         """
         return None
 
-    def training_condition(self, x1: Tensor, batch: Any) -> Condition:
-        """What is known of a training batch ``x1`` of shape ``(B, C, H, W)``: nothing, unless overridden."""
-        return Condition()
+    def training_condition(self, x1: Tensor, t: Tensor, batch: Any) -> tuple[Condition, Tensor]:
+        """What is known of a training batch, and the times it is trained at: nothing and ``t``, unless overridden.
+
+        Args:
+            x1: Data in the model space, shape ``(B, C, H, W)``.
+            t: Times drawn, shape ``(B,)``.
+            batch: What the data module gave.
+        """
+        return Condition(), t
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of a batch ``(data, labels)`` at random times with random noise."""
@@ -266,7 +273,7 @@ class FlowModule(FlowSampling):
         labels = self.drop_labels(labels)
         t = self.sample_timestep(len(x1), device=x1.device).flatten()
         noise = torch.randn_like(x1)
-        condition = self.training_condition(x1, batch)
+        condition, t = self.training_condition(x1, t, batch)
         estimate = self.takes_hints and bool(torch.rand(()) < self.self_conditioning_prob)
         parts = self.loss_parts(x1, labels, t, noise, data=data, condition=condition, estimate=estimate)
         means = {name: part.mean() for name, part in parts.items()}
@@ -299,7 +306,11 @@ class FlowModule(FlowSampling):
     def configure_optimizers(self) -> Any:
         """AdamW with betas (0.9, 0.95); biases and vectors never decay."""
         return build_adamw(
-            self, learning_rate=self.learning_rate, weight_decay=self.weight_decay, fused=self._can_fuse_optimizer()
+            self,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            fused=self._can_fuse_optimizer(),
+            on_cpu=self.optimizer_on_cpu,
         )
 
     def _can_fuse_optimizer(self) -> bool:

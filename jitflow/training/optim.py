@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 
@@ -31,6 +35,7 @@ def build_adamw(
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.95),
     fused: bool = True,
+    on_cpu: bool = False,
 ) -> AdamW:
     """Build AdamW over :func:`parameter_groups`.
 
@@ -40,8 +45,71 @@ def build_adamw(
         weight_decay: Decoupled decay of matrices.
         betas: Decay of the two moments.
         fused: One kernel for all parameters (about 4 times faster, on the CPU too).
+        on_cpu: Keep the moments in the memory of the host and step there, see :class:`HostAdamW`.
 
     Returns:
         The optimiser.
     """
-    return AdamW(parameter_groups(module, weight_decay), lr=learning_rate, betas=betas, eps=1e-8, fused=fused)
+    groups = parameter_groups(module, weight_decay)
+    if on_cpu:
+        return HostAdamW(groups, lr=learning_rate, betas=betas, eps=1e-8)
+    return AdamW(groups, lr=learning_rate, betas=betas, eps=1e-8, fused=fused)
+
+
+class HostAdamW(AdamW):
+    """AdamW whose moments stay in the host's memory, 8 bytes a parameter less on the device.
+
+    Each step brings the gradients to the host, steps there with the fused kernel, and brings the weights back. It gives
+    what AdamW gives, and its state dicts are AdamW's, in both directions.
+
+    Args:
+        groups: Parameter groups.
+        settings: Arguments of :class:`torch.optim.AdamW`, but not ``fused`` or ``foreach``.
+    """
+
+    def __init__(self, groups: list[dict[str, object]], **settings: Any) -> None:
+        super().__init__(groups, **settings)
+        self._twins: dict[Tensor, Tensor] = {
+            p: nn.Parameter(torch.empty_like(p, device="cpu")) for group in self.param_groups for p in group["params"]
+        }
+        self._host = AdamW(
+            [
+                {**group, "params": [self._twins[p] for p in group["params"]], "fused": True}
+                for group in self.param_groups
+            ]
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Step once; ``closure`` computes the loss again, with gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for ours, theirs in zip(self.param_groups, self._host.param_groups, strict=True):
+            # A schedule moves our learning rate.
+            theirs.update({name: value for name, value in ours.items() if name not in ("params", "fused", "foreach")})
+        for parameter, twin in self._twins.items():
+            twin.copy_(parameter)
+            twin.grad = None if parameter.grad is None else parameter.grad.to("cpu", twin.dtype)
+        self._host.step()
+        for parameter, twin in self._twins.items():
+            if twin.grad is not None:
+                parameter.copy_(twin)
+                self.state[parameter] = self._host.state[twin]
+            twin.grad = None
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load an AdamW's state, into the host's memory only.
+
+        Args:
+            state_dict: As ``state_dict`` of this class or of AdamW gives it.
+        """
+        self._host.load_state_dict(state_dict)
+        for ours, theirs in zip(self.param_groups, self._host.param_groups, strict=True):
+            ours.update({name: value for name, value in theirs.items() if name not in ("params", "fused", "foreach")})
+            theirs.update(fused=True, foreach=None)
+        for parameter, twin in self._twins.items():
+            if twin in self._host.state:
+                self.state[parameter] = self._host.state[twin]

@@ -267,8 +267,18 @@ class FlowSampling(WeightAverages):
 
     @contextmanager
     def watch_sampling(self, on_step: OnStep) -> Iterator[None]:
-        """Call ``on_step(steps done, steps in all, time, state)`` after each step sampled inside the block."""
-        before, self._on_step = self._on_step, on_step
+        """Call ``on_step(steps done, steps in all, time, state)`` after each step sampled inside the block.
+
+        Blocks nest: whoever watches from outside is told first.
+        """
+        before = self._on_step
+
+        def tell_all(done: int, in_all: int, t: float, x: Tensor) -> None:
+            if before is not None:
+                before(done, in_all, t, x)
+            on_step(done, in_all, t, x)
+
+        self._on_step = tell_all
         try:
             yield
         finally:

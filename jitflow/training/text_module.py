@@ -12,14 +12,17 @@ from jitflow.codec.colour import ColourCodec, Mapping
 from jitflow.codec.tokenizer import Tokenizer, make_tokenizer, tokenizer_from_json
 from jitflow.core.condition import Condition
 from jitflow.core.path import data_from_velocity, velocity_from_data
-from jitflow.core.seeding import uniform_from_indices
+from jitflow.core.seeding import mix_seeds, noise_from_seeds
 from jitflow.core.times import TimeKind
 from jitflow.errors import ConfigError, unknown_name
 from jitflow.nets.text_jit import build_jit_model
 from jitflow.training.module import FlowModule
 from jitflow.training.terms import FlowState
 
-_STREAM_PROMPT = 4
+_STREAM_CONDITION = 4
+# Of a text with gaps: the share of tokens that are shown, and by what its time is multiplied. By trial: most of the
+# way to noise, but every time there is has its share in what is learned.
+_SHOWN_AROUND_GAPS, _TIME_IN_GAPS = 0.8, 0.02
 Decoder = Literal["expected", "direct"]
 DECODERS: tuple[Decoder, ...] = ("expected", "direct")
 
@@ -50,7 +53,10 @@ class TextLightningModule(FlowModule):
         pad_weight: Weight of padding in the losses. Not 0, or a sampler would never learn where a text ends.
         self_conditioning: Tell the network its own estimate of the text.
         self_conditioning_prob: Share of training batches in which it is told.
-        prompt_prob: Share of training texts of which a random beginning is known; it is shown clean.
+        infill_prob: Share of training texts that have gaps: most tokens are shown clean, of the others hardly anything.
+            From noisy texts alone a network learns to use context late: what a place says by itself is worth more at
+            first, and it stays there for thousands of steps.
+        prompt_prob: Share of the other training texts of which a random beginning is known; it is shown clean.
         P_mean: Mean of the logit of the training times.
         P_std: Standard deviation of the logit of the training times.
         noise_scale: Standard deviation of the noise.
@@ -96,6 +102,7 @@ class TextLightningModule(FlowModule):
         pad_weight: float = 0.1,
         self_conditioning: bool = True,
         self_conditioning_prob: float = 0.5,
+        infill_prob: float = 0.5,
         prompt_prob: float = 0.25,
         P_mean: float = -0.8,
         P_std: float = 0.8,
@@ -115,8 +122,9 @@ class TextLightningModule(FlowModule):
                 raise ConfigError(f"{name} must not be negative; got {value}")
         if not velocity_weight + cross_entropy_weight > 0:
             raise ConfigError("velocity_weight and cross_entropy_weight are both 0, so there is nothing to learn from")
-        if not 0 <= pad_weight <= 1 or not 0 <= prompt_prob <= 1:
-            raise ConfigError(f"pad_weight and prompt_prob must lie in [0, 1]; got {pad_weight} and {prompt_prob}")
+        for name, value in (("pad_weight", pad_weight), ("infill_prob", infill_prob), ("prompt_prob", prompt_prob)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1]; got {value}")
         can_choose = mapping == "codebook" and predict_clean
         decoder = decoder or ("expected" if can_choose else "direct")
         if decoder not in DECODERS:
@@ -165,6 +173,7 @@ class TextLightningModule(FlowModule):
         self.tokenizer = words
         self.colours = colours
         self.pad_weight = pad_weight
+        self.infill_prob = infill_prob
         self.prompt_prob = prompt_prob
         self.posterior = CodePosterior(colours, noise_scale=noise_scale) if decoder == "expected" else None
         self.token_bias = nn.Parameter(torch.zeros(words.vocab_size)) if decoder == "expected" else None
@@ -244,19 +253,30 @@ class TextLightningModule(FlowModule):
             return None
         return self.colours.spread(torch.where(data == self.tokenizer.pad_id, self.pad_weight, 1.0))
 
-    def training_condition(self, x1: Tensor, batch: Any) -> Condition:
-        """Show a random beginning of some texts clean; which and how much depend on (seed, epoch, index)."""
-        index, num_tokens = self._batch_index, self.colours.num_tokens
-        if not self.prompt_prob:
-            return Condition()
-        if index is not None and self.run_seed is not None:
-            draws = [
-                uniform_from_indices(index, _STREAM_PROMPT, self.run_seed, self._batch_epoch, part) for part in (0, 1)
-            ]
-        else:
-            draws = [torch.rand(len(x1), dtype=torch.float64) for _ in range(2)]
-        lengths = torch.where(draws[0] < self.prompt_prob, draws[1] * num_tokens, 0.0).long().to(x1.device)
-        return Condition(known=x1, mask=self.prompt_mask(lengths))
+    def training_condition(self, x1: Tensor, t: Tensor, batch: Any) -> tuple[Condition, Tensor]:
+        """Show parts of some texts clean; which and how much depend on (seed, epoch, index).
+
+        A prompt is a beginning of any length. A text with gaps shows most of its tokens anywhere, and of the others
+        next to nothing, whatever time was drawn: only what stands around a gap can tell what is in it.
+        """
+        if not (self.prompt_prob or self.infill_prob):
+            return Condition(), t
+        num, num_tokens = len(x1), self.colours.num_tokens
+        with_gaps = self._draw(num, 0) < self.infill_prob
+        prompted = ~with_gaps & (self._draw(num, 1) < self.prompt_prob)
+        lengths = torch.where(prompted, self._draw(num, 2) * num_tokens, 0.0).long()
+        shown = with_gaps[:, None] & (self._draw(num, 3, num_tokens) < _SHOWN_AROUND_GAPS)
+        mask = self.colours.spread(shown.to(torch.uint8)).bool() | self.prompt_mask(lengths)
+        t = torch.where(with_gaps.to(t.device), t * _TIME_IN_GAPS, t)
+        return Condition(known=x1, mask=mask.to(x1.device)), t
+
+    def _draw(self, num: int, part: int, *shape: int) -> Tensor:
+        """Uniform numbers, shape ``(num, *shape)``, on the CPU: of (seed, epoch, index) where those are known."""
+        index = self._batch_index
+        if index is None or self.run_seed is None:
+            return torch.rand(num, *shape)
+        seeds = [mix_seeds(_STREAM_CONDITION, self.run_seed, self._batch_epoch, part, i) for i in index.tolist()]
+        return torch.special.ndtr(noise_from_seeds(shape, seeds))
 
     def prompt_mask(self, lengths: Tensor) -> Tensor:
         """Mask of the first ``lengths`` tokens, shape ``(B,)``, as pixels: bool ``(B, 1, H, W)``."""

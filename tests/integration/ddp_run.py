@@ -19,6 +19,7 @@ from jitflow.callbacks import (
 from jitflow.core.seeding import mix_seeds, noise_from_seeds
 from jitflow.data.digits import DigitsDataModule
 from jitflow.training.jit_module import JiTLightningModule
+from jitflow.training.strategy import strategy_for
 
 
 class Injected(JiTLightningModule):
@@ -43,7 +44,7 @@ class Losses(pl.Callback):
         self.losses.append(float(trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean")))
 
 
-def main(folder: Path, processes: int) -> None:
+def main(folder: Path, processes: int, accumulate: int) -> None:
     pl.seed_everything(3, verbose=False)
     module = Injected("JiT-N/4", 16, 10, in_channels=1, learning_rate=1e-3, num_sampling_steps=2)
     losses = Losses()
@@ -53,7 +54,8 @@ def main(folder: Path, processes: int) -> None:
         limit_val_batches=1,
         accelerator="cpu",
         devices=processes,
-        strategy="ddp" if processes > 1 else "auto",
+        accumulate_grad_batches=accumulate,
+        strategy=strategy_for(devices=processes, accumulate=accumulate),
         logger=False,
         enable_progress_bar=True,
         enable_model_summary=False,
@@ -82,7 +84,7 @@ def main(folder: Path, processes: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
     if torch.distributed.is_initialized():
         # A process that ends with gloo's threads still running can be aborted after all work is done.
         torch.distributed.destroy_process_group()

@@ -32,6 +32,21 @@ def run(capsys, *words: str) -> tuple[int, str]:
     return status, captured.out + captured.err
 
 
+@pytest.mark.parametrize(
+    ("verb", "commands"),
+    [
+        ("text", ("train", "sample", "evaluate")),
+        ("data", ("prepare", "check")),
+        ("microdoppler", ("simulate", "extract", "train", "sample", "evaluate", "run")),
+    ],
+)
+def test_a_verb_of_several_commands_lists_them(verb, commands, capsys):
+    for words in ([verb], [verb, "--help"]):
+        assert cli.main(words) == 0
+        shown = capsys.readouterr().out
+        assert all(f"jitflow {verb} {command}" in shown for command in commands)
+
+
 def test_help_lists_every_verb(capsys):
     status, text = run(capsys, "--help")
     assert status == 0
@@ -111,6 +126,9 @@ def test_sample_leaves_the_model_as_it_was(demo):
     model = jitflow.load(demo / "checkpoints" / "last.ckpt", device="cpu")
     before = {n: p.clone() for n, p in model.module.named_parameters()}
     settings = (model.module.cfg_scale, model.module.num_sampling_steps, model.module.sampling_method)
+    shifted = model.sample([1], 0, steps=2, time_shift=0.5)
+    assert shifted.settings["time_shift"] == 0.5 and model.module.time_shift == 1
+    assert not torch.equal(shifted.pixels, model.sample([1], 0, steps=2).pixels)
     ema2 = model.sample([1], 0, ema=2, steps=2, solver="euler", guidance=4.0)
     raw = model.sample([1], 0, ema=0, steps=2, solver="euler", guidance=4.0)
     assert not torch.equal(ema2.pixels, raw.pixels)
@@ -127,6 +145,7 @@ def test_sample_leaves_the_model_as_it_was(demo):
         (["sample", "CKPT", "--labels", "11"], "classes 0 to 9"),
         (["sample", "CKPT", "--labels", "x"], "0,3,7-9"),
         (["sample", "CKPT", "--steps", "0"], "at least 1"),
+        (["sample", "CKPT", "--time_shift", "0"], "shift"),
         (["sample", "CKPT", "--solver", "hein"], "did you mean heun"),
         (["sample", "CKPT", "--interval", "0.9,0.1"], "low <= high"),
         (["sample", "CKPT", "--count", "0"], "--count"),

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
 
 
-def train(folder: Path, processes: int) -> list[dict]:
+def train(folder: Path, processes: int, accumulate: int) -> list[dict]:
     folder.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for name in ("PL_GLOBAL_SEED", "WORLD_SIZE", "LOCAL_RANK"):
@@ -20,7 +21,7 @@ def train(folder: Path, processes: int) -> list[dict]:
     script = Path(__file__).with_name("ddp_run.py")
     # The limit is what catches a callback that waits for the other rank.
     done = subprocess.run(
-        [sys.executable, str(script), str(folder), str(processes)],
+        [sys.executable, str(script), str(folder), str(processes), str(accumulate)],
         env=environment,
         capture_output=True,
         text=True,
@@ -35,9 +36,10 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool((a - b).abs().max() <= 1e-5)
 
 
-def test_two_processes_equal_one(tmp_path):
-    (one,) = train(tmp_path / "one", 1)
-    two = train(tmp_path / "two", 2)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_equal_one(tmp_path, accumulate):
+    (one,) = train(tmp_path / "one", 1, accumulate)
+    two = train(tmp_path / "two", 2, accumulate)
     assert len(one["losses"]) == 8
     for result in two:
         torch.testing.assert_close(torch.tensor(result["losses"]), torch.tensor(one["losses"]), rtol=1e-5, atol=0)

@@ -122,10 +122,12 @@ def truncated_normal_deviation(std, cut):
 
 
 def test_truncated_normal_weights():
-    net = fresh(init="truncated_normal", num_classes=4, in_context_len=2, in_context_start=0, hidden_size=64)
-    zero = [layer.adaLN_modulation[1] for layer in (*net.blocks, net.final_layer)] + [net.final_layer.linear]
+    sizes = {"num_classes": 4, "in_context_len": 2, "in_context_start": 0, "hidden_size": 64}
+    net = fresh(init="truncated_normal", **sizes)
+    zero = [layer.adaLN_modulation[1] for layer in (*net.blocks, net.final_layer)]
     drawn = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d) and m not in zero]
-    assert len(drawn) == 4 * 2 + 2 + 2
+    assert len(drawn) == 4 * 2 + 2 + 2 + 1
+    assert net.final_layer.linear in drawn
     for layer in drawn:
         assert layer.weight.std().item() == pytest.approx(truncated_normal_deviation(0.02, 2), rel=0.1)
         # Neither the bounds of a uniform nor those of a normal cut early.
@@ -136,8 +138,32 @@ def test_truncated_normal_weights():
         assert not layer.bias.any()
     for table in (net.y_embedder.embedding_table.weight, net.in_context_posemb):
         assert table.std().item() == pytest.approx(0.02, rel=0.2)
-    out = net(images(), times(), torch.tensor([0, 1, 2]))
-    assert torch.equal(out, torch.zeros_like(out))
+
+
+def test_a_narrow_network_may_start_wider():
+    net = fresh(init="truncated_normal", init_std=0.08, hidden_size=64, self_conditioning=True)
+    for layer in (net.blocks[0].attn.qkv, net.x_embedder.proj1, net.hint_embedder.proj):
+        assert layer.weight.std().item() == pytest.approx(0.08, rel=0.1)
+    assert net.final_layer.linear.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    with pytest.raises(ConfigError, match="init_std must be positive"):
+        fresh(init_std=0.0)
+
+
+def test_rotations_can_measure_distance_along_the_text():
+    """Moved by as many places along the line, a pair keeps its attention even where it crosses a row's end."""
+    net = fresh(use_rope=True, rope_axes="line", positions="learned")
+    cos, sin = net._rope(torch.device("cpu"))
+    angles = torch.atan2(sin, cos)
+    num = angles.shape[0]
+    assert num == net.grid[0] * net.grid[1] and net.grid[0] > 1
+    steps = torch.exp(1j * (angles[1:] - angles[:-1]))
+    torch.testing.assert_close(steps, steps[:1].expand_as(steps))
+    assert (steps[0] != 1).any()
+    torch.manual_seed(0)
+    plain = fresh(use_rope=True, positions="learned")
+    assert not torch.equal(plain._rope(torch.device("cpu")), net._rope(torch.device("cpu")))
+    with pytest.raises(ConfigError, match="rope_axes"):
+        fresh(rope_axes="lines")
 
 
 def test_truncation_is_at_two():

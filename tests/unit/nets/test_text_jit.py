@@ -69,13 +69,19 @@ def test_what_the_preset_draws():
         net.pos_embed,
         net.blocks[0].attn.qkv.weight,
         net.x_embedder.proj1.weight,
+        net.final_layer.linear.weight,
         *net.t_embedder.matrices(),
     ):
         assert tensor.std().item() == pytest.approx(0.02, rel=0.1)
         assert tensor.abs().max() > 0.045
     for layer in (*net.blocks, net.final_layer):
         assert not layer.adaLN_modulation[1].weight.any()
-    assert torch.equal(net(torch.randn(2, 3, 32, 32), torch.rand(2)), torch.zeros(2, 3, 32, 32))
+    # Every block is the identity, whatever its matrices are.
+    image = torch.randn(2, 3, 32, 32)
+    before = net(image, torch.rand(2))
+    for block in net.blocks:
+        torch.nn.init.ones_(block.attn.proj.weight)
+    assert torch.equal(net(image, torch.rand(2)), before)
 
 
 def test_what_is_predicted_is_only_said():

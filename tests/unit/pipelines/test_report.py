@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import logging
 import re
 from html.parser import HTMLParser
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from jitflow.errors import ConfigError
 from jitflow.pipelines.inspect_commands import report
-from jitflow.pipelines.report import write_report
+from jitflow.pipelines.report import write_final_report, write_report
 
 
 class Page(HTMLParser):
@@ -106,3 +107,32 @@ def test_a_bare_or_damaged_run_still_has_a_page(tmp_path, capsys):
     text = Page((tmp_path / "page.html").read_text()).text
     assert "no checkpoint yet" in text and "cannot be read" in text and "not valid JSON" in text
     assert not (folder / "report.html").exists()
+
+
+def test_losses_by_time_share_a_figure_and_the_data_are_named(folder):
+    (folder / "csv").mkdir()
+    names = ["loss_at/t0.0-0.5", "loss_at/t0.5-1.0", "train/grad_norm"]
+    rows = [f"{step},{2 / step},{1 / step},0.5" for step in range(1, 9)]
+    (folder / "csv" / "metrics.csv").write_text("\n".join([",".join(["step", *names]), *rows]) + "\n")
+    before = len(Page(write_report(folder).read_text()).addresses)
+    (folder / "csv" / "metrics.csv").write_text("\n".join([f"step,{names[2]}", *[row[:1] + ",0.5" for row in rows]]))
+    assert before - len(Page(write_report(folder).read_text()).addresses) == 1
+    (folder / "data.json").write_text(json.dumps({"num_samples": 12, "fingerprint": "abc" * 20}))
+    assert "abcabc" in Page(write_report(folder).read_text()).text
+
+
+def test_a_report_that_cannot_be_written_does_not_fail_the_training(folder, caplog):
+    with caplog.at_level(logging.INFO, logger="jitflow"):
+        write_final_report(folder)
+        write_final_report(folder / "checkpoints" / "nowhere")
+    said, warned = [record for record in caplog.records if "report" in record.message]
+    assert said.message == f"report: {folder / 'report.html'}" and (folder / "report.html").is_file()
+    assert warned.levelname == "WARNING" and "there is no folder" in warned.message
+
+
+def test_numbers_of_numbers_are_folded_away(folder):
+    accuracy = {str(t): t for t in (0.1, 0.5)}
+    (folder / "metrics.json").write_text(json.dumps({"class_agreement": 0.9, "token_accuracy": accuracy}))
+    text = write_report(folder).read_text()
+    shown, _, folded = text.partition("<summary>2 more numbers</summary>")
+    assert "class_agreement" in shown and "token_accuracy" not in shown and "token_accuracy.0.5" in folded

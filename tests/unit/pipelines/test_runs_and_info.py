@@ -13,11 +13,13 @@ from safetensors.torch import save_file
 from jitflow.codec.linear import LinearCodec
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.evaluation.frechet import save_statistics
+from jitflow.files import temporary_beside
 from jitflow.pipelines.amounts import format_bytes, format_count, size_on_disk
 from jitflow.pipelines.curves import history_curve, read_curves
 from jitflow.pipelines.info import describe_path
 from jitflow.pipelines.inspect_commands import runs
 from jitflow.pipelines.runs import continue_command, describe_run, find_runs
+from jitflow.training.checkpoint_folder import CheckpointFolder
 from jitflow.training.jit_module import JiTLightningModule
 from jitflow.training.text_module import TextLightningModule
 from jitflow.training.user_dit import UserConditionedDiT
@@ -233,3 +235,29 @@ def test_info_refuses_what_is_missing_or_damaged(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no picture")
     with pytest.raises(ConfigError, match="image"):
         describe_path(tmp_path / "bad.png")
+
+
+def test_the_data_of_a_run_are_named(run_folder, capsys):
+    assert "data" not in describe_path(run_folder).facts
+    record = {"num_samples": 12, "num_classes": 3, "fingerprint": "0123456789abcdef" * 4}
+    (run_folder / "data.json").write_text(json.dumps(record))
+    assert describe_path(run_folder).facts["data"] == "12 samples, 3 classes, fingerprint 0123456789ab"
+    runs([str(run_folder.parent)])
+    assert " 01234567 " in capsys.readouterr().out
+
+
+def test_in_a_copied_folder_the_newest_checkpoint_is_that_of_most_steps(tmp_path, images):
+    """A copy has lost the order in which the files were written."""
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "environment.json").write_text("{}")
+    manifest = CheckpointFolder(folder / "checkpoints")
+    for name, steps in (("checkpoint-4.pth", 40), ("checkpoint-last.pth", 50), ("checkpoint-2.pth", 20)):
+        made = temporary_beside(folder / "checkpoints" / name)
+        write_checkpoint(made, images, steps=steps)
+        manifest.put(made, name, kind="milestone", step=steps)
+    newest = folder / "checkpoints" / "checkpoint-last.pth"
+    os.utime(newest, (1, 1))
+    assert describe_run(folder).checkpoint == newest and describe_run(folder).steps == 50
+    newest.write_bytes(b"cut short")
+    assert describe_run(folder).steps == 40 and "newer ones are damaged" in describe_run(folder).detail

@@ -8,6 +8,7 @@ from jitflow.core.ema import copy_parameters
 from jitflow.core.guidance import guidance_weight
 from jitflow.core.seeding import use_seeds
 from jitflow.nets.jit import JiT
+from jitflow.pipelines.sample import Model
 from jitflow.training.jit_module import JiTLightningModule
 from jitflow.training.modulation import ModulationTable, takes_modulation
 
@@ -88,6 +89,40 @@ def test_an_average_is_sampled_with_its_own_modulations(make_module):
     images = draw(fast, use_ema=True)
     assert (images - draw(plain, use_ema=True)).abs().max() < 1e-5
     assert (images - draw(fast)).abs().max() > 1e-2
+
+
+def check_compiled(make_module):
+    compiled, plain = (Model(make_module(cfg_scale=2.0)) for _ in range(2))
+    other = copy_parameters(dict(plain.module.named_parameters()))
+    for average in other.values():
+        average.mul_(1.1)
+    for model in (compiled, plain):
+        model.module.ema_params1 = {name: average.clone() for name, average in other.items()}
+    drawn = [
+        [model.sample([3, 0, 3, 4, 1, 0], ema=ema, batch_size=size).pixels.int() for ema in (1, 0) for size in (6, 4)]
+        for model in (compiled.compile(), plain)
+    ]
+    for ours, theirs in zip(*drawn, strict=True):
+        # One level of 256: rounding may lie on its edge.
+        assert (ours - theirs).abs().max() <= 1
+    assert not torch.equal(drawn[0][0], drawn[0][2])
+
+
+def test_a_compiled_network_draws_the_same_without_a_compiler(make_module, monkeypatch):
+    compile_, modes = torch.compile, []
+
+    def traced(function, **kwargs):
+        modes.append(kwargs.pop("mode"))
+        return compile_(function, backend="eager", **kwargs)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    check_compiled(make_module)
+    assert modes == [None]
+
+
+@pytest.mark.slow
+def test_a_compiled_network_draws_the_same(make_module):
+    check_compiled(make_module)
 
 
 @pytest.mark.parametrize("method", ["forward", "_heun_step", "_euler_step"])

@@ -300,3 +300,15 @@ def test_watching(make_module):
         draw(module, [0])
     draw(module, [0])
     assert seen == [(1, 4, 0.25), (2, 4, 0.5), (3, 4, 0.75), (4, 4, 1.0)]
+
+
+def test_watchers_nest(make_module):
+    module, seen = make_module(), []
+    with module.watch_sampling(lambda done, *_: seen.append(f"outer {done}")):
+        with module.watch_sampling(lambda done, *_: seen.append(f"inner {done}")):
+            draw(module, [0])
+        assert seen == [f"{who} {done}" for done in (1, 2, 3, 4) for who in ("outer", "inner")]
+        seen.clear()
+        draw(module, [0])
+    draw(module, [0])
+    assert seen == [f"outer {done}" for done in (1, 2, 3, 4)]

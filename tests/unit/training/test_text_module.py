@@ -110,8 +110,9 @@ def test_expected_velocity_points_at_the_average_codeword():
 
 
 def test_an_untrained_model_knows_what_each_place_tells():
-    """Zero output, so the cross-entropy is that of Bayes with a uniform prior: certain late, log V early."""
+    """With the output at 0 the cross-entropy is that of Bayes with a uniform prior: certain late, log V early."""
     module = make()
+    torch.nn.init.zeros_(module.net.final_layer.linear.weight)
     ids = text_ids(module, 2)
     x1 = module.colours.encode(ids)
     t = torch.tensor([0.0, 0.6])
@@ -199,6 +200,7 @@ def test_cross_entropy_can_be_left_out_but_not_everything():
         {"velocity_weight": float("nan")},
         {"pad_weight": 1.5},
         {"prompt_prob": -0.1},
+        {"infill_prob": 1.1},
         {"mapping": "codebok"},
     ):
         with pytest.raises(ConfigError):
@@ -219,14 +221,16 @@ def test_prompt_masks_cover_the_first_tokens(mapping):
 
 
 def test_prompts_in_training_are_named_by_seed_epoch_and_index():
-    module = make(prompt_prob=0.3, img_size=64)
+    module = make(prompt_prob=0.3, infill_prob=0.0, img_size=64)
     ids = text_ids(module, 200)
     x1 = module.colours.encode(ids)
     module.run_seed = 5
 
     def lengths(index, epoch):
         module._batch_index, module._batch_epoch = index, epoch
-        condition = module.training_condition(x1[: len(index)], None)
+        drawn = torch.rand(len(index))
+        condition, t = module.training_condition(x1[: len(index)], drawn, None)
+        assert t is drawn or torch.equal(t, drawn)
         assert torch.equal(condition.known, x1[: len(index)])
         return module.colours.gather(condition.mask.float()).sum(dim=1)
 
@@ -236,9 +240,34 @@ def test_prompts_in_training_are_named_by_seed_epoch_and_index():
     assert 0.2 < float((first > 0).float().mean()) < 0.4
     assert first.max() < module.colours.num_tokens and first.max() > 150
     module._batch_index = None
-    drawn = module.colours.gather(module.training_condition(x1, None).mask.float()).sum(dim=1)
+    condition, _ = module.training_condition(x1, torch.rand(200), None)
+    drawn = module.colours.gather(condition.mask.float()).sum(dim=1)
     assert 0.15 < float((drawn > 0).float().mean()) < 0.45
-    assert make(prompt_prob=0.0).training_condition(x1, None) == Condition()
+    t = torch.rand(200)
+    assert make(prompt_prob=0.0, infill_prob=0.0).training_condition(x1, t, None) == (Condition(), t)
+
+
+def test_texts_with_gaps_show_most_tokens_and_next_to_nothing_of_the_others():
+    module = make(prompt_prob=0.0, infill_prob=0.5, img_size=64)
+    x1 = module.colours.encode(text_ids(module, 200))
+    module.run_seed = 5
+
+    def draw(index, epoch):
+        module._batch_index, module._batch_epoch = index, epoch
+        condition, t = module.training_condition(x1[: len(index)], torch.full((len(index),), 0.4), None)
+        return module.colours.gather(condition.mask.float()), t
+
+    shown, t = draw(torch.arange(200), 0)
+    with_gaps = t < 0.4
+    assert 0.4 < float(with_gaps.float().mean()) < 0.6
+    assert torch.allclose(t[with_gaps], torch.tensor(0.4 * 0.02)) and bool((shown[~with_gaps] == 0).all())
+    assert abs(float(shown[with_gaps].mean()) - 0.8) < 0.01
+    # No two texts have the same gaps, and every place has some.
+    assert len(shown[with_gaps].unique(dim=0)) == int(with_gaps.sum())
+    assert bool((shown[with_gaps].mean(dim=0) < 1).all())
+    again, t_again = draw(torch.tensor([7, 3]), 0)
+    assert torch.equal(again, shown[[7, 3]]) and torch.equal(t_again, t[[7, 3]])
+    assert not torch.equal(draw(torch.arange(200), 1)[0], shown)
 
 
 @pytest.mark.parametrize("self_conditioning", [True, False])

@@ -1,0 +1,144 @@
+"""What the loss alone does not tell: its course over the times, norms, speed, memory, utilisation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from jitflow.callbacks.utilisation import peak_images_per_sec, peak_memory_gib
+from jitflow.errors import ConfigError
+from jitflow.training.module import FlowModule
+
+
+class TrainingWatch(pl.Callback):
+    """Give the loggers a point every so many optimiser steps.
+
+    Logged are ``train/grad_norm`` (before clipping), ``train/weight_norm``, ``train/ema1_norm``,
+    ``train/ema2_norm``; ``loss_at/t0.0-0.2`` and so on, the mean loss since the last point of the samples whose time
+    lies there; ``perf/images_per_sec``, ``perf/memory_gib`` and, where the peak of the device is known, ``perf/mfu``
+    (model operations over peak operations).
+
+    Losses are summed on their device and read with the point, so that nothing waits for an accelerator in between.
+    Only the first process logs, of its own share of the batch; speeds are those of all processes.
+
+    Args:
+        every_n_steps: Optimiser steps between two points.
+        num_bins: Parts of equal width into which the times from 0 to 1 are cut.
+
+    Raises:
+        ConfigError: If a number is below 1.
+    """
+
+    def __init__(self, every_n_steps: int = 50, num_bins: int = 5) -> None:
+        for name, value in (("every_n_steps", every_n_steps), ("num_bins", num_bins)):
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1; got {value}")
+        self.every_n_steps = every_n_steps
+        self.num_bins = num_bins
+        self._active = False
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the losses of each batch as they are computed."""
+        self._active = trainer.is_global_zero and bool(trainer.loggers) and isinstance(pl_module, FlowModule)
+        if not self._active:
+            return
+        assert isinstance(pl_module, FlowModule)
+        self._sums = torch.zeros(2, self.num_bins, device=pl_module.device)
+        self._grad_norm: Tensor | None = None
+        self._logged_at = trainer.global_step
+        self._images, self._since = 0, time.perf_counter()
+        self._best_rate = peak_images_per_sec(pl_module, num_devices=trainer.world_size)
+        compute = pl_module.loss_parts
+
+        def loss_parts(x1: Tensor, labels: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+            parts = compute(x1, labels, t, *args, **kwargs)
+            if torch.is_grad_enabled():
+                self._seen.append((t.detach(), torch.stack([part.detach().float() for part in parts.values()]).sum(0)))
+            return parts
+
+        # Whoever computes the loss of a batch, and a user may override it, comes by here.
+        vars(pl_module)["loss_parts"] = loss_parts
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Take the norm of the gradient for the next point, before it is clipped."""
+        if self._active and trainer.global_step + 1 >= self._logged_at + self.every_n_steps:
+            self._grad_norm = _norm(p.grad for group in optimizer.param_groups for p in group["params"])
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Sort the losses of the batch by time; log a point if one is due."""
+        if not self._active:
+            return
+        for t, losses in self._seen:
+            places = (t * self.num_bins).long().clamp(0, self.num_bins - 1)
+            self._sums.index_add_(1, places, torch.stack([losses, torch.ones_like(losses)]))
+        self._seen.clear()
+        self._images += len(batch[1]) * trainer.world_size
+        if trainer.global_step >= self._logged_at + self.every_n_steps:
+            assert isinstance(pl_module, FlowModule)
+            self._log(trainer, pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on, so that a validation does not look like slow steps."""
+        if self._active:
+            self._since += time.perf_counter() - self._paused
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop looking."""
+        self._leave(pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Stop looking."""
+        self._leave(pl_module)
+
+    def _leave(self, pl_module: pl.LightningModule) -> None:
+        if self._active:
+            self._active = False
+            self._seen.clear()
+            vars(pl_module).pop("loss_parts", None)
+
+    def _log(self, trainer: pl.Trainer, module: FlowModule) -> None:
+        norms = {
+            "train/grad_norm": self._grad_norm,
+            "train/weight_norm": _norm(p.detach() for p in module.parameters() if p.requires_grad),
+            "train/ema1_norm": _norm(module.ema_params1.values()),
+            "train/ema2_norm": _norm(module.ema_params2.values()),
+        }
+        # Averages may lie elsewhere than the weights.
+        held = {name: norm.to(self._sums.device) for name, norm in norms.items() if norm is not None}
+        # One transfer for all; it waits for the device, and so comes before the clock.
+        numbers = torch.cat([torch.stack(list(held.values())), self._sums.flatten()]).tolist()
+        rate = self._images / (time.perf_counter() - self._since)
+        point = dict(zip(held, numbers, strict=False))
+        sums, counts = numbers[len(held) : -self.num_bins], numbers[-self.num_bins :]
+        for i, (total, count) in enumerate(zip(sums, counts, strict=True)):
+            if count:
+                point[f"loss_at/t{i / self.num_bins:.1f}-{(i + 1) / self.num_bins:.1f}"] = total / count
+        point |= {"perf/images_per_sec": rate, "perf/memory_gib": peak_memory_gib(module.device)}
+        if self._best_rate is not None:
+            point["perf/mfu"] = rate / self._best_rate
+        for logger in trainer.loggers:
+            logger.log_metrics(point, step=trainer.global_step)
+        self._sums.zero_()
+        self._grad_norm = None
+        self._logged_at = trainer.global_step
+        self._images, self._since = 0, time.perf_counter()
+
+
+def _norm(tensors: Iterable[Tensor | None]) -> Tensor | None:
+    """Norm of all numbers of some tensors, float32, 0-d; None if there are none."""
+    held = [tensor for tensor in tensors if tensor is not None]
+    return torch.nn.utils.get_total_norm(held).float() if held else None

@@ -1,0 +1,49 @@
+"""How a training is spread over several devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+
+
+def strategy_for(
+    strategy: str | Strategy = "auto",
+    *,
+    devices: Any = "auto",
+    accelerator: Any = "auto",
+    num_nodes: int = 1,
+    accumulate: int = 1,
+) -> str | Strategy:
+    """Choose how devices work together; arguments and words are those of Lightning's Trainer.
+
+    Where several would get plain DDP they get one that is told what holds for all our networks: every step has the
+    same graph. It need not look for unused parameters, may send gradients while the backward pass still runs under
+    activation checkpointing, and keeps them in the buffers that it sends, once instead of twice.
+
+    Args:
+        strategy: What was asked for; anything but ``"auto"`` and ``"ddp"`` stays as it is.
+        devices: Devices of a node.
+        accelerator: Their kind.
+        num_nodes: Number of nodes.
+        accumulate: Batches for one step of the optimiser. With more than one, the graph is not called static: DDP then
+            fails on the batches that send nothing.
+
+    Returns:
+        What to give to the Trainer.
+    """
+    if strategy not in ("auto", "ddp") or num_nodes * _count(devices, accelerator) == 1:
+        return strategy
+    return DDPStrategy(static_graph=accumulate == 1, gradient_as_bucket_view=True)
+
+
+def _count(devices: Any, accelerator: Any) -> int:
+    if isinstance(devices, Sized) and not isinstance(devices, str):
+        return len(devices)
+    words = str(devices)
+    if words in ("auto", "-1"):
+        return max(1, torch.cuda.device_count()) if accelerator in ("auto", "gpu", "cuda") else 1
+    # "0,1" and "2," name devices, as Lightning reads them.
+    return int(words) if words.isdigit() else len([part for part in words.split(",") if part.strip()])

@@ -1,0 +1,78 @@
+"""The example of every verb: shown by its help, and understood by its parser."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonargparse
+import pytest
+
+from jitflow import cli
+from jitflow.training.lightning_cli import TrainCLI
+
+
+class Understood(Exception):
+    """Raised in place of the work."""
+
+
+@pytest.fixture
+def only_parse(monkeypatch):
+    """Let commands read their options and do nothing; what was read is returned."""
+    read = {}
+
+    def parse(function, args, prog, as_positional, exit_on_error):
+        parser = jsonargparse.auto_parser(function, as_positional=as_positional, prog=prog, exit_on_error=exit_on_error)
+        read.update(parser.parse_args(args))
+
+    def stop(self):
+        read.update(self.config)
+        raise Understood
+
+    monkeypatch.setattr(jsonargparse, "auto_cli", parse)
+    monkeypatch.setattr(TrainCLI, "instantiate_classes", stop)
+    return read
+
+
+def test_every_verb_is_listed_once_by_what_somebody_wants_to_do():
+    assert sorted(name for names in cli.TASKS.values() for name in names) == sorted(cli.VERBS)
+
+
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_the_list_shows_an_example_of_each(words, capsys):
+    assert cli.main(words) == 0
+    text = capsys.readouterr().out
+    for name, verb in cli.VERBS.items():
+        assert f"  {name} " in text and verb.example in text
+        assert verb.example.split()[:2] == ["jitflow", name]
+
+
+@pytest.mark.parametrize("name", sorted(cli.VERBS))
+def test_the_example_is_understood(name, only_parse, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data/imagenet").mkdir(parents=True)
+    try:
+        status = cli.main(shlex.split(cli.VERBS[name].example)[1:])
+    except Understood:
+        status = 0
+    assert status == 0
+    values = str(only_parse)
+    for word in shlex.split(cli.VERBS[name].example)[2:]:
+        if word[0] != "-" and "--config" not in cli.VERBS[name].example:
+            assert word.split(",")[0] in values or word in ("images", "run", "sample", "prepare"), word
+
+
+@pytest.mark.parametrize("name", ["sample", "text", "doctor", "studio", "train"])
+def test_the_help_of_a_verb_begins_with_its_example(name, capsys):
+    try:
+        cli.main([name, "--help"])
+    except SystemExit as end:
+        assert end.code in (0, None)
+    text = capsys.readouterr().out
+    assert text.startswith(f"example: {cli.VERBS[name].example}\n")
+    assert "usage:" in text or "command" in text
+
+
+def test_the_list_of_verbs_needs_neither_torch_nor_gradio():
+    code = "import sys; from jitflow.cli import main; main([]); sys.exit(bool({'torch', 'gradio'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, timeout=120).returncode == 0
