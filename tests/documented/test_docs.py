@@ -1,125 +1,78 @@
-"""The pages of ``docs/``: every python block runs, every command works, every table of arguments is true."""
+"""README.md and the pages of ``docs/``: every block runs from its text, every table of arguments is true."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import re
-import shlex
-import shutil
 from pathlib import Path
 
-import lightning.pytorch as pl
+import page_runner
 import pytest
+from pages import NAMES, PAGES, README, ROOT, Page, all_blocks, blocks_of, stale, text_of
 
 from jitflow.cli import VERBS, main
-
-ROOT = Path(__file__).parents[2]
-PAGES = sorted(p.name for p in (ROOT / "docs").glob("*.md"))
-WRITTEN = {
-    "callbacks.md",
-    "coming_from_jit.md",
-    "data_module.md",
-    "exporting.md",
-    "model_module.md",
-    "quick_start.md",
-    "time_conventions.md",
-    "troubleshooting.md",
-}
-# Pages whose blocks are not executed from their text: every block says so itself, or here is what does its work.
-ELSEWHERE = {
-    "evaluation.md": "tests/integration/test_evaluate.py",
-    "gait_simulator.md": "tests/unit/data/test_gait_dataset.py",
-    "microdoppler.md": "tests/integration/test_microdoppler.py",
-    "preparing_data.md": "tests/integration/test_data_prepare.py",
-    "text_as_colour.md": "tests/integration/test_text_train.py",
-}
-# A block with this comment on the line above is shown to readers and not executed.
-_BLOCK = re.compile(
-    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)^```$",
-    re.MULTILINE | re.DOTALL,
-)
+from jitflow.pipelines import demo_images
+from jitflow.pipelines.microdoppler_commands import COMMANDS
 
 
-def page(name):
-    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+def _pages_to_run():
+    for name in NAMES:
+        if any(not block.reason for block in blocks_of(name)):
+            yield pytest.param(name, id=name, marks=[pytest.mark.slow] if PAGES.get(name, Page()).slow else [])
 
 
-def fenced(name, language):
-    """Return the blocks of a page that are to be executed."""
-    found = _BLOCK.finditer(page(name))
-    return [block["code"] for block in found if block["language"] == language and not block["reason"]]
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """The run of the demo, two epochs long."""
+    folder = tmp_path_factory.mktemp("demo") / "images"
+    demo_images.run(folder, quick=True)
+    return folder
 
 
-def marked():
-    """Every block that carries a marker: page, its first line, the reason."""
-    for name in PAGES:
-        for block in _BLOCK.finditer(page(name)):
-            if block["reason"]:
-                yield pytest.param(name, block["reason"], id=f"{name}: {block['code'].splitlines()[0]}")
+@pytest.mark.parametrize("name", list(_pages_to_run()))
+def test_page(name, names, monkeypatch, request):
+    uses_demo = any("runs/demo/images" in block.code for block in blocks_of(name) if not block.reason)
+    case = PAGES.get(name, Page())
+    page_runner.make_checkout(Path.cwd(), case, request.getfixturevalue("demo") if uses_demo else None)
+    page_runner.quicken_demos(monkeypatch)
+    for block in blocks_of(name):
+        if not block.reason:
+            page_runner.execute(block, case, names)
+    missing = [path for path in case.leaves if not Path(path).exists()]
+    assert not missing
 
 
-@pytest.mark.parametrize(("name", "reason"), list(marked()))
-def test_a_block_that_is_not_run_says_why(name, reason):
+_NOT_RUN = [pytest.param(b.reason, id=str(b)) for b in all_blocks() if b.reason]
+
+
+@pytest.mark.parametrize("reason", _NOT_RUN)
+def test_a_block_that_is_not_run_says_why(reason):
     """With ``-v`` this lists them all."""
-    assert len(reason.split()) >= 3, f"{name}: give the reason in words"
+    assert len(reason.split()) >= 3, "give the reason in words"
 
 
-@pytest.mark.parametrize("name", sorted(set(PAGES) - WRITTEN))
-def test_every_other_page_is_marked_or_run_elsewhere(name):
-    if name in ELSEWHERE:
-        assert (ROOT / ELSEWHERE[name]).is_file()
-        return
-    unmarked = [block["code"].splitlines()[0] for block in _BLOCK.finditer(page(name)) if not block["reason"]]
-    assert not unmarked, f"{name}: add it to WRITTEN, or a line above the block: <!-- not run: reason -->"
+def test_most_blocks_run():
+    assert len(_NOT_RUN) <= len(all_blocks()) // 4
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_commands_name_verbs_that_exist(name):
-    for block in _BLOCK.finditer(page(name)):
-        lines = block["code"].replace("\\\n", " ").splitlines() if block["language"] == "bash" else []
+def test_no_block_escapes():
+    for name in NAMES:
+        opened = re.findall(r"^ *```(\w+)", text_of(name), re.MULTILINE)
+        assert opened == [block.language for block in blocks_of(name)], name
+
+
+@pytest.mark.parametrize("name", sorted(PAGES))
+def test_declared_changes_meet_the_text(name):
+    assert name in NAMES
+    assert not stale(name), f"{name}: these parts are no longer there; change them in pages.py"
+
+
+def test_commands_name_verbs_that_exist():
+    for block in all_blocks():
+        lines = block.code.replace("\\\n", " ").splitlines() if block.language == "bash" else []
         for words in (line.split() for line in lines if line.startswith("jitflow ")):
-            assert words[1] in VERBS or words[1].startswith("-"), f"{name}: {' '.join(words)}"
-
-
-def commands(name):
-    return [line for block in fenced(name, "bash") for line in block.splitlines() if line.startswith("jitflow ")]
-
-
-@pytest.mark.parametrize("name", sorted(WRITTEN))
-def test_python_of_a_page(name, names, monkeypatch):
-    # Nothing but silence is changed: a bar for each of many short runs would only fill the log.
-    monkeypatch.setattr("lightning.pytorch.trainer.trainer.Trainer.__init__", silent(pl.Trainer.__init__))
-    shutil.copy(ROOT / "tests" / "reference" / "jit_tiny_checkpoint-last.pth", "checkpoint-last.pth")
-    blocks = fenced(name, "python")
-    assert blocks or any(block["language"] == "python" or commands(name) for block in _BLOCK.finditer(page(name)))
-    # One namespace, as for a reader who follows the page.
-    for number, code in enumerate(blocks, start=1):
-        exec(compile(code, f"<{name} {number}>", "exec"), names)
-
-
-def silent(init):
-    def quiet(self, *args, **kwargs):
-        init(self, *args, **{"enable_progress_bar": False, "enable_model_summary": False, **kwargs})
-
-    return quiet
-
-
-def test_commands_of_the_pages(names, capfd):
-    shutil.copy(ROOT / "tests" / "reference" / "jit_tiny_checkpoint-last.pth", "checkpoint-last.pth")
-    tried = [command for name in sorted(WRITTEN) for command in commands(name)]
-    assert len(tried) >= 8
-    for command in tried:
-        words = shlex.split(command)[1:]
-        if words[0] == "train":
-            # The folder of the test holds 32 images.
-            words += ["--data.batch_size", "8"] + ["--dry_run"] * ("--dry_run" not in words)
-        assert main(words) == 0, f"{command}: {capfd.readouterr().err}"
-    assert len(list(Path("outputs/samples").glob("*_class*_seed*.png"))) == 10
-    assert all(Path(p).is_file() for p in ("run.ckpt", "back.pth", "model.safetensors", "fid_stats/mine.npz"))
-    assert Path("outputs/evaluation/report.json").is_file()
-    assert Path("outputs/exported_weights/model.safetensors").is_file()
-    assert Path("outputs/exported_program/velocity.pt2").is_file()
+            assert words[1] in VERBS or words[1].startswith("-"), f"{block}: {' '.join(words)}"
 
 
 def arguments_in(text):
@@ -148,7 +101,7 @@ def arguments_in(text):
     ],
 )
 def test_tables_name_every_argument_with_its_default(name, heading, target):
-    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", page(name), re.MULTILINE | re.DOTALL).group(1)
+    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text_of(name), re.MULTILINE | re.DOTALL).group(1)
     module, _, attribute = target.partition(":")
     parameters = inspect.signature(getattr(importlib.import_module(module), attribute)).parameters
     printed = {k: eval(v) for k, v in arguments_in(section).items()}
@@ -156,22 +109,30 @@ def test_tables_name_every_argument_with_its_default(name, heading, target):
     assert list(printed) == list(parameters)
 
 
-def test_the_flags_of_the_release_exist_here(names, capfd):
+@pytest.mark.parametrize("name", ["coming_from_jit.md", "coming_from_diffusers.md", "how_to.md", "large_runs.md"])
+def test_options_of_training_exist(name, capfd):
     with pytest.raises(SystemExit, match="0"):
         main(["train", "--config", "images/jit_b16_256", "--print_config"])
     text = capfd.readouterr().out
-    flags = re.findall(r"`--((?:model|data|schedule|checkpoint|trainer)\.\w+)", page("coming_from_jit.md"))
-    assert len(flags) > 25
-    for flag in set(flags):
+    flags = re.findall(r"--((?:model|data|schedule|checkpoint|trainer)\.\w+)", text_of(name))
+    assert len(flags) > (25 if name == "coming_from_jit.md" else 2)
+    for flag in set(flags) - {"trainer.callbacks"}:
         section, _, key = flag.partition(".")
         body = re.search(rf"^{section}:\n((?:  .*\n?)+)", text, re.MULTILINE).group(1)
         assert re.search(rf"^ +{key}:", body, re.MULTILINE), flag
 
 
+def test_options_of_microdoppler_exist():
+    known = {name for command in COMMANDS.values() for name in inspect.signature(command).parameters}
+    flags = re.findall(r"`--(\w+)", text_of("coming_from_lightningdit.md"))
+    assert len(flags) > 15
+    assert not set(flags) - known
+
+
 def test_pages_link_to_what_exists():
-    assert set(PAGES) >= WRITTEN
-    for name in WRITTEN:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page(name)):
-            assert (ROOT / "docs" / target).exists(), f"{name}: {target}"
-        for path in re.findall(r"`(jitflow/[\w/.]+)`", page(name)):
+    for name in NAMES:
+        folder = ROOT if name == README else ROOT / "docs"
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text_of(name)):
+            assert (folder / target).exists(), f"{name}: {target}"
+        for path in re.findall(r"`(jitflow/[\w/.]+)`", text_of(name)):
             assert (ROOT / path).exists(), f"{name}: {path}"

@@ -1,6 +1,7 @@
 """The site of ``make docs``: built without a warning, and no page asks a foreign host for anything."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,10 @@ def test_the_site_builds_strictly_and_stands_alone(tmp_path):
     assert {p.stem for p in pages} >= set(sources)
     for path in pages:
         assert not FETCHED.findall(path.read_text(encoding="utf-8")), path.name
+    reference = {p.stem: p.read_text(encoding="utf-8") for p in pages if p.stem.startswith("reference_")}
+    for page, name in (("core", "core.path.interpolate"), ("training", "callbacks.EMACallback")):
+        assert f'id="jitflow.{name}"' in reference[f"reference_{page}"], name
+    assert not [page for page, text in reference.items() if re.search(r":(?:func|class|meth|mod):<", text)]
     for path in tmp_path.rglob("*.css"):
         assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", path.read_text(encoding="utf-8")), path.name
 
@@ -32,6 +37,34 @@ def test_every_page_is_in_the_menu_and_every_figure_is_used():
     texts = "".join(p.read_text(encoding="utf-8") for p in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
     unused = [p.name for p in (ROOT / "docs" / "images").iterdir() if p.name not in texts]
     assert not unused
+
+
+# Figures that a command draws; all others are drawn by a script that names them.
+DRAWN_BY_COMMANDS = {
+    "digits_samples.png": "jitflow demo images",
+    "digits_trajectory.png": "jitflow demo images",
+    "digits_sweep.png": "jitflow sweep",
+    "microdoppler_real_and_generated.png": "jitflow demo microdoppler",
+    "text_as_colour.png": "jitflow demo text",
+    "text_accuracy.png": "jitflow demo text",
+}
+
+
+def test_every_figure_is_made_by_code_in_the_repository():
+    scripts = [*(ROOT / "docs").glob("make_*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    code = "".join(p.read_text(encoding="utf-8") for p in scripts)
+    drawn = {p.name for p in (ROOT / "docs" / "images").iterdir()}
+    drawn = {name for name in drawn if not name.startswith("studio_")}  # screenshots
+    assert not [name for name in drawn - DRAWN_BY_COMMANDS.keys() if name not in code]
+
+
+def test_readers_see_what_is_not_run_and_no_roles():
+    hooks = runpy.run_path(str(ROOT / "docs" / "hooks.py"))
+    shown = hooks["on_page_markdown"]("<!-- not run: needs a GPU -->\n```bash\n")
+    assert shown == "*Not run by the tests: needs a GPU.*\n\n```bash\n"
+    assert hooks["on_page_content"]("see :func:<code>a.b</code>, :x:<code>c</code>") == (
+        "see <code>a.b</code>, :x:<code>c</code>"
+    )
 
 
 def test_the_rule_finds_what_a_browser_fetches():

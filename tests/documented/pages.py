@@ -1,0 +1,187 @@
+"""The pages of ``docs/`` and README.md, their blocks of code, and how each is executed.
+
+A page is followed as a reader would: its blocks run in order in one folder, python in one namespace. What is changed
+for that is declared in :data:`PAGES`, and a declaration that no longer meets the text is an error. A block with a line
+``*Not run by the tests: why.*`` above it is shown to readers and not executed.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+README = "README.md"
+NAMES = [README, *sorted(p.name for p in (ROOT / "docs").glob("*.md"))]
+_BLOCK = re.compile(
+    r"^(?:(?:<!-- not run: (?P<comment>[^\n]+) -->|\*Not run by the tests: (?P<line>[^\n]+)\.\*)\n+)?"
+    r"```(?P<language>bash|python|yaml)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+_VARIABLE = re.compile(r"[A-Z_]+=")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code.
+
+    Attributes:
+        page: File name of its page.
+        number: From 1, in order of the page.
+        language: ``bash``, ``python`` or ``yaml``.
+        code: Its text.
+        reason: Why it is not executed, or ``""``.
+    """
+
+    page: str
+    number: int
+    language: str
+    code: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.page} {self.number}: {self.code.splitlines()[0]}"
+
+
+@dataclass(frozen=True)
+class Page:
+    """How a page is executed.
+
+    Attributes:
+        replace: Parts of its text that are replaced in the blocks that run: sizes, paths, devices, epochs.
+        more: Words put behind every command that begins so.
+        leaves: Files that must be there at the end.
+        variables: Environment of its commands.
+        texts: Whether ``./data/train`` holds a little text.
+        users: Whether ``./data_split`` holds pictures of two simulated users.
+        needs: By a part of a block's text, the optional package without which that block is left out.
+        slow: Run with ``pytest -m slow`` only.
+    """
+
+    replace: dict[str, str] = field(default_factory=dict)
+    more: dict[str, str] = field(default_factory=dict)
+    leaves: tuple[str, ...] = ()
+    variables: dict[str, str] = field(default_factory=dict)
+    texts: bool = False
+    users: bool = False
+    needs: dict[str, str] = field(default_factory=dict)
+    slow: bool = False
+
+
+def text_of(page: str) -> str:
+    """Text of a page by its file name."""
+    return (ROOT / page if page == README else ROOT / "docs" / page).read_text(encoding="utf-8")
+
+
+def blocks_of(page: str) -> list[Block]:
+    """Every block of a page, in order."""
+    return [
+        Block(page, number, found["language"], found["code"], found["comment"] or found["line"] or "")
+        for number, found in enumerate(_BLOCK.finditer(text_of(page)), start=1)
+    ]
+
+
+def all_blocks() -> list[Block]:
+    """Every block of every page."""
+    return [block for page in NAMES for block in blocks_of(page)]
+
+
+def commands_of(block: Block, page: Page) -> list[list[str]]:
+    """Words of each command of a bash block, with the page's changes made."""
+    commands = []
+    for line in replaced(block, page).replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words:
+            for beginning, more in page.more.items():
+                start = sum(bool(_VARIABLE.match(word)) for word in words)
+                if words[start : start + len(beginning.split())] == beginning.split():
+                    words += shlex.split(more)
+            commands.append(words)
+    return commands
+
+
+def replaced(block: Block, page: Page) -> str:
+    """Text of a block with the page's replacements made."""
+    code = block.code
+    for old, new in page.replace.items():
+        code = code.replace(old, new)
+    return code
+
+
+def stale(page: str) -> list[str]:
+    """Declared changes that meet nothing in the blocks of their page which run."""
+    case = PAGES.get(page, Page())
+    running = [block for block in blocks_of(page) if not block.reason]
+    code = "".join(block.code for block in running)
+    begun = [" ".join(words) for b in running if b.language == "bash" for words in commands_of(b, case)]
+    return [old for old in case.replace if old not in code] + [
+        beginning for beginning in case.more if not any(beginning in words for words in begun)
+    ]
+
+
+# The images of the test are 32 of training and 8 of validation, 40 x 30 px.
+_FEW = "--data.batch_size 8 --data.num_workers 0"
+_SMALL_NET = {'"JiT-B/16"': '"JiT-N/4"', "img_size=256": "img_size=16"}
+_FEW_SCORED = {"--num_images 1000": "--num_images 100", "--num_images 200": "--num_images 40"}
+# A page that is not named here runs exactly as it stands.
+PAGES = {
+    README: Page(
+        replace={**_SMALL_NET, **_FEW_SCORED, "batch_size=128": "batch_size=8", "max_epochs=600": "max_epochs=1"},
+        more={
+            "jitflow train --config images/jit_b16_256": _FEW,
+            "jitflow evaluate": "--steps 4",
+            "jitflow sweep": "--steps 4 --extractor pixels",
+            "jitflow models": "'JiT-N*'",
+            "jitflow train --config images/digits": "--trainer.max_epochs 1 --schedule.warmup_epochs 0",
+        },
+        leaves=("three.png", "digits.safetensors", "outputs/digits/README.md", "data/imagenet-256/manifest.json"),
+    ),
+    "coming_from_jit.md": Page(
+        more={"jitflow train": f"{_FEW} --dry_run"},
+        leaves=("run.ckpt", "back.pth", "model.safetensors", "fid_stats/mine.npz", "outputs/evaluation/report.json"),
+    ),
+    "coming_from_lightningdit.md": Page(leaves=("lightningdit.safetensors",)),
+    "evaluation.md": Page(
+        replace={**_FEW_SCORED, "--extractor digits": "--extractor pixels", "--steps 20": "--steps 4"},
+        more={"jitflow stats": "--extractor pixels", "jitflow evaluate runs": "--steps 4"},
+        leaves=("outputs/other/report.json", "outputs/sweep/sweep.png", "fid_stats/jit_in256_stats.npz"),
+    ),
+    "exporting.md": Page(
+        replace={"num_inference_steps=50": "num_inference_steps=4"},
+        needs={"diffusers": "diffusers"},
+        leaves=("outputs/exported_weights/model.safetensors", "outputs/exported_program/velocity.pt2", "images"),
+    ),
+    "how_to.md": Page(leaves=("runs/tuned/checkpoints/last.ckpt",)),
+    "large_runs.md": Page(more={"jitflow train": _FEW, "jitflow train --config": "--trainer.accelerator cpu"}),
+    "microdoppler.md": Page(
+        replace={
+            "--vavae_path pretrained/vavae-imagenet256-f16d32-dinov2.pt": "",
+            "--devices 2": "--devices 1 --model LightningDiT-N/4",
+            "--batch_size 32": "--batch_size 8",
+            "--max_epochs 50": "--max_epochs 1",
+            "--max_epochs 100": "--max_epochs 1",
+            "1 2 3 4 5": "1 2",
+            "--num_steps 250": "--num_steps 2",
+        },
+        users=True,
+        slow=True,
+    ),
+    "quick_start.md": Page(
+        replace={
+            "max_epochs: 100": "max_epochs: 2",
+            "warmup_epochs: 5": "warmup_epochs: 1",
+            "max_epochs 120": "max_epochs 3",
+        },
+        more={"jitflow sample": "--steps 4", "python outputs/mine_program/sample.py": "--steps 4"},
+        leaves=("three.png", "outputs/mine/grid.png", "outputs/mine_drawn", "runs/mine/report.html"),
+    ),
+    "text_as_colour.md": Page(
+        replace={"EPOCHS=20": "OUTPUT_DIR=./run/other", "checkpoint_epoch_10": "checkpoint_epoch_1"},
+        more={"python train.py": "--epochs 2 --output_dir output", "jitflow text sample": "--steps 2"},
+        variables={"MODEL": "JiT-N/4", "IMG_SIZE": "32", "EPOCHS": "1", "WARMUP_EPOCHS": "0", "SAVE_INTERVAL": "1"},
+        texts=True,
+        slow=True,
+    ),
+}
