@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jitflow.errors import CheckpointError, ConfigError, JitflowError, MissingFileError
+from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.training.checkpoint_folder import CheckpointFolder
 from jitflow.training.formats import TEXT, USER_DIT, ModelState, errors_of_damage, read_state, write_state
 from jitflow.training.jit_module import JiTLightningModule

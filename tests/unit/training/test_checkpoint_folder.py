@@ -11,7 +11,7 @@ from jitflow.errors import CheckpointError, MissingFileError
 from jitflow.files import temporary_beside
 from jitflow.training import checkpoint_folder
 from jitflow.training.checkpoint import find_checkpoint, resume_point
-from jitflow.training.checkpoint_folder import LAST_NAME, MILESTONE, PREVIOUS_NAME, CheckpointFolder
+from jitflow.training.checkpoint_folder import LAST_NAME, MANIFEST_NAME, MILESTONE, PREVIOUS_NAME, CheckpointFolder
 
 
 def put(folder, name, step, kind="last", **how):
