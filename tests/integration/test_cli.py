@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,25 @@ def run(capsys, *words: str) -> tuple[int, str]:
     status = cli.main(list(map(str, words)))
     captured = capsys.readouterr()
     return status, captured.out + captured.err
+
+
+# The others train, draw thousands of images, or need ImageNet or a browser: the pages of docs/ run them smaller, and
+# tests/unit/test_verb_examples.py gives their words to their own parsers.
+RUNNABLE = ("sample", "convert", "export", "info", "runs", "report", "doctor", "models")
+
+
+@pytest.mark.parametrize("verb", RUNNABLE)
+def test_the_example_of_a_verb_runs(verb, demo, tmp_path_factory, monkeypatch, capsys):
+    folder = tmp_path_factory.mktemp(verb)
+    shutil.copytree(demo, folder / "runs" / "demo" / "images", symlinks=True)
+    monkeypatch.chdir(folder)
+    checkpoint = str(Path("runs/demo/images/checkpoints/last.ckpt"))
+    if verb == "convert":
+        assert cli.main(["convert", checkpoint, "checkpoint-last.pth"]) == 0
+    words = shlex.split(cli.VERBS[verb].example)
+    assert words[0] == "jitflow" and cli.main(words[1:]) == 0
+    captured = capsys.readouterr()
+    assert captured.out + captured.err
 
 
 @pytest.mark.parametrize(
