@@ -107,7 +107,7 @@ def train_command(
         velocity_weight: Factor of the velocity's squared error, 1.
         cross_entropy_weight: Factor of the tokens' cross-entropy, 1.
         self_conditioning: Tell the network its own estimate of the text; true.
-        infill_prob: Share of texts that have gaps, which only the clean text around them can tell; 0.5.
+        infill_prob: Share of texts that have gaps, which only the clean text around them can tell; 0.75.
         prompt_prob: Share of the others whose beginning is shown clean, as a prompt will be; 0.25.
         P_mean: Mean of the logit of the training times, -0.8.
         P_std: Standard deviation of the logit of the training times, 0.8.

@@ -65,7 +65,7 @@ _MODEL_DEFAULTS: dict[str, Any] = {
     "velocity_weight": 1.0,
     "cross_entropy_weight": 1.0,
     "self_conditioning": True,
-    "infill_prob": 0.5,
+    "infill_prob": 0.75,
     "prompt_prob": 0.25,
     "P_mean": -0.8,
     "P_std": 0.8,
@@ -169,7 +169,7 @@ def train(
         velocity_weight: Factor of the velocity's squared error, 1.
         cross_entropy_weight: Factor of the cross-entropy of the tokens, 1; 0 leaves it out.
         self_conditioning: Tell the network its own estimate of the text, True.
-        infill_prob: Share of texts that have gaps, which only the clean text around them can tell; 0.5.
+        infill_prob: Share of texts that have gaps, which only the clean text around them can tell; 0.75.
         prompt_prob: Share of the others whose beginning is shown clean, as a prompt will be; 0.25.
         P_mean: Mean of the logit of the training times, -0.8.
         P_std: Standard deviation of the logit of the training times, 0.8.

@@ -102,7 +102,7 @@ class TextLightningModule(FlowModule):
         pad_weight: float = 0.1,
         self_conditioning: bool = True,
         self_conditioning_prob: float = 0.5,
-        infill_prob: float = 0.5,
+        infill_prob: float = 0.75,
         prompt_prob: float = 0.25,
         P_mean: float = -0.8,
         P_std: float = 0.8,
