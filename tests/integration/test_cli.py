@@ -258,3 +258,17 @@ def test_a_dry_run_says_what_fits_into_memory(tmp_path, caplog):
     words = ["train", "--config", "images/digits", "--run_dir", str(tmp_path / "run"), "--dry_run"]
     assert cli.main([*words, "--data.batch_size", "32"]) == 0
     assert re.search(r"at the peak of a step of 32.* fit a batch of up to \d+", caplog.text)
+
+
+def test_a_training_leaves_a_report_and_says_what_it_was_trained_on(tmp_path):
+    run_dir = tmp_path / "run"
+    words = ["train", "--config", "images/digits", "--run_dir", str(run_dir), "--trainer.max_steps", "60"]
+    assert cli.main([*words, "--schedule.warmup_epochs", "1", "--data.batch_size", "16"]) == 0
+    page = (run_dir / "report.html").read_text(encoding="utf-8")
+    assert "train/loss" in page and "default-src 'none'" in page
+    data = json.loads((run_dir / "data.json").read_text())
+    assert data["fingerprint"] and data["num_samples"] > 1000
+    (metrics,) = run_dir.glob("csv/*/metrics.csv")
+    names = metrics.read_text().splitlines()[0].split(",")
+    watched = {"train/grad_norm", "train/weight_norm", "train/ema1_norm", "perf/images_per_sec", "loss_at/t0.2-0.4"}
+    assert watched <= set(names)
