@@ -182,7 +182,8 @@ def _continue(out: Path, place: Path, plan: dict[str, Any]) -> dict[str, ShardRe
         for entry in before.get("splits", {}).values():
             records |= {found["file"]: ShardRecord.from_dict(found) for found in entry["shards"]}
     write_json(place / _PLAN, plan)
-    for path in sorted((place / "records").glob("*.json")):
+    # Not the hidden ones: a kill while one is written leaves a part of it under a name with a dot.
+    for path in sorted((place / "records").glob("[!.]*.json")):
         record = ShardRecord.from_dict(read_json(path))
         records[record.file] = record
     return {name: record for name, record in records.items() if record.lies_in(out)}
