@@ -1,9 +1,10 @@
-"""What the demos share: one folder belongs to one set of settings, and only what a demo wrote is removed."""
+"""What the demos share: whose folder it is, what a restart removes, and how long each stage took."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,3 +37,24 @@ def remove_run(out: Path, *, folders: Iterable[str], files: Iterable[str]) -> No
         shutil.rmtree(out / name, ignore_errors=True)
     for name in files:
         (out / name).unlink(missing_ok=True)
+
+
+class Laps:
+    """Seconds of the stages of a demo.
+
+    Args:
+        done: Stages that were timed elsewhere, by name.
+
+    Attributes:
+        seconds: Seconds of each stage, in their order.
+    """
+
+    def __init__(self, **done: float) -> None:
+        self.seconds = dict(done)
+        self._started = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """End a stage, which began with the object or with the stage before."""
+        now = time.monotonic()
+        self.seconds[name] = round(now - self._started, 1)
+        self._started = now

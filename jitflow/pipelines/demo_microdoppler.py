@@ -12,7 +12,7 @@ from rich.console import Console
 from jitflow.data.cores import available_cores
 from jitflow.data.gait import Variation, radar_for_carrier, settings_for_radar, write_dataset
 from jitflow.files import read_json, writable_folder, write_json
-from jitflow.pipelines.demo_folder import check_same_run, remove_run
+from jitflow.pipelines.demo_folder import Laps, check_same_run, remove_run
 from jitflow.pipelines.extract import DONE_NAME, RECONSTRUCTION_NAME, extract
 from jitflow.pipelines.microdoppler_evaluate import IMAGES_NAME, evaluate
 from jitflow.pipelines.microdoppler_run import GENERATED, LATENTS, TRAINED
@@ -101,20 +101,13 @@ def run(
         _summary(out, metrics)
         return metrics
     write_json(writable_folder(out) / record.name, settings)
-    seconds = {"simulate": _simulate(out, settings, console)}
-    started = time.monotonic()
-
-    def lap(name: str) -> None:
-        nonlocal started
-        seconds[name] = round(time.monotonic() - started, 1)
-        started = time.monotonic()
-
+    laps = Laps(simulate=_simulate(out, settings, console))
     console.print("stage 1: principal components of the pictures' patches, and latents")
     extract(out / _DATA, out / LATENTS, num_processes=available_cores(), device="cpu", seed=seed)
-    lap("extract")
+    laps.lap("extract")
     console.print(f"stage 2: {settings['max_steps']} steps of a small LightningDiT")
     best = _train(out, settings)
-    lap("train")
+    laps.lap("train")
     console.print(f"stage 3: {settings['generated_per_user']} pictures of each user")
     generate(
         best,
@@ -126,17 +119,17 @@ def run(
         seed=seed,
         device="cpu",
     )
-    lap("sample")
+    laps.lap("sample")
     extraction = read_json(out / LATENTS / DONE_NAME)
     psnr_db = extraction["psnr"]["mean_db"]
     report = evaluate(str(out / _DATA), str(out / GENERATED), str(out / _EVALUATION), seed, codec_psnr_db=psnr_db)
-    lap("evaluate")
+    laps.lap("evaluate")
     metrics = {
         **{name: report[name] for name in _SCORES},
         "codec_psnr_db": psnr_db,
         "num_generated": report["num_generated"],
         "train_steps": settings["max_steps"],
-        "seconds": seconds,
+        "seconds": laps.seconds,
         "settings": settings,
     }
     write_json(metrics_path, metrics)

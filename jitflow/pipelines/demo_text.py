@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ from jitflow.core.path import interpolate
 from jitflow.core.seeding import noise_from_seeds
 from jitflow.data.corpus import builtin_documents, builtin_size
 from jitflow.files import load_checkpoint, read_json, writable_folder, write_json, write_text
-from jitflow.pipelines.demo_folder import check_same_run, remove_run
+from jitflow.pipelines.demo_folder import Laps, check_same_run, remove_run
 from jitflow.pipelines.progress import meter
 from jitflow.pipelines.report import REPORT_NAME, write_final_report
-from jitflow.pipelines.text_evaluate import PLOT_NAME, SAMPLES_NAME, accuracy_table, evaluate
+from jitflow.pipelines.text_evaluate import PLOT_NAME, SAMPLES_NAME, evaluate
 from jitflow.pipelines.text_sample import TextSamples, load_text_model, recover, write_texts
+from jitflow.pipelines.text_tables import accuracy_table
 from jitflow.pipelines.text_train import train
 from jitflow.training.text_module import TextLightningModule
 
@@ -123,14 +123,7 @@ def run(
         return metrics
     write_json(writable_folder(out) / record.name, settings)
     checkpoint, history = _train(out / _TRAINING, settings, console)
-    seconds = {"train": round(history["seconds"], 1)}
-    started = time.monotonic()
-
-    def lap(name: str) -> None:
-        nonlocal started
-        seconds[name] = round(time.monotonic() - started, 1)
-        started = time.monotonic()
-
+    laps = Laps(train=round(history["seconds"], 1))
     console.print(f"reading {settings['num_texts']} noisy held-out texts, writing {settings['num_samples']} of its own")
     report = evaluate(
         checkpoint,
@@ -143,10 +136,10 @@ def run(
         device="cpu",
         **settings["sampling"],
     )
-    lap("evaluate")
+    laps.lap("evaluate")
     module = load_text_model(checkpoint, device="cpu")
     continued = _continue_prompt(module, settings)
-    lap("prompt")
+    laps.lap("prompt")
     _save_pictures(out, module, history["losses"], settings)
     written = (out / _EVALUATION / SAMPLES_NAME / _SAMPLES).read_text(encoding="utf-8")
     prompted = "".join(f"--- prompt {settings['prompt']!r}\n{text}\n\n" for text in continued.texts)
@@ -178,7 +171,7 @@ def run(
             / max(history["seconds"], 1e-9)
         ),
         "num_parameters": sum(p.numel() for p in module.parameters()),
-        "seconds": seconds,
+        "seconds": laps.seconds,
         "settings": settings,
     }
     write_json(metrics_path, metrics)

@@ -20,8 +20,8 @@ def strategy_for(
     """Choose how devices work together; arguments and words are those of Lightning's Trainer.
 
     Where several would get plain DDP they get one that is told what holds for all our networks: every step has the
-    same graph. It need not look for unused parameters, may send gradients while the backward pass still runs under
-    activation checkpointing, and keeps them in the buffers that it sends, once instead of twice.
+    same graph, so that nobody looks for unused parameters. It also keeps gradients in the buffers that it sends, once
+    instead of twice.
 
     Args:
         strategy: What was asked for; anything but ``"auto"`` and ``"ddp"`` stays as it is.

@@ -55,7 +55,7 @@ class TextLightningModule(FlowModule):
         self_conditioning_prob: Share of training batches in which it is told.
         infill_prob: Share of training texts that have gaps: most tokens are shown clean, of the others hardly anything.
             From noisy texts alone a network learns to use context late: what a place says by itself is worth more at
-            first, and it stays there for thousands of steps.
+            first, and it stays there for long.
         prompt_prob: Share of the other training texts of which a random beginning is known; it is shown clean.
         P_mean: Mean of the logit of the training times.
         P_std: Standard deviation of the logit of the training times.

@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+from interruption import Interruption, SaveAndStop, make_trainer
 
 from jitflow.data.base import ImageDataModule
 from jitflow.errors import DataError
@@ -60,38 +61,6 @@ class Recorder(pl.LightningModule):
         if self.ask_for_steps:
             assert self.trainer.estimated_stepping_batches > 0
         return torch.optim.SGD(self.parameters(), 0.1)
-
-
-class Interruption(Exception):
-    pass
-
-
-class SaveAndStop(pl.Callback):
-    """Saves and dies at the n-th call of a hook."""
-
-    def __init__(self, hook, count, path):
-        self.count, self.path, self.num_seen = count, path, None
-        setattr(self, hook, self.fire)
-
-    def fire(self, trainer, module, *args):
-        if trainer.sanity_checking:
-            return
-        self.count -= 1
-        if self.count == 0:
-            trainer.save_checkpoint(self.path)
-            self.num_seen = len(module.seen)
-            raise Interruption
-
-
-def make_trainer(*callbacks, **options):
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "accelerator": "cpu",
-    }
-    return pl.Trainer(**quiet, callbacks=list(callbacks), **options)
 
 
 def uninterrupted(limits, **options):

@@ -5,6 +5,8 @@ import warnings
 import lightning.pytorch as pl
 import pytest
 import torch
+from interruption import Interruption, SaveAndStop
+from interruption import make_trainer as plain_trainer
 
 from jitflow.data.base import ImageDataModule
 
@@ -32,36 +34,8 @@ class Data(ImageDataModule):
         self.dataset_train, self.dataset_val = RandomImages(26), RandomImages(5)
 
 
-class Interruption(Exception):
-    pass
-
-
-class SaveAndStop(pl.Callback):
-    """Saves and dies at the n-th call of a hook."""
-
-    def __init__(self, hook, count, path):
-        self.count, self.path, self.num_seen = count, path, None
-        setattr(self, hook, self.fire)
-
-    def fire(self, trainer, module, *args):
-        if trainer.sanity_checking:
-            return
-        self.count -= 1
-        if self.count == 0:
-            trainer.save_checkpoint(self.path)
-            self.num_seen = len(module.seen)
-            raise Interruption
-
-
 def make_trainer(*callbacks, **options):
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "accelerator": "cpu",
-    }
-    return pl.Trainer(**quiet, callbacks=[Marks(), *callbacks], **options)
+    return plain_trainer(Marks(), *callbacks, **options)
 
 
 class Recorder(pl.LightningModule):

@@ -267,7 +267,7 @@ def test_text_too_short_to_hold_out_anything_is_an_error(checkpoint, tmp_path):
 
 
 def test_the_table_has_no_column_for_hints_that_there_are_not(report):
-    from jitflow.pipelines.text_evaluate import accuracy_table
+    from jitflow.pipelines.text_tables import accuracy_table
 
     held_out = report[0]["held_out"]
     assert len(accuracy_table(held_out).columns) == 7
