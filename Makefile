@@ -1,8 +1,6 @@
 # Every target sets up .venv by itself the first time. PYTHON=python3.12 chooses another interpreter.
 PYTHON ?= python3
 PY := .venv/bin/python
-# Idle threads that spin slow each other down ten-fold on a busy machine.
-export OMP_WAIT_POLICY ?= passive
 
 .PHONY: help setup demo test test-slow lint format bench docs soak clean
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 
 from jitflow import __version__
 from jitflow.errors import ConfigError, JitflowError, unknown_name
+from jitflow.host import keep_freed_memory, let_threads_wait_briefly
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ def main(args: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 for an error a user can mend, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if args is None else args)
-    # Before torch is imported: on a busy machine idle threads that spin slow each other down ten-fold.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_threads_wait_briefly()
+    keep_freed_memory()
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(usage() + "\n")
         return 0

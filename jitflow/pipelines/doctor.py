@@ -22,6 +22,7 @@ from jitflow.data.shards import is_shard_folder, open_shard_folder
 from jitflow.errors import JitflowError
 from jitflow.evaluation.features import find_inception_weights
 from jitflow.evaluation.frechet import find_statistics
+from jitflow.host import thread_waiting
 from jitflow.pipelines.amounts import format_bytes
 from jitflow.pipelines.sample import default_device
 
@@ -62,7 +63,7 @@ def examine(data: str | Path | None = None, out: str | Path = "runs") -> list[Fi
         *check_packages(_requirements(), _installed_version),
         check_device(),
         check_precision(),
-        check_threads(torch.get_num_threads(), os.cpu_count() or 1, os.environ.get("OMP_WAIT_POLICY")),
+        check_threads(torch.get_num_threads(), os.cpu_count() or 1, thread_waiting()),
         check_data(data),
         check_inception(),
         check_statistics(),
@@ -135,19 +136,19 @@ def check_precision() -> Finding:
     return Finding("precision", "ok", f"32-true on {device}; half precision brings no speed here")
 
 
-def check_threads(num_threads: int, num_cores: int, wait_policy: str | None) -> Finding:
+def check_threads(num_threads: int, num_cores: int, waiting: str | None) -> Finding:
     """Look for threads that will disturb each other.
 
     Args:
         num_threads: Threads that torch uses.
         num_cores: Cores of the machine.
-        wait_policy: ``OMP_WAIT_POLICY``, None if unset.
+        waiting: What the environment says about waiting threads, None for nothing.
     """
-    said = f"{num_threads} of torch on {num_cores} cores, OMP_WAIT_POLICY {wait_policy or 'unset'}"
+    said = f"{num_threads} of torch on {num_cores} cores, {waiting or 'waiting as their library likes'}"
     if num_threads > num_cores:
         return Finding("threads", "note", said, f"export OMP_NUM_THREADS={num_cores}")
-    if (wait_policy or "").upper() != "PASSIVE":
-        way_out = "export OMP_WAIT_POLICY=PASSIVE before Python starts; `jitflow` does so where it is unset"
+    if waiting is None:
+        way_out = "export GOMP_SPINCOUNT=1000 before Python starts, as `jitflow` does, or they wait in each other's way"
         return Finding("threads", "note", said, way_out)
     return Finding("threads", "ok", said)
 

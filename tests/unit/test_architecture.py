@@ -17,6 +17,7 @@ IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
 LEVELS = {
     "errors": 0,
     "files": 1,
+    "host": 1,
     "array_file": 2,
     "pictures": 2,
     "core": 3,

@@ -1,0 +1,95 @@
+"""What ``jitflow`` sets in its process (jitflow/host.py): how threads wait, and whether freed memory is kept.
+
+Run: ``python benchmarks/bench_host.py``. Such settings are for a whole process, so every turn of a side is a process
+of its own; the sides take turns, and a row has the medians of their medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from contextlib import nullcontext
+
+from _timing import Report, add_common_options, interleaved
+
+# Environments, and whether freed memory is kept. What libgomp does without a word is "own".
+SLEEP, BRIEFLY, OWN = {"OMP_WAIT_POLICY": "PASSIVE"}, {"GOMP_SPINCOUNT": "1000"}, {}
+COMPARISONS = {
+    "training step, JiT-N/4, 16 px, batch 64, threads wait briefly / sleep at once": (
+        "train",
+        (BRIEFLY, True),
+        (SLEEP, True),
+    ),
+    "training step, JiT-N/4, 16 px, batch 64, threads wait briefly / libgomp's own": (
+        "train",
+        (BRIEFLY, True),
+        (OWN, True),
+    ),
+    "guided sampling, JiT-N/4, 16 px, batch 64, Heun 10, freed memory kept / given back": (
+        "sample",
+        (BRIEFLY, True),
+        (BRIEFLY, False),
+    ),
+}
+CHOSEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def milliseconds(work: str, kept: bool, repeats: int) -> float:
+    """Median of one kind of work in this process."""
+    import torch
+    from bench_sample import CASES, make, sampling_of
+    from bench_train import Bare, our_training_step, shake_
+
+    from jitflow.host import keep_freed_memory
+    from jitflow.training.jit_module import JiTLightningModule
+
+    if kept:
+        keep_freed_memory()
+    case, steps = CASES["cpu"]
+    labels = torch.arange(case.batch) % case.num_classes
+    if work == "sample":
+        function = sampling_of(make(JiTLightningModule, case, steps), labels)
+    else:
+        torch.manual_seed(0)
+        module = Bare(case.model, case.img_size, case.num_classes)
+        shake_(module)
+        images = torch.randint(0, 256, (case.batch, 3, case.img_size, case.img_size), dtype=torch.uint8)
+        function = our_training_step(module, images, labels, nullcontext())
+    return interleaved([function], repeats)[0]
+
+
+def in_a_process(work: str, environment: dict[str, str], kept: bool, repeats: int) -> float:
+    """The same in a process of its own."""
+    base = {name: value for name, value in os.environ.items() if name not in CHOSEN}
+    words = [sys.executable, __file__, "--inside", work, "--repeats", str(repeats), *(["--kept"] if kept else [])]
+    run = subprocess.run(words, env={**base, **environment}, capture_output=True, text=True, check=True)
+    return float(json.loads(run.stdout))
+
+
+def main() -> None:
+    """Measure, print a table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_options(parser, repeats=20)
+    parser.add_argument("--turns", type=int, default=5, help="processes of each side; 5")
+    parser.add_argument("--inside", choices=("train", "sample"), default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--kept", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.inside:
+        print(json.dumps(milliseconds(args.inside, args.kept, args.repeats)))
+        return
+    report = Report(device="cpu", out=args.out)
+    for name, (work, *sides) in COMPARISONS.items():
+        taken: list[list[float]] = [[] for _ in sides]
+        for _ in range(args.turns):
+            for (environment, kept), times in zip(sides, taken, strict=True):
+                times.append(in_a_process(work, environment, kept, args.repeats))
+        report.add(name, *map(statistics.median, taken), "ms")
+    print(f"rows are in {report.out}")
+
+
+if __name__ == "__main__":
+    main()
