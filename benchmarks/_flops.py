@@ -26,7 +26,10 @@ def forward_flops(net: JiT) -> int:
     macs += net.t_embedder.frequency_dim * width + width * width
     for i in range(depth):
         tokens = image_tokens + (net.in_context_len if net.in_context_len and i >= net.in_context_start else 0)
-        macs += tokens * (4 * width * width + 3 * width * hidden) + 2 * tokens * tokens * width + 6 * width * width
+        # Class tokens end as keys and values of the last block.
+        read = image_tokens if i == depth - 1 else tokens
+        macs += tokens * 3 * width * width + 2 * read * tokens * width
+        macs += read * (width * width + 3 * width * hidden) + 6 * width * width
     macs += image_tokens * width * patch + 2 * width * width
     return 2 * macs
 

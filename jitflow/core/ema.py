@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from jitflow.errors import ConfigError
+
+# Numbers of averages, 1 MiB: with as much of weights they fit a core's cache of today.
+_CACHED = 2**18
 
 
 @torch.no_grad()
@@ -27,9 +30,8 @@ def copy_parameters(params: Mapping[str, Tensor], *, device: str | None = None) 
 def update_ema_(averages: Mapping[str, Tensor], params: Mapping[str, Tensor], decay: float) -> None:
     """Move averages towards parameters in place: ``ema = decay * ema + (1 - decay) * p``.
 
-    Parameters are brought to where their averages are. On an accelerator one call for each device and dtype instead of
-    one for each parameter; on a CPU a loop, which still finds each average in the cache for its second operation. Both
-    give the same bits.
+    Parameters are brought to where their averages are, and moved in two calls for many of them, with the bits of a
+    loop over each.
 
     Args:
         averages: Averages by parameter name, float32.
@@ -49,25 +51,33 @@ def update_ema_(averages: Mapping[str, Tensor], params: Mapping[str, Tensor], de
         average = averages[name]
         ours, theirs = groups.setdefault((average.device, p.dtype), ([], []))
         ours.append(average)
-        theirs.append(p.detach().to(average.device))
-    for (device, dtype), (ours, theirs) in groups.items():
-        ends = theirs if dtype == torch.float32 else [p.float() for p in theirs]
-        # The release's order of operations, to the last bit; a lerp would round differently.
-        if device.type == "cpu":
-            for average, end in zip(ours, ends, strict=True):
-                average.mul_(decay).add_(end, alpha=1 - decay)
-        else:
-            update_together_(ours, ends, decay)
+        theirs.append(p if p.device == average.device else p.detach().to(average.device))
+    for (_, dtype), (ours, theirs) in groups.items():
+        update_together_(ours, theirs if dtype == torch.float32 else [p.float() for p in theirs], decay)
 
 
 @torch.no_grad()
 def update_together_(averages: list[Tensor], ends: list[Tensor], decay: float) -> None:
-    """Move averages towards tensors in place, two calls for all of them.
+    """Move averages towards tensors in place.
+
+    Two calls for all on an accelerator; on a CPU two for as many as its cache keeps between them.
 
     Args:
         averages: Averages of one device, float32.
-        ends: As many tensors of the same shapes, float32.
+        ends: As many tensors of the same shapes and device, float32.
         decay: Share of the old average that stays.
     """
-    torch._foreach_mul_(averages, decay)
-    torch._foreach_add_(averages, ends, alpha=1 - decay)
+    for part in _parts(averages, _CACHED if averages[0].device.type == "cpu" else None):
+        # The release's order of operations, to the last bit; a lerp would round differently.
+        torch._foreach_mul_(averages[part], decay)
+        torch._foreach_add_(averages[part], ends[part], alpha=1 - decay)
+
+
+def _parts(tensors: list[Tensor], numel: int | None) -> Iterator[slice]:
+    """Cut a list where its tensors have reached ``numel`` numbers; None for one part."""
+    start = size = 0
+    for i, tensor in enumerate(tensors, 1):
+        size += tensor.numel()
+        if i == len(tensors) or (numel is not None and size >= numel):
+            yield slice(start, i)
+            start, size = i, 0

@@ -1,6 +1,6 @@
 """The Transformer block and the last layer that a condition modulates (adaLN-Zero).
 
-Shapes: B batch, N tokens, D width, P patch side, C channels, K head dim.
+Shapes: B batch, N tokens, U of them unread, D width, P patch side, C channels, K head dim.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class AdaLNBlock(nn.Module):
 
     Args:
         dim: D.
-        attn: Layer ``(tokens, rope) -> tokens``.
+        attn: Layer ``(tokens, rope, unread) -> tokens``.
         mlp: Layer ``tokens -> tokens``.
         rms: RMSNorm before each layer instead of LayerNorm.
         shift: Whether the condition also shifts, not only scales.
@@ -47,7 +47,14 @@ class AdaLNBlock(nn.Module):
         self.mlp = mlp
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, (6 if shift else 4) * dim))
 
-    def forward(self, x: Tensor, c: Tensor | None, rope: Tensor | None, modulation: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor | None,
+        rope: Tensor | None,
+        modulation: Tensor | None = None,
+        unread: int = 0,
+    ) -> Tensor:
         """Transform tokens.
 
         Args:
@@ -56,9 +63,10 @@ class AdaLNBlock(nn.Module):
             rope: Rotation table, shape ``(2, N, K / 2)``, or None for none.
             modulation: ``adaLN_modulation(c)`` computed before, shape ``(B, 6 D)`` (``(B, 4 D)`` without shifts),
                 or ``(1, ...)`` for one that all samples share.
+            unread: Number U of leading tokens that the others attend to, but whose own result nobody reads.
 
         Returns:
-            Tokens, shape ``(B, N, D)``.
+            Tokens, shape ``(B, N - U, D)``.
         """
         if modulation is None:
             modulation = self.adaLN_modulation(c)
@@ -68,7 +76,8 @@ class AdaLNBlock(nn.Module):
             shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.chunk(6, dim=-1)
         else:
             scale_msa, gate_msa, scale_mlp, gate_mlp = modulation.chunk(4, dim=-1)
-        x = x + gate_msa.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift_msa, scale_msa), rope)
+        attended = self.attn(modulate(self.norm1(x), shift_msa, scale_msa), rope, unread)
+        x = x[:, unread:] + gate_msa.unsqueeze(1) * attended
         return x + gate_mlp.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
 
 

@@ -1,6 +1,6 @@
 """Self-attention with normalised queries and keys and rotary positions.
 
-Shapes: B batch, N tokens, D width, A heads, K head dim.
+Shapes: B batch, N tokens, U of them unread, D width, A heads, K head dim.
 """
 
 from __future__ import annotations
@@ -47,20 +47,21 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_dropout)
 
-    def forward(self, x: Tensor, rope: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor | None, unread: int = 0) -> Tensor:
         """Let tokens attend to each other.
 
         Args:
             x: Tokens, shape ``(B, N, D)``.
             rope: Rotation table, shape ``(2, N, K / 2)``, or None for none.
+            unread: Number U of leading tokens that the others attend to, but whose own result nobody reads.
 
         Returns:
-            Tokens, shape ``(B, N, D)``.
+            Tokens, shape ``(B, N - U, D)``.
         """
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = self.q_norm(q), self.k_norm(k)
+        q, k = self.q_norm(q[:, :, unread:]), self.k_norm(k)
         if rope is not None:
-            q, k = apply_rope(q, rope), apply_rope(k, rope)
+            q, k = apply_rope(q, rope[:, unread:], in_order=False), apply_rope(k, rope, in_order=False)
         dropout = self.attn_dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))

@@ -53,6 +53,8 @@ class RotaryTable:
         self._arguments = (grid, head_dim, num_prefix)
         self._tables: dict[torch.device, Tensor] = {}
 
+    # To a compiler the table is a constant; a table made while it traces would let it trace once more.
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def __call__(self, device: torch.device) -> Tensor:
         """Return the table of :func:`rope_table` on ``device``."""
         if device not in self._tables:
@@ -112,12 +114,14 @@ class StoredRotaryTable(nn.Module):
         )
 
 
-def apply_rope(x: Tensor, table: Tensor) -> Tensor:
+def apply_rope(x: Tensor, table: Tensor, *, in_order: bool = True) -> Tensor:
     """Rotate neighbouring pairs of channels: ``(a, b) -> (a cos - b sin, b cos + a sin)``.
 
     Args:
         x: Queries or keys, shape ``(B, A, N, K)``.
         table: From :func:`rope_table`, shape ``(2, N, K / 2)``, float32.
+        in_order: Whether channels stay where they are. Else the first ones of all pairs may come before all second
+            ones: kernels then write without gaps, and products of queries and keys do not change.
 
     Returns:
         Rotated, shape ``(B, A, N, K)``, dtype of ``x``; computed in float32.
@@ -130,5 +134,8 @@ def apply_rope(x: Tensor, table: Tensor) -> Tensor:
         # Compilers fuse the plain formula and do not know complex numbers.
         cos, sin = table[0], table[1]
         a, b = pairs.unbind(-1)
-        turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1)
+        first, second = a * cos - b * sin, b * cos + a * sin
+        if not in_order:
+            return torch.cat([first, second], dim=-1).to(x.dtype)
+        turned = torch.stack([first, second], dim=-1)
     return turned.flatten(-2).to(x.dtype)

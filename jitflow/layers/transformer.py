@@ -5,13 +5,16 @@ Shapes: B batch, D width, M all modulation values of one condition.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from jitflow.errors import unknown_name
 from jitflow.layers.adaln import AdaLNBlock, AdaLNFinal
 from jitflow.layers.embed import LabelEmbedder, TimestepEmbedder
+
+CompiledParts = Literal["blocks", "network"]
 
 
 class AdaLNTransformer(nn.Module):
@@ -29,14 +32,23 @@ class AdaLNTransformer(nn.Module):
     blocks: nn.ModuleList
     final_layer: AdaLNFinal
 
-    def compile_blocks(self, *, dynamic: bool = False) -> None:
-        """Compile every block in place with ``torch.compile``; parameter names do not change.
+    def compile_parts(self, parts: bool | CompiledParts = True) -> None:
+        """Compile in place with ``torch.compile``, for the shapes that come; parameter names do not change.
 
         Args:
-            dynamic: Whether shapes may vary without recompiling.
+            parts: ``"blocks"``, or True: every block by itself, where equal ones are compiled once. ``"network"``: all
+                layers as one, in fewer and longer kernels, for a compilation that grows with the depth. False: nothing.
+
+        Raises:
+            ConfigError: If ``parts`` is something else.
         """
-        for block in self.blocks:
-            block.compile(dynamic=dynamic)
+        if parts == "network":
+            self.compile(dynamic=False)
+        elif parts is True or parts == "blocks":
+            for block in self.blocks:
+                block.compile(dynamic=False)
+        elif parts is not False:
+            raise unknown_name("compile", parts, ("true", "false", *get_args(CompiledParts)))
 
     def modulation(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Compute what all layers need to know of time and class, for ``forward(..., modulation=...)``.

@@ -224,11 +224,12 @@ class JiT(AdaLNTransformer):
                 prefix = y_emb.unsqueeze(1) + self.in_context_posemb
                 tokens = torch.cat([prefix.to(tokens.dtype), tokens], dim=1)
                 rope = self._rope_in_context(x.device) if self.use_rope else None
+            # What the last block makes of class tokens is not looked at.
+            unread = self.in_context_len if i == len(self.blocks) - 1 else 0
             if self.gradient_checkpointing and self.training:
-                tokens = checkpoint(block, tokens, c, rope, of_block, use_reentrant=False)
+                tokens = checkpoint(block, tokens, c, rope, of_block, unread, use_reentrant=False)
             else:
-                tokens = block(tokens, c, rope, of_block)
-        tokens = tokens[:, self.in_context_len :]
+                tokens = block(tokens, c, rope, of_block, unread)
         return unpatchify(self.final_layer(tokens, c, of_final), self.grid, self.patch_size)
 
 

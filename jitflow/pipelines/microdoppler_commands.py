@@ -161,7 +161,7 @@ def _train(
     P_std: float = 1.0,
     gradient_clip: float = 1.0,
     gradient_checkpointing: bool = False,
-    compile: bool = False,
+    compile: bool | Literal["blocks", "network"] = False,
     accelerator: Literal["auto", "gpu", "cpu"] = "auto",
     num_workers: int = 0,
     check_val_every_n_epoch: int = 1,
@@ -192,7 +192,7 @@ def _train(
         P_std: Standard deviation of the logit of the training times.
         gradient_clip: Largest norm of the gradient; 0 for no limit.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
-        compile: Compile every block with torch.compile.
+        compile: Compile every block with torch.compile (true), or the whole network as one (network).
         accelerator: auto, gpu or cpu.
         num_workers: Loader processes.
         check_val_every_n_epoch: Epochs between two validations.

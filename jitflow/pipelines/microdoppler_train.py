@@ -27,6 +27,7 @@ from jitflow.core.path import Prediction
 from jitflow.data.latents import LatentDataModule
 from jitflow.errors import ConfigError
 from jitflow.files import read_json, writable_folder, write_json
+from jitflow.layers.transformer import CompiledParts
 from jitflow.nets.registry import create_model
 from jitflow.pipelines.report import write_final_report
 from jitflow.training.checkpoint import resume_point
@@ -67,7 +68,7 @@ def train(
     P_std: float = 1.0,
     gradient_clip: float = 1.0,
     gradient_checkpointing: bool = False,
-    compile: bool = False,
+    compile: bool | CompiledParts = False,
     accelerator: str = "auto",
     num_workers: int = 0,
     check_val_every_n_epoch: int = 1,
@@ -99,7 +100,7 @@ def train(
         P_std: Standard deviation of the logit of the training times.
         gradient_clip: Largest norm of the gradient; 0 for no limit.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
-        compile: Compile every block.
+        compile: Compile every block (true), or the whole ``"network"`` as one.
         accelerator: ``auto``, ``gpu`` or ``cpu``.
         num_workers: Loader processes.
         check_val_every_n_epoch: Epochs between two validations.

@@ -67,7 +67,7 @@ def train_command(
     precision: str | None = None,
     use_amp: bool = True,
     num_workers: int = 0,
-    compile: bool = False,
+    compile: bool | Literal["blocks", "network"] = False,
     gradient_checkpointing: bool = False,
     use_wandb: bool = False,
     wandb_project: str = "jit-diffusion",
@@ -121,7 +121,7 @@ def train_command(
         precision: bf16-mixed on a GPU and 32-true on a CPU by default; Lightning's names.
         use_amp: Half precision on a GPU; false is --precision 32-true.
         num_workers: Loader processes.
-        compile: Compile every block with torch.compile.
+        compile: Compile every block with torch.compile (true), or the whole network as one (network).
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
         use_wandb: Log to Weights & Biases as well.
         wandb_project: Its project.

@@ -34,6 +34,7 @@ from jitflow.data.text import TextDataModule
 from jitflow.data.text_files import TextFiles
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.files import load_checkpoint, writable_folder
+from jitflow.layers.transformer import CompiledParts
 from jitflow.nets.text_jit import build_jit_model
 from jitflow.pipelines.progress import Meter, meter
 from jitflow.pipelines.report import write_final_report
@@ -128,7 +129,7 @@ def train(
     accelerator: str = "auto",
     precision: str | None = None,
     num_workers: int = 0,
-    compile: bool = False,
+    compile: bool | CompiledParts = False,
     gradient_checkpointing: bool = False,
     use_wandb: bool = False,
     wandb_project: str = "jit-diffusion",
@@ -188,7 +189,7 @@ def train(
         accelerator: ``auto``, ``gpu`` or ``cpu``.
         precision: Lightning's precision; by default ``bf16-mixed`` on a GPU and ``32-true`` on a CPU.
         num_workers: Loader processes.
-        compile: Compile every block.
+        compile: Compile every block (true), or the whole ``"network"`` as one.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
         use_wandb: Log to Weights & Biases as well.
         wandb_project: Its project.
@@ -511,7 +512,7 @@ def _module(
     words: Tokenizer,
     state: dict[str, Any] | None,
     *,
-    compile: bool,
+    compile: bool | CompiledParts,
     gradient_checkpointing: bool,
 ) -> TextLightningModule:
     if state is not None:

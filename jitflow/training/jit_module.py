@@ -11,6 +11,7 @@ from jitflow.codec.pixel import PixelCodec
 from jitflow.core.path import Prediction
 from jitflow.core.times import TimeKind
 from jitflow.errors import ConfigError
+from jitflow.layers.transformer import CompiledParts
 from jitflow.nets.jit import JiT
 from jitflow.nets.registry import create_model
 from jitflow.training.module import FlowModule
@@ -51,7 +52,7 @@ class JiTLightningModule(FlowModule):
         net_settings: Arguments of the network that replace the variant's, such as ``{"depth": 6}``; with
             ``model_name="JiT"`` they say everything.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
-        compile: Compile every block with ``torch.compile``.
+        compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one.
 
     Attributes:
         net: The network, a :class:`jitflow.nets.jit.JiT`.
@@ -86,7 +87,7 @@ class JiTLightningModule(FlowModule):
         time_shift: float = 1.0,
         net_settings: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
-        compile: bool = False,
+        compile: bool | CompiledParts = False,
     ) -> None:
         net = create_model(
             model_name,
@@ -99,8 +100,7 @@ class JiTLightningModule(FlowModule):
             **(net_settings or {}),
         )
         assert isinstance(net, JiT)
-        if compile:
-            net.compile_blocks()
+        net.compile_parts(compile)
         super().__init__(
             PixelCodec(net.img_size, in_channels),
             net,

@@ -15,6 +15,7 @@ from jitflow.core.path import data_from_velocity, velocity_from_data
 from jitflow.core.seeding import mix_seeds, noise_from_seeds
 from jitflow.core.times import TimeKind
 from jitflow.errors import ConfigError, unknown_name
+from jitflow.layers.transformer import CompiledParts
 from jitflow.nets.text_jit import build_jit_model
 from jitflow.training.module import FlowModule
 from jitflow.training.terms import FlowState
@@ -69,7 +70,7 @@ class TextLightningModule(FlowModule):
         time_shift: Above 1 moves sampling times towards the noise.
         net_settings: Arguments of the network that replace the variant's.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
-        compile: Compile every block with ``torch.compile``.
+        compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one.
 
     Attributes:
         tokenizer: The tokeniser.
@@ -115,7 +116,7 @@ class TextLightningModule(FlowModule):
         time_shift: float = 1.0,
         net_settings: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
-        compile: bool = False,
+        compile: bool | CompiledParts = False,
     ) -> None:
         for name, value in (("velocity_weight", velocity_weight), ("cross_entropy_weight", cross_entropy_weight)):
             if not value >= 0:
@@ -143,8 +144,7 @@ class TextLightningModule(FlowModule):
             gradient_checkpointing=gradient_checkpointing,
             **(net_settings or {}),
         )
-        if compile:
-            net.compile_blocks()
+        net.compile_parts(compile)
         super().__init__(
             colours,
             net,

@@ -13,6 +13,7 @@ from jitflow.codec.linear import LinearCodec
 from jitflow.core.path import Prediction
 from jitflow.core.times import TimeKind
 from jitflow.errors import CheckpointError, ConfigError
+from jitflow.layers.transformer import CompiledParts
 from jitflow.nets.lightningdit import LightningDiT
 from jitflow.nets.registry import create_model
 from jitflow.training.module import FlowModule
@@ -50,7 +51,7 @@ class UserConditionedDiT(FlowModule):
         time_shift: Above 1 moves sampling times towards the noise; the release's shift ``s`` is ``1 / s`` here.
         net_settings: Arguments of the network that replace the variant's.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
-        compile: Compile every block with ``torch.compile``.
+        compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one.
 
     Attributes:
         user_ids: The users' own numbers by label, 1-based unless the data says otherwise.
@@ -86,7 +87,7 @@ class UserConditionedDiT(FlowModule):
         time_shift: float = 1.0,
         net_settings: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
-        compile: bool = False,
+        compile: bool | CompiledParts = False,
     ) -> None:
         if num_users < 1:
             raise ConfigError(f"num_users must be at least 1; got {num_users}")
@@ -101,8 +102,7 @@ class UserConditionedDiT(FlowModule):
         )
         if not isinstance(net, LightningDiT):
             raise ConfigError(f"{model_name} works on pixels; latents need a LightningDiT (`jitflow models 'Light*'`)")
-        if compile:
-            net.compile_blocks()
+        net.compile_parts(compile)
         with torch.device("cpu"):
             # Statistics are read while they are set, also where the network is built without memory.
             self.latents = LatentCodec((channels, height, width))

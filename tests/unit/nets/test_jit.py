@@ -75,10 +75,21 @@ def test_class_tokens_join_at_their_block_and_leave_before_the_last_layer():
     net.final_layer.register_forward_hook(lambda module, args, out: lengths.append(args[0].shape[1]))
     x, t, y = inputs(net)
     before = net(x, t, y)
-    assert lengths == [32, 32, 35, 35, 32]
+    assert lengths == [32, 32, 35, 32, 32]
     with torch.no_grad():
         net.in_context_posemb.zero_()
     assert not torch.allclose(net(x, t, y), before, atol=1e-4)
+
+
+@pytest.mark.parametrize("rope", [True, False])
+def test_a_block_leaves_out_what_is_not_read(rope):
+    net = build()
+    block = net.blocks[-1]
+    x, c, modulation = torch.randn(2, 35, 32), torch.randn(2, 32), torch.randn(2, 6 * 32)
+    table = net._rope_in_context(x.device) if rope else None
+    for of_block in (None, modulation):
+        whole = block(x, c, table, of_block)
+        torch.testing.assert_close(block(x, c, table, of_block, 3), whole[:, 3:], rtol=0, atol=1e-5)
 
 
 def test_patches_keep_their_place_in_a_rectangle():
@@ -177,9 +188,9 @@ def test_gradient_checkpointing_changes_nothing(dropout):
     assert all(grad is not None and grad.any() for grad in results[0][1].values())
 
 
-def check_compiled(net):
+def check_compiled(net, parts):
     eager = copy.deepcopy(net)
-    net.compile_blocks()
+    net.compile_parts(parts)
     assert list(net.state_dict()) == list(eager.state_dict())
     out, expected = net(*inputs(net)), eager(*inputs(net))
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
@@ -190,21 +201,37 @@ def check_compiled(net):
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-3, msg=name)
 
 
-def test_compiled_blocks_equal_eager_without_a_compiler(monkeypatch):
-    compile_, calls = torch.compile, []
+@pytest.mark.parametrize(("parts", "number"), [(False, 0), (True, 2), ("blocks", 2), ("network", 1)])
+def test_what_is_compiled_equals_eager_without_a_compiler(parts, number, monkeypatch):
+    compile_, calls, graphs = torch.compile, [], []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
 
     def traced(function, **kwargs):
         calls.append(kwargs)
-        return compile_(function, backend="eager", **kwargs)
+        return compile_(function, backend=count, **kwargs)
 
     monkeypatch.setattr(torch, "compile", traced)
-    check_compiled(build(depth=2, in_context_start=1))
-    assert calls == [{"dynamic": False}] * 2
+    net = build(depth=2, in_context_start=1)
+    check_compiled(net, parts)
+    assert calls == [{"dynamic": False}] * number
+    # Nothing that the first call leaves behind makes the second one compile again.
+    assert len(graphs) == number
+    net(*inputs(net))
+    assert len(graphs) == number
+
+
+def test_unknown_parts_to_compile_are_named():
+    with pytest.raises(ConfigError, match="network"):
+        build(depth=2, in_context_start=1).compile_parts("networks")
 
 
 @pytest.mark.slow
-def test_compiled_blocks_equal_eager():
-    check_compiled(build(depth=2, in_context_start=1))
+@pytest.mark.parametrize("parts", ["blocks", "network"])
+def test_what_is_compiled_equals_eager(parts):
+    check_compiled(build(depth=2, in_context_start=1), parts)
 
 
 def test_bfloat16():

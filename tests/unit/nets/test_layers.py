@@ -57,6 +57,20 @@ def test_rope_makes_scores_depend_on_the_offset_only_and_on_its_axis():
     assert score((0, 0), (1, 2)) != pytest.approx(score((0, 0), (2, 1)), abs=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rope_out_of_order_keeps_products_on_its_way_to_a_compiler(dtype):
+    q, k = torch.randn(2, 1, 2, 6, 8).to(dtype)
+    table = rope_table(GRID, 8)
+    turn = torch.compile(apply_rope, backend="eager")
+    scores = [
+        turn(q, table, in_order=in_order) @ turn(k, table, in_order=in_order).transpose(2, 3)
+        for in_order in (True, False)
+    ]
+    assert scores[1].dtype == dtype
+    torch.testing.assert_close(scores[1], scores[0])
+    assert not torch.equal(turn(q, table, in_order=False), turn(q, table))
+
+
 def test_rope_table_stays_float32_and_can_be_trained_after_sampling():
     with torch.inference_mode():
         table = RotaryTable(GRID, 8)(torch.device("cpu"))

@@ -267,7 +267,7 @@ def test_a_network_built_without_memory_computes_after_loading():
 def test_compiled_blocks_keep_their_names():
     net = build()
     names = list(net.state_dict())
-    net.compile_blocks()
+    net.compile_parts()
     assert list(net.state_dict()) == names
 
 

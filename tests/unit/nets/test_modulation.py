@@ -123,7 +123,7 @@ def test_under_autocast(net):
 def check_compiled(net):
     x, t, y = inputs()
     expected = net.eval()(x, t, y)
-    net.compile_blocks()
+    net.compile_parts()
     with torch.no_grad():
         modulation = net.modulation(t, y)
         for out in (net(x, t, y), net(x, t, y, modulation=modulation), net(x, t, y, modulation=modulation[:1])):
