@@ -43,6 +43,7 @@ bench: setup
 	$(PY) benchmarks/bench_sample.py $(REF)
 	$(PY) benchmarks/bench_eval.py
 	$(PY) benchmarks/bench_data.py
+	$(PY) benchmarks/bench_host.py
 	test ! -f runs/demo/images/checkpoints/last.ckpt || $(PY) benchmarks/bench_solvers.py runs/demo/images/checkpoints/last.ckpt
 
 docs: setup

@@ -1,7 +1,8 @@
 """What ``jitflow`` sets in its process (jitflow/host.py): how threads wait, and whether freed memory is kept.
 
-Run: ``python benchmarks/bench_host.py``. Such settings are for a whole process, so every turn of a side is a process
-of its own; the sides take turns, and a row has the medians of their medians.
+Run: ``python benchmarks/bench_host.py``, and with ``--beside 1`` for a machine with other work. Such settings are for a
+whole process, so every turn of a side is a process of its own; the sides take turns, and a row has the medians of their
+medians.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import os
 import statistics
 import subprocess
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 from _timing import Report, add_common_options, interleaved
 
@@ -35,6 +37,7 @@ COMPARISONS = {
         (BRIEFLY, False),
     ),
 }
+BUSY = "while True: sum(range(10000))"
 CHOSEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
@@ -70,11 +73,24 @@ def in_a_process(work: str, environment: dict[str, str], kept: bool, repeats: in
     return float(json.loads(run.stdout))
 
 
+@contextmanager
+def busy_processes(number: int) -> Iterator[None]:
+    """Other programs that compute all the time."""
+    others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
 def main() -> None:
     """Measure, print a table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_options(parser, repeats=20)
-    parser.add_argument("--turns", type=int, default=5, help="processes of each side; 5")
+    parser.add_argument("--turns", type=int, default=3, help="processes of each side; 3")
+    parser.add_argument("--beside", type=int, default=0, help="other processes that compute all the time; 0")
     parser.add_argument("--inside", choices=("train", "sample"), default=None, help=argparse.SUPPRESS)
     parser.add_argument("--kept", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -82,12 +98,14 @@ def main() -> None:
         print(json.dumps(milliseconds(args.inside, args.kept, args.repeats)))
         return
     report = Report(device="cpu", out=args.out)
+    beside = f", beside {args.beside} busy" if args.beside else ""
     for name, (work, *sides) in COMPARISONS.items():
         taken: list[list[float]] = [[] for _ in sides]
-        for _ in range(args.turns):
-            for (environment, kept), times in zip(sides, taken, strict=True):
-                times.append(in_a_process(work, environment, kept, args.repeats))
-        report.add(name, *map(statistics.median, taken), "ms")
+        with busy_processes(args.beside):
+            for _ in range(args.turns):
+                for (environment, kept), times in zip(sides, taken, strict=True):
+                    times.append(in_a_process(work, environment, kept, args.repeats))
+        report.add(name + beside, *map(statistics.median, taken), "ms")
     print(f"rows are in {report.out}")
 
 

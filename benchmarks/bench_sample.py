@@ -86,7 +86,7 @@ def sampling_of(module: JiTLightningModule, labels: torch.Tensor) -> Callable[[]
 def main() -> None:
     """Measure, print a table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_options(parser, repeats=5)
+    add_common_options(parser, repeats=15)
     parser.add_argument("--batch", type=int, default=None)
     parser.add_argument("--steps", type=int, default=None, help="Heun steps; 50 on CUDA, 10 on a CPU")
     parser.add_argument("--eager", action="store_true", help="do not compile our blocks on CUDA")
