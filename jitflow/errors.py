@@ -65,12 +65,14 @@ def option_error(text: str, command: str) -> ConfigError:
     Returns:
         The error, to be raised by the caller.
     """
-    option = re.search(r'key "([^"]+)"', text)
-    expected = re.findall(r"Expected an? (?:<class ')?([^'>.\n]+)", text)
+    # Options of a class are named inside out, one in the other.
+    option = ".".join(re.findall(r'key "([^"]+)"', text))
+    classes_or_words = re.findall(r"Expected an? (?:<class '([^']+)'>|typing\.Literal\[(.*)\]|([^<\n]+))", text)
+    kinds = [next(filter(None, kind)).rstrip(".").replace(", ", " or ") for kind in classes_or_words]
     value = re.search(r"(?:Got value|Given value): (.*)", text)
-    if option and expected and value:
-        kinds = " or ".join(dict.fromkeys(kind for kind in expected if kind != "NoneType"))
-        said = f"--{option[1]} must be {kinds}; got {value[1]}"
+    if option and kinds and value:
+        known = " or ".join(dict.fromkeys(kind for kind in kinds if kind != "NoneType"))
+        said = f"--{option} must be {known}; got {value[1]}"
     else:
         said = " ".join(text.split())
     return ConfigError(f"{said} ({command} --help lists all options)")

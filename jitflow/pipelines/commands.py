@@ -94,7 +94,7 @@ def run_command(name: str, function: Callable[..., Any], args: list[str], *, pos
         for word in args
     ]
     parameters = inspect.signature(function).parameters.values()
-    switches = [f"--{p.name}" for p in parameters if p.default is False]
+    switches = {f"--{p.name}": str(p.annotation) == "bool" for p in parameters if p.default is False}
     lists = [f"--{p.name}" for p in parameters if str(p.annotation).startswith("list[")]
     args = _spell_out(_join_lists(args, lists), switches)
     try:
@@ -118,14 +118,23 @@ def _join_lists(args: list[str], lists: list[str]) -> list[str]:
     return joined[:-1]
 
 
-def _spell_out(args: list[str], switches: list[str]) -> list[str]:
-    """Let a bare ``--switch`` mean ``--switch=true``, which is how people write it."""
-    values = ("true", "false", "yes", "no")
+def _spell_out(args: list[str], switches: dict[str, bool]) -> list[str]:
+    """Let a bare ``--switch`` mean ``--switch=true``, which is how people write it.
+
+    Args:
+        args: Words of a command line.
+        switches: Options that are false by default, and whether true and false are all that they can be.
+    """
+
+    def is_bare(word: str, after: str) -> bool:
+        if word not in switches:
+            return False
+        if switches[word]:
+            return after.lower() not in ("true", "false", "yes", "no")
+        return not after or after.startswith("-")
+
     following = [*args, ""][1:]
-    return [
-        f"{word}=true" if word in switches and after.lower() not in values else word
-        for word, after in zip(args, following, strict=True)
-    ]
+    return [f"{word}=true" if is_bare(word, after) else word for word, after in zip(args, following, strict=True)]
 
 
 def _demo_images(out: str = "runs/demo/images", seed: int = 0, restart: bool = False, dry_run: bool = False) -> None:

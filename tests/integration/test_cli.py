@@ -173,7 +173,15 @@ def test_sample_leaves_the_model_as_it_was(demo):
         (["sample", "CKPT", "--steps", "1.5"], "--steps must be int; got 1.5"),
         (["sample", "CKPT", "--guidance", "much"], "--guidance must be float; got much"),
         (["sample", "CKPT", "--stepz", "3"], "--stepz"),
-        (["train", "--config", "images/digits", "--trainer.max_epochs", "abc"], "must be int; got abc"),
+        (
+            ["train", "--config", "images/digits", "--trainer.max_epochs", "abc"],
+            "--trainer.max_epochs must be int; got abc",
+        ),
+        (
+            ["train", "--config", "images/digits", "--model.compile", "all"],
+            "--model.compile must be bool or 'blocks' or",
+        ),
+        (["text", "train", "--compile", "all"], "--compile must be bool or 'blocks' or 'network'; got all"),
         (["train", "--config", "images/digits", "--trainer.nonsense", "3"], "nonsense"),
         (["models", "nothing*"], "no model matches"),
         (["demo", "sound"], "unknown demo"),

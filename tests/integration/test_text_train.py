@@ -516,6 +516,8 @@ def test_commands_that_cannot_work(whole, tmp_path):
         (["train", "--tokenizer", "bytes", "--tokenizer_path", "x"], "give one of them"),
         (["train", "--use_amp", "false", "--precision", "bf16-mixed"], "give one of them"),
         (["train", "--epochs", "many"], "--epochs must be int"),
+        (["train", "--compile", "network", "--epochs", "many"], "--epochs must be int"),
+        (["train", "--compile", "--epochs", "many"], "--epochs must be int"),
         (["sample", str(whole[0] / "best_model.pth"), "--count", "0"], "at least 1"),
         (["sample", str(tmp_path / "none.pth")], "does not exist"),
     ):
