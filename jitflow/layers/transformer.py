@@ -15,6 +15,9 @@ from jitflow.layers.adaln import AdaLNBlock, AdaLNFinal
 from jitflow.layers.embed import LabelEmbedder, TimestepEmbedder
 
 CompiledParts = Literal["blocks", "network"]
+# Forms of one layer that may be compiled: all blocks share their code, and each comes with and without class tokens,
+# with and without gradients, in several sizes of batches. After 8 torch would quietly stop compiling.
+_FORMS = 64
 
 
 class AdaLNTransformer(nn.Module):
@@ -42,6 +45,9 @@ class AdaLNTransformer(nn.Module):
         Raises:
             ConfigError: If ``parts`` is something else.
         """
+        if parts:
+            limits = torch.compiler.config
+            limits.recompile_limit = max(limits.recompile_limit, _FORMS)
         if parts == "network":
             self.compile(dynamic=False)
         elif parts is True or parts == "blocks":

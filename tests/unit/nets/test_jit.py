@@ -214,6 +214,8 @@ def test_what_is_compiled_equals_eager_without_a_compiler(parts, number, monkeyp
         return compile_(function, backend=count, **kwargs)
 
     monkeypatch.setattr(torch, "compile", traced)
+    # Every test of this process compiles the same code, and the compiler gives up after some times.
+    torch.compiler.reset()
     net = build(depth=2, in_context_start=1)
     check_compiled(net, parts)
     assert calls == [{"dynamic": False}] * number
@@ -221,6 +223,23 @@ def test_what_is_compiled_equals_eager_without_a_compiler(parts, number, monkeyp
     assert len(graphs) == number
     net(*inputs(net))
     assert len(graphs) == number
+
+
+def test_blocks_are_compiled_for_many_sizes_of_batches(monkeypatch):
+    compile_, graphs = torch.compile, []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: compile_(function, backend=count, **kwargs))
+    torch.compiler.reset()
+    net = build(depth=2, in_context_start=1)
+    with torch.compiler.config.patch(recompile_limit=8):
+        net.compile_parts()
+        for batch in range(1, 7):
+            net(*inputs(net, batch))
+    assert len(graphs) == 12
 
 
 def test_unknown_parts_to_compile_are_named():
