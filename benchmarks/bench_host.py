@@ -18,8 +18,10 @@ from contextlib import contextmanager, nullcontext
 
 from _timing import Report, add_common_options, interleaved
 
+from jitflow.host import WAITING, keep_freed_memory
+
 # Environments, and whether freed memory is kept. What libgomp does without a word is "own".
-SLEEP, BRIEFLY, OWN = {"OMP_WAIT_POLICY": "PASSIVE"}, {"GOMP_SPINCOUNT": "1000"}, {}
+SLEEP, BRIEFLY, OWN = {"OMP_WAIT_POLICY": "PASSIVE"}, WAITING, {}
 COMPARISONS = {
     "training step, JiT-N/4, 16 px, batch 64, threads wait briefly / sleep at once": (
         "train",
@@ -38,7 +40,7 @@ COMPARISONS = {
     ),
 }
 BUSY = "while True: sum(range(10000))"
-CHOSEN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+CHOSEN = ("OMP_WAIT_POLICY", *WAITING)
 
 
 def milliseconds(work: str, kept: bool, repeats: int) -> float:
@@ -47,7 +49,6 @@ def milliseconds(work: str, kept: bool, repeats: int) -> float:
     from bench_sample import CASES, make, sampling_of
     from bench_train import Bare, our_training_step, shake_
 
-    from jitflow.host import keep_freed_memory
     from jitflow.training.jit_module import JiTLightningModule
 
     if kept:

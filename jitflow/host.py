@@ -11,7 +11,7 @@ import os
 # Looks for work before a waiting thread sleeps. A thread that sleeps at once is woken for each of a step's hundreds of
 # small kernels; one that looks for long keeps others from the core. The second name is for LLVM's and Intel's
 # libraries, in milliseconds (untested).
-_WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 _WAIT_POLICY = "OMP_WAIT_POLICY"
 
 # Arguments of glibc's mallopt, and how many bytes may lie unused: a network's activations fit below, and larger things
@@ -26,13 +26,13 @@ _SET_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNAB
 def let_threads_wait_briefly() -> None:
     """Choose how OpenMP's threads wait for work, unless the environment says it; before torch is imported."""
     if _WAIT_POLICY not in os.environ:
-        for name, value in _WAITING.items():
+        for name, value in WAITING.items():
             os.environ.setdefault(name, value)
 
 
 def thread_waiting() -> str | None:
     """What the environment says about waiting threads, such as ``GOMP_SPINCOUNT=1000``; None for nothing."""
-    names = (_WAIT_POLICY, *_WAITING)
+    names = (_WAIT_POLICY, *WAITING)
     return next((f"{name}={os.environ[name]}" for name in names if name in os.environ), None)
 
 

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import lightning.pytorch as pl
+import torch
 
 
 class Interruption(Exception):
     """The end of a process, as far as a test goes."""
+
+
+class RandomImages:
+    """Images of one class whose pixels come from the global generator, as an augmentation's draws do."""
+
+    classes = ("only",)
+
+    def __init__(self, num):
+        self.num = num
+
+    def __len__(self):
+        return self.num
+
+    def __getitem__(self, index):
+        return torch.randint(256, (1, 2, 2), dtype=torch.uint8), 0
 
 
 class SaveAndStop(pl.Callback):

@@ -10,26 +10,13 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from interruption import Interruption, SaveAndStop, make_trainer
+from interruption import Interruption, RandomImages, SaveAndStop, make_trainer
 
 from jitflow.data.base import ImageDataModule
 from jitflow.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_IMAGES = 26  # 6 batches of 4, and 2 images left out
-
-
-class RandomImages:
-    classes = ("only",)
-
-    def __init__(self, num):
-        self.num = num
-
-    def __len__(self):
-        return self.num
-
-    def __getitem__(self, index):
-        return torch.randint(256, (1, 2, 2), dtype=torch.uint8), 0
 
 
 class Data(ImageDataModule):

@@ -5,25 +5,12 @@ import warnings
 import lightning.pytorch as pl
 import pytest
 import torch
-from interruption import Interruption, SaveAndStop
+from interruption import Interruption, RandomImages, SaveAndStop
 from interruption import make_trainer as plain_trainer
 
 from jitflow.data.base import ImageDataModule
 
 NUM_BATCHES = 6
-
-
-class RandomImages:
-    classes = ("only",)
-
-    def __init__(self, num):
-        self.num = num
-
-    def __len__(self):
-        return self.num
-
-    def __getitem__(self, index):
-        return torch.randint(256, (1, 2, 2), dtype=torch.uint8), 0
 
 
 class Data(ImageDataModule):

@@ -135,21 +135,24 @@ def test_a_header_cannot_ask_for_more_than_the_file_holds(tmp_path, module):
             load(path)
 
 
+# Parts of a checkpoint that are not what they should be.
+WRONG_KINDS = [
+    {"hyper_parameters": [1]},
+    {"hyper_parameters": {3: 4}},
+    {"state_dict": {"net.x": 3}},
+    {"state_dict": 7},
+    {"model_ema1": torch.zeros(2)},
+    {"epoch": "x"},
+    {"global_step": None},
+    {"args": 5},
+    {"optimizer_states": 5},
+    {"jitflow": "x"},
+]
+
+
 @pytest.mark.parametrize(
     "changed",
-    [
-        {"hyper_parameters": [1]},
-        {"hyper_parameters": {3: 4}},
-        {"state_dict": {"net.x": 3}},
-        {"state_dict": 7},
-        {"state_dict": {1: torch.zeros(1)}},
-        {"model_ema1": torch.zeros(2)},
-        {"epoch": "x"},
-        {"global_step": None},
-        {"args": 5},
-        {"optimizer_states": 5},
-        {"jitflow": "x"},
-    ],
+    [*WRONG_KINDS, {"state_dict": {1: torch.zeros(1)}}],
     ids=lambda changed: str(next(iter(changed.items())))[:40],
 )
 def test_parts_of_the_wrong_kind_are_one_error(tmp_path, module, changed):
@@ -163,18 +166,9 @@ def test_parts_of_the_wrong_kind_are_one_error(tmp_path, module, changed):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"hyper_parameters": [1]},
-        {"hyper_parameters": {3: 4}},
-        {"state_dict": {"net.x": 3}},
-        {"state_dict": 7},
-        {"model_ema1": torch.zeros(2)},
-        {"epoch": "x"},
-        {"global_step": None},
-        {"args": 5},
-        {"optimizer_states": 5},
+        *WRONG_KINDS,
         {"optimizer_states": [3]},
         {"optimizer_states": [{"state": {}, "param_groups": [1]}]},
-        {"jitflow": "x"},
         {"jitflow": {"module": 3}},
     ],
     ids=lambda changed: str(next(iter(changed.items())))[:40],

@@ -201,45 +201,44 @@ def check_compiled(net, parts):
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-3, msg=name)
 
 
-@pytest.mark.parametrize(("parts", "number"), [(False, 0), (True, 2), ("blocks", 2), ("network", 1)])
-def test_what_is_compiled_equals_eager_without_a_compiler(parts, number, monkeypatch):
-    compile_, calls, graphs = torch.compile, [], []
+@pytest.fixture
+def compilations(monkeypatch):
+    """What ``torch.compile`` is asked for, and the graphs that come of it; they run without a compiler."""
+    compile_, asked, graphs = torch.compile, [], []
 
-    def count(graph, inputs):
+    def keep(graph, inputs):
         graphs.append(graph)
         return graph
 
     def traced(function, **kwargs):
-        calls.append(kwargs)
-        return compile_(function, backend=count, **kwargs)
+        asked.append(kwargs)
+        return compile_(function, backend=keep, **kwargs)
 
     monkeypatch.setattr(torch, "compile", traced)
     # Every test of this process compiles the same code, and the compiler gives up after some times.
     torch.compiler.reset()
+    return asked, graphs
+
+
+@pytest.mark.parametrize(("parts", "number"), [(False, 0), (True, 2), ("blocks", 2), ("network", 1)])
+def test_what_is_compiled_equals_eager_without_a_compiler(parts, number, compilations):
+    asked, graphs = compilations
     net = build(depth=2, in_context_start=1)
     check_compiled(net, parts)
-    assert calls == [{"dynamic": False}] * number
+    assert asked == [{"dynamic": False}] * number
     # Nothing that the first call leaves behind makes the second one compile again.
     assert len(graphs) == number
     net(*inputs(net))
     assert len(graphs) == number
 
 
-def test_blocks_are_compiled_for_many_sizes_of_batches(monkeypatch):
-    compile_, graphs = torch.compile, []
-
-    def count(graph, inputs):
-        graphs.append(graph)
-        return graph
-
-    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: compile_(function, backend=count, **kwargs))
-    torch.compiler.reset()
+def test_blocks_are_compiled_for_many_sizes_of_batches(compilations):
     net = build(depth=2, in_context_start=1)
     with torch.compiler.config.patch(recompile_limit=8):
         net.compile_parts()
         for batch in range(1, 7):
             net(*inputs(net, batch))
-    assert len(graphs) == 12
+    assert len(compilations[1]) == 12
 
 
 def test_unknown_parts_to_compile_are_named():
