@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.errors import MissingFileError
-from jitflow.training.jit_module import JiTLightningModule
 
 _NEEDS = ("denoiser.py", "model_jit.py", "util/model_util.py")
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from jitflow.files import write_json
-from jitflow.training.run_folder import describe_environment
+from jitflow.io.files import write_json
+from jitflow.run.folder import describe_environment
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -24,11 +24,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from jitflow.data.cores import available_cores
+from jitflow.apps.images.data import JiTDataModule
+from jitflow.apps.images.prepare import prepare
 from jitflow.data.crop import center_crop_arr
-from jitflow.data.image_folder import JiTDataModule
-from jitflow.pipelines.data_prepare import prepare
-from jitflow.training.run_folder import describe_environment
+from jitflow.io.cores import available_cores
+from jitflow.run.folder import describe_environment
 
 COMMAND = "python benchmarks/bench_data.py"
 SIDE = 256

@@ -49,7 +49,7 @@ def milliseconds(work: str, kept: bool, repeats: int) -> float:
     from bench_sample import CASES, make, sampling_of
     from bench_train import Bare, our_training_step, shake_
 
-    from jitflow.training.jit_module import JiTLightningModule
+    from jitflow.apps.images.module import JiTLightningModule
 
     if kept:
         keep_freed_memory()

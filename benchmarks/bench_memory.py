@@ -16,7 +16,7 @@ from bench_train import Bare, our_training_step
 from torch.profiler import ProfilerActivity, profile
 
 from jitflow.nets.registry import create_model
-from jitflow.training.memory import TrainingMemory, estimate_memory
+from jitflow.run.memory import TrainingMemory, estimate_memory
 
 NETWORKS = ("JiT-N/4", "JiT-S/16", "JiT-B/16", "JiT-L/16", "JiT-H/16", "JiT-B/32", "JiT-L/32", "JiT-H/32")
 CAPACITIES_GIB = (24, 80, 139)

@@ -18,12 +18,12 @@ from _release import release_twin
 from _timing import Report, add_common_options, interleaved
 from bench_train import Case, shake_
 
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.callbacks.utilisation import peak_flops
 from jitflow.core.guidance import guidance_weight
 from jitflow.core.seeding import use_seeds
 from jitflow.core.times import time_grid
 from jitflow.host import keep_freed_memory
-from jitflow.training.jit_module import JiTLightningModule
 
 CASES = {"cpu": (Case("JiT-N/4", 16, 10, 64), 10), "cuda": (Case("JiT-B/16", 256, 1000, 64), 50)}
 GUIDANCE, INTERVAL = 2.9, (0.1, 1.0)

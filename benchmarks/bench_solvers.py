@@ -18,11 +18,11 @@ import torch
 from _timing import RESULTS, Report, rounded
 from torch import Tensor
 
+from jitflow.checkpoint.load import load_module
 from jitflow.core.seeding import noise_from_seeds
 from jitflow.core.solver import SOLVERS, integrate
 from jitflow.core.times import time_grid
-from jitflow.files import atomic_path, write_json
-from jitflow.training.checkpoint import load_module
+from jitflow.io.files import atomic_path, write_json
 from jitflow.training.module import FlowModule
 
 REFERENCE_STEPS = 1000

@@ -18,11 +18,11 @@ from _profile import time_by_kind
 from _release import release_training_step, release_twin
 from _timing import Report, add_common_options, interleaved
 
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.callbacks.utilisation import peak_flops
 from jitflow.core.ema import copy_parameters, update_ema_
 from jitflow.host import keep_freed_memory
 from jitflow.layers.transformer import CompiledParts
-from jitflow.training.jit_module import JiTLightningModule
 from jitflow.training.optim import build_adamw
 
 

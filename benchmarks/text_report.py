@@ -19,17 +19,17 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from jitflow.apps.text.data import TextDataModule
+from jitflow.apps.text.judge import evaluate, judge_samples
+from jitflow.apps.text.module import TextLightningModule
+from jitflow.apps.text.recovery import token_accuracy
+from jitflow.apps.text.write import TextSamples, load_text_model, read_text, write_texts
 from jitflow.core.condition import Condition
 from jitflow.core.seeding import noise_from_seeds
-from jitflow.data.text import TextDataModule
-from jitflow.evaluation.text_recovery import token_accuracy
-from jitflow.files import read_json, write_json
-from jitflow.pipelines.progress import meter
-from jitflow.pipelines.text_evaluate import evaluate, judge_samples
-from jitflow.pipelines.text_sample import TextSamples, load_text_model, read_text, write_texts
-from jitflow.pipelines.text_train import train
-from jitflow.training.run_folder import describe_environment
-from jitflow.training.text_module import TextLightningModule
+from jitflow.io.files import read_json, write_json
+from jitflow.io.progress import meter
+from jitflow.run.folder import describe_environment
+from jitflow.verbs.text_train import train
 
 RESULTS = Path(__file__).parent / "results" / "text_report.json"
 COMMAND = "python benchmarks/text_report.py"

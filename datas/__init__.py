@@ -1,6 +1,6 @@
 """Documented names of the data modules; the code is in ``jitflow.data``."""
 
+from jitflow.apps.images.data import JiTDataModule, create_jit_datamodule
 from jitflow.data.crop import center_crop_arr
-from jitflow.data.image_folder import JiTDataModule, create_jit_datamodule
 
 __all__ = ["JiTDataModule", "center_crop_arr", "create_jit_datamodule"]

@@ -10,10 +10,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from jitflow.codec.colour import ColourCodec
+from jitflow.apps.microdoppler.gait import (
+    Radar,
+    SpectrogramSettings,
+    Walk,
+    Walker,
+    draw_walk,
+    draw_walkers,
+    simulate_image,
+)
+from jitflow.apps.text.colour import ColourCodec
+from jitflow.apps.text.tokenizer import ByteTokenizer
 from jitflow.codec.linear import LinearCodec
 from jitflow.codec.pixel import PixelCodec
-from jitflow.codec.tokenizer import ByteTokenizer
 from jitflow.core.guidance import guidance_weight, guided_velocity
 from jitflow.core.path import expand_time, interpolate, velocity_from_data
 from jitflow.core.power_ema import exponent_from_width, reconstruction_coefficients
@@ -21,8 +30,7 @@ from jitflow.core.seeding import noise_from_seeds
 from jitflow.core.solver import integrate
 from jitflow.core.times import TimeDistribution, time_grid
 from jitflow.data.digits import DigitsDataModule
-from jitflow.data.gait import Radar, SpectrogramSettings, Walk, Walker, draw_walk, draw_walkers, simulate_image
-from jitflow.files import atomic_path
+from jitflow.io.files import atomic_path
 
 IMAGES = Path(__file__).parent / "images"
 COLOURS = ["#1f6fb4", "#e07b39", "#3a9a5b", "#8a8f98", "#8e4ec6"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jitflow.data.gait import (
+from jitflow.apps.microdoppler.gait import (
     Radar,
     SpectrogramSettings,
     Variation,
@@ -28,8 +28,8 @@ from jitflow.data.gait import (
     torso_velocity_m_s,
     true_step_frequency_hz,
 )
-from jitflow.data.gait.body import POINTS
-from jitflow.files import atomic_path
+from jitflow.apps.microdoppler.gait.body import POINTS
+from jitflow.io.files import atomic_path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 from matplotlib.figure import Figure

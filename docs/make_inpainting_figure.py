@@ -15,7 +15,7 @@ from jitflow import pictures
 from jitflow.core.condition import Condition
 from jitflow.core.seeding import use_seeds
 from jitflow.data.digits import DigitsDataModule
-from jitflow.pipelines.demo_images import DigitJudge
+from jitflow.verbs.demo_images import DigitJudge
 
 NUM, SHOWN = 200, 16
 

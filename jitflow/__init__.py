@@ -11,12 +11,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _LAZY = {
-    "load": "jitflow.pipelines.sample",
+    "load": "jitflow.model",
     "create_model": "jitflow.nets.registry",
     "list_models": "jitflow.nets.registry",
     "FlowModule": "jitflow.training.module",
-    "JiTLightningModule": "jitflow.training.jit_module",
-    "JiTDataModule": "jitflow.data.image_folder",
+    "JiTLightningModule": "jitflow.apps.images.module",
+    "JiTDataModule": "jitflow.apps.images.data",
     "DigitsDataModule": "jitflow.data.digits",
 }
 

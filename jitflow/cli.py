@@ -38,89 +38,87 @@ class Verb:
 _DEMO = "runs/demo/images/checkpoints/last.ckpt"
 VERBS = {
     "demo": Verb(
-        "jitflow.pipelines.commands", "demo", "train and sample on built-in data, from nothing", "jitflow demo images"
+        "jitflow.verbs.commands", "demo", "train and sample on built-in data, from nothing", "jitflow demo images"
     ),
     "train": Verb(
-        "jitflow.pipelines.train_commands",
+        "jitflow.verbs.train",
         "train",
         "train by a recipe",
         "jitflow train --config images/jit_b16_256 --data.data_path ./data/imagenet",
     ),
     "sample": Verb(
-        "jitflow.pipelines.commands",
+        "jitflow.verbs.commands",
         "sample",
         "draw images from a checkpoint",
         f"jitflow sample {_DEMO} --labels 0,3,7-9 --count 4 --guidance 2",
     ),
     "convert": Verb(
-        "jitflow.pipelines.commands",
+        "jitflow.verbs.commands",
         "convert",
         "convert a checkpoint: JiT release .pth, Lightning .ckpt, .safetensors",
         "jitflow convert checkpoint-last.pth model.safetensors --ema 1",
     ),
     "evaluate": Verb(
-        "jitflow.pipelines.evaluation_commands",
+        "jitflow.verbs.evaluate",
         "evaluate",
         "score a checkpoint against real images, with a protocol card",
         f"jitflow evaluate {_DEMO} --reference digits --extractor digits --num_images 1000",
     ),
     "stats": Verb(
-        "jitflow.pipelines.evaluation_commands",
+        "jitflow.verbs.evaluate",
         "stats",
         "make the reference statistics of a folder of images",
         "jitflow stats ./data/imagenet/train --img_size 256 --out fid_stats/jit_in256_stats.npz",
     ),
     "sweep": Verb(
-        "jitflow.pipelines.evaluation_commands",
+        "jitflow.verbs.evaluate",
         "sweep",
         "find the best guidance, EMA, interval, solver and steps",
         f"jitflow sweep {_DEMO} --cfg 1:3:1 --num_images 1000 --reference digits --extractor digits",
     ),
     "microdoppler": Verb(
-        "jitflow.pipelines.microdoppler_commands",
+        "jitflow.verbs.microdoppler",
         "microdoppler",
         "spectrograms of users: simulate, extract, train, sample, evaluate, run (all three stages)",
         "jitflow microdoppler run --data_dir ./data_split --output_dir ./outputs --model LightningDiT-B/1",
     ),
     "text": Verb(
-        "jitflow.pipelines.text_commands",
+        "jitflow.verbs.text",
         "text",
         "text as colour: train, sample, evaluate",
         'jitflow text sample runs/demo/text/training/best_model.pth --prompt "The import statement"',
     ),
     "data": Verb(
-        "jitflow.pipelines.data_commands",
+        "jitflow.verbs.data",
         "data",
         "image folders: prepare shards for fast training, check for bad files",
         "jitflow data prepare ./data/imagenet ./data/imagenet-256 --img_size 256",
     ),
     "export": Verb(
-        "jitflow.pipelines.export_commands",
+        "jitflow.verbs.export",
         "export",
         "give a model away: safetensors with a card, a torch.export program, a diffusers folder",
         f"jitflow export {_DEMO} outputs/digits --license mit",
     ),
-    "info": Verb(
-        "jitflow.pipelines.inspect_commands", "info", "say what a file or a run folder is", f"jitflow info {_DEMO}"
-    ),
-    "runs": Verb("jitflow.pipelines.inspect_commands", "runs", "list runs with state, score and size", "jitflow runs"),
+    "info": Verb("jitflow.verbs.inspect", "info", "say what a file or a run folder is", f"jitflow info {_DEMO}"),
+    "runs": Verb("jitflow.verbs.inspect", "runs", "list runs with state, score and size", "jitflow runs"),
     "report": Verb(
-        "jitflow.pipelines.inspect_commands",
+        "jitflow.verbs.inspect",
         "report",
         "write report.html for a run: settings, curves, samples, scores",
         "jitflow report runs/demo/images",
     ),
     "doctor": Verb(
-        "jitflow.pipelines.inspect_commands",
+        "jitflow.verbs.inspect",
         "doctor",
         "check installation, device, data, weights, disk",
         "jitflow doctor",
     ),
     "studio": Verb(
-        "jitflow.studio.commands", "studio", "a local web page to sample, watch and compare", f"jitflow studio {_DEMO}"
+        "jitflow.verbs.studio", "studio", "a local web page to sample, watch and compare", f"jitflow studio {_DEMO}"
     ),
     "models": Verb(
-        "jitflow.pipelines.commands", "models", "list networks with their size and cost", "jitflow models 'JiT-B*'"
+        "jitflow.verbs.commands", "models", "list networks with their size and cost", "jitflow models 'JiT-B*'"
     ),
 }
 

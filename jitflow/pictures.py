@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jitflow.files import atomic_path
+from jitflow.io.files import atomic_path
 
 Pixels = np.ndarray
 """Images, shape ``(N, C, H, W)`` with C 1 or 3, or one image ``(C, H, W)``; uint8."""

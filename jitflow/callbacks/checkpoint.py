@@ -16,9 +16,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from jitflow.callbacks.signals import StopRequest, stop_exception
+from jitflow.checkpoint.folder import LAST_NAME, MILESTONE, CheckpointFolder
 from jitflow.errors import CheckpointError, ConfigError
-from jitflow.files import temporary_beside, writable_folder
-from jitflow.training.checkpoint_folder import LAST_NAME, MILESTONE, CheckpointFolder
+from jitflow.io.files import temporary_beside, writable_folder
 
 log = logging.getLogger(__name__)
 

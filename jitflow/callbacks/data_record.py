@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from jitflow.files import write_json
+from jitflow.io.files import write_json
 
 DATA_NAME = "data.json"
 _SHOWN = ("num_samples", "num_val_samples", "num_classes", "img_size", "channels", "num_documents", "num_corpus_tokens")

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from jitflow.callbacks.progress import format_seconds
 from jitflow.callbacks.samples import as_flow_module, draw_samples, is_last_epoch, undisturbed
 from jitflow.codec.pixel import PixelCodec
 from jitflow.errors import ConfigError, DataError, JitflowError
@@ -28,6 +27,7 @@ from jitflow.evaluation.frechet import (
 )
 from jitflow.evaluation.inception_score import inception_score
 from jitflow.evaluation.moments import Moments
+from jitflow.io.units import format_seconds
 from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)

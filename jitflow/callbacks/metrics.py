@@ -9,9 +9,9 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor
 
-from jitflow.callbacks.progress import format_seconds
 from jitflow.callbacks.utilisation import peak_memory_gib
 from jitflow.errors import ConfigError
+from jitflow.io.units import format_seconds
 
 log = logging.getLogger(__name__)
 

@@ -12,16 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jitflow.callbacks.utilisation import peak_images_per_sec, peak_memory_gib
+from jitflow.io.units import format_seconds
 from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)
-
-
-def format_seconds(seconds: float) -> str:
-    """Write a duration as ``h:mm:ss`` or ``m:ss``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class TrainingProgress(pl.callbacks.ProgressBar):

@@ -13,7 +13,7 @@ from jitflow.codec.linear import FORMAT as LINEAR_FORMAT
 from jitflow.codec.linear import LinearCodec
 from jitflow.codec.vae import VAECodec
 from jitflow.errors import CheckpointError, ConfigError
-from jitflow.files import existing_file
+from jitflow.io.files import existing_file
 
 ImageCodec = LinearCodec | VAECodec
 # How many digits of a checksum tell two files apart for a reader.

@@ -21,7 +21,7 @@ from torch import Tensor
 from jitflow.codec.base import Codec
 from jitflow.codec.vae import weights_checksum
 from jitflow.errors import CheckpointError, ConfigError, DataError
-from jitflow.files import atomic_path, existing_file
+from jitflow.io.files import atomic_path, existing_file
 
 FORMAT = "jitflow linear_codec"
 _CHANNELS = 3

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from jitflow.errors import CheckpointError, ConfigError
-from jitflow.files import atomic_path, existing_file, load_checkpoint
+from jitflow.io.files import atomic_path, existing_file, load_checkpoint
 from jitflow.nets.autoencoder_kl import AutoencoderKL, GaussianLatents
 from jitflow.nets.weights import load_strictly, strip_prefix, summarise
 

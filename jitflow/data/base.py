@@ -13,13 +13,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from jitflow.data.batch import collate
-from jitflow.data.cores import available_cores
 from jitflow.data.crop import height_and_width
 from jitflow.data.position import DataPosition, count_epochs, next_position, read_position
 from jitflow.data.restart import RestartCallback
 from jitflow.data.sampler import FixedOrderSampler, ResumableSampler
 from jitflow.data.seeded import SeededDataset
 from jitflow.errors import ConfigError, DataError
+from jitflow.io.cores import available_cores
 
 _log = logging.getLogger(__name__)
 

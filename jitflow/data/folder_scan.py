@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from jitflow.errors import DataError, JitflowError, MissingFileError
-from jitflow.files import read_json, write_text
+from jitflow.io.files import read_json, write_text
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, gelu, interp
 from jitflow.data.digits import digits_arrays
 from jitflow.errors import ConfigError
 from jitflow.evaluation.features import Features, check_images
-from jitflow.files import atomic_path
+from jitflow.io.files import atomic_path
 
 DIGITS_FILE = "digits_judge.safetensors"
 _SIDE_PX = 8

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
-from jitflow.files import file_checksum, load_checkpoint
+from jitflow.io.files import file_checksum, load_checkpoint
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 _INCEPTION_CHECKSUM = "6726825d"

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from jitflow.errors import ConfigError, MissingFileError
-from jitflow.evaluation.npz_file import npz_names, read_npz
-from jitflow.files import atomic_path
+from jitflow.io.files import atomic_path
+from jitflow.io.npz_file import npz_names, read_npz
 
 # Rounding in float32, in which some files were written, reaches some 1e-6 of the largest entry.
 _TOLERANCE = 1e-5

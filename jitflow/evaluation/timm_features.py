@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from jitflow.errors import CheckpointError, ConfigError, unknown_name
 from jitflow.evaluation.features import Features, check_images
-from jitflow.files import existing_file, file_checksum, load_checkpoint
+from jitflow.io.files import existing_file, file_checksum, load_checkpoint
 
 
 class TimmExtractor:

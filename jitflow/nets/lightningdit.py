@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from jitflow.errors import CheckpointError, ConfigError
-from jitflow.files import load_checkpoint
+from jitflow.io.files import load_checkpoint
 from jitflow.layers.adaln import AdaLNBlock, AdaLNFinal
 from jitflow.layers.attention import Attention
 from jitflow.layers.embed import LabelEmbedder, TimestepEmbedder, sincos_position_table

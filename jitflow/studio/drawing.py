@@ -13,13 +13,13 @@ from torch import Tensor
 
 import jitflow
 from jitflow import pictures
-from jitflow.pipelines.microdoppler_sample import BUILTIN
-from jitflow.pipelines.sample import Model, parse_interval
-from jitflow.pipelines.text_sample import write_texts
+from jitflow.apps.microdoppler.generate import BUILTIN
+from jitflow.apps.microdoppler.module import UserConditionedDiT
+from jitflow.apps.text.module import TextLightningModule
+from jitflow.apps.text.write import write_texts
+from jitflow.model import Model, parse_interval
 from jitflow.studio.request import Request, check, labels_of
 from jitflow.training.module import FlowModule
-from jitflow.training.text_module import TextLightningModule
-from jitflow.training.user_dit import UserConditionedDiT
 
 OnFrame = Callable[[int, int, Image.Image], None]
 """Called with (steps done, steps in all, the images as they are now)."""
@@ -151,13 +151,13 @@ def python_of(record: dict[str, Any]) -> str:
         load = f"import jitflow; jitflow.load({record['checkpoint']!r})"
         if "vavae_path" in record:
             load = (
-                "from jitflow.pipelines.microdoppler_sample import load_user_model; "
+                "from jitflow.apps.microdoppler.generate import load_user_model; "
                 f"load_user_model({record['checkpoint']!r}, vavae_path={record['vavae_path']!r})"
             )
         return f"{load}.sample({record['labels']}, {guided}, {common})"
     prompt = f"prompt={record['prompt']!r}, churn={record['churn']}"
     return (
-        "from jitflow.pipelines.text_sample import load_text_model, write_texts; "
+        "from jitflow.apps.text.write import load_text_model, write_texts; "
         f"write_texts(load_text_model({record['checkpoint']!r}), {len(record['seeds'])}, {prompt}, {common})"
     )
 

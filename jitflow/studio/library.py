@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
+from jitflow.apps.microdoppler.generate import BUILTIN, load_user_model
+from jitflow.apps.microdoppler.module import UserConditionedDiT
 from jitflow.errors import ConfigError
-from jitflow.files import existing_file
-from jitflow.pipelines.microdoppler_sample import BUILTIN, load_user_model
-from jitflow.pipelines.sample import Model, load
-from jitflow.training.user_dit import UserConditionedDiT
+from jitflow.io.files import existing_file
+from jitflow.model import Model, load
 
 _MAX_LOADED = 2
 

@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 
 from jitflow import pictures
+from jitflow.checkpoint.formats import TEXT
 from jitflow.errors import JitflowError
-from jitflow.files import write_json
-from jitflow.pipelines.runs import APPLICATIONS
+from jitflow.io.files import write_json
+from jitflow.run.describe import APPLICATIONS
 from jitflow.studio.drawing import Drawing, draw
 from jitflow.studio.library import Library
 from jitflow.studio.request import Request, available_averages, default_request
 from jitflow.studio.worker import Event, StoppedError, events_of
-from jitflow.training.formats import TEXT
 from jitflow.training.module import FlowModule
 
 SOLVERS = ("euler", "heun", "midpoint", "multistep")

@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from jitflow.apps.microdoppler.module import UserConditionedDiT
+from jitflow.apps.text.module import TextLightningModule
+from jitflow.apps.text.write import prompt_tokens
 from jitflow.core.solver import get_solver
 from jitflow.core.times import time_grid
 from jitflow.errors import ConfigError
-from jitflow.pipelines.sample import parse_interval, parse_labels
-from jitflow.pipelines.text_sample import prompt_tokens
+from jitflow.model import parse_interval, parse_labels
 from jitflow.training.module import FlowModule
-from jitflow.training.text_module import TextLightningModule
-from jitflow.training.user_dit import UserConditionedDiT
 
 MAX_IMAGES = 32
 MAX_STEPS = 500

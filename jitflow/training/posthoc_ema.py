@@ -20,7 +20,7 @@ from torch import Tensor
 from jitflow import __version__
 from jitflow.core.power_ema import exponent_from_width, predicted_error, reconstruction_coefficients
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
-from jitflow.files import atomic_path, existing_file
+from jitflow.io.files import atomic_path, existing_file
 
 log = logging.getLogger(__name__)
 

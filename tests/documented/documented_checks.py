@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.core.seeding import use_seeds
 from jitflow.errors import ConfigError, MissingFileError
-from jitflow.training.jit_module import JiTLightningModule
 
 CHECKS = {}
 # Parameters of the released variants, the fixed positions included.

@@ -19,8 +19,8 @@ import pytest
 from lightning.pytorch import Trainer
 from pages import ROOT, Block, Page, commands_of, replaced
 
+from jitflow.apps.microdoppler.gait import write_dataset
 from jitflow.cli import main
-from jitflow.data.gait import write_dataset
 
 # What the pages use of a checkout.
 _LINKED = (
@@ -49,7 +49,7 @@ def make_checkout(folder: Path, page: Page, demo: Path | None) -> None:
 def quicken_demos(patch: pytest.MonkeyPatch) -> None:
     """Let the demos train for two epochs: what their commands do is the same, what they draw is not readable."""
     for name in _DEMOS:
-        module = __import__(f"jitflow.pipelines.{name}", fromlist=["run"])
+        module = __import__(f"jitflow.verbs.{name}", fromlist=["run"])
         patch.setattr(module, "run", partial(module.run, quick=True))
 
 

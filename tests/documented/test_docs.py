@@ -12,8 +12,8 @@ import pytest
 from pages import NAMES, PAGES, README, ROOT, Page, all_blocks, blocks_of, stale, text_of
 
 from jitflow.cli import VERBS, main
-from jitflow.pipelines import demo_images
-from jitflow.pipelines.microdoppler_commands import COMMANDS
+from jitflow.verbs import demo_images
+from jitflow.verbs.microdoppler import COMMANDS
 
 
 def _pages_to_run():

@@ -37,39 +37,39 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from jitflow.array_file import ArrayFileWriter, open_arrays
+from jitflow.apps.images.fast_decoder import load_crop_fast
+from jitflow.apps.images.image_check import inspect_image
+from jitflow.apps.images.module import JiTLightningModule
+from jitflow.apps.images.prepare import prepare
+from jitflow.apps.images.shards import ShardImages, open_shard_folder
+from jitflow.apps.microdoppler.data import LatentFile, LatentInfo
+from jitflow.apps.text.files import TextFiles
+from jitflow.apps.text.network import build_jit_model, load_pretrained_jit
+from jitflow.apps.text.token_store import TextList, open_tokens, write_tokens
+from jitflow.apps.text.tokenizer import ByteTokenizer, tokenizer_from_json
+from jitflow.apps.text.tokenizer.bpe import train_bpe
+from jitflow.apps.text.tokenizer.folder import load_tokenizer
+from jitflow.apps.text.tokenizer.subword import tokenizers_library
+from jitflow.checkpoint.folder import LAST_NAME, CheckpointFolder
+from jitflow.checkpoint.formats import ModelState, read_state, to_lightning, write_state
+from jitflow.checkpoint.load import load_module, resume_point
 from jitflow.codec.latent import load_image_codec
 from jitflow.codec.linear import LinearCodec
-from jitflow.codec.tokenizer import ByteTokenizer, tokenizer_from_json
-from jitflow.codec.tokenizer.bpe import train_bpe
-from jitflow.codec.tokenizer.folder import load_tokenizer
-from jitflow.codec.tokenizer.subword import tokenizers_library
 from jitflow.codec.vae import load_autoencoder
-from jitflow.data.fast_decoder import load_crop_fast
 from jitflow.data.folder_scan import list_images
-from jitflow.data.image_check import inspect_image
 from jitflow.data.image_file import open_image
-from jitflow.data.latents import LatentFile, LatentInfo
-from jitflow.data.shards import ShardImages, open_shard_folder
-from jitflow.data.text_files import TextFiles
-from jitflow.data.token_store import TextList, open_tokens, write_tokens
 from jitflow.errors import ConfigError, JitflowError
 from jitflow.evaluation.frechet import load_statistics, save_statistics
-from jitflow.files import load_checkpoint, read_json
+from jitflow.evaluation.protocol import read_report
+from jitflow.inspect.info import describe_path
+from jitflow.io.array_file import ArrayFileWriter, open_arrays
+from jitflow.io.files import load_checkpoint, read_json
 from jitflow.nets.autoencoder_kl import AutoencoderKL
 from jitflow.nets.lightningdit import LightningDiT, detect_lightningdit, load_lightningdit_weights
-from jitflow.nets.text_jit import build_jit_model, load_pretrained_jit
-from jitflow.pipelines.curves import read_curves
-from jitflow.pipelines.data_prepare import prepare
-from jitflow.pipelines.info import describe_path
-from jitflow.pipelines.protocol import read_report
-from jitflow.training.checkpoint import load_module, resume_point
-from jitflow.training.checkpoint_folder import LAST_NAME, CheckpointFolder
-from jitflow.training.formats import ModelState, read_state, to_lightning, write_state
-from jitflow.training.jit_module import JiTLightningModule
-from jitflow.training.lightning_cli import changed_settings
+from jitflow.run.curves import read_curves
+from jitflow.run.recipe import find_recipe, read_recipe
 from jitflow.training.posthoc_ema import read_snapshot, write_snapshot
-from jitflow.training.recipe import find_recipe, read_recipe
+from jitflow.verbs.lightning_cli import changed_settings
 
 FINDINGS = Path(__file__).with_name("findings")
 SECONDS, GIGABYTES = 20, 4
@@ -253,7 +253,7 @@ def make_targets(folder: Path) -> list[Target]:
         ema1=dict(weights),
         epoch=1,
         step=3,
-        module="jitflow.training.jit_module.JiTLightningModule",
+        module="jitflow.apps.images.module.JiTLightningModule",
     )
     torch.save(to_lightning(state), folder / "lightning.ckpt")
     write_state(state, folder / "release.pth")

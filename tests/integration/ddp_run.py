@@ -8,6 +8,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.callbacks import (
     EMACallback,
     JiTModelCheckpoint,
@@ -18,8 +19,7 @@ from jitflow.callbacks import (
 )
 from jitflow.core.seeding import mix_seeds, noise_from_seeds
 from jitflow.data.digits import DigitsDataModule
-from jitflow.training.jit_module import JiTLightningModule
-from jitflow.training.strategy import strategy_for
+from jitflow.run.strategy import strategy_for
 
 
 class Injected(JiTLightningModule):

@@ -10,9 +10,9 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.callbacks import JiTModelCheckpoint
 from jitflow.data.digits import DigitsDataModule
-from jitflow.training.jit_module import JiTLightningModule
 
 NET = {"depth": 2, "hidden_size": 16, "num_heads": 2, "bottleneck_dim": 8}
 

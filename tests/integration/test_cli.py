@@ -16,9 +16,9 @@ from PIL import Image
 import jitflow
 from jitflow import cli
 from jitflow.errors import CheckpointError, ConfigError
-from jitflow.pipelines import demo_images
-from jitflow.pipelines.sample import parse_interval, parse_labels
-from jitflow.training.recipe import find_recipe, list_recipes, read_recipe
+from jitflow.model import parse_interval, parse_labels
+from jitflow.run.recipe import find_recipe, list_recipes, read_recipe
+from jitflow.verbs import demo_images
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jitflow.apps.images.check import check_folder
+from jitflow.apps.images.prepare import prepare
 from jitflow.errors import DataError, MissingFileError
-from jitflow.pipelines import data_commands
-from jitflow.pipelines.data_check import check_folder
-from jitflow.pipelines.data_prepare import prepare
+from jitflow.verbs import data as data_commands
 
 
 def write(path, seed, size=(70, 66), mode="RGB", **options):
@@ -56,7 +56,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_fault_is_found_and_no_other(folder, tmp_path, workers, monkeypatch):
-    monkeypatch.setattr("jitflow.pipelines.data_check._FILES_IN_TASK", 3)
+    monkeypatch.setattr("jitflow.apps.images.check._FILES_IN_TASK", 3)
     plant(folder)
     out = tmp_path / "report"
     report, findings = check_folder(folder, out, workers=workers, min_class_images=2)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jitflow.data.image_folder import JiTDataModule
+from jitflow.apps.images.data import JiTDataModule
+from jitflow.apps.images.prepare import prepare
 from jitflow.errors import ConfigError, DataError, MissingFileError
-from jitflow.files import file_checksum
-from jitflow.pipelines import data_commands
-from jitflow.pipelines.data_prepare import prepare
+from jitflow.io.files import file_checksum
+from jitflow.verbs import data as data_commands
 
 
 def make_folder(root, count, size=(40, 30)):
@@ -71,9 +71,9 @@ class Interruption(Exception):
 
 @pytest.mark.parametrize("where", ["crop", "finish", "record", "manifest"])
 def test_interrupted_anywhere_and_continued(folder, tmp_path, monkeypatch, where):
-    from jitflow.array_file import ArrayFileWriter
-    from jitflow.data import shard_writer
-    from jitflow.pipelines import data_prepare
+    from jitflow.apps.images import prepare as data_prepare
+    from jitflow.apps.images import shard_writer
+    from jitflow.io.array_file import ArrayFileWriter
 
     small(folder, tmp_path / "whole")
     out, rng = tmp_path / "out", random.Random(where)
@@ -142,7 +142,7 @@ def test_killed_and_continued(tmp_path):
 
 
 def test_finished_work_is_not_done_again_and_lost_shards_are(folder, tmp_path, monkeypatch):
-    from jitflow.pipelines import data_prepare
+    from jitflow.apps.images import prepare as data_prepare
 
     out = tmp_path / "out"
     small(folder, out)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jitflow.data.image_folder import JiTDataModule
-from jitflow.pipelines.data_prepare import prepare
+from jitflow.apps.images.data import JiTDataModule
+from jitflow.apps.images.prepare import prepare
 
 NUM_IMAGES = 48
 

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from jitflow.errors import ConfigError
-from jitflow.pipelines.demo_microdoppler import SETTINGS, run
+from jitflow.verbs.demo_microdoppler import SETTINGS, run
 
 PROMISED = {
     "identity_accuracy",

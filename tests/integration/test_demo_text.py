@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from jitflow import cli
-from jitflow.codec.colour import ColourCodec
-from jitflow.codec.tokenizer import ByteTokenizer
+from jitflow.apps.text.colour import ColourCodec
+from jitflow.apps.text.tokenizer import ByteTokenizer
 from jitflow.errors import ConfigError
-from jitflow.files import load_checkpoint, read_json
-from jitflow.pipelines import demo_text
-from jitflow.pipelines.demo_text import run
+from jitflow.io.files import load_checkpoint, read_json
+from jitflow.verbs import demo_text
+from jitflow.verbs.demo_text import run
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 
 from jitflow import cli
+from jitflow.apps.images.module import JiTLightningModule
+from jitflow.checkpoint.formats import ModelState, write_state
 from jitflow.errors import ConfigError, DataError
+from jitflow.evaluation import evaluate as evaluate_module
+from jitflow.evaluation import sweep as sweep_module
+from jitflow.evaluation.evaluate import Plan, evaluate
 from jitflow.evaluation.extractors import make_extractor
-from jitflow.pipelines import evaluate as evaluate_module
-from jitflow.pipelines import sweep as sweep_module
-from jitflow.pipelines.evaluate import Plan, evaluate
-from jitflow.pipelines.reference import load_reference
-from jitflow.pipelines.sample import Model, load
-from jitflow.pipelines.sweep import Grid, parse_intervals, parse_numbers, sweep
-from jitflow.training.formats import ModelState, write_state
-from jitflow.training.jit_module import JiTLightningModule
+from jitflow.evaluation.reference import load_reference
+from jitflow.evaluation.sweep import Grid, parse_intervals, parse_numbers, sweep
+from jitflow.model import Model, load
 
 FEW = ("--num_images", "20")
 PIXELS = {"reference": "digits:val", "extractor": "pixels:4", "device": "cpu"}

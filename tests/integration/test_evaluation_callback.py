@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.callbacks import evaluation
 from jitflow.callbacks.ema import EMACallback
 from jitflow.callbacks.evaluation import FIDEvaluationCallback
@@ -27,7 +28,6 @@ from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.evaluation.features import Features, PixelExtractor
 from jitflow.evaluation.frechet import frechet_distance, save_statistics
 from jitflow.evaluation.moments import Moments
-from jitflow.training.jit_module import JiTLightningModule
 
 ROOT = Path(__file__).parents[2]
 NUM_CLASSES = 5

@@ -11,15 +11,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import jitflow
+from jitflow.apps.images.module import JiTLightningModule
+from jitflow.apps.microdoppler.module import UserConditionedDiT
+from jitflow.checkpoint.formats import TEXT, ModelState, read_state, write_state
 from jitflow.cli import main
 from jitflow.codec.linear import LinearCodec
 from jitflow.errors import ConfigError
-from jitflow.files import file_checksum, write_json
-from jitflow.pipelines.export import export
-from jitflow.pipelines.standalone_sampler import sample as standalone
-from jitflow.training.formats import TEXT, ModelState, read_state, write_state
-from jitflow.training.jit_module import JiTLightningModule
-from jitflow.training.user_dit import UserConditionedDiT
+from jitflow.export.export import export
+from jitflow.export.standalone_sampler import sample as standalone
+from jitflow.io.files import file_checksum, write_json
 
 LABELS, SEEDS = [3, 0, 1], [5, 6, 7]
 DIT = {"patch_size": 1, "hidden_size": 32, "depth": 2, "num_heads": 2, "use_rope": True, "use_rmsnorm": True}
@@ -236,7 +236,7 @@ def test_pipeline_needs_to_be_trusted(images, tmp_path):
 
 
 def test_nothing_is_left_of_an_export_that_fails(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("jitflow.pipelines.export._difference", lambda *_: float("nan"))
+    monkeypatch.setattr("jitflow.export.export._difference", lambda *_: float("nan"))
     with pytest.raises(RuntimeError, match="nothing was written"):
         export(images, tmp_path / "out", format="torch_export")
     assert not list(tmp_path.iterdir())
@@ -274,7 +274,7 @@ def replaced(state):
 
 def test_command(images, tmp_path, capsys):
     pytest.importorskip("jsonargparse")
-    from jitflow.pipelines.export_commands import export as command
+    from jitflow.verbs.export import export as command
 
     command([str(images), str(tmp_path / "out"), "--dry-run"])
     assert not (tmp_path / "out").exists()

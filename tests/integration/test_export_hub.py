@@ -8,11 +8,11 @@ from unittest.mock import create_autospec
 import pytest
 import torch
 
+from jitflow.checkpoint.formats import read_state
 from jitflow.cli import main
 from jitflow.errors import ConfigError
-from jitflow.pipelines import export_hub
-from jitflow.pipelines.export_hub import pull, push
-from jitflow.training.formats import read_state
+from jitflow.export import hub as export_hub
+from jitflow.export.hub import pull, push
 
 hub = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 RELEASE = Path(__file__).parents[1] / "reference" / "jit_tiny_checkpoint-last.pth"

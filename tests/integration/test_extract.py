@@ -18,16 +18,16 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from jitflow.apps.microdoppler import extract as pipeline
+from jitflow.apps.microdoppler.data import LatentDataModule
+from jitflow.apps.microdoppler.extract import channel_statistics, extract
+from jitflow.apps.microdoppler.user_images import find_user_images, read_user_image
 from jitflow.codec.latent import LatentCodec, load_image_codec
 from jitflow.codec.linear import LinearCodec, psnr
 from jitflow.codec.vae import VAECodec
 from jitflow.core.seeding import mix_seeds, noise_from_seeds
-from jitflow.data.latents import LatentDataModule
-from jitflow.data.user_images import find_user_images, read_user_image
 from jitflow.errors import CheckpointError, ConfigError, DataError, MissingFileError
 from jitflow.nets.autoencoder_kl import AutoencoderKL
-from jitflow.pipelines import extract as pipeline
-from jitflow.pipelines.extract import channel_statistics, extract
 
 ROOT = Path(__file__).parents[2]
 USERS, TRAIN, VAL, SIDE = (1, 2, 5), 9, 4, 32
@@ -317,7 +317,7 @@ def test_another_batch_size_goes_on_too(data, done, tmp_path, monkeypatch):
 
 KILLED = """
 import sys, time
-from jitflow.pipelines import extract as pipeline
+from jitflow.apps.microdoppler import extract as pipeline
 pipeline._RECORD_EVERY_SEC = 0
 fill = pipeline.fill_rows
 def slowly(tasks, codec, **options):

@@ -19,16 +19,16 @@ import pytest
 import torch
 from PIL import Image
 
+from jitflow.apps.images.data import JiTDataModule
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.callbacks import EMACallback, JiTModelCheckpoint, LearningRateSchedulerCallback
 from jitflow.callbacks.guard import FiniteGuard
+from jitflow.checkpoint.folder import LAST_NAME, PREVIOUS_NAME
+from jitflow.checkpoint.load import find_checkpoint, resume_point
 from jitflow.cli import main
 from jitflow.data.digits import DigitsDataModule
-from jitflow.data.image_folder import JiTDataModule
 from jitflow.errors import CheckpointError, ConfigError, DataError
-from jitflow.files import load_checkpoint
-from jitflow.training.checkpoint import find_checkpoint, resume_point
-from jitflow.training.checkpoint_folder import LAST_NAME, PREVIOUS_NAME
-from jitflow.training.jit_module import JiTLightningModule
+from jitflow.io.files import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 NET = {"depth": 2, "hidden_size": 16, "num_heads": 2, "bottleneck_dim": 8}

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from jitflow.apps.microdoppler import stages as microdoppler_run
+from jitflow.apps.microdoppler.gait import SpectrogramSettings, write_dataset
 from jitflow.cli import main
-from jitflow.data.gait import SpectrogramSettings, write_dataset
-from jitflow.pipelines import microdoppler_run
 
 ROOT = Path(__file__).parents[2]
 MODEL = ["--model", "LightningDiT-N/4"]

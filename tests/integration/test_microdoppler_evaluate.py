@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from jitflow.data.gait import SpectrogramSettings, Variation, write_dataset
+from jitflow.apps.microdoppler.gait import SpectrogramSettings, Variation, write_dataset
+from jitflow.apps.microdoppler.judge import evaluate, evaluate_images, read_generated
+from jitflow.apps.microdoppler.judge_pictures import print_report
+from jitflow.apps.microdoppler.physics import GaitTruth, truth_from_simulation
 from jitflow.errors import ConfigError, DataError, MissingFileError
-from jitflow.evaluation.spectrogram_physics import GaitTruth, truth_from_simulation
-from jitflow.files import read_json
-from jitflow.pipelines.microdoppler_evaluate import evaluate, evaluate_images, read_generated
-from jitflow.pipelines.microdoppler_report import print_report
+from jitflow.io.files import read_json
 
 USERS, TRAIN, VAL, MADE = 3, 12, 6, 6
 STEPS = 50

@@ -12,13 +12,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from jitflow import __version__
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.callbacks.checkpoint import JiTModelCheckpoint
 from jitflow.callbacks.ema_snapshots import EMASnapshotCallback
 from jitflow.core.ema import copy_parameters
 from jitflow.core.power_ema import exponent_from_width, update_power_ema_
 from jitflow.data.digits import DigitsDataModule
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
-from jitflow.training.jit_module import JiTLightningModule
 from jitflow.training.posthoc_ema import (
     list_snapshots,
     read_snapshot,

@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import jitflow
 from jitflow import cli
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.callbacks import EMACallback, JiTModelCheckpoint, LearningRateSchedulerCallback
+from jitflow.checkpoint.formats import optimizer_names, read_state
+from jitflow.checkpoint.load import convert, find_checkpoint, init_from, load_module, resumable
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
-from jitflow.files import load_checkpoint
-from jitflow.training.checkpoint import convert, find_checkpoint, init_from, load_module, resumable
-from jitflow.training.formats import optimizer_names, read_state
-from jitflow.training.jit_module import JiTLightningModule
+from jitflow.io.files import load_checkpoint
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 RELEASE = REFERENCE / "jit_tiny_checkpoint-last.pth"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from jitflow.files import write_json
-from jitflow.pipelines.report import write_report
+from jitflow.io.files import write_json
+from jitflow.run.report import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

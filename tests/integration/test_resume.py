@@ -10,10 +10,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.callbacks import EMACallback, JiTModelCheckpoint, LearningRateSchedulerCallback
 from jitflow.callbacks.history import TrainingHistory
 from jitflow.data.digits import DigitsDataModule
-from jitflow.training.jit_module import JiTLightningModule
 
 
 class Stop(pl.Callback):

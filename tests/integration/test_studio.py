@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from jitflow import cli
+from jitflow.apps.images.module import JiTLightningModule
+from jitflow.apps.microdoppler.module import UserConditionedDiT
+from jitflow.apps.text.module import TextLightningModule
 from jitflow.codec.linear import LinearCodec
 from jitflow.studio.library import Library
-from jitflow.training.jit_module import JiTLightningModule
-from jitflow.training.text_module import TextLightningModule
-from jitflow.training.user_dit import UserConditionedDiT
 
 pytest.importorskip("gradio")
 sync_api = pytest.importorskip("playwright.sync_api")

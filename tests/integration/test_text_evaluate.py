@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from jitflow import cli
+from jitflow.apps.text.baselines import context_free_scores, unigram_probabilities
+from jitflow.apps.text.judge import PLOT_NAME, REPORT_NAME, evaluate, judge_samples, read_noisy, stream_texts
+from jitflow.apps.text.module import TextLightningModule
+from jitflow.apps.text.token_store import TokenStream
+from jitflow.apps.text.write import TextSamples
 from jitflow.core.path import interpolate
 from jitflow.core.seeding import noise_from_seeds
-from jitflow.data.token_store import TokenStream
 from jitflow.errors import CheckpointError, ConfigError, DataError, MissingFileError
-from jitflow.evaluation.text_baselines import context_free_scores, unigram_probabilities
-from jitflow.files import read_json
-from jitflow.pipelines.text_evaluate import PLOT_NAME, REPORT_NAME, evaluate, judge_samples, read_noisy, stream_texts
-from jitflow.pipelines.text_sample import TextSamples
-from jitflow.pipelines.text_train import train
-from jitflow.training.text_module import TextLightningModule
+from jitflow.io.files import read_json
+from jitflow.verbs.text_train import train
 
 NET = {"depth": 1, "hidden_size": 16, "num_heads": 2, "bottleneck_dim": 8}
 SAMPLING = {"steps": 3, "device": "cpu", "batch_size": 4}
@@ -139,7 +139,7 @@ def test_the_report_holds_what_can_be_computed_without_it(report, checkpoint, te
 
 
 def test_the_baseline_is_that_of_the_same_noise(report, text):
-    from jitflow.data.text import TextDataModule
+    from jitflow.apps.text.data import TextDataModule
 
     module = small_module()
     data = TextDataModule(text, module.tokenizer, 16, random_offset=False)
@@ -267,7 +267,7 @@ def test_text_too_short_to_hold_out_anything_is_an_error(checkpoint, tmp_path):
 
 
 def test_the_table_has_no_column_for_hints_that_there_are_not(report):
-    from jitflow.pipelines.text_tables import accuracy_table
+    from jitflow.apps.text.tables import accuracy_table
 
     held_out = report[0]["held_out"]
     assert len(accuracy_table(held_out).columns) == 7

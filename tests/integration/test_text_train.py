@@ -17,15 +17,15 @@ import pytest
 import torch
 from PIL import Image
 
+from jitflow.apps.text.network import load_pretrained_jit
+from jitflow.apps.text.tokenizer import ByteTokenizer, tokenizer_from_json
+from jitflow.apps.text.write import load_text_model, read_text, recover, write_texts
 from jitflow.callbacks.history import TrainingHistory
-from jitflow.codec.tokenizer import ByteTokenizer, tokenizer_from_json
 from jitflow.data.batch import ImageBatch
 from jitflow.errors import CheckpointError, ConfigError, DataError, JitflowError, MissingFileError
-from jitflow.files import load_checkpoint, read_json
-from jitflow.nets.text_jit import load_pretrained_jit
-from jitflow.pipelines import text_commands
-from jitflow.pipelines.text_sample import load_text_model, read_text, recover, write_texts
-from jitflow.pipelines.text_train import train
+from jitflow.io.files import load_checkpoint, read_json
+from jitflow.verbs import text as text_commands
+from jitflow.verbs.text_train import train
 
 ROOT = Path(__file__).parents[2]
 NET = {"depth": 2, "hidden_size": 32, "num_heads": 2, "bottleneck_dim": 16}
@@ -143,7 +143,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(whole, text, tmp_path, name):
 
 
 def test_a_run_cut_off_inside_an_epoch_goes_on_there(whole, text, tmp_path, monkeypatch):
-    import jitflow.pipelines.text_train as module
+    import jitflow.verbs.text_train as module
 
     monkeypatch.setattr(module, "_SAVE_EVERY_STEPS", 2)
     with pytest.raises(RuntimeError, match="power cut"):
@@ -243,8 +243,8 @@ def test_a_text_too_short_to_hold_out_is_its_own_validation(tmp_path, caplog):
 
 
 def test_the_built_in_corpus_takes_the_place_of_the_documented_folder(tmp_path, monkeypatch, caplog):
-    import jitflow.data.text as data
-    import jitflow.pipelines.text_train as module
+    import jitflow.apps.text.data as data
+    import jitflow.verbs.text_train as module
 
     monkeypatch.chdir(tmp_path)
     for place in (data, module):
@@ -294,7 +294,7 @@ def test_what_cannot_work_is_said_before_anything_is_written(text, tmp_path):
 
 
 def test_a_vocabulary_too_large_for_the_mapping_says_the_limit(text, tmp_path, monkeypatch):
-    import jitflow.codec.colour as colour
+    import jitflow.apps.text.colour as colour
 
     monkeypatch.setattr(colour, "DIMENSION", 8)
     with pytest.raises(ConfigError, match="holds at most 256 tokens; the vocabulary has 258"):
@@ -546,8 +546,8 @@ def test_a_recipe_trains_and_its_checkpoint_writes(text, tmp_path, recipe):
 
 
 def test_a_recipe_for_images_of_another_size_is_refused(text):
-    from jitflow.training.text_data import TextRecipeData
-    from jitflow.training.text_module import TextLightningModule
+    from jitflow.apps.text.module import TextLightningModule
+    from jitflow.apps.text.recipe_data import TextRecipeData
 
     data = TextRecipeData(text, mapping="lattice", img_size=8)
     module = TextLightningModule("bytes", "JiT-N/4", 16, net_settings=NET)

@@ -52,7 +52,7 @@ def test_one_name_and_every_file(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"jitflow", f"jitflow-{jitflow.__version__}.dist-info"}
     sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "jitflow").rglob("*.py")}
-    recipes = {p.relative_to(ROOT).as_posix() for p in (ROOT / "jitflow" / "configs").rglob("*.yaml")}
+    recipes = {p.relative_to(ROOT).as_posix() for p in (ROOT / "jitflow" / "apps").rglob("*.yaml")}
     assert recipes and recipes | {"jitflow/py.typed"} <= set(names)
     assert {name for name in names if name.endswith(".py")} == sources
     assert any(name.endswith("licenses/LICENSE") for name in names)

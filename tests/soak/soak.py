@@ -36,15 +36,15 @@ import torch
 from lightning.pytorch.loggers import tensorboard  # noqa: F401
 from sklearn.datasets import load_digits  # noqa: F401
 
-from jitflow.array_file import ArrayFileWriter
+from jitflow.apps.microdoppler.data import LatentInfo
 from jitflow.callbacks.checkpoint import JiTModelCheckpoint
+from jitflow.checkpoint.folder import LAST_NAME, CheckpointFolder
+from jitflow.checkpoint.load import resume_point
 from jitflow.cli import main as jitflow_main
-from jitflow.data.latents import LatentInfo
-from jitflow.files import load_checkpoint
-from jitflow.pipelines import microdoppler_train, text_train
+from jitflow.io.array_file import ArrayFileWriter
+from jitflow.io.files import load_checkpoint
 from jitflow.training import lightning_cli  # noqa: F401
-from jitflow.training.checkpoint import resume_point
-from jitflow.training.checkpoint_folder import LAST_NAME, CheckpointFolder
+from jitflow.verbs import microdoppler_train, text_train
 
 STEPS = 300
 STEP, WRITE, NAME, VALIDATION = range(4)

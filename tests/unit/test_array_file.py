@@ -12,8 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from jitflow.array_file import ArrayFileWriter, open_arrays, part_path
 from jitflow.errors import ConfigError, DataError, MissingFileError
+from jitflow.io.array_file import ArrayFileWriter, open_arrays, part_path
 
 ALL_TYPES = ["uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bool"]
 LAYOUT = {"latents": ((6, 2, 3), "float32"), "labels": ((6,), "int64"), "mask": ((5,), "bool")}
@@ -82,7 +82,7 @@ def test_what_was_written_survives_a_new_writer_and_other_processes(tmp_path):
     first = ArrayFileWriter.create(path, LAYOUT, {"inputs": "abc"})
     first.arrays["labels"][:3] = [1, 2, 3]
     code = (
-        "import sys; from jitflow.array_file import ArrayFileWriter\n"
+        "import sys; from jitflow.io.array_file import ArrayFileWriter\n"
         "ArrayFileWriter.reopen(sys.argv[1]).arrays['labels'][3:] = [4, 5, 6]"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)

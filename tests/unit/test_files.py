@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
-from jitflow.files import atomic_path, existing_file, load_checkpoint, read_json, write_json, write_text
+from jitflow.io.files import atomic_path, existing_file, load_checkpoint, read_json, write_json, write_text
 
 
 def names(folder):

@@ -13,18 +13,18 @@ import torch
 from numpy.lib import format as npy
 from safetensors.torch import save_file
 
-from jitflow.array_file import open_arrays
+from jitflow.apps.images.module import JiTLightningModule
+from jitflow.apps.images.shard_record import ShardRecord
+from jitflow.apps.text.token_store import open_tokens
+from jitflow.checkpoint.formats import ModelState, read_state, to_lightning, write_state
+from jitflow.checkpoint.load import init_from, load_module
 from jitflow.codec.latent import load_image_codec
-from jitflow.data.shard_record import ShardRecord
-from jitflow.data.token_store import open_tokens
 from jitflow.errors import CheckpointError, ConfigError, DataError, JitflowError
 from jitflow.evaluation.frechet import load_statistics
-from jitflow.evaluation.npz_file import npz_names, read_npz
-from jitflow.files import load_checkpoint
-from jitflow.training.checkpoint import init_from, load_module
-from jitflow.training.formats import ModelState, read_state, to_lightning, write_state
-from jitflow.training.jit_module import JiTLightningModule
-from jitflow.training.recipe import build, read_recipe
+from jitflow.io.array_file import open_arrays
+from jitflow.io.files import load_checkpoint
+from jitflow.io.npz_file import npz_names, read_npz
+from jitflow.run.recipe import build, read_recipe
 
 NET = {"depth": 2, "hidden_size": 8, "num_heads": 2, "bottleneck_dim": 4, "in_context_len": 2}
 

@@ -9,7 +9,7 @@ import jsonargparse
 import pytest
 
 from jitflow import cli
-from jitflow.training.lightning_cli import TrainCLI
+from jitflow.verbs.lightning_cli import TrainCLI
 
 
 class Understood(Exception):

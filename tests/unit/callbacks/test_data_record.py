@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from jitflow.callbacks.data_record import DATA_NAME, DataRecord, describe_data
 from jitflow.data.digits import DigitsDataModule
-from jitflow.files import read_json
+from jitflow.io.files import read_json
 
 INFO = {"num_samples": 3, "num_classes": 2, "classes": ["cat", "dog"], "img_size": 8}
 SAMPLES = [("/a/train/cat/0.png", 0), ("/a/train/cat/1.png", 0), ("/a/train/dog/0.png", 1)]

@@ -9,17 +9,17 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
+from jitflow.apps.images.module import JiTLightningModule
+from jitflow.apps.microdoppler.module import UserConditionedDiT
+from jitflow.apps.text.module import TextLightningModule
 from jitflow.callbacks import EMACallback, TrainingProgress
 from jitflow.callbacks import progress as progress_module
 from jitflow.callbacks import watch as watch_module
 from jitflow.callbacks.utilisation import peak_flops, peak_images_per_sec, training_flops
 from jitflow.callbacks.watch import TrainingWatch
 from jitflow.errors import ConfigError
-from jitflow.pipelines.curves import read_curves
-from jitflow.pipelines.describe import describe_model
-from jitflow.training.jit_module import JiTLightningModule
-from jitflow.training.text_module import TextLightningModule
-from jitflow.training.user_dit import UserConditionedDiT
+from jitflow.inspect.describe import describe_model
+from jitflow.run.curves import read_curves
 
 
 class Noted(JiTLightningModule):

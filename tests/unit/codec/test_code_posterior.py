@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from jitflow.codec.code_posterior import CodePosterior, digit_cross_entropy
-from jitflow.codec.colour import ColourCodec, split_patches
+from jitflow.apps.text.code_posterior import CodePosterior, digit_cross_entropy
+from jitflow.apps.text.colour import ColourCodec, split_patches
 from jitflow.core.path import interpolate
 from jitflow.errors import ConfigError
 

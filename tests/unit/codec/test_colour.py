@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jitflow.codec.codewords import LENGTH, MIN_DISTANCE, codewords, generator_matrix
-from jitflow.codec.colour import MAPPINGS, ColourCodec
+from jitflow.apps.text.codewords import LENGTH, MIN_DISTANCE, codewords, generator_matrix
+from jitflow.apps.text.colour import MAPPINGS, ColourCodec
 from jitflow.errors import ConfigError
 
 VOCABULARIES = (1, 2, 256, 259, 4096, 50257, 151_670)

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jitflow.codec.colour import MAPPINGS, ColourCodec
-from jitflow.codec.tokenizer import ByteTokenizer, train_bpe
+from jitflow.apps.text.colour import MAPPINGS, ColourCodec
+from jitflow.apps.text.tokenizer import ByteTokenizer, train_bpe
 
 pytest.importorskip("tokenizers")
 

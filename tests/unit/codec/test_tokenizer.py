@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jitflow.codec import tokenizer as tk
-from jitflow.codec.tokenizer.base import fingerprint_of
+from jitflow.apps.text import tokenizer as tk
+from jitflow.apps.text.tokenizer.base import fingerprint_of
 from jitflow.errors import CheckpointError, ConfigError, DataError, MissingFileError
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -168,8 +168,8 @@ def test_bpe_learns_what_repeats():
 
 def test_bpe_is_the_same_in_every_process():
     code = (
-        "from jitflow.codec.tokenizer import train_bpe; from jitflow.data.corpus import docstrings; import pathlib\n"
-        "import argparse; texts = docstrings(pathlib.Path(argparse.__file__).read_bytes())\n"
+        "from jitflow.apps.text.tokenizer import train_bpe; from jitflow.apps.text.corpus import docstrings\n"
+        "import argparse, pathlib; texts = docstrings(pathlib.Path(argparse.__file__).read_bytes())\n"
         "t = train_bpe(texts, 600); assert t.vocab_size == 600; print(t.fingerprint)"
     )
     run = [sys.executable, "-c", code]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from jitflow.data.bad_images import BadImages
+from jitflow.apps.images.bad_images import BadImages
+from jitflow.apps.images.data import JiTDataModule
 from jitflow.data.errors import SampleError
-from jitflow.data.image_folder import JiTDataModule
 from jitflow.errors import ConfigError, DataError
 
 NUM = 40

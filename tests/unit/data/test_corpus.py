@@ -6,8 +6,15 @@ import sys
 
 import pytest
 
-from jitflow.data import corpus
-from jitflow.data.corpus import builtin_documents, builtin_size, clean_text, docstrings, is_held_out, without_repeats
+from jitflow.apps.text import corpus
+from jitflow.apps.text.corpus import (
+    builtin_documents,
+    builtin_size,
+    clean_text,
+    docstrings,
+    is_held_out,
+    without_repeats,
+)
 from jitflow.errors import ConfigError, DataError
 
 
@@ -56,7 +63,7 @@ PINNED = ["module m6", "module m10", "module m13", "module m24", "module m38"]
 
 def test_it_is_the_same_in_another_process():
     code = (
-        "import hashlib, sys; from jitflow.data.corpus import builtin_documents as b\n"
+        "import hashlib, sys; from jitflow.apps.text.corpus import builtin_documents as b\n"
         "print(hashlib.sha256('|'.join(b('held_out')).encode()).hexdigest(), 'tkinter' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from jitflow.data import fast_decoder
+from jitflow.apps.images import fast_decoder
+from jitflow.apps.images.fast_decoder import load_crop_fast
 from jitflow.data.crop import center_crop_arr
-from jitflow.data.fast_decoder import load_crop_fast
 from jitflow.data.image_file import open_image
 from jitflow.errors import DataError
 

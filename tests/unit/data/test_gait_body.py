@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from jitflow.data.gait import Walker, body_points, cycle_duration_sec, joint_angles
-from jitflow.data.gait.body import PARTS, POINTS
-from jitflow.data.gait.joints import periodic_pchip, support_fraction
+from jitflow.apps.microdoppler.gait import Walker, body_points, cycle_duration_sec, joint_angles
+from jitflow.apps.microdoppler.gait.body import PARTS, POINTS
+from jitflow.apps.microdoppler.gait.joints import periodic_pchip, support_fraction
 from jitflow.errors import ConfigError
 
 PHASES = np.array([0, 0.1, 0.25, 0.5, 0.6, 0.75, 0.9])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jitflow.data.gait import (
+from jitflow.apps.images.data import JiTDataModule
+from jitflow.apps.microdoppler.gait import (
     Radar,
     SpectrogramSettings,
     Variation,
@@ -22,7 +23,6 @@ from jitflow.data.gait import (
     true_step_frequency_hz,
     write_dataset,
 )
-from jitflow.data.image_folder import JiTDataModule
 from jitflow.errors import ConfigError
 
 # Small pictures, for speed.

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jitflow.data.gait import (
+from jitflow.apps.microdoppler.gait import (
     Radar,
     SpectrogramSettings,
     Walk,
@@ -24,10 +24,10 @@ from jitflow.data.gait import (
     true_step_frequency_hz,
     walking_speed_m_s,
 )
-from jitflow.data.gait import echo as echo_module
-from jitflow.data.gait.body import PARTS
-from jitflow.data.gait.echo import SEGMENTS, coherent_sum
-from jitflow.data.gait.picture import COLOUR_MAPS, colour_table, levels_from_image, spectrogram_levels
+from jitflow.apps.microdoppler.gait import echo as echo_module
+from jitflow.apps.microdoppler.gait.body import PARTS
+from jitflow.apps.microdoppler.gait.echo import SEGMENTS, coherent_sum
+from jitflow.apps.microdoppler.gait.picture import COLOUR_MAPS, colour_table, levels_from_image, spectrogram_levels
 from jitflow.errors import ConfigError
 
 # Section 2: distance and cross-section at 0.3 s, radar at (8, 0, 0.2).
@@ -134,7 +134,7 @@ def test_transform_in_portions_is_the_same(monkeypatch):
     signal = np.random.default_rng(0).standard_normal(5000) + 0j
     settings = SpectrogramSettings(duration_sec=2.0)
     whole = spectrogram(signal, Radar(), settings)[0]
-    monkeypatch.setattr("jitflow.data.gait.picture._CHUNK", 7)
+    monkeypatch.setattr("jitflow.apps.microdoppler.gait.picture._CHUNK", 7)
     np.testing.assert_allclose(spectrogram(signal, Radar(), settings)[0], whole, atol=1e-9)
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from jitflow.data.gait import (
+from jitflow.apps.microdoppler.gait import (
     Radar,
     SpectrogramSettings,
     Variation,

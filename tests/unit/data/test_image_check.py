@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jitflow.apps.images.image_check import KINDS, ImageFacts, collect_findings, inspect_image
 from jitflow.data.folder_scan import ImageListing
-from jitflow.data.image_check import KINDS, ImageFacts, collect_findings, inspect_image
 
 
 def pixels(size=(80, 70), seed=0):

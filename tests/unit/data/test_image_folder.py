@@ -293,7 +293,7 @@ def test_fast_decoder_gives_nearly_the_same_batches(folder):
 def test_a_torchvision_without_a_decoder_is_named(folder, monkeypatch):
     import sys
 
-    monkeypatch.delitem(sys.modules, "jitflow.data.fast_decoder", raising=False)
+    monkeypatch.delitem(sys.modules, "jitflow.apps.images.fast_decoder", raising=False)
     monkeypatch.setitem(sys.modules, "torchvision.io", None)
     with pytest.raises(ConfigError, match="torchvision here has no JPEG decoder"):
         make(folder, decoder="fast").setup("fit")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from jitflow.array_file import ArrayFileWriter
-from jitflow.data.latents import LatentDataModule, LatentFile, LatentInfo
+from jitflow.apps.microdoppler.data import LatentDataModule, LatentFile, LatentInfo
 from jitflow.errors import ConfigError, DataError, MissingFileError
+from jitflow.io.array_file import ArrayFileWriter
 
 INFO = LatentInfo((0.1, -0.2), (1.0, 2.5), "vae_f16d32", "c0ffee" * 8, (32, 48), "f00d")
 USERS = (1, 4, 31)
@@ -216,7 +216,7 @@ def test_other_arrays(folder):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("row", [0, 7, 13])
 def test_latents_that_are_not_finite(folder, monkeypatch, value, row):
-    monkeypatch.setattr("jitflow.data.latents._BLOCK_BYTES", 4 * 2 * 2 * 3 * 4)
+    monkeypatch.setattr("jitflow.apps.microdoppler.data._BLOCK_BYTES", 4 * 2 * 2 * 3 * 4)
     latents = np.zeros((14, 2, 2, 3))
     latents[row, 1, 0, 2] = value
     write(folder / "train.safetensors", [0] * 5 + [1] * 3 + [2] * 6, latents=latents)

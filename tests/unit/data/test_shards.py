@@ -10,14 +10,14 @@ from PIL import Image
 from safetensors.numpy import load_file
 from torchvision import datasets, transforms
 
+from jitflow.apps.images.data import JiTDataModule
+from jitflow.apps.images.prepare import prepare
+from jitflow.apps.images.shard_record import verify_shard
+from jitflow.apps.images.shard_writer import images_per_shard, shard_ranges
+from jitflow.apps.images.shards import MirroredImages, ShardImages, is_shard_folder, open_shard_folder
 from jitflow.data.crop import center_crop_arr
-from jitflow.data.image_folder import JiTDataModule
 from jitflow.data.seeded import SeededDataset
-from jitflow.data.shard_record import verify_shard
-from jitflow.data.shard_writer import images_per_shard, shard_ranges
-from jitflow.data.shards import MirroredImages, ShardImages, is_shard_folder, open_shard_folder
 from jitflow.errors import ConfigError, DataError
-from jitflow.pipelines.data_prepare import prepare
 
 SIDE = 24
 

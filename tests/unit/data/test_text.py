@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from jitflow.data.text import TextDataModule
-from jitflow.data.text_files import Piece
-from jitflow.data.text_windows import DocumentWindows, EpochWindows, PackedWindows
-from jitflow.data.token_store import TextList, TokenStream, open_tokens, store_name, write_tokens
+from jitflow.apps.text.data import TextDataModule
+from jitflow.apps.text.files import Piece
+from jitflow.apps.text.token_store import TextList, TokenStream, open_tokens, store_name, write_tokens
+from jitflow.apps.text.windows import DocumentWindows, EpochWindows, PackedWindows
 from jitflow.errors import CheckpointError, ConfigError, DataError, MissingFileError
 
 
@@ -360,7 +360,7 @@ def test_without_a_cache_nothing_stays(tmp_path, monkeypatch):
 
 
 def test_builtin_corpus_is_said_and_keeps_its_split(monkeypatch, caplog):
-    from jitflow.data import corpus
+    from jitflow.apps.text import corpus
 
     documents = (("module m0", "train text " * 40), ("module m6", "held out text " * 40))
     monkeypatch.setattr(corpus, "_documents", lambda: documents)

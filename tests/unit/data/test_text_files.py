@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jitflow.data import json_stream, text_encoding, text_files
-from jitflow.data.json_stream import iter_json_values
-from jitflow.data.text_encoding import detect_encoding
-from jitflow.data.text_files import TextFiles, document_text, split_text
+from jitflow.apps.text import encoding as text_encoding
+from jitflow.apps.text import files as text_files
+from jitflow.apps.text import json_stream
+from jitflow.apps.text.encoding import detect_encoding
+from jitflow.apps.text.files import TextFiles, document_text, split_text
+from jitflow.apps.text.json_stream import iter_json_values
 from jitflow.errors import ConfigError, DataError, MissingFileError
 
 

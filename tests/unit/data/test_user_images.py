@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jitflow.data.user_images import find_user_images, read_user_image
+from jitflow.apps.microdoppler.user_images import find_user_images, read_user_image
 from jitflow.errors import ConfigError, DataError, MissingFileError
 
 

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from jitflow.errors import ConfigError, DataError
-from jitflow.evaluation import diversity
-from jitflow.evaluation.diversity import (
+from jitflow.apps.microdoppler import diversity
+from jitflow.apps.microdoppler.diversity import (
     copy_scores,
     diversity_per_user,
     mean_pairwise_distance,
     nearest_distances,
     pixel_vectors,
 )
+from jitflow.errors import ConfigError, DataError
 
 
 @pytest.fixture(params=[2, 5, 256])

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from jitflow.apps.microdoppler.identity import check_labels, confusion_matrix, train_classifier, tstr_trtr
 from jitflow.errors import ConfigError, DataError
-from jitflow.evaluation.identity import check_labels, confusion_matrix, train_classifier, tstr_trtr
 
 STEPS = 60
 
@@ -49,7 +49,7 @@ def test_permuted_labels_are_at_the_level_that_the_permutation_says(judge):
 def test_an_answer_does_not_depend_on_the_other_images_nor_on_the_size(judge, monkeypatch):
     images, _ = labelled(6, seed=2)
     features = judge.features(images)
-    monkeypatch.setattr("jitflow.evaluation.identity._CHUNK", 5)
+    monkeypatch.setattr("jitflow.apps.microdoppler.identity._CHUNK", 5)
     assert torch.allclose(judge.features(images), features, atol=1e-5)
     larger = images.repeat_interleave(2, dim=2).repeat_interleave(3, dim=3)
     assert torch.allclose(judge.features(larger), features, atol=1e-5)
@@ -81,7 +81,7 @@ def test_constant_images_give_numbers():
 
 
 def test_training_sees_where_a_picture_is_cut_at_random_but_never_mirrored():
-    from jitflow.evaluation.identity import _CROP_PX, _crop_in_time
+    from jitflow.apps.microdoppler.identity import _CROP_PX, _crop_in_time
 
     ramp = torch.arange(64, dtype=torch.uint8).expand(200, 3, 64, 64)
     crops = _crop_in_time(ramp, torch.Generator().manual_seed(0))
@@ -125,7 +125,7 @@ def test_good_synthetic_images_teach_as_much_as_real_ones_and_mislabelled_ones_n
 
 
 def test_both_sides_of_the_comparison_get_the_same(monkeypatch):
-    from jitflow.evaluation import identity
+    from jitflow.apps.microdoppler import identity
 
     given = []
     original = identity.train_classifier

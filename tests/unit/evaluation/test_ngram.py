@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jitflow.apps.text.ngram import NgramModel, byte_sequences, halves, perplexity_table, shuffle_tokens
 from jitflow.errors import ConfigError, DataError
-from jitflow.evaluation.ngram import NgramModel, byte_sequences, halves, perplexity_table, shuffle_tokens
 
 
 def probabilities(model, sequence):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from jitflow.data.gait import (
+from jitflow.apps.microdoppler.gait import (
     Radar,
     SpectrogramSettings,
     Variation,
@@ -18,8 +18,7 @@ from jitflow.data.gait import (
     torso_velocity_m_s,
     true_step_frequency_hz,
 )
-from jitflow.errors import ConfigError, DataError
-from jitflow.evaluation.spectrogram_physics import (
+from jitflow.apps.microdoppler.physics import (
     GaitReadings,
     read_gait,
     settings_from_mapping,
@@ -27,6 +26,7 @@ from jitflow.evaluation.spectrogram_physics import (
     truth_from_readings,
     truth_from_simulation,
 )
+from jitflow.errors import ConfigError, DataError
 
 SETTINGS = SpectrogramSettings(
     duration_sec=2.0, velocity_min_m_s=-2, velocity_max_m_s=9, height_px=96, width_px=128, colour_map="jet"

@@ -6,17 +6,17 @@ from pydoc_data.topics import topics
 import pytest
 import torch
 
-from jitflow.codec.colour import ColourCodec
-from jitflow.core.seeding import noise_from_seeds
-from jitflow.errors import ConfigError, DataError
-from jitflow.evaluation import text_baselines as module
-from jitflow.evaluation.text_baselines import (
+from jitflow.apps.text import baselines as module
+from jitflow.apps.text.baselines import (
     context_free_accuracy,
     context_free_scores,
     time_nearest_half,
     unigram_accuracy,
     unigram_probabilities,
 )
+from jitflow.apps.text.colour import ColourCodec
+from jitflow.core.seeding import noise_from_seeds
+from jitflow.errors import ConfigError, DataError
 
 MAPPINGS = ["codebook", "lattice", "base256"]
 

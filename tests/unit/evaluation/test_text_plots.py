@@ -5,8 +5,8 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
+from jitflow.apps.text.plots import plot_accuracy
 from jitflow.errors import DataError
-from jitflow.evaluation.text_plots import plot_accuracy
 
 
 def test_curves_in_order_of_time_with_their_names(tmp_path, monkeypatch):

@@ -5,13 +5,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jitflow.errors import ConfigError, DataError
-from jitflow.evaluation.text_recovery import (
+from jitflow.apps.text.recovery import (
     edit_distance,
     normalised_edit_distance,
     text_recovery_accuracy,
     token_accuracy,
 )
+from jitflow.errors import ConfigError, DataError
 
 
 def table(a, b):

@@ -9,8 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jitflow.errors import ConfigError, DataError
-from jitflow.evaluation.text_samples import (
+from jitflow.apps.text.sample_scores import (
     Copy,
     _HashedText,
     describe_samples,
@@ -22,6 +21,7 @@ from jitflow.evaluation.text_samples import (
     valid_code_share,
     words,
 )
+from jitflow.errors import ConfigError, DataError
 
 
 def test_valid_codes_reach_up_to_the_first_end():

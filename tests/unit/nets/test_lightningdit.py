@@ -7,11 +7,11 @@ import torch
 
 from jitflow.cli import main
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
+from jitflow.inspect.describe import describe_model
 from jitflow.nets.jit import JiT
 from jitflow.nets.lightningdit import LightningDiT, detect_lightningdit, load_lightningdit_weights
 from jitflow.nets.registry import create_model, get_variant, list_models
 from jitflow.nets.weights import load_strictly, shorten, summarise
-from jitflow.pipelines.describe import describe_model
 
 TINY = {
     "input_size": (4, 8),

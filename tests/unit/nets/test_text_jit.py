@@ -5,9 +5,9 @@ import logging
 import pytest
 import torch
 
+from jitflow.apps.text.network import build_jit_model, load_pretrained_jit
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.nets.registry import create_model
-from jitflow.nets.text_jit import build_jit_model, load_pretrained_jit
 
 DOCUMENTED = ["JiT-B/4", "JiT-B/16", "JiT-B/32", "JiT-L/16", "JiT-L/32", "JiT-H/16", "JiT-H/32"]
 OURS = ["JiT-S/4", "JiT-Ti/4", "JiT-N/4"]

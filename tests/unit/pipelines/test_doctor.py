@@ -4,8 +4,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from jitflow.errors import ConfigError
-from jitflow.pipelines import doctor
-from jitflow.pipelines.doctor import (
+from jitflow.inspect import doctor
+from jitflow.inspect.doctor import (
     Finding,
     check_data,
     check_disk,
@@ -15,7 +15,7 @@ from jitflow.pipelines.doctor import (
     check_writing,
     examine,
 )
-from jitflow.pipelines.inspect_commands import doctor as doctor_command
+from jitflow.verbs.inspect import doctor as doctor_command
 
 
 def test_versions_are_compared_with_what_is_asked_for():

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from jitflow.errors import ConfigError
-from jitflow.pipelines.inspect_commands import report
-from jitflow.pipelines.report import write_final_report, write_report
+from jitflow.run.report import write_final_report, write_report
+from jitflow.verbs.inspect import report
 
 
 class Page(HTMLParser):
@@ -40,7 +40,7 @@ def folder(tmp_path):
     (folder / "checkpoints").mkdir(parents=True)
     history = {"TrainingHistory": {"losses": [2.0 - 0.01 * i for i in range(120)], "seconds": 1.0}}
     torch.save({"global_step": 120, "epoch": 4, "callbacks": history}, folder / "checkpoints/checkpoint-last.pth")
-    module = "jitflow.training.jit_module.JiTLightningModule"
+    module = "jitflow.apps.images.module.JiTLightningModule"
     model = f"model:\n  class_path: {module}\n  init_args:\n    model_name: JiT-N/4\n"
     (folder / "config.yaml").write_text(model + "trainer:\n  max_epochs: 5\n")
     (folder / "environment.json").write_text(json.dumps({"command": "jitflow train", "torch": "2.15"}))

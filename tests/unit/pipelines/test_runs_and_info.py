@@ -10,19 +10,19 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from jitflow.apps.images.module import JiTLightningModule
+from jitflow.apps.microdoppler.module import UserConditionedDiT
+from jitflow.apps.text.module import TextLightningModule
+from jitflow.checkpoint.folder import CheckpointFolder
 from jitflow.codec.linear import LinearCodec
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.evaluation.frechet import save_statistics
-from jitflow.files import temporary_beside
-from jitflow.pipelines.amounts import format_bytes, format_count, size_on_disk
-from jitflow.pipelines.curves import history_curve, read_curves
-from jitflow.pipelines.info import describe_path
-from jitflow.pipelines.inspect_commands import runs
-from jitflow.pipelines.runs import continue_command, describe_run, find_runs
-from jitflow.training.checkpoint_folder import CheckpointFolder
-from jitflow.training.jit_module import JiTLightningModule
-from jitflow.training.text_module import TextLightningModule
-from jitflow.training.user_dit import UserConditionedDiT
+from jitflow.inspect.info import describe_path
+from jitflow.io.files import temporary_beside
+from jitflow.io.units import format_bytes, format_count, size_on_disk
+from jitflow.run.curves import history_curve, read_curves
+from jitflow.run.describe import continue_command, describe_run, find_runs
+from jitflow.verbs.inspect import runs
 
 NET = {"patch_size": 1, "hidden_size": 32, "depth": 1, "num_heads": 2, "use_rope": True, "use_rmsnorm": True}
 
@@ -51,7 +51,7 @@ def images():
 def run_folder(tmp_path, images):
     folder = tmp_path / "runs" / "mine"
     write_checkpoint(folder / "checkpoints" / "checkpoint-last.pth", images)
-    model = {"class_path": "jitflow.training.jit_module.JiTLightningModule", "init_args": {"model_name": "JiT-N/4"}}
+    model = {"class_path": "jitflow.apps.images.module.JiTLightningModule", "init_args": {"model_name": "JiT-N/4"}}
     settings = {"model": model, "trainer": {"max_epochs": 5, "max_steps": -1}}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     (folder / "environment.json").write_text(json.dumps({"command": "/bin/jitflow train --config x", "seed": 3}))

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from jitflow.apps.images.module import JiTLightningModule
+from jitflow.apps.microdoppler.module import UserConditionedDiT
+from jitflow.apps.text.module import TextLightningModule
 from jitflow.codec.linear import LinearCodec
-from jitflow.training.jit_module import JiTLightningModule
-from jitflow.training.text_module import TextLightningModule
-from jitflow.training.user_dit import UserConditionedDiT
 
 NET = {"patch_size": 1, "hidden_size": 32, "depth": 1, "num_heads": 2, "use_rope": True, "use_rmsnorm": True}
 

@@ -10,7 +10,7 @@ import torch
 
 from jitflow.cli import main
 from jitflow.errors import ConfigError, MissingFileError
-from jitflow.pipelines.sample import Model, parse_labels
+from jitflow.model import Model, parse_labels
 from jitflow.studio.drawing import Drawing, draw
 from jitflow.studio.library import Library
 from jitflow.studio.request import Request, available_averages, check, default_request, labels_of

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from jitflow.training.jit_module import JiTLightningModule
+from jitflow.apps.images.module import JiTLightningModule
 
 TINY = {"model_name": "JiT-N/4", "img_size": 8, "num_classes": 5, "num_sampling_steps": 4}
 

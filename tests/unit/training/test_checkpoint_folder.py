@@ -7,11 +7,11 @@ import os
 import pytest
 import torch
 
+from jitflow.checkpoint import folder as checkpoint_folder
+from jitflow.checkpoint.folder import LAST_NAME, MANIFEST_NAME, MILESTONE, PREVIOUS_NAME, CheckpointFolder
+from jitflow.checkpoint.load import find_checkpoint, resume_point
 from jitflow.errors import CheckpointError, MissingFileError
-from jitflow.files import temporary_beside
-from jitflow.training import checkpoint_folder
-from jitflow.training.checkpoint import find_checkpoint, resume_point
-from jitflow.training.checkpoint_folder import LAST_NAME, MANIFEST_NAME, MILESTONE, PREVIOUS_NAME, CheckpointFolder
+from jitflow.io.files import temporary_beside
 
 
 def put(folder, name, step, kind="last", **how):

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.core.seeding import use_seeds
-from jitflow.training.jit_module import JiTLightningModule
 
 DOCUMENTED = {
     "model_name": "JiT-B/16",

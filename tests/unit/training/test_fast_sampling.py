@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.core.ema import copy_parameters
 from jitflow.core.guidance import guidance_weight
 from jitflow.core.seeding import use_seeds
+from jitflow.model import Model
 from jitflow.nets.jit import JiT
-from jitflow.pipelines.sample import Model
-from jitflow.training.jit_module import JiTLightningModule
 from jitflow.training.modulation import ModulationTable, takes_modulation
 
 LABELS = torch.tensor([3, 0, 3, 4, 1, 0])

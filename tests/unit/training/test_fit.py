@@ -8,11 +8,11 @@ import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 from torch.utils.data import DataLoader, TensorDataset
 
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.callbacks.ema import EMACallback
+from jitflow.checkpoint.load import load_module
 from jitflow.data.batch import ImageBatch
 from jitflow.errors import CheckpointError, ConfigError
-from jitflow.training.checkpoint import load_module
-from jitflow.training.jit_module import JiTLightningModule
 from jitflow.training.optim import parameter_groups
 
 

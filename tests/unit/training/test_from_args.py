@@ -4,8 +4,8 @@ from argparse import Namespace
 
 import pytest
 
+from jitflow.apps.images.from_args import create_jit_lightning_module, learning_rate_from_args
 from jitflow.errors import ConfigError
-from jitflow.training.from_args import create_jit_lightning_module, learning_rate_from_args
 
 ARGS = {
     "model": "JiT-N/4",

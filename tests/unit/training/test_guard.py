@@ -16,7 +16,7 @@ from jitflow.callbacks.checkpoint import JiTModelCheckpoint
 from jitflow.callbacks.guard import FiniteGuard, NonFiniteError
 from jitflow.data.batch import ImageBatch
 from jitflow.errors import ConfigError, JitflowError
-from jitflow.files import load_checkpoint
+from jitflow.io.files import load_checkpoint
 
 
 class Net(nn.Module):

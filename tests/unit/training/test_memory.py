@@ -5,7 +5,7 @@ import torch
 
 from jitflow.core.loss import mse_per_sample
 from jitflow.core.path import interpolate
-from jitflow.training.memory import TrainingMemory, _LiveBytes, describe_fit, device_memory, estimate_memory
+from jitflow.run.memory import TrainingMemory, _LiveBytes, describe_fit, device_memory, estimate_memory
 
 WIDE = {"net_settings": {"hidden_size": 96, "depth": 4, "num_heads": 3}, "img_size": 16}
 

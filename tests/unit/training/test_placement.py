@@ -10,10 +10,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.optim import AdamW
 
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.core.ema import copy_parameters, update_ema_
-from jitflow.training.jit_module import JiTLightningModule
+from jitflow.run.strategy import strategy_for
 from jitflow.training.optim import HostAdamW, build_adamw
-from jitflow.training.strategy import strategy_for
 
 
 def network() -> nn.Module:

@@ -6,11 +6,11 @@ import warnings
 import pytest
 import torch
 
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.core.condition import Condition
 from jitflow.core.ema import copy_parameters
 from jitflow.core.seeding import noise_from_seeds, use_seeds
 from jitflow.errors import ConfigError
-from jitflow.training.jit_module import JiTLightningModule
 
 
 def draw(module, seeds, use_ema=False, labels=None):

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from jitflow.codec.code_posterior import CodePosterior
-from jitflow.codec.tokenizer import ByteTokenizer, train_bpe
+from jitflow.apps.text.code_posterior import CodePosterior
+from jitflow.apps.text.module import TextLightningModule, read_tokenizer
+from jitflow.apps.text.network import load_pretrained_jit
+from jitflow.apps.text.tokenizer import ByteTokenizer, train_bpe
+from jitflow.checkpoint.load import load_module
 from jitflow.core.condition import Condition
 from jitflow.core.path import data_from_velocity, interpolate, velocity_from_data
 from jitflow.core.seeding import use_seeds
 from jitflow.data.batch import ImageBatch
 from jitflow.errors import CheckpointError, ConfigError
-from jitflow.files import load_checkpoint
-from jitflow.nets.text_jit import load_pretrained_jit
-from jitflow.training.checkpoint import load_module
-from jitflow.training.text_module import TextLightningModule, read_tokenizer
+from jitflow.io.files import load_checkpoint
 
 TINY = {"depth": 2, "hidden_size": 32, "num_heads": 2, "bottleneck_dim": 16}
 MAPPINGS = ("codebook", "lattice", "base256")
@@ -138,7 +138,7 @@ def test_direct_codewords_are_judged_by_the_predicted_image(predict_clean):
 
 @pytest.mark.parametrize("predict_clean", [True, False])
 def test_digits_are_judged_at_their_time_and_noise(predict_clean):
-    from jitflow.codec.code_posterior import digit_cross_entropy
+    from jitflow.apps.text.code_posterior import digit_cross_entropy
 
     module = make(mapping="lattice", img_size=4, predict_clean=predict_clean, noise_scale=3.0)
     ids = text_ids(module, 2)
@@ -359,7 +359,7 @@ def test_the_mapping_says_its_limit():
     class Huge:
         vocab_size = (1 << 24) + 1
 
-    import jitflow.training.text_module as text_module
+    import jitflow.apps.text.module as text_module
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_module, "read_tokenizer", lambda spec: type("T", (Huge,), {"to_json": lambda self: ""})())

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import jitflow
+from jitflow.apps.microdoppler.module import UserConditionedDiT
+from jitflow.checkpoint.load import convert, load_module
 from jitflow.codec.linear import LinearCodec
 from jitflow.core.seeding import use_seeds
 from jitflow.errors import CheckpointError, ConfigError
-from jitflow.training.checkpoint import convert, load_module
-from jitflow.training.user_dit import UserConditionedDiT
 
 RELEASE = Path(__file__).parents[2] / "reference" / "lightningdit_tiny_ckpt.pt"
 NET = {"patch_size": 1, "hidden_size": 32, "depth": 1, "num_heads": 2, "use_rope": True, "use_rmsnorm": True}

@@ -1,0 +1,1 @@
+"""Images of classes in pixel space: JiT."""

@@ -1,0 +1,291 @@
+"""``jitflow data prepare``: a folder of images becomes shards, once; run again, it goes on where it stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from jitflow.apps.images.shard_record import FORMAT, MANIFEST, UNFINISHED, VERSION, ShardRecord
+from jitflow.apps.images.shard_writer import (
+    ShardTask,
+    decoder_name,
+    images_per_shard,
+    shard_ranges,
+    shard_tasks,
+    write_shard,
+)
+from jitflow.data.crop import height_and_width
+from jitflow.data.folder_scan import (
+    ImageListing,
+    check_same_classes,
+    list_images,
+    listing_fingerprint,
+    split_folders,
+)
+from jitflow.errors import ConfigError, DataError
+from jitflow.io.cores import available_cores
+from jitflow.io.files import read_json, writable_folder, write_json
+from jitflow.io.parallel import map_processes
+from jitflow.io.progress import meter
+
+log = logging.getLogger(__name__)
+
+_PLAN = "plan.json"
+
+
+def prepare(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    img_size: int | tuple[int, int] = 256,
+    channels: int = 3,
+    workers: int | None = None,
+    skip_damaged: bool = False,
+    max_skipped: int = 100,
+    shard_images: int | None = None,
+) -> dict[str, Any]:
+    """Store the centre crops of a folder of images in shards.
+
+    Args:
+        folder: ``train/<class>/<image>`` and possibly ``val/<class>/<image>``, or ``<class>/<image>``.
+        out: Folder of the shards; one that an interrupted call has left is continued.
+        img_size: Side of a square, or ``(height, width)``, in pixels.
+        channels: 3 for colour, 1 for greyscale.
+        workers: Processes; None for one on each CPU core.
+        skip_damaged: Leave out files that cannot be read, and record them, rather than to stop at the first.
+        max_skipped: How many may be left out.
+        shard_images: Source files in a shard; None for 4096, or as many as make 512 MiB.
+
+    Returns:
+        The manifest, as it is in ``out/manifest.json``.
+
+    Raises:
+        MissingFileError: If there is no such folder.
+        ConfigError: If an argument is out of range, ``out`` holds something else, or the disk is too small.
+        DataError: If the folder is no data set, or a file in it cannot be read.
+    """
+    size = height_and_width(img_size)
+    if channels not in (1, 3):
+        raise ConfigError(f"channels must be 3 (colour) or 1 (greyscale); got {channels}")
+    for name, value, least in (
+        ("workers", workers, 1),
+        ("max_skipped", max_skipped, 0),
+        ("shard_images", shard_images, 1),
+    ):
+        if value is not None and value < least:
+            raise ConfigError(f"{name} must be at least {least}; got {value}")
+    folder, out = Path(folder).expanduser(), Path(out).expanduser()
+    splits = split_folders(folder)
+    _check_target(out, splits)
+    log.info("listing %s", folder)
+    listings = {split: list_images(place) for split, place in splits.items()}
+    if "val" in listings:
+        check_same_classes(listings["train"].classes, listings["val"].classes, folder)
+    per_shard = shard_images or images_per_shard(size, channels)
+    plan = _plan(listings, size, channels, per_shard)
+    with _locked(writable_folder(out / UNFINISHED)) as place:
+        records = _continue(out, place, plan)
+        _check_room(out, listings, per_shard, records, size, channels)
+        limit = max_skipped if skip_damaged else 0
+        workplace = _fresh_workplace(place)
+        missing = (
+            task
+            for split, listing in listings.items()
+            for task in shard_tasks(
+                split,
+                listing,
+                per_shard,
+                done=list(records),
+                img_size=size,
+                channels=channels,
+                target=out,
+                workplace=workplace,
+                skip_damaged=skip_damaged,
+            )
+        )
+        num_files = sum(map(len, listings.values()))
+        _make_missing(missing, num_files, records, place / "records", limit, workers or available_cores())
+        manifest = _manifest(plan, listings, per_shard, records)
+        manifest["source"] = str(folder.resolve())
+        write_json(out / MANIFEST, manifest)
+        shutil.rmtree(place)
+    return manifest
+
+
+def describe(folder: str | Path, *, img_size: int | tuple[int, int], channels: int) -> str:
+    """Say in one line what :func:`prepare` would write.
+
+    Args:
+        folder: Folder of images.
+        img_size: Side of a square, or ``(height, width)``, in pixels.
+        channels: 3 for colour, 1 for greyscale.
+
+    Returns:
+        Images of each split, shards and bytes.
+
+    Raises:
+        MissingFileError: If there is no such folder.
+        DataError: If it is no data set.
+    """
+    height, width = height_and_width(img_size)
+    counts = {split: len(list_images(place)) for split, place in split_folders(folder).items()}
+    per_shard = images_per_shard(img_size, channels)
+    shards = sum(len(shard_ranges(split, count, per_shard)) for split, count in counts.items())
+    images = " and ".join(f"{count} {split} images" for split, count in counts.items())
+    return f"{images}, {shards} shards, {sum(counts.values()) * height * width * channels / 1e9:.3g} GB,"
+
+
+def _check_target(out: Path, splits: dict[str, Path]) -> None:
+    for place in splits.values():
+        if out.resolve() == place.resolve() or place.resolve() in out.resolve().parents:
+            raise ConfigError(f"{out} lies inside {place}, where it would be a class; choose another folder")
+    if out.is_dir() and not (out / MANIFEST).is_file() and not (out / UNFINISHED).is_dir() and any(out.iterdir()):
+        raise ConfigError(f"{out} holds other files; choose a new or an empty folder")
+
+
+def _plan(listings: dict[str, ImageListing], size: tuple[int, int], channels: int, per_shard: int) -> dict[str, Any]:
+    """Everything that the bytes of the shards depend on."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "img_size": list(size),
+        "channels": channels,
+        "crop": "centre crop of ADM",
+        "decoder": decoder_name(),
+        "shard_images": per_shard,
+        "classes": list(listings["train"].classes),
+        "files": {
+            split: {"num_files": len(listing), "names_and_sizes_sha256": listing_fingerprint(listing)}
+            for split, listing in listings.items()
+        },
+    }
+
+
+def _continue(out: Path, place: Path, plan: dict[str, Any]) -> dict[str, ShardRecord]:
+    """Compare with what an earlier call has begun, and return the shards that it has finished, by name."""
+    records: dict[str, ShardRecord] = {}
+    begun = [path for path in (out / MANIFEST, place / _PLAN) if path.is_file()]
+    for path in begun:
+        before = read_json(path)
+        differing = [key for key, value in plan.items() if before.get(key) != value]
+        if differing:
+            raise ConfigError(
+                f"{out} was begun with another {', '.join(differing)} (see {path}); give what it was begun with, or "
+                "choose another folder"
+            )
+        for entry in before.get("splits", {}).values():
+            records |= {found["file"]: ShardRecord.from_dict(found) for found in entry["shards"]}
+    write_json(place / _PLAN, plan)
+    # Not the hidden ones: a kill while one is written leaves a part of it under a name with a dot.
+    for path in sorted((place / "records").glob("[!.]*.json")):
+        record = ShardRecord.from_dict(read_json(path))
+        records[record.file] = record
+    return {name: record for name, record in records.items() if record.lies_in(out)}
+
+
+def _check_room(
+    out: Path,
+    listings: dict[str, ImageListing],
+    per_shard: int,
+    records: dict[str, ShardRecord],
+    size: tuple[int, int],
+    channels: int,
+) -> None:
+    missing = sum(
+        len(places)
+        for split, listing in listings.items()
+        for name, places in shard_ranges(split, len(listing), per_shard)
+        if name not in records
+    )
+    needed, free = missing * size[0] * size[1] * channels, shutil.disk_usage(out).free
+    if needed > free:
+        raise ConfigError(
+            f"{missing} images need {needed / 1e9:.3g} GB in {out} and {free / 1e9:.3g} GB are free; free some or "
+            "choose another folder"
+        )
+
+
+@contextmanager
+def _locked(place: Path) -> Iterator[Path]:
+    """Keep a second call away from the same folder; the lock goes with the process, however it ends."""
+    if sys.platform == "win32":
+        yield place
+        return
+    import fcntl
+
+    with (place / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"another process is preparing {place.parent}; wait for it or end it") from None
+        yield place
+
+
+def _fresh_workplace(place: Path) -> Path:
+    # A name of its own: a worker of a killed call may live a moment longer, and must not find its successor's files.
+    for old in place.glob("work-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    workplace = place / f"work-{os.getpid()}"
+    workplace.mkdir()
+    return workplace
+
+
+def _make_missing(
+    missing: Iterator[ShardTask],
+    num_files: int,
+    records: dict[str, ShardRecord],
+    place: Path,
+    limit: int,
+    workers: int,
+) -> None:
+    """Make the shards that are not there yet, adding to ``records``."""
+    num_done = sum(record.num_images + len(record.skipped) for record in records.values())
+    _check_skipped(records, limit)
+    with meter("preparing", num_files) as progress:
+        progress.update(num_done)
+        made = map_processes(
+            write_shard, missing, workers=workers, on_items=lambda count: progress.update(num_done + count)
+        )
+        # Closed at once when an error ends the loop, so that no worker goes on behind it.
+        with closing(made):
+            for record in made:
+                write_json(place / f"{record.file}.json", record.as_dict())
+                records[record.file] = record
+                _check_skipped(records, limit)
+
+
+def _check_skipped(records: dict[str, ShardRecord], limit: int) -> None:
+    skipped = [entry for record in records.values() for entry in record.skipped]
+    if len(skipped) > limit:
+        raise DataError(
+            f"{len(skipped)} files cannot be read, such as {skipped[0]['file']}, and at most {limit} may be skipped; "
+            "mend them, or pass --on_error skip with a larger --max_skipped"
+        )
+
+
+def _manifest(
+    plan: dict[str, Any], listings: dict[str, ImageListing], per_shard: int, records: dict[str, ShardRecord]
+) -> dict[str, Any]:
+    splits = {}
+    for split, listing in listings.items():
+        shards = [records[name] for name, _ in shard_ranges(split, len(listing), per_shard)]
+        skipped = [entry for record in shards for entry in record.skipped]
+        counts = listing.class_counts()
+        for entry in skipped:
+            counts[entry["label"]] -= 1
+        empty = [name for name, count in zip(listing.classes, counts, strict=True) if not count]
+        if empty:
+            raise DataError(f"no readable image is left in {listing.folder} for the class {', '.join(empty[:5])}")
+        splits[split] = {
+            "num_images": sum(record.num_images for record in shards),
+            "num_skipped": len(skipped),
+            "class_counts": counts.tolist(),
+            "shards": [record.as_dict() for record in shards],
+        }
+    return {**plan, "splits": splits}

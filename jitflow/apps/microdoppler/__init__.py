@@ -1,0 +1,1 @@
+"""Micro-Doppler spectrograms of users in a latent space: LightningDiT."""

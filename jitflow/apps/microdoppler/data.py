@@ -1,0 +1,338 @@
+"""Latents that were made beforehand, mapped from their files: the data of training in a latent space."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from jitflow.data.base import ImageDataModule
+from jitflow.errors import ConfigError, DataError, MissingFileError
+from jitflow.io.array_file import open_arrays
+
+FORMAT = "jitflow latents"
+LINEAR_CODEC_NAME = "linear_codec.safetensors"
+_ARRAYS = {"latents": "float32", "labels": "int64", "user_ids": "int64"}
+_STAGE_1 = "run stage1_extract_features.py"
+# What is looked at in one piece, which bounds memory.
+_BLOCK_BYTES = 1 << 24
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class LatentInfo:
+    """What a file of latents says about itself.
+
+    Attributes:
+        mean: Mean of each channel over the training latents.
+        std: Standard deviation of each channel over the training latents.
+        codec_id: Kind of the image codec that made them, such as ``vae_f16d32``.
+        codec_checksum: Its checksum.
+        img_size: Height and width of the images in pixels.
+        fingerprint: Names the images and settings that they were made from.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    codec_id: str
+    codec_checksum: str
+    img_size: tuple[int, int]
+    fingerprint: str
+
+    def to_metadata(self) -> dict[str, str]:
+        """Words to be kept in the header of the file."""
+        return {
+            "format": FORMAT,
+            "mean": json.dumps(self.mean),
+            "std": json.dumps(self.std),
+            "codec_id": self.codec_id,
+            "codec_checksum": self.codec_checksum,
+            "img_size": json.dumps(self.img_size),
+            "fingerprint": self.fingerprint,
+        }
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], *, source: object) -> LatentInfo:
+        """Read what :meth:`to_metadata` wrote.
+
+        Args:
+            metadata: The words.
+            source: Where they come from, for the message.
+
+        Raises:
+            DataError: If something is missing or makes no sense.
+        """
+        try:
+            mean, std = (tuple(float(v) for v in json.loads(metadata[name])) for name in ("mean", "std"))
+            height, width = (int(side) for side in json.loads(metadata["img_size"]))
+            info = cls(
+                mean,
+                std,
+                metadata["codec_id"],
+                metadata["codec_checksum"],
+                (height, width),
+                metadata.get("fingerprint", ""),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DataError(
+                f"{source} does not say how its latents were made ({type(error).__name__}: {error}); {_STAGE_1}"
+            ) from None
+        if not all(math.isfinite(m) for m in mean) or not all(math.isfinite(s) and s > 0 for s in std):
+            raise DataError(f"{source} has a mean or std that is not finite or not positive; {_STAGE_1} again")
+        return info
+
+
+class LatentFile(Dataset[tuple[Tensor, int]]):
+    """A file of latents, mapped, read by whole batches.
+
+    Args:
+        path: ``train.safetensors`` or ``val.safetensors``.
+
+    Attributes:
+        latents: Shape ``(N, Z, h, w)``, float32, read-only.
+        labels: Shape ``(N,)``, int64, from 0.
+        info: What the file says about itself.
+        classes: Name of each label, such as ``user01``; set by the data module.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        DataError: If it is damaged or holds other arrays.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.classes: list[str] = []
+        self._open()
+
+    def _open(self) -> None:
+        arrays, metadata = open_arrays(self.path)
+        found = {name: array.dtype.name for name, array in arrays.items()}
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if any(found.get(name) != dtype for name, dtype in _ARRAYS.items()):
+            expected = ", ".join(f"{name} {dtype}" for name, dtype in _ARRAYS.items())
+            held = ", ".join(f"{name} {dtype}" for name, dtype in found.items())
+            raise DataError(f"{self.path} holds {held or 'nothing'} instead of {expected}; {_STAGE_1}")
+        num = len(arrays["latents"]) if arrays["latents"].ndim == 4 else -1
+        if shapes["labels"] != (num,) or shapes["user_ids"] != (num,):
+            raise DataError(
+                f"{self.path}: latents must be (N, channels, height, width) and labels and user_ids (N,); got "
+                f"{shapes['latents']}, {shapes['labels']}, {shapes['user_ids']}"
+            )
+        if num == 0:
+            raise DataError(f"{self.path} holds no latents; {_STAGE_1}")
+        # As plain arrays: rows of a memmap would be memmaps, which nothing here needs.
+        self.latents = np.asarray(arrays["latents"])
+        self.labels = np.array(arrays["labels"])
+        self.user_ids = np.array(arrays["user_ids"])
+        self.info = LatentInfo.from_metadata(metadata, source=self.path)
+        if len(self.info.mean) != self.shape[0] or len(self.info.std) != self.shape[0]:
+            raise DataError(
+                f"{self.path} has latents of {self.shape[0]} channels and statistics of {len(self.info.mean)}, "
+                f"{len(self.info.std)}; {_STAGE_1} again"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one sample, ``(Z, h, w)``."""
+        return self.latents.shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.from_numpy(self.latents[index].copy()), int(self.labels[index])
+
+    def read_batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the latents ``(B, Z, h, w)`` and labels ``(B,)`` at the indices ``(B,)``."""
+        rows = index.numpy()
+        return torch.from_numpy(self.latents[rows]), torch.from_numpy(self.labels[rows])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A fresh process maps the file by itself; pickling the array would read all of it.
+        return {"path": self.path, "classes": self.classes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def check_finite(self) -> None:
+        """Read all latents once, in pieces; raise DataError, naming the row, if one is NaN or infinite."""
+        rows = max(1, _BLOCK_BYTES // self.latents[0].nbytes)
+        for start in range(0, len(self), rows):
+            finite = np.isfinite(self.latents[start : start + rows]).all(axis=(1, 2, 3))
+            if not finite.all():
+                row = start + int(np.argmin(finite))
+                raise DataError(f"{self.path}: the latents of row {row} hold NaN or infinity; {_STAGE_1} again")
+
+
+class LatentDataModule(ImageDataModule):
+    """Latents of users in ``latent_dir/train.safetensors`` and ``val.safetensors``, not normalised.
+
+    The files are mapped: memory does not grow with their size. Creating the object does not touch the disk.
+
+    Args:
+        latent_dir: Folder that stage 1 wrote.
+        batch_size: Latents per batch and process.
+        num_workers: Loader processes; the files are mapped, so that 0 is fastest.
+        pin_memory: Page-locked batches, which a GPU fetches faster.
+        num_replicas: How many processes share the data; None asks the trainer.
+        rank: Which of them this one is; None asks the trainer.
+        latent_shape: Shape that one sample must have, ``(Z, h, w)``; None for whatever the files hold.
+        drop_last: Leave out the last, smaller training batch.
+        seed: Seed of the order; None is the one of Lightning's ``seed_everything``, or 0.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        latent_dir: str | Path,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        pin_memory: bool = True,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        *,
+        latent_shape: Sequence[int] | None = None,
+        drop_last: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        # The size of the images is only known to the files; setup replaces it.
+        super().__init__(256, batch_size, num_workers, pin_memory, num_replicas, rank, drop_last=drop_last, seed=seed)
+        if latent_shape is not None and (len(latent_shape) != 3 or min(latent_shape) < 1):
+            raise ConfigError(f"latent_shape is (channels, height, width); got {tuple(latent_shape)}")
+        self.latent_dir = Path(latent_dir).expanduser()
+        self.latent_shape = None if latent_shape is None else tuple(latent_shape)
+        self.user_ids: list[int] = []
+
+    def prepare_data(self) -> None:
+        """Look for the files before anything else starts.
+
+        Raises:
+            MissingFileError: If one is missing.
+        """
+        self._path("train")
+        self._path("val")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Map both files and read them through once.
+
+        Args:
+            stage: Ignored; the two files belong together.
+
+        Raises:
+            MissingFileError: If a file is missing.
+            DataError: If a file is damaged or holds other arrays, shapes differ, a label is out of range or of
+                two users, a user is missing in one of the files, they were made by different codecs, or a latent is
+                not finite.
+        """
+        if self.dataset_train is not None:
+            return
+        train, val = LatentFile(self._path("train")), LatentFile(self._path("val"))
+        for file in (train, val):
+            if self.latent_shape is not None and file.shape != self.latent_shape:
+                raise DataError(f"{file.path} has latents of shape {file.shape}; expected {self.latent_shape}")
+        if val.shape != train.shape:
+            raise DataError(f"train has latents of shape {train.shape} and val of {val.shape} in {self.latent_dir}")
+        _check_same_origin(train, val)
+        users = _users_by_label(train)
+        _check_users(val, users)
+        for file in (train, val):
+            file.check_finite()
+            file.classes = [f"user{user_id:02d}" for user_id in users]
+        self.user_ids = users
+        self.img_size = train.info.img_size
+        self.dataset_train, self.dataset_val = train, val
+
+    def get_dataset_info(self) -> dict[str, Any]:
+        """Describe the training data.
+
+        Returns:
+            What the base class returns (``img_size`` is that of the images, in pixels), and ``user_ids`` (numbers
+            from 1, by label), ``latent_shape``, ``mean``, ``std`` (a number for each channel), ``codec`` (``id``,
+            ``checksum``, ``img_size`` of the image codec), ``linear_codec`` (its file, if it is a linear one
+            and lies there; else None), ``fingerprint`` (names images and settings of the extraction).
+        """
+        info = super().get_dataset_info()
+        file: LatentFile = self.dataset_train
+        linear = self.latent_dir / LINEAR_CODEC_NAME
+        return {
+            **info,
+            "user_ids": list(self.user_ids),
+            "latent_shape": file.shape,
+            "mean": list(file.info.mean),
+            "std": list(file.info.std),
+            "codec": {
+                "id": file.info.codec_id,
+                "checksum": file.info.codec_checksum,
+                "img_size": list(file.info.img_size),
+            },
+            "linear_codec": str(linear) if file.info.codec_id.startswith("linear") and linear.is_file() else None,
+            "fingerprint": file.info.fingerprint,
+        }
+
+    def _path(self, split: Literal["train", "val"]) -> Path:
+        path = self.latent_dir / f"{split}.safetensors"
+        if path.is_file():
+            return path
+        unfinished = path.with_name(path.name + ".part").exists()
+        if unfinished:
+            raise MissingFileError(f"{path} is not finished; the same {_STAGE_1.removeprefix('run ')} again goes on")
+        raise MissingFileError(f"latents {path} do not exist; {_STAGE_1} with --output_path {self.latent_dir}")
+
+
+def _check_same_origin(train: LatentFile, val: LatentFile) -> None:
+    a, b = train.info, val.info
+    if (a.codec_id, a.codec_checksum, a.img_size) != (b.codec_id, b.codec_checksum, b.img_size):
+        raise DataError(
+            f"train and val in {train.path.parent} were made by different codecs ({a.codec_id} {a.codec_checksum[:12]} "
+            f"{a.img_size}, {b.codec_id} {b.codec_checksum[:12]} {b.img_size}); {_STAGE_1} with --overwrite"
+        )
+    if (a.mean, a.std, a.fingerprint) != (b.mean, b.std, b.fingerprint):
+        raise DataError(
+            f"train and val in {train.path.parent} come from different extractions; {_STAGE_1} with --overwrite"
+        )
+
+
+def _users_by_label(train: LatentFile) -> list[int]:
+    """Number of the user of each label; labels must be 0, 1, ... without a gap."""
+    labels = np.unique(train.labels)
+    if labels[0] != 0 or labels[-1] != len(labels) - 1:
+        raise DataError(
+            f"{train.path}: labels must be 0 to (number of users - 1) without a gap; {len(labels)} different ones lie "
+            f"between {labels[0]} and {labels[-1]}"
+        )
+    users = []
+    for label in labels:
+        found = np.unique(train.user_ids[train.labels == label])
+        if len(found) != 1 or found[0] < 1 or found[0] in users:
+            raise DataError(
+                f"{train.path}: label {label} must be one user, numbered from 1; user_ids say {found.tolist()}"
+            )
+        users.append(int(found[0]))
+    return users
+
+
+def _check_users(val: LatentFile, users: Sequence[int]) -> None:
+    wrong = (val.labels < 0) | (val.labels >= len(users))
+    if wrong.any():
+        raise DataError(
+            f"{val.path}: label {val.labels[wrong][0]} is out of range; train.safetensors has {len(users)} users"
+        )
+    if (np.asarray(users)[val.labels] != val.user_ids).any():
+        raise DataError(f"{val.path}: labels stand for other users than in train.safetensors; {_STAGE_1} again")
+    missing = [str(user_id) for label, user_id in enumerate(users) if label not in val.labels]
+    if missing:
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise DataError(
+            f"{val.path} has no latents of user {', '.join(missing[:_SHOWN])}{more}; add images and extract again"
+        )

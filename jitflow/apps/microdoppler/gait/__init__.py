@@ -1,0 +1,50 @@
+"""A radar simulator of walking people: bodies in motion, their echo, its spectrogram, and whole data sets.
+
+The parts, each usable alone: ``joints`` (how joints turn over a gait cycle), ``body`` (where the body's points
+are), ``echo`` (what a radar receives), ``picture`` (what one sees of it), ``population`` (who walks, and
+how this time), ``dataset`` (folders of pictures) and ``estimate`` (reading the gait from a picture).
+"""
+
+from jitflow.apps.microdoppler.gait.body import Walker, body_points
+from jitflow.apps.microdoppler.gait.dataset import dataset_parameters, write_dataset
+from jitflow.apps.microdoppler.gait.echo import Radar, Walk, radar_for_carrier, segment_echoes, simulate_signal
+from jitflow.apps.microdoppler.gait.estimate import estimate_step_frequency, estimate_torso_velocity
+from jitflow.apps.microdoppler.gait.joints import cycle_duration_sec, joint_angles
+from jitflow.apps.microdoppler.gait.picture import (
+    SpectrogramSettings,
+    settings_for_radar,
+    simulate_image,
+    spectrogram,
+    spectrogram_image,
+    stft,
+)
+from jitflow.apps.microdoppler.gait.population import Variation, draw_walk, draw_walkers
+from jitflow.apps.microdoppler.gait.truth import torso_velocity_m_s, true_step_frequency_hz, walking_speed_m_s
+
+__all__ = [
+    "Radar",
+    "SpectrogramSettings",
+    "Variation",
+    "Walk",
+    "Walker",
+    "body_points",
+    "cycle_duration_sec",
+    "dataset_parameters",
+    "draw_walk",
+    "draw_walkers",
+    "estimate_step_frequency",
+    "estimate_torso_velocity",
+    "joint_angles",
+    "radar_for_carrier",
+    "segment_echoes",
+    "settings_for_radar",
+    "simulate_image",
+    "simulate_signal",
+    "spectrogram",
+    "spectrogram_image",
+    "stft",
+    "torso_velocity_m_s",
+    "true_step_frequency_hz",
+    "walking_speed_m_s",
+    "write_dataset",
+]

@@ -1,0 +1,277 @@
+"""From a radar's echo to the picture that people look at: velocity over time."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from jitflow.apps.microdoppler.gait.body import Walker
+from jitflow.apps.microdoppler.gait.checks import check_count, check_positive, check_range
+from jitflow.apps.microdoppler.gait.echo import Radar, Walk, simulate_signal
+from jitflow.errors import ConfigError, unknown_name
+
+Array = np.ndarray
+COLOUR_MAPS = ("viridis", "jet", "turbo", "grey")
+# Columns transformed at once, which bounds memory for long recordings.
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class SpectrogramSettings:
+    """How a spectrogram is made and drawn. Time runs left to right, velocity bottom to top.
+
+    Args:
+        duration_sec: Time that the picture shows, from its left edge to its right.
+        window_sec: Length of the Hann window; velocities are resolved to about wavelength / (2 window).
+        hop_sec: Time between two columns before the picture is resized.
+        fft_size: Points of the Fourier transform, zero-padded; None is the power of two at least twice the window.
+        velocity_min_m_s: Radial velocity at the bottom edge; negative moves away from the radar.
+        velocity_max_m_s: Radial velocity at the top edge.
+        dynamic_range_db: Levels from the strongest (1, the colour map's end) down to this far below it (0).
+        height_px: Height of the picture.
+        width_px: Width of the picture.
+        colour_map: ``"viridis"`` (near to MATLAB's parula), ``"jet"``, ``"turbo"`` or ``"grey"``.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    duration_sec: float = 2.5
+    window_sec: float = 0.1
+    hop_sec: float = 0.01
+    fft_size: int | None = None
+    velocity_min_m_s: float = -3.0
+    velocity_max_m_s: float = 9.0
+    dynamic_range_db: float = 40.0
+    height_px: int = 256
+    width_px: int = 256
+    colour_map: str = "viridis"
+
+    def __post_init__(self) -> None:
+        check_range("duration_sec", self.duration_sec, 0.1, 3600, unit="s")
+        check_positive("window_sec", self.window_sec, unit="seconds")
+        check_positive("hop_sec", self.hop_sec, unit="seconds")
+        if self.hop_sec > self.duration_sec:
+            raise ConfigError(f"hop_sec {self.hop_sec} is longer than duration_sec {self.duration_sec}; shorten it")
+        if self.fft_size is not None:
+            check_count("fft_size", self.fft_size)
+        if not self.velocity_min_m_s < self.velocity_max_m_s:
+            raise ConfigError(
+                f"velocity_min_m_s {self.velocity_min_m_s} must be below velocity_max_m_s {self.velocity_max_m_s}"
+            )
+        check_range("dynamic_range_db", self.dynamic_range_db, 1, 200, unit="dB")
+        check_count("height_px", self.height_px, least=8)
+        check_count("width_px", self.width_px, least=8)
+        if self.colour_map not in COLOUR_MAPS:
+            raise unknown_name("colour_map", self.colour_map, COLOUR_MAPS)
+
+    @property
+    def num_columns(self) -> int:
+        """Columns before the picture is resized."""
+        return max(1, round(self.duration_sec / self.hop_sec))
+
+    @property
+    def velocity_span_m_s(self) -> float:
+        """Velocities that the picture shows, from its bottom edge to its top."""
+        return self.velocity_max_m_s - self.velocity_min_m_s
+
+    def num_samples(self, radar: Radar) -> int:
+        """Pulses to record, so that every column sees a whole window."""
+        last = round((self.num_columns - 1) * self.hop_sec * radar.prf_hz)
+        return last + self.window_size(radar)
+
+    def window_size(self, radar: Radar) -> int:
+        """Length of the window in pulses.
+
+        Raises:
+            ConfigError: If that is below 4.
+        """
+        size = round(self.window_sec * radar.prf_hz)
+        if size < 4:
+            raise ConfigError(f"window_sec {self.window_sec} spans {size} pulses at {radar.prf_hz} Hz; lengthen it")
+        return size
+
+
+def settings_for_radar(radar: Radar) -> SpectrogramSettings:
+    """Settings that suit a carrier: window 100 ms up to 40 GHz, 60 ms above, where velocities are finer anyway."""
+    return SpectrogramSettings(window_sec=0.1 if radar.carrier_hz <= 40e9 else 0.06)
+
+
+def stft(signal: Array, *, window_size: int, starts: Array, fft_size: int) -> Array:
+    """Short-time Fourier transform with a Hann window.
+
+    Each column obeys Parseval's theorem: its energy is ``fft_size`` times that of the windowed samples.
+
+    Args:
+        signal: Complex samples, shape ``(T,)``.
+        window_size: Samples in a window.
+        starts: First sample of each column, shape ``(N,)``, whole numbers.
+        fft_size: Points of the transform, at least ``window_size``.
+
+    Returns:
+        Complex values, shape ``(fft_size, N)``; row 0 is frequency zero, negative ones are at the end.
+
+    Raises:
+        ConfigError: If the sizes do not fit.
+    """
+    if fft_size < window_size:
+        raise ConfigError(f"fft_size {fft_size} is below the {window_size} samples of the window; raise it")
+    if np.min(starts) < 0 or np.max(starts) + window_size > len(signal):
+        raise ConfigError(f"the windows reach beyond the {len(signal)} samples of the signal; record longer")
+    window = hann(window_size)
+    columns = np.empty((fft_size, len(starts)), dtype=complex)
+    for first in range(0, len(starts), _CHUNK):
+        part = slice(first, first + _CHUNK)
+        frames = signal[np.asarray(starts)[part, None] + np.arange(window_size)]
+        columns[:, part] = np.fft.fft(frames * window, n=fft_size, axis=1).T
+    return columns
+
+
+def hann(size: int) -> Array:
+    """Periodic Hann window; copies half a window apart add up to 1."""
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+
+
+def spectrogram(signal: Array, radar: Radar, settings: SpectrogramSettings) -> tuple[Array, Array, Array]:
+    """Power over velocity and time.
+
+    Velocities are read within the picture's band: a radar cannot tell those apart that differ by
+    ``radar.velocity_span_m_s``.
+
+    Args:
+        signal: Echo, shape ``(T,)``, T at least ``settings.num_samples(radar)``.
+        radar: What recorded it.
+        settings: Window, hop and axes.
+
+    Returns:
+        Power, shape ``(F, N)``; radial velocities in m/s, shape ``(F,)``, ascending, those of the picture's band;
+        times in seconds, shape ``(N,)``, from the picture's left edge.
+
+    Raises:
+        ConfigError: If the band is wider than the radar tells apart, or the signal too short.
+    """
+    # A tiny excess is rounding, as at 24 GHz, 2000 Hz and -3.25 to 9.25 m/s.
+    if settings.velocity_span_m_s > radar.velocity_span_m_s * 1.001:
+        raise ConfigError(
+            f"the velocity axis spans {settings.velocity_span_m_s:g} m/s but prf_hz {radar.prf_hz:g} tells only "
+            f"{radar.velocity_span_m_s:.4g} m/s apart; raise prf_hz or narrow the axis"
+        )
+    size = settings.window_size(radar)
+    fft_size = settings.fft_size or 2 ** math.ceil(math.log2(2 * size))
+    column = np.arange(settings.num_columns)
+    starts = np.round(column * settings.hop_sec * radar.prf_hz).astype(int)
+    power = np.abs(stft(signal, window_size=size, starts=starts, fft_size=fft_size)) ** 2
+    step = radar.velocity_span_m_s / fft_size
+    bins = np.arange(math.ceil(settings.velocity_min_m_s / step), math.floor(settings.velocity_max_m_s / step) + 1)
+    return power[bins % fft_size], bins * step, (column + 0.5) * settings.hop_sec
+
+
+def spectrogram_levels(signal: Array, radar: Radar, settings: SpectrogramSettings) -> Array:
+    """Levels of the picture before it is coloured.
+
+    Args:
+        signal: Echo, shape ``(T,)``.
+        radar: What recorded it.
+        settings: Window, hop, axes and range.
+
+    Returns:
+        Levels in ``[0, 1]``, shape ``(height_px, width_px)``, float32: row 0 is ``velocity_max_m_s``; 1 is the
+        strongest, 0 is ``dynamic_range_db`` or more below it.
+    """
+    power, velocity, _ = spectrogram(signal, radar, settings)
+    strongest = power.max()
+    level_db = 10 * np.log10(np.maximum(power / (strongest or 1.0), 1e-20))
+    level = np.clip(1 + level_db / settings.dynamic_range_db, 0, 1).astype(np.float32)
+    # The box says where the picture's edges lie, in rows of the spectrogram (row i covers i to i + 1).
+    step = velocity[1] - velocity[0]
+    top = (velocity[-1] + step / 2 - settings.velocity_max_m_s) / step
+    bottom = len(velocity) - (settings.velocity_min_m_s - velocity[0] + step / 2) / step
+    box = (0.0, max(0.0, top), float(level.shape[1]), min(float(len(velocity)), bottom))
+    picture = Image.fromarray(level[::-1]).resize(
+        (settings.width_px, settings.height_px), Image.Resampling.BILINEAR, box=box
+    )
+    return np.asarray(picture)
+
+
+def spectrogram_image(signal: Array, radar: Radar, settings: SpectrogramSettings) -> Array:
+    """Coloured spectrogram: time left to right, velocity bottom to top.
+
+    The strongest echo of the picture has the last colour, what is ``dynamic_range_db`` below it the first.
+
+    Args:
+        signal: Echo, shape ``(T,)``, T at least ``settings.num_samples(radar)``.
+        radar: What recorded it.
+        settings: Window, hop, axes, range and colours.
+
+    Returns:
+        Picture, shape ``(height_px, width_px, 3)``, uint8.
+
+    Raises:
+        ConfigError: If the settings do not fit the radar, or the signal is too short.
+    """
+    levels = spectrogram_levels(signal, radar, settings)
+    return colour_table(settings.colour_map)[np.round(levels * 255).astype(np.uint8)]
+
+
+def simulate_image(walker: Walker, walk: Walk, radar: Radar, settings: SpectrogramSettings) -> Array:
+    """Simulate a walk and draw its spectrogram.
+
+    Args:
+        walker: Who walks.
+        walk: How, and where.
+        radar: Who watches.
+        settings: Window, hop, axes, range and colours.
+
+    Returns:
+        Picture, shape ``(height_px, width_px, 3)``, uint8.
+    """
+    return spectrogram_image(simulate_signal(walker, walk, radar, settings.num_samples(radar)), radar, settings)
+
+
+@functools.cache
+def colour_table(name: str) -> Array:
+    """The 256 colours of a map, shape ``(256, 3)``, uint8."""
+    if name == "grey":
+        return np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    import matplotlib
+
+    table: Array = matplotlib.colormaps[name](np.arange(256), bytes=True)[:, :3]
+    return table
+
+
+def levels_from_image(image: Array, colour_map: str) -> Array:
+    """Read the levels back from colours: the nearest of the map's.
+
+    Args:
+        image: Picture, shape ``(H, W, 3)``, uint8; colours need not be exactly those of the map.
+        colour_map: Name of the map.
+
+    Returns:
+        Levels in ``[0, 1]``, shape ``(H, W)``.
+
+    Raises:
+        ConfigError: If the picture has another shape or type, or the map is unknown.
+    """
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ConfigError(f"a picture must be (H, W, 3) uint8; got {image.shape} {image.dtype}")
+    if colour_map not in COLOUR_MAPS:
+        raise unknown_name("colour_map", colour_map, COLOUR_MAPS)
+    if np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 0], image[..., 2]):
+        return image[..., 0] / 255.0
+    coarse = image >> 3
+    return _inverse_colours(colour_map)[coarse[..., 0], coarse[..., 1], coarse[..., 2]]
+
+
+@functools.cache
+def _inverse_colours(name: str) -> Array:
+    """Level of the nearest colour for each of 32 x 32 x 32 cells of colour."""
+    centre = np.arange(32) * 8 + 3.5
+    cells = np.stack(np.meshgrid(centre, centre, centre, indexing="ij"), axis=-1).reshape(-1, 3)
+    table = colour_table(name).astype(float)
+    distance = (cells**2).sum(1)[:, None] - 2 * cells @ table.T + (table**2).sum(1)
+    return distance.argmin(axis=1).reshape(32, 32, 32) / 255.0

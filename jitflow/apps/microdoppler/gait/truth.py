@@ -1,0 +1,48 @@
+"""What is true of a walk, to compare with what a spectrogram shows."""
+
+from __future__ import annotations
+
+import math
+
+from jitflow.apps.microdoppler.gait.body import Walker
+from jitflow.apps.microdoppler.gait.echo import Walk
+from jitflow.apps.microdoppler.gait.joints import cycle_duration_sec
+
+
+def true_step_frequency_hz(walker: Walker, walk: Walk | None = None) -> float:
+    """Steps a second: two in each gait cycle.
+
+    Args:
+        walker: Who walks.
+        walk: Which walk; None is the walker's usual speed.
+
+    Returns:
+        The cadence in Hz.
+    """
+    return 2 / cycle_duration_sec(walker.relative_velocity * (walk.speed_factor if walk else 1.0))
+
+
+def walking_speed_m_s(walker: Walker, walk: Walk | None = None) -> float:
+    """Mean speed over the ground: relative velocity times leg length.
+
+    Args:
+        walker: Who walks.
+        walk: Which walk; None is the walker's usual speed.
+
+    Returns:
+        The speed in m/s.
+    """
+    return walker.relative_velocity * (walk.speed_factor if walk else 1.0) * walker.leg_length_m
+
+
+def torso_velocity_m_s(walker: Walker, walk: Walk | None = None) -> float:
+    """Mean radial velocity of the torso in the middle of the recording: speed times the cosine of the aspect.
+
+    Args:
+        walker: Who walks.
+        walk: Which walk; None is the walker's usual speed, straight at the radar.
+
+    Returns:
+        The velocity in m/s, positive towards the radar.
+    """
+    return walking_speed_m_s(walker, walk) * math.cos(math.radians(walk.aspect_deg if walk else 0.0))

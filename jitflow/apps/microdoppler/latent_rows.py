@@ -1,0 +1,131 @@
+"""Filling a file of latents batch by batch, in this process or in several, in any order."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jitflow.apps.microdoppler.user_images import read_user_image
+from jitflow.codec.latent import ImageCodec, load_image_codec
+from jitflow.codec.vae import VAECodec
+from jitflow.core.seeding import mix_seeds, noise_from_seeds
+from jitflow.errors import DataError
+from jitflow.io.array_file import ArrayFileWriter
+from jitflow.io.cores import available_cores
+from jitflow.io.parallel import map_processes
+
+# Tells the draws of the two files apart.
+_SPLIT_SEED = {"train": 0, "val": 1}
+
+
+@dataclass(frozen=True)
+class RowsTask:
+    """A batch of rows to fill; it can be sent to another process.
+
+    Attributes:
+        split: ``"train"`` or ``"val"``.
+        start: The first row.
+        paths: Pictures of the rows.
+        file: The unfinished file, as given to its writer.
+        img_size: Side of the pictures in pixels.
+        codec_path: File of the image codec.
+        device: Where it computes.
+        sample: Draw from the latents' distribution, where the codec has one, or take its mean.
+        seed: Seed of the draws; each row has its own.
+    """
+
+    split: str
+    start: int
+    paths: tuple[Path, ...]
+    file: Path
+    img_size: int
+    codec_path: Path
+    device: str
+    sample: bool
+    seed: int
+
+
+def fill_rows(tasks: Sequence[RowsTask], codec: ImageCodec, *, num_processes: int = 1) -> Iterator[RowsTask]:
+    """Encode pictures and write their latents, yielding each batch when it is in the file.
+
+    Args:
+        tasks: What to fill.
+        codec: The image codec, used when there is one process; several load their own.
+        num_processes: Processes that share the work, each with one thread; with CUDA they take the GPUs in turn.
+
+    Yields:
+        Finished batches, in any order.
+
+    Raises:
+        DataError: If an image is damaged or its latents are not finite; the message names it.
+        ConfigError: If a process was killed.
+    """
+    workers = min(num_processes, len(tasks))
+    if workers > 1:
+        yield from map_processes(_fill_in_worker, tasks, workers=workers, on_items=lambda count: None)
+        return
+    # Pillow lets other threads run while it decodes.
+    with ThreadPoolExecutor(available_cores()) as readers:
+        for task in tasks:
+            read = readers.map(functools.partial(read_user_image, img_size=task.img_size), task.paths)
+            yield _fill(task, list(read), codec)
+
+
+def encode_rows(codec: ImageCodec, pixels: Tensor, split: str, start: int, *, sample: bool, seed: int) -> Tensor:
+    """Encode the pictures of neighbouring rows, each with draws of its own.
+
+    Args:
+        codec: The image codec.
+        pixels: Pictures, shape ``(B, 3, H, W)``, uint8.
+        split: ``"train"`` or ``"val"``.
+        start: The first row.
+        sample: Draw from the latents' distribution, where the codec has one, or take its mean.
+        seed: Seed of the draws.
+
+    Returns:
+        Latents, shape ``(B, Z, h, w)``, float32, on the CPU, the same in batches of any size up to rounding.
+    """
+    if not isinstance(codec, VAECodec):
+        return codec.encode(pixels)
+    distribution = codec.encode_distribution(pixels)
+    if not sample:
+        return distribution.mean
+    seeds = [mix_seeds(seed, _SPLIT_SEED[split], row) for row in range(start, start + len(pixels))]
+    return distribution.mean + distribution.std * noise_from_seeds(codec.shape, seeds)
+
+
+def _fill(task: RowsTask, images: list[np.ndarray], codec: ImageCodec) -> RowsTask:
+    pixels = torch.from_numpy(np.stack(images))
+    latents = encode_rows(codec, pixels, task.split, task.start, sample=task.sample, seed=task.seed)
+    finite = latents.isfinite().flatten(1).all(1).tolist()
+    if not all(finite):
+        raise DataError(f"the latents of {task.paths[finite.index(False)]} hold NaN or infinity; remove the image")
+    rows = ArrayFileWriter.reopen(task.file).arrays["latents"]
+    rows[task.start : task.start + len(latents)] = latents.numpy()
+    return task
+
+
+def _fill_in_worker(task: RowsTask, tick: Callable[[], None]) -> RowsTask:
+    return _fill(task, [read_user_image(path, task.img_size) for path in task.paths], _own_codec(task))
+
+
+def _own_codec(task: RowsTask) -> ImageCodec:
+    device = task.device
+    if device == "cuda":
+        device = f"cuda:{os.getpid() % torch.cuda.device_count()}"
+    return _loaded(task.codec_path, task.img_size, device)
+
+
+@functools.cache
+def _loaded(path: Path, img_size: int, device: str) -> ImageCodec:
+    """The codec of this process, which is one of a pool: its file does not change while it lives."""
+    torch.set_num_threads(1)
+    return load_image_codec(path, img_size=img_size).to(device)

@@ -1,0 +1,1 @@
+"""Text as colour: images whose colours are tokens."""

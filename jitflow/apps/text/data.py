@@ -1,0 +1,263 @@
+"""Training on text: token ids in windows of equal length."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jitflow.apps.text.corpus import builtin_documents, builtin_size
+from jitflow.apps.text.files import TextFiles
+from jitflow.apps.text.token_store import (
+    Progress,
+    TextEncoder,
+    TextList,
+    TextSource,
+    TokenStream,
+    open_tokens,
+    store_name,
+    write_tokens,
+)
+from jitflow.apps.text.windows import DocumentWindows, EpochWindows, PackedWindows, Windows
+from jitflow.data.base import ImageDataModule, SeededLoader
+from jitflow.data.sampler import ResumableSampler
+from jitflow.errors import CheckpointError, ConfigError
+from jitflow.io.files import writable_folder
+
+_log = logging.getLogger(__name__)
+_STATE = "text"
+# Enough for the frequencies of tokens, whatever the size of the corpus.
+_COUNTED = 20_000_000
+
+
+class TextDataModule(ImageDataModule):
+    """Windows of token ids from text files or from the built-in corpus.
+
+    The corpus is tokenised once, as a stream, into a file that is mapped into memory, so that it may be larger than
+    that. Batches are :class:`ImageBatch` with ids of shape ``(B, num_tokens)``, int64, as images and zeros as labels;
+    the end token stands behind each document. Creating the object does not touch the disk.
+
+    Args:
+        data_path: File or folder of .txt, .json or .jsonl; None takes the built-in corpus with its own split.
+        tokenizer: Gives the ids.
+        num_tokens: Ids in a window, as many as an image holds.
+        batch_size: Windows per batch and process.
+        val_path: Text to validate on; None holds out a part of ``data_path``.
+        val_fraction: Share of ``data_path`` that is held out, by document, in ``[0, 0.5]``; 0 for none.
+        cache_dir: Where the tokens are kept, named after the tokenizer and the files, for further runs and for the
+            other processes of this one; None keeps them in a temporary folder of each process.
+        pack: Put documents one behind the other, so that hardly any padding is left, since padding is computed like
+            text and teaches nothing; False begins each document in a window of its own.
+        random_offset: Cut the training text at other places in each epoch, as a function of (seed, epoch).
+        encoding: Encoding of the files; None finds it for each file.
+        progress: Called while text is tokenised, with how much was read and how much there is.
+        img_size: Side of the image that the ids become, in pixels; only for :meth:`get_dataset_info`.
+        num_workers: Loader processes; reading is cheap, so that 0 is mostly fastest.
+        pin_memory: Page-locked batches, which a GPU fetches faster.
+        num_replicas: How many processes share the data; None asks the trainer.
+        rank: Which of them this one is; None asks the trainer.
+        drop_last: Leave out the last, smaller training batch.
+        seed: Seed of order and offsets; the split does not depend on it. None is the one of Lightning's
+            ``seed_everything``, or 0.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        data_path: str | Path | None,
+        tokenizer: TextEncoder,
+        num_tokens: int,
+        *,
+        batch_size: int = 32,
+        val_path: str | Path | None = None,
+        val_fraction: float = 0.05,
+        cache_dir: str | Path | None = None,
+        pack: bool = True,
+        random_offset: bool = True,
+        encoding: str | None = None,
+        progress: Progress | None = None,
+        img_size: int = 64,
+        num_workers: int = 0,
+        pin_memory: bool = True,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        drop_last: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            img_size, batch_size, num_workers, pin_memory, num_replicas, rank, drop_last=drop_last, seed=seed
+        )
+        if num_tokens < 1:
+            raise ConfigError(f"num_tokens must be at least 1; got {num_tokens}")
+        if not 0 <= val_fraction <= 0.5:
+            raise ConfigError(f"val_fraction must lie in [0, 0.5]; got {val_fraction}")
+        self.data_path = data_path
+        self.val_path = val_path
+        self.tokenizer = tokenizer
+        self.num_tokens = num_tokens
+        self.val_fraction = val_fraction
+        self.cache_dir = cache_dir
+        self.pack = pack
+        self.random_offset = random_offset
+        self.encoding = encoding
+        self.progress = progress
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def prepare_data(self) -> None:
+        """Check the paths, and tokenise into ``cache_dir`` if there is one; one process does it for all.
+
+        Raises:
+            MissingFileError: If a path does not exist.
+            DataError: If there is no text.
+        """
+        train, val = self._sources()
+        if self.cache_dir is not None:
+            self._stored(train, self._held_out_share())
+            if val is not None:
+                self._stored(val, 0.0)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Tokenise what is not in the cache, and map it.
+
+        Args:
+            stage: Ignored; both sets come from one reading.
+
+        Raises:
+            MissingFileError: If a path does not exist.
+            DataError: If there is no text.
+        """
+        if self.dataset_train is not None:
+            return
+        if self.data_path is None:
+            size = builtin_size("train")
+            _log.info("no data_path: the built-in corpus, %.2f MB in %d documents", size.megabytes, size.num_documents)
+        train, val = self._sources()
+        stream, held_out = open_tokens(self._stored(train, self._held_out_share()))
+        if val is not None:
+            held_out, _ = open_tokens(self._stored(val, 0.0))
+        self.dataset_train = self._windows(stream, "training", random_offset=self.random_offset)
+        if held_out.num_tokens:
+            self.dataset_val = self._windows(held_out, "validation", random_offset=False)
+        elif self.val_fraction:
+            _log.warning("the text is too short to hold a part of it out; there is no validation (give val_path)")
+
+    def get_dataset_info(self) -> dict[str, Any]:
+        """Describe the training data.
+
+        Returns:
+            What every data module tells, and ``vocab_size``, ``token_counts`` (occurrences of each id in the first
+            20 million tokens), ``tokenizer`` (its fingerprint), ``num_tokens`` (of a window), ``num_documents``,
+            ``num_corpus_tokens`` and ``padding_share`` of the training windows.
+        """
+        info = super().get_dataset_info()
+        windows: Windows = self.dataset_train
+        return {
+            **info,
+            "vocab_size": self.tokenizer.vocab_size,
+            "token_counts": self._token_counts(windows.stream),
+            "tokenizer": self.tokenizer.fingerprint,
+            "num_tokens": self.num_tokens,
+            "num_documents": windows.stream.num_documents,
+            "num_corpus_tokens": windows.stream.num_tokens,
+            "padding_share": windows.num_padding / (len(windows) * self.num_tokens),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the data, and how they were cut into windows."""
+        return {**super().state_dict(), _STATE: self._cut()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the position for the next training loader.
+
+        Args:
+            state_dict: What :meth:`state_dict` returned.
+
+        Raises:
+            CheckpointError: If the windows were cut in another way, such as by another tokenizer.
+        """
+        state = dict(state_dict)
+        saved, present = state.pop(_STATE, {}), self._cut()
+        differing = [key for key in present if key in saved and saved[key] != present[key]]
+        if differing:
+            changes = ", ".join(f"{key} {saved[key]!s:.12} (now {present[key]!s:.12})" for key in differing)
+            raise CheckpointError(f"the checkpoint was trained with {changes}; use the same, or start a new run")
+        super().load_state_dict(state)
+
+    def _token_counts(self, stream: TokenStream) -> list[int]:
+        """How often each token occurs in the beginning of the training text, shape ``(vocab_size,)``."""
+        return np.bincount(stream.ids[:_COUNTED], minlength=self.tokenizer.vocab_size).tolist()
+
+    def _cut(self) -> dict[str, Any]:
+        return {
+            "tokenizer": self.tokenizer.fingerprint,
+            "num_tokens": self.num_tokens,
+            "pack": self.pack,
+            "random_offset": self.random_offset,
+        }
+
+    def _held_out_share(self) -> float:
+        return 0.0 if self.data_path is None or self.val_path is not None else self.val_fraction
+
+    def _sources(self) -> tuple[TextSource, TextSource | None]:
+        """Where training and validation text come from; None if the latter is a part of the former."""
+        val = None if self.val_path is None else TextFiles(self.val_path, encoding=self.encoding)
+        if self.data_path is not None:
+            return TextFiles(self.data_path, encoding=self.encoding), val
+        train = TextList(builtin_documents("train"))
+        if val is not None or not self.val_fraction:
+            return train, val
+        return train, TextList(builtin_documents("held_out"))
+
+    def _stored(self, source: TextSource, val_fraction: float) -> Path:
+        """The file of a source's tokens, written if it is missing."""
+        if self.cache_dir is not None:
+            folder = writable_folder(self.cache_dir)
+        else:
+            if self._temporary is None:
+                self._temporary = tempfile.TemporaryDirectory(prefix="jitflow-tokens-")
+            folder = Path(self._temporary.name)
+        path = folder / store_name(source, self.tokenizer, val_fraction)
+        if not path.is_file():
+            write_tokens(path, source, self.tokenizer, val_fraction=val_fraction, progress=self.progress)
+        return path
+
+    def _windows(self, stream: TokenStream, what: str, *, random_offset: bool) -> Windows:
+        pad_id = self.tokenizer.pad_id
+        windows: Windows
+        if self.pack:
+            windows = PackedWindows(stream, self.num_tokens, pad_id, random_offset=random_offset)
+            how = "packed"
+        else:
+            windows = DocumentWindows(stream, self.num_tokens, pad_id, random_offset=random_offset)
+            how = f"{windows.num_split} longer than a window and split"
+        _log.info(
+            "%s text: %d documents (%s), %d tokens in %d windows of %d, %.1f %% padding",
+            what,
+            stream.num_documents,
+            how,
+            stream.num_tokens,
+            len(windows),
+            self.num_tokens,
+            100 * windows.num_padding / (len(windows) * self.num_tokens),
+        )
+        return windows
+
+    def _loader(self, dataset: Any, sampler: ResumableSampler, seed: int, *, drop_last: bool) -> SeededLoader:
+        loader = super()._loader(dataset, sampler, seed, drop_last=drop_last)
+        # The base hands a data set that is read by batches the index alone; a window also depends on the epoch.
+        return SeededLoader(
+            EpochWindows(dataset, seed),
+            batch_size=loader.batch_size,
+            sampler=sampler,
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+            drop_last=drop_last,
+            persistent_workers=loader.persistent_workers,
+            multiprocessing_context=loader.multiprocessing_context,
+        )

@@ -1,0 +1,296 @@
+"""Documents of .txt, .json and .jsonl files of any size, read as a stream.
+
+- ``.txt``: the file is one document.
+- ``.json``: a list of strings or objects; read item by item.
+- ``.jsonl``: a string or an object on each line.
+
+An object holds ``text``, or ``prompt`` and ``answer``, which are joined by a line break.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from jitflow.apps.text.encoding import detect_encoding
+from jitflow.apps.text.json_stream import iter_json_values
+from jitflow.errors import ConfigError, DataError, MissingFileError
+
+_log = logging.getLogger(__name__)
+
+# Where the documents expect text; the built-in corpus stands in for it.
+DEFAULT_DATA_PATH = Path("data/train")
+SUFFIXES = (".txt", ".json", ".jsonl")
+# Characters of a document in memory at a time.
+PIECE = 1 << 18
+# How far from its end a piece is searched for a blank to be cut at; some scripts have none.
+_SEARCH = 1 << 12
+_NUM_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A document, or a part of a long one.
+
+    Attributes:
+        text: Its characters.
+        starts: Whether a new document begins here.
+        position: How much of the source was read up to here, in the unit of its ``size``.
+    """
+
+    text: str
+    starts: bool
+    position: int
+
+
+class TextFiles:
+    """The documents of a file, or of all files of a folder and its sub-folders, in the order of their names.
+
+    Args:
+        path: A file or a folder.
+        encoding: Encoding of the files; None finds it for each file.
+
+    Attributes:
+        files: The files that are read.
+        size: Their size in bytes.
+        num_documents: Documents of the latest reading.
+        num_bad: Records of the latest reading that hold no text.
+        bad: The first of them, as ``file:line: reason``.
+
+    Raises:
+        MissingFileError: If the path does not exist.
+        ConfigError: If the encoding is unknown.
+        DataError: If the file is of an unknown type, or the folder has none of a known one.
+    """
+
+    def __init__(self, path: str | Path, *, encoding: str | None = None) -> None:
+        self.path = Path(path).expanduser()
+        self.encoding = encoding
+        if encoding is not None:
+            try:
+                "a".encode(encoding)
+            except LookupError:
+                raise ConfigError(f"encoding {encoding!r} is unknown; known are utf-8, cp1252, gb18030, ...") from None
+        self.files = self._find()
+        self.size = sum(file.stat().st_size for file in self.files)
+        self._doubts: dict[Path, str] = {}
+        self._encodings: dict[Path, str] = {}
+        self._start_counting()
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of the names, sizes and times of the files, which changes when their content does."""
+        digest = hashlib.sha256(repr(self.encoding).encode())
+        for file in self.files:
+            state = file.stat()
+            digest.update(repr((self._name(file), state.st_size, state.st_mtime_ns)).encode())
+        return digest.hexdigest()
+
+    def pieces(self) -> Iterator[Piece]:
+        """Read all documents.
+
+        Yields:
+            Documents without any character but blanks are left out. Line ends become line feeds.
+
+        Raises:
+            DataError: If a ``.json`` file is damaged, or at the end if there was no document.
+        """
+        self._start_counting()
+        done = 0
+        for file in self.files:
+            with file.open("rb") as raw:
+                for starts, text in self._documents(file, raw):
+                    self.num_documents += starts
+                    yield Piece(text, starts, done + raw.tell())
+            done += file.stat().st_size
+        self._say_what_was_wrong()
+        if not self.num_documents:
+            detail = f" ({self.num_bad} unusable records, such as {self.bad[0]})" if self.bad else ""
+            raise DataError(f"there is no text in {self.path}{detail}; {_FORMS}")
+
+    def texts(self) -> Iterator[str]:
+        """Read the text of all pieces, to learn a tokenizer from."""
+        return (piece.text for piece in self.pieces())
+
+    def _find(self) -> list[Path]:
+        if self.path.is_file():
+            if self.path.suffix.lower() not in SUFFIXES:
+                raise DataError(f"{self.path} is of an unknown type; {_FORMS}")
+            return [self.path]
+        if not self.path.is_dir():
+            raise MissingFileError(f"data_path {self.path} does not exist; name a file or a folder of text")
+        found = sorted(
+            file
+            for file in self.path.rglob("*")
+            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(self.path).parts)
+        )
+        known = [file for file in found if file.suffix.lower() in SUFFIXES]
+        unknown = [self._name(file) for file in found if file.suffix.lower() not in SUFFIXES]
+        if not known:
+            content = f"has only files of unknown types ({_first(unknown)})" if unknown else "is empty"
+            raise DataError(f"{self.path} {content}; {_FORMS}")
+        if unknown:
+            _log.warning("%d files in %s are of unknown types and left out: %s", *_counted(unknown, self.path))
+        return known
+
+    def _name(self, file: Path) -> str:
+        return file.name if file == self.path else file.relative_to(self.path).as_posix()
+
+    def _start_counting(self) -> None:
+        self.num_documents = 0
+        self.num_bad = 0
+        self.bad: list[str] = []
+
+    def _documents(self, file: Path, raw: BinaryIO) -> Iterator[tuple[bool, str]]:
+        """Pieces of the documents of one file: whether one starts, and the text."""
+        stream = io.TextIOWrapper(raw, encoding=self._encoding_of(file), errors="replace")
+        try:
+            if file.suffix.lower() == ".txt":
+                yield from _visible(split_text(stream))
+                return
+            lines = file.suffix.lower() == ".jsonl"
+            values = _parse_lines(stream) if lines else enumerate(iter_json_values(stream, str(file)), start=1)
+            for number, value in values:
+                try:
+                    text = document_text(value)
+                except ValueError as error:
+                    self._note_bad(f"{self._name(file)}:{number if lines else f' item {number}'}: {error}")
+                else:
+                    yield from _visible(split_text(io.StringIO(text)))
+        except UnicodeError as error:
+            # UTF-16 and its like can fail even with replacement, at a mark that is missing.
+            raise DataError(f"{file} cannot be decoded ({error}); give its encoding") from None
+        finally:
+            # The wrapper would close the file, whose position is still to be told.
+            stream.detach()
+
+    def _encoding_of(self, file: Path) -> str:
+        if self.encoding is not None:
+            return self.encoding
+        if file not in self._encodings:
+            found = detect_encoding(file)
+            self._encodings[file] = found.name
+            if found.doubt:
+                self._doubts[file] = found.doubt
+        return self._encodings[file]
+
+    def _note_bad(self, reason: str) -> None:
+        self.num_bad += 1
+        if len(self.bad) < _NUM_NAMED:
+            self.bad.append(reason)
+
+    def _say_what_was_wrong(self) -> None:
+        if self._doubts:
+            doubts = [f"{self._name(file)} ({doubt})" for file, doubt in self._doubts.items()]
+            _log.warning("%d files in %s may be in another encoding: %s; give encoding", *_counted(doubts, self.path))
+            self._doubts = {}  # once is enough; a corpus is read twice where a tokenizer is learned
+        if self.num_bad:
+            more = ", ..." if self.num_bad > len(self.bad) else ""
+            _log.warning("%d records of %s left out: %s%s", self.num_bad, self.path, ", ".join(self.bad), more)
+
+
+_FORMS = (
+    "known are .txt, .json (a list) and .jsonl (a record per line), with strings or objects that hold text, or prompt "
+    "and answer"
+)
+
+
+def document_text(value: Any) -> str:
+    """Return the text of one JSON record.
+
+    Args:
+        value: A string, or an object with ``text``, or ``prompt`` and ``answer``, which are joined by a line break.
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: If it holds none; says why.
+    """
+    if isinstance(value, _Unreadable):
+        raise ValueError(value.reason)
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(f"a {_KINDS.get(type(value), 'number')} instead of a string or an object")
+    keys = ("text",) if "text" in value else ("prompt", "answer")
+    for key in keys:
+        if not isinstance(value.get(key), str):
+            raise ValueError(f"{key} is no string" if key in value else "neither text nor prompt and answer")
+    return "\n".join(value[key] for key in keys)
+
+
+_KINDS = {list: "list", type(None): "null", bool: "boolean"}
+
+
+def split_text(stream: io.TextIOBase, size: int = PIECE) -> Iterator[str]:
+    """Read a text in pieces, cut before blanks where there are some, so that no word is torn.
+
+    Args:
+        stream: Where it is read from.
+        size: Characters of a piece at most.
+
+    Yields:
+        The pieces; joined they are the text.
+    """
+    text = ""
+    while block := stream.read(size - len(text)):
+        text += block
+        if len(text) == size:
+            cut = _seam(text)
+            yield text[:cut]
+            text = text[cut:]
+    if text:
+        yield text
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    reason: str
+
+
+def _parse_lines(stream: io.TextIOWrapper) -> Iterator[tuple[int, Any]]:
+    """Number and value of each line that is not blank."""
+    number = 0
+    # Not the iterator of the stream, which forbids to ask for its position.
+    while line := stream.readline():
+        number += 1
+        if line.isspace():
+            continue
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield number, _Unreadable(f"no JSON ({error})")
+
+
+def _visible(pieces: Iterator[str]) -> Iterator[tuple[bool, str]]:
+    """The pieces of a document, the first marked; blank ones before it are left out."""
+    started = False
+    for piece in pieces:
+        if started or not piece.isspace():
+            yield not started, piece
+            started = True
+
+
+def _seam(text: str) -> int:
+    """Where the last run of blanks begins; the end of the text if there is none near it."""
+    end = len(text)
+    place, least = end, max(0, end - _SEARCH)
+    while place > least and not text[place - 1].isspace():
+        place -= 1
+    while place > least and text[place - 1].isspace():
+        place -= 1
+    return place if place > least else end
+
+
+def _counted(names: list[str], path: Path) -> tuple[int, Path, str]:
+    return len(names), path, _first(names)
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_NUM_NAMED]) + (", ..." if len(names) > _NUM_NAMED else "")

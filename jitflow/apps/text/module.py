@@ -1,0 +1,361 @@
+"""Text as colour: a JiT on images whose colours are tokens."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from jitflow.apps.text.code_posterior import CodePosterior, digit_cross_entropy
+from jitflow.apps.text.colour import ColourCodec, Mapping
+from jitflow.apps.text.network import build_jit_model
+from jitflow.apps.text.tokenizer import Tokenizer, make_tokenizer, tokenizer_from_json
+from jitflow.core.condition import Condition
+from jitflow.core.path import data_from_velocity, velocity_from_data
+from jitflow.core.seeding import mix_seeds, noise_from_seeds
+from jitflow.core.times import TimeKind
+from jitflow.errors import ConfigError, unknown_name
+from jitflow.layers.transformer import CompiledParts
+from jitflow.training.module import FlowModule
+from jitflow.training.terms import FlowState
+
+_STREAM_CONDITION = 4
+# Of a text with gaps: the share of tokens that are shown, and by what its time is multiplied. By trial: most of the
+# way to noise, but every time there is has its share in what is learned.
+_SHOWN_AROUND_GAPS, _TIME_IN_GAPS = 0.8, 0.02
+Decoder = Literal["expected", "direct"]
+DECODERS: tuple[Decoder, ...] = ("expected", "direct")
+
+
+class TextLightningModule(FlowModule):
+    """Trains a JiT to carry noise to images that are text, and samples text from it.
+
+    Data are token ids; the colour codec makes images of them. Whatever is needed to read a sample (tokeniser, mapping,
+    seed of the codebook) is among the settings and so in every checkpoint.
+
+    Args:
+        tokenizer: The tokeniser as JSON (``to_json``), ``"bytes"``, or a folder with a ``tokenizer.json``. Checkpoints
+            always hold the JSON.
+        model_name: Name of the network, see :func:`jitflow.apps.text.network.build_jit_model`.
+        img_size: Side of the images in pixels.
+        mapping: ``codebook``, ``lattice`` or ``base256``.
+        codebook_seed: Seed of the codebook.
+        predict_clean: Predict the image; False predicts the velocity.
+        decoder: What the output means. ``expected``: directions that, with the evidence of each place, give
+            probabilities of codewords, whose average is the predicted image (codebook and ``predict_clean`` only).
+            ``direct``: the predicted image or velocity itself.
+        learning_rate: Step size of AdamW.
+        weight_decay: Decay of matrices; vectors and biases never decay.
+        ema_decay1: Decay of the first average of the weights, the one that is sampled from.
+        ema_decay2: Decay of the second average.
+        velocity_weight: Factor of the velocity's squared error.
+        cross_entropy_weight: Factor of the cross-entropy of the tokens; 0 leaves it out.
+        pad_weight: Weight of padding in the losses. Not 0, or a sampler would never learn where a text ends.
+        self_conditioning: Tell the network its own estimate of the text.
+        self_conditioning_prob: Share of training batches in which it is told.
+        infill_prob: Share of training texts that have gaps: most tokens are shown clean, of the others hardly anything.
+            From noisy texts alone a network learns to use context late: what a place says by itself is worth more at
+            first, and it stays there for long.
+        prompt_prob: Share of the other training texts of which a random beginning is known; it is shown clean.
+        P_mean: Mean of the logit of the training times.
+        P_std: Standard deviation of the logit of the training times.
+        noise_scale: Standard deviation of the noise.
+        t_eps: Smallest ``1 - t`` that a data prediction is divided by. No larger than the last step of sampling, or
+            a sample keeps some of its noise, which the mappings of one pixel cannot bear.
+        sampling_method: Solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
+        num_sampling_steps: Steps of the solver.
+        churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
+        time_kind: Distribution of the training times.
+        time_shift: Above 1 moves sampling times towards the noise.
+        net_settings: Arguments of the network that replace the variant's.
+        gradient_checkpointing: Recompute blocks in the backward pass to save memory.
+        compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one.
+
+    Attributes:
+        tokenizer: The tokeniser.
+        colours: The colour codec.
+        posterior: Makes probabilities of codewords of the output; None for the decoder ``direct``.
+        token_bias: Logit of each token whatever the place, shape ``(vocab_size,)``: the log-frequencies of the training
+            text at first, trained on from there; None for the decoder ``direct``.
+        temperature: Divides the log-probabilities of codewords while sampling; below 1 it writes what is likeliest.
+
+    Raises:
+        ConfigError: If a value is out of its range or the mapping cannot hold the vocabulary.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        model_name: str = "JiT-B/4",
+        img_size: int = 64,
+        *,
+        mapping: Mapping = "codebook",
+        codebook_seed: int = 0,
+        predict_clean: bool = True,
+        decoder: Decoder | None = None,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 0.0,
+        ema_decay1: float = 0.9999,
+        ema_decay2: float = 0.9996,
+        velocity_weight: float = 1.0,
+        cross_entropy_weight: float = 1.0,
+        pad_weight: float = 0.1,
+        self_conditioning: bool = True,
+        self_conditioning_prob: float = 0.5,
+        infill_prob: float = 0.75,
+        prompt_prob: float = 0.25,
+        P_mean: float = -0.8,
+        P_std: float = 0.8,
+        noise_scale: float = 1.0,
+        t_eps: float = 1e-2,
+        sampling_method: str = "euler",
+        num_sampling_steps: int = 100,
+        churn: float = 0.0,
+        time_kind: TimeKind = "logit_normal",
+        time_shift: float = 1.0,
+        net_settings: dict[str, Any] | None = None,
+        gradient_checkpointing: bool = False,
+        compile: bool | CompiledParts = False,
+    ) -> None:
+        for name, value in (("velocity_weight", velocity_weight), ("cross_entropy_weight", cross_entropy_weight)):
+            if not value >= 0:
+                raise ConfigError(f"{name} must not be negative; got {value}")
+        if not velocity_weight + cross_entropy_weight > 0:
+            raise ConfigError("velocity_weight and cross_entropy_weight are both 0, so there is nothing to learn from")
+        for name, value in (("pad_weight", pad_weight), ("infill_prob", infill_prob), ("prompt_prob", prompt_prob)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1]; got {value}")
+        can_choose = mapping == "codebook" and predict_clean
+        decoder = decoder or ("expected" if can_choose else "direct")
+        if decoder not in DECODERS:
+            raise unknown_name("decoder", decoder, DECODERS)
+        if decoder == "expected" and not can_choose:
+            raise ConfigError("decoder expected needs the mapping codebook and predict_clean; use decoder direct")
+        words = read_tokenizer(tokenizer)
+        # For the checkpoint: a folder need not be there when it is read.
+        tokenizer = words.to_json()
+        colours = ColourCodec(words.vocab_size, mapping, img_size, seed=codebook_seed)
+        net = build_jit_model(
+            model_name,
+            img_size,
+            predict_clean,
+            self_conditioning=self_conditioning,
+            gradient_checkpointing=gradient_checkpointing,
+            **(net_settings or {}),
+        )
+        net.compile_parts(compile)
+        super().__init__(
+            colours,
+            net,
+            # Class 0 is "no class", and there is no other.
+            num_classes=0,
+            label_drop_prob=0.0,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            ema_decay1=ema_decay1,
+            ema_decay2=ema_decay2,
+            P_mean=P_mean,
+            P_std=P_std,
+            noise_scale=noise_scale,
+            t_eps=t_eps,
+            sampling_method=sampling_method,
+            num_sampling_steps=num_sampling_steps,
+            churn=churn,
+            prediction="data" if predict_clean else "velocity",
+            time_kind=time_kind,
+            time_shift=time_shift,
+            self_conditioning_prob=self_conditioning_prob,
+            velocity_weight=velocity_weight,
+            loss_terms=[_TokenCrossEntropy(self, cross_entropy_weight)] if cross_entropy_weight else [],
+        )
+        self.model_name = model_name
+        self.tokenizer = words
+        self.colours = colours
+        self.pad_weight = pad_weight
+        self.infill_prob = infill_prob
+        self.prompt_prob = prompt_prob
+        self.posterior = CodePosterior(colours, noise_scale=noise_scale) if decoder == "expected" else None
+        self.token_bias = nn.Parameter(torch.zeros(words.vocab_size)) if decoder == "expected" else None
+        self.temperature = 1.0
+        # Not in the loggers: a learned tokeniser is long.
+        self.save_hyperparameters(logger=False)
+
+    def velocity_of(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Turn what the network predicts into a velocity; arguments and shapes as in the base class."""
+        if self.posterior is None:
+            return super().velocity_of(output, x_t, t)
+        logits = self.token_logits(output, x_t, t)
+        x1_pred = self.posterior.expected_image(logits if self.temperature == 1 else logits / self.temperature)
+        return velocity_from_data(x1_pred, x_t, t, t_eps=self.t_eps)
+
+    def token_logits(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Logits of the tokens at each place, shape ``(B, num_tokens, vocab_size)``, for the decoder ``expected``.
+
+        Args:
+            output: Prediction, shape ``(B, 3, H, W)``, float32.
+            x_t: Path sample, shape ``(B, 3, H, W)``.
+            t: Time, shape ``(B,)``.
+
+        Raises:
+            ConfigError: If the decoder is ``direct``.
+        """
+        if self.posterior is None:
+            raise ConfigError("only the decoder expected has logits of tokens; this is direct")
+        return self.posterior.logits(output, x_t, t, bias=self.token_bias)
+
+    @torch.no_grad()
+    def first_hint(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """What each place says by itself, read by Bayes' rule: the average codeword, shape ``(B, 3, H, W)``.
+
+        Args:
+            x_t: Path sample, shape ``(B, 3, H, W)``.
+            t: Time, shape ``(B,)``.
+        """
+        if self.posterior is None:
+            return super().first_hint(x_t, t)
+        return self.posterior.expected_image(self.token_logits(torch.zeros_like(x_t), x_t, t))
+
+    @torch.no_grad()
+    def adopt_data(self, info: dict[str, Any]) -> None:
+        """Start from the frequencies of the training text's tokens, unless a checkpoint brought trained ones."""
+        counts = info.get("token_counts")
+        if self.token_bias is None or counts is None or bool(self.token_bias.any()):
+            return
+        # Half a count for what never occurred: possible, but no more than that.
+        log_counts = (torch.as_tensor(counts, dtype=torch.float64) + 0.5).log()
+        self.token_bias.copy_(log_counts - log_counts.logsumexp(dim=0))
+
+    def token_cross_entropy(self, output: Tensor, x_t: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+        """Cross-entropy of the true tokens under what the network predicts.
+
+        Args:
+            output: Prediction, shape ``(B, 3, H, W)``, float32.
+            x_t: Path sample, shape ``(B, 3, H, W)``.
+            t: Time, shape ``(B,)``.
+            ids: Token ids, shape ``(B, num_tokens)``.
+
+        Returns:
+            Nats, shape ``(B, num_tokens)``.
+        """
+        if self.posterior is not None:
+            return self.posterior.cross_entropy(self.token_logits(output, x_t, t), ids)
+        x1_pred = output if self.prediction == "data" else data_from_velocity(output, x_t, t, t_eps=self.t_eps)
+        if self.colours.mapping == "codebook":
+            # The evidence is in the prediction already.
+            direct = CodePosterior(self.colours)
+            return direct.cross_entropy(direct.logits(x1_pred, torch.zeros_like(x_t), torch.zeros_like(t)), ids)
+        return digit_cross_entropy(self.colours, x1_pred, t, ids, noise_scale=self.noise_scale)
+
+    def loss_weight(self, data: Any) -> Tensor | None:
+        """Full weight for tokens and the end of the text, ``pad_weight`` for the padding behind it."""
+        if data is None:
+            return None
+        return self.colours.spread(torch.where(data == self.tokenizer.pad_id, self.pad_weight, 1.0))
+
+    def training_condition(self, x1: Tensor, t: Tensor, batch: Any) -> tuple[Condition, Tensor]:
+        """Show parts of some texts clean; which and how much depend on (seed, epoch, index).
+
+        A prompt is a beginning of any length. A text with gaps shows most of its tokens anywhere, and of the others
+        next to nothing, whatever time was drawn: only what stands around a gap can tell what is in it.
+        """
+        if not (self.prompt_prob or self.infill_prob):
+            return Condition(), t
+        num, num_tokens = len(x1), self.colours.num_tokens
+        with_gaps = self._draw(num, 0) < self.infill_prob
+        prompted = ~with_gaps & (self._draw(num, 1) < self.prompt_prob)
+        lengths = torch.where(prompted, self._draw(num, 2) * num_tokens, 0.0).long()
+        shown = with_gaps[:, None] & (self._draw(num, 3, num_tokens) < _SHOWN_AROUND_GAPS)
+        mask = self.colours.spread(shown.to(torch.uint8)).bool() | self.prompt_mask(lengths)
+        t = torch.where(with_gaps.to(t.device), t * _TIME_IN_GAPS, t)
+        return Condition(known=x1, mask=mask.to(x1.device)), t
+
+    def _draw(self, num: int, part: int, *shape: int) -> Tensor:
+        """Uniform numbers, shape ``(num, *shape)``, on the CPU: of (seed, epoch, index) where those are known."""
+        index = self._batch_index
+        if index is None or self.run_seed is None:
+            return torch.rand(num, *shape)
+        seeds = [mix_seeds(_STREAM_CONDITION, self.run_seed, self._batch_epoch, part, i) for i in index.tolist()]
+        return torch.special.ndtr(noise_from_seeds(shape, seeds))
+
+    def prompt_mask(self, lengths: Tensor) -> Tensor:
+        """Mask of the first ``lengths`` tokens, shape ``(B,)``, as pixels: bool ``(B, 1, H, W)``."""
+        places = torch.arange(self.colours.num_tokens, device=lengths.device)
+        return self.colours.spread((places < lengths[:, None]).to(torch.uint8)).bool()
+
+    def check_data(self, info: dict[str, Any]) -> None:
+        """Raise ConfigError if texts that describe themselves so do not fit this module."""
+        num_tokens = info.get("num_tokens", self.colours.num_tokens)
+        if num_tokens != self.colours.num_tokens:
+            raise ConfigError(
+                f"the data has {num_tokens} tokens a text but an image holds {self.colours.num_tokens}; "
+                f"set the data's num_tokens={self.colours.num_tokens}"
+            )
+        given = info.get("tokenizer", self.tokenizer.fingerprint)
+        if given != self.tokenizer.fingerprint:
+            raise ConfigError(
+                f"the data was tokenised by another tokeniser ({given[:12]}) than the model's "
+                f"({self.tokenizer.name}, {self.tokenizer.fingerprint[:12]}); use the one of the checkpoint"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the names that the text documents use, sharing every tensor with Lightning's entries."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["model_state_dict"] = checkpoint["state_dict"]
+        if checkpoint.get("optimizer_states"):
+            checkpoint["optimizer_state_dict"] = checkpoint["optimizer_states"][0]
+        schedulers = checkpoint.get("lr_schedulers")
+        checkpoint["scheduler_state_dict"] = schedulers[0] if schedulers else _schedule_state(checkpoint)
+
+
+def read_tokenizer(spec: str) -> Tokenizer:
+    """Make a tokeniser of its JSON or of a word that needs no text to learn from.
+
+    Args:
+        spec: What ``to_json`` gave, ``"bytes"``, or a folder with a ``tokenizer.json``.
+
+    Returns:
+        The tokeniser.
+
+    Raises:
+        ConfigError: If it is a word such as ``"bpe"``, which has to be learned first, or no tokeniser at all.
+        CheckpointError: If the JSON is damaged.
+    """
+    if spec.lstrip().startswith("{"):
+        return tokenizer_from_json(spec)
+    if spec.partition(":")[0] == "bpe":
+        raise ConfigError(
+            f"the tokenizer {spec} is learned from text, which `jitflow text train` does; here give bytes, a folder, "
+            "or the JSON of a learned one"
+        )
+    return make_tokenizer(spec)
+
+
+def _schedule_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Where the learning rate stands, by the names that torch's schedulers use; a callback of ours computes it."""
+    groups = [group for state in checkpoint.get("optimizer_states", [])[:1] for group in state["param_groups"]]
+    return {
+        "last_epoch": int(checkpoint.get("global_step", 0)),
+        "base_lrs": [group.get("peak_lr", group["lr"]) for group in groups],
+        "_last_lr": [group["lr"] for group in groups],
+    }
+
+
+class _TokenCrossEntropy:
+    """Cross-entropy of the tokens as a loss term, weighted as the velocity's loss is."""
+
+    name = "cross_entropy"
+
+    def __init__(self, module: TextLightningModule, weight: float) -> None:
+        self.module = module
+        self.weight = weight
+
+    def __call__(self, state: FlowState) -> Tensor:
+        """Average over the tokens that count, shape ``(B,)``; 0 where only the model space was given."""
+        if state.data is None:
+            return state.v_pred.new_zeros(len(state.t))
+        nats = self.module.token_cross_entropy(state.output, state.x_t, state.t, state.data)
+        if state.weight is None:
+            return nats.mean(dim=1)
+        weight = self.module.colours.gather(state.weight[:, :1])
+        return (nats * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1e-12)

@@ -1,0 +1,104 @@
+"""Tokenizers of the ``tokenizers`` library, carried by their definition."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+from jitflow.apps.text.tokenizer.base import fingerprint_of, well_formed
+from jitflow.errors import ConfigError
+
+
+def tokenizers_library() -> ModuleType:
+    """Import ``tokenizers``; raise ConfigError if it is not installed."""
+    # Decided by us, or the library prints a warning into the terminal whenever a loader forks.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        import tokenizers
+    except ImportError:
+        raise ConfigError(
+            "this tokenizer needs the package tokenizers; pip install 'jitflow[text]', or choose the tokenizer bytes"
+        ) from None
+    return tokenizers
+
+
+class SubwordTokenizer:
+    """A tokenizer that the ``tokenizers`` library runs.
+
+    Text never turns into a special token, not even if it spells one out.
+
+    Args:
+        definition: Content of a ``tokenizer.json``; kept as it is.
+        end_id: Id of the end token; None adds one behind the vocabulary.
+        pad_id: Id of the padding token; None, or the id of the end token, adds one behind the vocabulary.
+        name: Short name for people.
+
+    Raises:
+        ConfigError: If the library is missing, cannot read the definition, or an id is negative.
+    """
+
+    def __init__(self, definition: str, *, end_id: int | None = None, pad_id: int | None = None, name: str) -> None:
+        self.name = name
+        self._definition = definition
+        self._engine = _engine(definition)
+        # Ids can have gaps, so that counting them would be too few.
+        size = 1 + max(self._engine.get_vocab(with_added_tokens=True).values(), default=-1)
+        if end_id is None:
+            end_id, size = size, size + 1
+        if pad_id is None or pad_id == end_id:
+            # Padding is masked out of the loss, and the end has to be learned: they cannot share an id.
+            pad_id = max(size, end_id + 1)
+        if min(end_id, pad_id) < 0:
+            raise ConfigError(f"tokenizer {name}: end_id and pad_id cannot be negative; got {end_id} and {pad_id}")
+        self.end_id = end_id
+        self.pad_id = pad_id
+        self.vocab_size = max(size, end_id + 1, pad_id + 1)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the definition and the special ids."""
+        return fingerprint_of("subword", self._definition, self.end_id, self.pad_id)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without end or padding."""
+        return list(self._engine.encode(well_formed(text), add_special_tokens=False).ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of ids; special ids and ids of no token vanish."""
+        special = (self.end_id, self.pad_id)
+        known = [int(i) for i in ids if 0 <= i < self.vocab_size and i not in special]
+        return self._engine.decode(known, skip_special_tokens=True)
+
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token by its spelling, None if there is none."""
+        return self._engine.token_to_id(token)
+
+    def to_json(self) -> str:
+        """Return the definition, the special ids and the name."""
+        return json.dumps(
+            {
+                "kind": "subword",
+                "name": self.name,
+                "end_id": self.end_id,
+                "pad_id": self.pad_id,
+                "definition": self._definition,
+            }
+        )
+
+
+def _engine(definition: str) -> Any:
+    library = tokenizers_library()
+    try:
+        engine = library.Tokenizer.from_str(definition)
+    # The library raises plain Exception.
+    except Exception as error:  # noqa: BLE001
+        raise ConfigError(f"this is no tokenizer that the tokenizers library can read ({error})") from None
+    # A definition can ask to cut or to fill every text.
+    engine.no_truncation()
+    engine.no_padding()
+    engine.encode_special_tokens = True
+    return engine

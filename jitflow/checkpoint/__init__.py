@@ -1,0 +1,1 @@
+"""Checkpoint files: one module a format, folders of checkpoints, loading."""

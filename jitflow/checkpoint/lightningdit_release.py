@@ -1,0 +1,69 @@
+"""Checkpoints of the LightningDiT release (``model``, ``ema``, ``opt``, ``config``) as our settings and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from jitflow.errors import CheckpointError
+from jitflow.nets.lightningdit import ANCHOR, LightningDiT, detect_lightningdit
+from jitflow.nets.registry import get_variant, list_models
+from jitflow.nets.weights import strip_prefix
+
+
+def find_sections(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Find the state dicts of a LightningDiT in what a file holds.
+
+    Args:
+        content: The file's entries: sections, or a state dict alone.
+
+    Returns:
+        ``model`` and ``ema``, as far as they are there, without the prefixes of wrappers; empty if this is another
+        kind of file.
+    """
+    sections = {name: content[name] for name in ("model", "ema") if isinstance(content.get(name), Mapping)}
+    if not sections:
+        sections = {"model": content}
+    found = {name: strip_prefix(weights, ANCHOR) for name, weights in sections.items()}
+    return {
+        name: {key: value for key, value in weights.items() if isinstance(value, Tensor)}
+        for name, weights in found.items()
+        if ANCHOR in weights
+    }
+
+
+def settings_from_weights(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the arguments of :class:`jitflow.apps.microdoppler.module.UserConditionedDiT` from a network's weights.
+
+    Args:
+        weights: State dict of the network, without a prefix.
+        given: ``latent_shape`` and ``num_heads``, where the shapes do not tell.
+
+    Returns:
+        ``model_name``, ``num_users``, ``latent_shape``, and ``net_settings`` where the network is no named variant.
+
+    Raises:
+        CheckpointError: If a size can neither be read nor was given.
+    """
+    shape = given.get("latent_shape")
+    net = detect_lightningdit(
+        weights, input_size=tuple(shape[1:]) if shape is not None else None, num_heads=given.get("num_heads")
+    )
+    size, channels, users = net.pop("input_size"), net.pop("in_channels"), net.pop("num_classes")
+    if shape is not None and shape[0] != channels:
+        raise CheckpointError(f"the weights are for {channels} latent channels, but latent_shape says {shape[0]}")
+    height, width = (size, size) if isinstance(size, int) else size
+    found: dict[str, Any] = {"num_users": users, "latent_shape": (channels, height, width)}
+    named = [name for name in list_models() if _matches(name, net)]
+    if named:
+        return {"model_name": named[0], **found}
+    return {"model_name": "LightningDiT", **found, "net_settings": net}
+
+
+def _matches(name: str, net: Mapping[str, Any]) -> bool:
+    variant = get_variant(name)
+    defaults = {"mlp_ratio": 4.0, "learn_sigma": False, "use_qknorm": False, "wo_shift": False}
+    settings = {**defaults, **variant.settings}
+    return variant.build is LightningDiT and all(settings.get(key) == value for key, value in net.items())

@@ -1,0 +1,107 @@
+"""The protocol card: everything a score depends on, so that two scores are only compared when they can be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import jitflow
+from jitflow.errors import ConfigError
+from jitflow.evaluation.features import FeatureExtractor
+from jitflow.io.files import file_checksum, read_json, write_json
+
+# Differences that do not make scores incomparable.
+_INFORMATIVE = ("versions", "batch_size", "device")
+
+
+def protocol_card(
+    sampling: Mapping[str, Any],
+    *,
+    num_images: int,
+    num_classes: int,
+    seed: int,
+    checkpoint: str | Path | None,
+    extractor: FeatureExtractor,
+    reference: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write down how a score is made.
+
+    Args:
+        sampling: Solver, steps, guidance, interval, EMA, precision, as ``Samples.settings`` holds them.
+        num_images: Generated images.
+        num_classes: Classes they are spread over evenly.
+        seed: Seed of the first image.
+        checkpoint: File of the model.
+        extractor: Makes the features.
+        reference: Where the real statistics come from: ``path``, ``checksum``, ``num_images``.
+
+    Returns:
+        The card, plain values.
+    """
+    names = ("solver", "steps", "network_evaluations", "guidance", "interval", "time_shift", "ema", "precision")
+    return {
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "checkpoint_sha256": file_checksum(checkpoint) if checkpoint else None,
+        **{name: sampling.get(name) for name in names},
+        "num_images": num_images,
+        "num_classes": num_classes,
+        "class_of_image": "index % num_classes",
+        "seed_of_image": f"{seed} + index",
+        "rounding": "round(clip((x + 1) / 2 * 255, 0, 255)), ties to even",
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.checksum,
+        "reference": dict(reference),
+        "versions": {"jitflow": jitflow.__version__, "torch": torch.__version__},
+        "device": sampling.get("device"),
+    }
+
+
+def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """List what differs between two cards, versions and devices left out.
+
+    Args:
+        first: A card.
+        second: Another.
+
+    Returns:
+        Pairs of values by name; empty if the scores can be compared.
+    """
+    names = [name for name in {**first, **second} if name not in _INFORMATIVE]
+    return {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)}
+
+
+def claim_folder(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Mark a folder as belonging to one protocol, so that work in it can go on after an interruption.
+
+    Args:
+        folder: The folder; ``protocol.json`` in it holds the card.
+        card: The card of the work to be done.
+
+    Returns:
+        The card as JSON gives it back (which knows no tuples).
+
+    Raises:
+        ConfigError: If the folder holds work under another protocol; names what differs.
+    """
+    path = folder / "protocol.json"
+    if not path.exists():
+        write_json(path, dict(card))
+    stored: dict[str, Any] = read_json(path)
+    differences = card_differences(stored, json.loads(json.dumps(card)))
+    if differences:
+        listed = "; ".join(f"{name}: {a} there, {b} now" for name, (a, b) in differences.items())
+        raise ConfigError(f"{folder} holds work of another protocol ({listed}); choose another --out")
+    return stored
+
+
+def read_report(path: str | Path) -> dict[str, Any]:
+    """Read a report of ``jitflow evaluate``: the file, or the folder it is in; ConfigError if it is none."""
+    path = Path(path)
+    report = read_json(path / "report.json" if path.is_dir() else path)
+    if not isinstance(report, dict) or not {"metrics", "protocol"} <= report.keys():
+        raise ConfigError(f"{path} is no report of jitflow evaluate (metrics and protocol)")
+    return report

@@ -1,0 +1,189 @@
+"""Features of real images: the other side of every score."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from jitflow.data.crop import center_crop_arr
+from jitflow.data.digits import DigitsDataModule
+from jitflow.data.image_file import open_image
+from jitflow.errors import ConfigError, DataError, MissingFileError
+from jitflow.evaluation.features import FeatureExtractor
+from jitflow.evaluation.frechet import Statistics, load_statistics
+from jitflow.evaluation.moments import Moments
+from jitflow.io.files import file_checksum
+from jitflow.io.npz_file import read_npz
+
+BUILT_IN = {"digits": "train", "digits:val": "val"}
+
+
+@dataclass
+class Reference:
+    """Real images as an extractor sees them.
+
+    Attributes:
+        statistics: Mean and covariance.
+        record: Where they come from, for the protocol card.
+        features: Shape ``(N, D)``, float32, for scores that compare images one by one; None if not kept.
+    """
+
+    statistics: Statistics
+    record: dict[str, Any] = field(default_factory=dict)
+    features: Tensor | None = None
+
+
+class ImageFiles(Dataset[Tensor]):
+    """Every image below a folder, centre-cropped as in training, unflipped.
+
+    Args:
+        folder: Searched through all its folders, in the order of names.
+        img_size: Side in pixels, or (height, width).
+        channels: 3 for colour, 1 for grey.
+
+    Raises:
+        MissingFileError: If there is no such folder.
+        DataError: If there is no image in it.
+    """
+
+    def __init__(self, folder: str | Path, img_size: int | tuple[int, int], channels: int = 3) -> None:
+        folder = Path(folder).expanduser()
+        if not folder.is_dir():
+            raise MissingFileError(f"{folder} is not a folder of images")
+        self.files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
+        if not self.files:
+            raise DataError(f"there are no images in {folder} (looked for {', '.join(IMG_EXTENSIONS)})")
+        self.img_size = img_size
+        self.channels = channels
+        self._to_tensor = transforms.PILToTensor()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Tensor:
+        image = open_image(str(self.files[index]), channels=self.channels)
+        return self._to_tensor(center_crop_arr(image, self.img_size))
+
+
+def reference_features(
+    batches: Iterator[Tensor],
+    extractor: FeatureExtractor,
+    *,
+    device: str,
+    on_images: Callable[[int], None] | None = None,
+) -> tuple[Moments, Tensor, str]:
+    """Extract the features of real images.
+
+    Args:
+        batches: Images, each ``(B, C, H, W)``, uint8.
+        extractor: Makes the features.
+        device: Where it runs.
+        on_images: Called with the number of images done.
+
+    Returns:
+        Moments; the features, shape ``(N, D)``, float32, on the CPU; SHA-256 of all pixels in order.
+    """
+    extractor.to(device)
+    moments, kept, done, digest = Moments(extractor.dim), [], 0, hashlib.sha256()
+    for images in batches:
+        digest.update(images.contiguous().numpy().tobytes())
+        features = extractor(images.to(device)).features.float().cpu()
+        moments.update(features)
+        kept.append(features)
+        done += len(images)
+        if on_images is not None:
+            on_images(done)
+    return moments, torch.cat(kept), digest.hexdigest()
+
+
+def image_batches(
+    folder: str | Path, img_size: int | tuple[int, int], channels: int, *, batch_size: int = 64, num_workers: int = 0
+) -> tuple[Iterator[Tensor], int]:
+    """Read the images of a folder in batches; returns the batches and the number of images."""
+    dataset = ImageFiles(folder, img_size, channels)
+    return iter(DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)), len(dataset)
+
+
+def load_reference(
+    spec: str | Path,
+    extractor: FeatureExtractor,
+    *,
+    img_size: tuple[int, int],
+    channels: int,
+    device: str = "cpu",
+    batch_size: int = 64,
+) -> Reference:
+    """Find the real side of a score.
+
+    Args:
+        spec: An ``.npz`` of ``jitflow stats``, of the JiT release or of torch-fidelity; a folder of images;
+            ``digits`` or ``digits:val`` for the built-in scans.
+        extractor: Makes the features.
+        img_size: (height, width) in pixels.
+        channels: 3 for colour, 1 for grey.
+        device: Where the extractor runs.
+        batch_size: Images at a time.
+
+    Returns:
+        The reference.
+
+    Raises:
+        ConfigError: If the statistics are of another dimension or extractor.
+        MissingFileError: If there is neither such a file nor such a folder.
+    """
+    if str(spec) in BUILT_IN:
+        data = DigitsDataModule(img_size)
+        data.setup("fit")
+        images = (data.dataset_train if BUILT_IN[str(spec)] == "train" else data.dataset_val).images
+        moments, features, checksum = reference_features(iter(images.split(batch_size)), extractor, device=device)
+    elif Path(spec).is_dir():
+        batches, _ = image_batches(spec, img_size, channels, batch_size=batch_size)
+        moments, features, checksum = reference_features(batches, extractor, device=device)
+    else:
+        return _from_file(Path(spec), extractor, img_size, channels)
+    record = {"path": str(spec), "num_images": moments.count, "pixels_sha256": checksum}
+    return Reference(Statistics(moments.mean, moments.covariance), record, features)
+
+
+def _from_file(path: Path, extractor: FeatureExtractor, img_size: tuple[int, int], channels: int) -> Reference:
+    statistics = load_statistics(path)
+    if len(statistics.mu) != extractor.dim:
+        raise ConfigError(
+            f"{path} holds statistics of {len(statistics.mu)} dimensions, {extractor.name} makes {extractor.dim}; "
+            "they were made with another extractor"
+        )
+    record: dict[str, Any] = {"path": path.name, "checksum": file_checksum(path)}
+    features = None
+    # Only our own files say how they were made; others are taken at their word.
+    wanted = {
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.checksum or "",
+        "img_size": img_size[0],
+        "channels": channels,
+    }
+    arrays = read_npz(path, [*wanted, "num_images", "features"], what="statistics file")
+    try:
+        for name, value in wanted.items():
+            if name in arrays and arrays[name].item() != value:
+                raise ConfigError(
+                    f"{path} was made with {name} {arrays[name].item()}, this is an evaluation with {value}"
+                )
+        if "num_images" in arrays:
+            record["num_images"] = int(arrays["num_images"])
+        if "features" in arrays:
+            features = torch.from_numpy(arrays["features"].astype(np.float32))
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{path} does not say in single values how it was made ({error}); make it again") from None
+    return Reference(statistics, record, features)

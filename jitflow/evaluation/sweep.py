@@ -1,0 +1,212 @@
+"""The sweep everyone is told to do: guidance, EMA, interval, solver and steps, scored with the same noise."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jitflow import pictures
+from jitflow.core.guidance import check_interval
+from jitflow.core.solver import get_solver
+from jitflow.core.times import time_grid
+from jitflow.errors import ConfigError
+from jitflow.evaluation.evaluate import Plan, extract, frechet_name, reference_of, score
+from jitflow.evaluation.extractors import make_extractor
+from jitflow.evaluation.protocol import claim_folder, protocol_card
+from jitflow.io.files import read_json, writable_folder, write_json, write_text
+from jitflow.io.progress import meter
+from jitflow.model import Model
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values to try along each axis.
+
+    Attributes:
+        guidances: Guidance scales.
+        emas: Averages of the weights: 1, 2, 0 for the weights, or a relative width such as 0.1 for an average
+            reconstructed after training.
+        intervals: Times (low, high) between which guidance acts.
+        solvers: Names of solvers.
+        steps: Numbers of steps.
+    """
+
+    guidances: tuple[float, ...]
+    emas: tuple[float, ...] = (1,)
+    intervals: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
+    solvers: tuple[str, ...] = ("heun",)
+    steps: tuple[int, ...] = (50,)
+
+    def __post_init__(self) -> None:
+        for name, values in asdict(self).items():
+            if not values:
+                raise ConfigError(f"the sweep has no {name} to try")
+        for solver in self.solvers:
+            get_solver(solver)
+        for steps in self.steps:
+            time_grid(steps)
+        for interval in self.intervals:
+            check_interval(interval)
+
+    def __len__(self) -> int:
+        return len(self.guidances) * len(self.emas) * len(self.intervals) * len(self.solvers) * len(self.steps)
+
+    def plans(self, base: Plan) -> Iterator[Plan]:
+        """Yield the points; guidance varies fastest."""
+        axes = (self.emas, self.intervals, self.solvers, self.steps, self.guidances)
+        for ema, interval, solver, steps, guidance in itertools.product(*axes):
+            yield replace(base, ema=ema, interval=interval, solver=solver, steps=steps, guidance=guidance)
+
+
+def parse_numbers(text: str, *, what: str) -> tuple[float, ...]:
+    """Read ``"1,2.5"`` or ``"1.0:4.0:0.5"`` (first, last, step, both ends included); ConfigError if it is neither."""
+    try:
+        if ":" not in text:
+            return tuple(float(part) for part in text.split(","))
+        first, last, step = (float(part) for part in text.split(":"))
+        if step <= 0 or last < first:
+            raise ValueError
+        return tuple(round(first + i * step, 10) for i in range(int((last - first) / step + 1e-9) + 1))
+    except ValueError:
+        raise ConfigError(f"{what} must look like 1,2.5 or 1.0:4.0:0.5 (first:last:step); got {text!r}") from None
+
+
+def parse_intervals(text: str) -> tuple[tuple[float, float], ...]:
+    """Read ``"0:1,0.1:1"``; raise ConfigError if an interval is none or reversed."""
+    try:
+        pairs = [tuple(float(end) for end in part.split(":")) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--interval must look like 0:1,0.1:1 (low:high); got {text!r}") from None
+    return tuple(check_interval(pair) for pair in pairs)  # type: ignore[arg-type]
+
+
+def sweep(
+    model: Model,
+    grid: Grid,
+    base: Plan,
+    *,
+    reference: str | Path,
+    extractor: str,
+    out: str | Path,
+) -> list[dict[str, Any]]:
+    """Score every point of a grid; run again, points that are done are not done again.
+
+    Args:
+        model: The model.
+        grid: What to try.
+        base: Number of images, seed, precision and batch size. The seeds, and so the noise, are the same at
+            every point.
+        reference: See :func:`jitflow.evaluation.reference.load_reference`.
+        extractor: See :func:`jitflow.evaluation.extractors.make_extractor`.
+        out: Folder of ``points/``, ``sweep.csv`` and ``sweep.png``.
+
+    Returns:
+        One row for each point: its settings and metrics, best (lowest Frechet distance) first.
+
+    Raises:
+        ConfigError: If a setting cannot work, or the folder holds points of another sweep.
+    """
+    out, module = writable_folder(out), model.module
+    base.check(module.num_classes)
+    for ema in grid.emas:
+        model.check_ema(ema)
+    made = make_extractor(extractor)
+    real = reference_of(model, reference, made, batch_size=base.batch_size)
+    card = protocol_card(
+        {"precision": base.precision, "time_shift": module.time_shift, "device": module.device.type},
+        num_images=base.num_images,
+        num_classes=module.num_classes,
+        seed=base.seed,
+        checkpoint=model.source,
+        extractor=made,
+        reference=real.record,
+    )
+    claim_folder(out, card)
+    made.to(module.device)
+    rows = []
+    with meter("sweep", len(grid) * base.num_images) as progress:
+        for done, plan in enumerate(grid.plans(base)):
+            path = out / "points" / f"{_key(plan)}.json"
+            if not path.exists():
+                before = done * base.num_images
+
+                def on_progress(part: int, total: int, before: int = before) -> None:
+                    progress.update(before + base.num_images * part / total)
+
+                found = extract(model, plan, range(plan.num_images), made, on_progress)
+                metrics = score(found["features"], found.get("logits"), real, made, per_image=False)
+                write_json(path, {**_settings(plan), **metrics})
+            rows.append(read_json(path))
+            progress.update((done + 1) * base.num_images)
+    distance = frechet_name(made)
+    rows.sort(key=lambda row: float(row[distance]))
+    _write_table(out / "sweep.csv", rows)
+    _draw(out / "sweep.png", rows, grid, base.num_images, distance)
+    return rows
+
+
+def final_command(
+    checkpoint: str | Path, best: dict[str, Any], base: Plan, *, reference: str, extractor: str, out: str
+) -> str:
+    """Write the command that scores the best point with 50,000 images."""
+    low, high = best["interval"]
+    words = ["jitflow", "evaluate", str(checkpoint), "--num_images", "50000", "--guidance", f"{best['guidance']:g}"]
+    words += ["--interval", f"{low:g},{high:g}", "--solver", best["solver"], "--steps", str(best["steps"])]
+    words += ["--ema", f"{best['ema']:g}", "--reference", reference, "--extractor", extractor, "--out", out]
+    words += ["--precision", base.precision, "--seed", str(base.seed)]
+    return shlex.join(words)
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    names = ("guidance", "ema", "interval", "solver", "steps")
+    return {name: asdict(plan)[name] for name in names}
+
+
+def _key(plan: Plan) -> str:
+    low, high = plan.interval or (0, 1)
+    text = f"cfg{plan.guidance}_ema{plan.ema}_int{low}-{high}_{plan.solver}{plan.steps}"
+    return re.sub(r"[^\w.\-]", "_", text)
+
+
+def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    names = list(rows[0])
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({**row, "interval": ":".join(f"{end:g}" for end in row["interval"])})
+    write_text(path, text.getvalue())
+
+
+def _draw(path: Path, rows: Sequence[dict[str, Any]], grid: Grid, num_images: int, distance: str) -> None:
+    """Guidance across, everything else down; what does not vary is left out of the names."""
+
+    def name(ema: float, interval: tuple[float, float], solver: str, steps: int) -> str:
+        parts = [
+            (f"EMA {ema:g}" if ema else "weights", len(grid.emas)),
+            (f"({interval[0]:g}, {interval[1]:g})", len(grid.intervals)),
+            (solver, len(grid.solvers)),
+            (f"{steps} steps", len(grid.steps)),
+        ]
+        return "  ".join(text for text, count in parts if count > 1) or "all"
+
+    down = list(itertools.product(grid.emas, grid.intervals, grid.solvers, grid.steps))
+    values = {
+        (row["guidance"], row["ema"], tuple(row["interval"]), row["solver"], row["steps"]): row[distance]
+        for row in rows
+    }
+    pictures.heat_map(
+        path,
+        [[values[(guidance, *rest)] for guidance in grid.guidances] for rest in down],
+        columns=[f"{guidance:g}" for guidance in grid.guidances],
+        rows=[name(*rest) for rest in down],
+        xlabel="guidance scale",
+        title=f"{distance.replace('_', ' ')}, {num_images} images a point (lower is better)",
+    )

@@ -1,0 +1,1 @@
+"""Models for other people: safetensors with a card, torch.export, diffusers, hubs."""

@@ -1,0 +1,159 @@
+"""Our models as a diffusers pipeline. Only exported folders and their users import this; it needs diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from jitflow import pictures
+from jitflow.apps.microdoppler.module import UserConditionedDiT
+from jitflow.checkpoint.load import load_module
+from jitflow.codec.latent import load_image_codec
+from jitflow.core.condition import Condition
+from jitflow.errors import ConfigError
+from jitflow.model import sampling_settings
+from jitflow.training.module import FlowModule
+
+WEIGHTS_NAME = "model.safetensors"
+CODEC_NAME = "codec.safetensors"
+_OUTPUTS = ("pil", "np", "pt")
+
+
+class JitflowModel(ModelMixin):
+    """A trained module as a component of a pipeline.
+
+    Args:
+        module: The module; its weights are sampled from as they are.
+    """
+
+    def __init__(self, module: FlowModule) -> None:
+        super().__init__()
+        self.module = module
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, torch_dtype: torch.dtype | None = None, **_: Any) -> JitflowModel:
+        """Load the component from its folder.
+
+        Args:
+            path: Folder with ``model.safetensors`` and, for latents of an autoencoder, ``codec.safetensors``.
+            torch_dtype: Precision of the network; the state stays in float32.
+            _: What diffusers passes on for its own models.
+
+        Returns:
+            The component, in evaluation mode, on the CPU.
+        """
+        folder = Path(path)
+        module = load_module(folder / WEIGHTS_NAME)
+        if isinstance(module, UserConditionedDiT) and (folder / CODEC_NAME).is_file():
+            attach_codec(module, folder / CODEC_NAME)
+        if torch_dtype is not None:
+            module.net.to(torch_dtype)
+        return cls(module).eval()
+
+
+class JitflowPipeline(DiffusionPipeline):
+    """Flow-matching sampling with the interface of diffusers.
+
+    Args:
+        model: The trained model.
+    """
+
+    model: JitflowModel
+
+    def __init__(self, model: JitflowModel) -> None:
+        super().__init__()
+        self.register_modules(model=model)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        *,
+        user_ids: Sequence[int] | None = None,
+        seeds: Sequence[int] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        interval: tuple[float, float] | None = None,
+        solver: str | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Draw one image for each label. A setting that is None is the model's own.
+
+        Args:
+            class_labels: Classes, from 0.
+            user_ids: Users by the numbers of their data, in place of labels, for a user-conditioned model.
+            seeds: A seed for each image; the same images as those of ``jitflow sample``.
+            generator: In place of seeds, one for all images or one for each.
+            num_inference_steps: Steps of the solver.
+            guidance_scale: Guidance scale; 1 for none.
+            interval: Times (low, high) between which guidance acts.
+            solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
+            output_type: ``pil``; ``np``, shape ``(B, H, W, C)`` in [0, 1]; or ``pt``, ``(B, C, H, W)`` in [0, 1].
+            return_dict: Return an object with ``images`` instead of a tuple.
+
+        Returns:
+            The images.
+
+        Raises:
+            ConfigError: If an argument is out of range or two contradict each other.
+        """
+        if output_type not in _OUTPUTS:
+            raise ConfigError(f"output_type must be one of {', '.join(_OUTPUTS)}; got {output_type!r}")
+        module = self.model.module
+        labels = module._check_labels(self._labels(class_labels, user_ids))
+        if seeds is not None:
+            if generator is not None:
+                raise ConfigError("seeds and generator both name the noise; give one of them")
+            if len(seeds) != len(labels):
+                raise ConfigError(f"{len(seeds)} seeds were given for {len(labels)} images; give one for each")
+            generator = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        noise = randn_tensor((len(labels), *module.codec.shape), generator=generator, device=module.device)
+        if isinstance(module, UserConditionedDiT):
+            module.latents.to(module.device)
+        with (
+            sampling_settings(
+                module, guidance=guidance_scale, interval=interval, solver=solver, steps=num_inference_steps
+            ),
+            self.progress_bar(total=module.num_sampling_steps) as bar,
+            module.watch_sampling(lambda *_: bar.update()),
+        ):
+            # The weights are one average already.
+            x = module.generate_condition(
+                Condition(label=labels), use_ema=False, start=(module.noise_scale * noise, 0.0)
+            )
+        images = _output(module.codec.decode(x).cpu(), output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _labels(self, class_labels: int | Sequence[int] | Tensor | None, user_ids: Sequence[int] | None) -> Tensor:
+        module = self.model.module
+        if (class_labels is None) == (user_ids is None):
+            raise ConfigError("say what to draw: class_labels or user_ids, one of them")
+        if user_ids is None:
+            return torch.as_tensor(class_labels).reshape(-1)
+        if not isinstance(module, UserConditionedDiT):
+            raise ConfigError("this model has classes, not users; pass class_labels")
+        return module.labels_of(list(user_ids))
+
+
+def attach_codec(module: UserConditionedDiT, path: str | Path) -> None:
+    """Give a user-conditioned model the image codec in a file; ConfigError if its latents were made by another."""
+    size = module.codec_record["img_size"] if module.codec_record is not None else 256
+    module.attach_codec(load_image_codec(path, img_size=size if isinstance(size, int) else tuple(size)))
+
+
+def _output(pixels: Tensor, kind: str) -> Any:
+    """Bring pixels, shape ``(B, C, H, W)``, uint8, to one of diffusers' forms."""
+    if kind == "pil":
+        return [pictures.to_image(p) for p in pixels.numpy()]
+    unit = pixels.float() / 255
+    return unit if kind == "pt" else np.ascontiguousarray(unit.permute(0, 2, 3, 1).numpy())

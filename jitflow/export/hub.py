@@ -1,0 +1,90 @@
+"""Exported folders to a model hub and back, by its own client; only where somebody asked for it by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jitflow.errors import ConfigError
+
+PREFIX = "hf://"
+_DEFAULT_FILE = "model.safetensors"
+
+
+def push(folder: str | Path, repository: str, *, private: bool = True, client: Any = None) -> str:
+    """Upload an exported folder, whole, as one commit; the repository is made if there is none.
+
+    Args:
+        folder: What :func:`jitflow.export.export.export` made.
+        repository: ``user/name``, with or without ``hf://``.
+        private: Whether a new repository is private; one that exists stays as it is.
+        client: A ``huggingface_hub.HfApi``; by default one that is logged in by ``hf auth login`` or ``HF_TOKEN``.
+
+    Returns:
+        The address that ``jitflow export`` reads, ``hf://user/name``.
+
+    Raises:
+        ConfigError: If the client is not installed, the name is none, or the hub refuses or cannot be reached.
+    """
+    folder, name = Path(folder), check_repository(repository)
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder; export a model into it first")
+    api = client or _client()
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of jitflow")
+    except _failures() as error:
+        reason = _first_line(error)
+        raise ConfigError(f"{folder} is whole, but could not be uploaded to {PREFIX}{name}: {reason}") from error
+    return f"{PREFIX}{name}"
+
+
+def pull(address: str, folder: str | Path, *, client: Any = None) -> Path:
+    """Download one file of weights.
+
+    Args:
+        address: ``hf://user/name`` for its ``model.safetensors``, or ``hf://user/name/path/of/file``.
+        folder: Where to put it.
+        client: As in :func:`push`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: If the client is not installed, the address is none, or the hub has no such file.
+    """
+    parts = address.removeprefix(PREFIX).split("/")
+    name, file = check_repository("/".join(parts[:2])), "/".join(parts[2:]) or _DEFAULT_FILE
+    api = client or _client()
+    try:
+        return Path(api.hf_hub_download(name, file, local_dir=folder))
+    except _failures() as error:
+        raise ConfigError(f"{file} could not be fetched from {PREFIX}{name}: {_first_line(error)}") from error
+
+
+def check_repository(repository: str) -> str:
+    """Return ``user/name`` without ``hf://``; raise ConfigError if it is no such name."""
+    name = repository.removeprefix(PREFIX)
+    if len(name.split("/")) != 2 or not all(name.split("/")):
+        raise ConfigError(f"a repository is user/name or {PREFIX}user/name; got {repository!r}")
+    return name
+
+
+def _client() -> Any:
+    try:
+        from huggingface_hub import HfApi
+    except ModuleNotFoundError:
+        raise ConfigError("a model hub needs its client; run pip install 'jitflow[hub]'") from None
+    return HfApi()
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # Its bases are OSError and whatever its HTTP library raises when there is no connection.
+    return (*HfHubHTTPError.__bases__, ValueError)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,188 @@
+"""The card of an exported model: what it is, what it learned from, how good it is, and who may use it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import jitflow
+from jitflow.errors import ConfigError
+from jitflow.evaluation.protocol import read_report
+from jitflow.io.files import file_checksum
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_LICENSE = "unknown"
+# Paths of the machine that trained are nobody else's business.
+_PATHS = ("_path", "_dir", "_file", "folder")
+
+
+def model_card(
+    *,
+    title: str,
+    settings: Mapping[str, Any],
+    sampling: Mapping[str, Any],
+    weights: str,
+    data: Mapping[str, Any] | None,
+    reports: Sequence[Mapping[str, Any]],
+    license: str,
+    usage: str,
+    library: str,
+) -> str:
+    """Write a model card in the form of the Hugging Face hub: YAML between dashes, then Markdown.
+
+    Args:
+        title: Heading, such as the network's name.
+        settings: Arguments of the module.
+        sampling: How it samples unless told otherwise.
+        weights: Which weights, such as ``EMA 1``.
+        data: What it learned from, as far as it is known.
+        reports: Reports of ``jitflow evaluate``, each with ``metrics`` and ``protocol``.
+        license: Identifier of the weights' licence, such as ``cc-by-4.0``.
+        usage: Markdown that says how to load and sample.
+        library: What loads it: ``jitflow``, ``diffusers`` or ``torch``.
+
+    Returns:
+        Text of ``README.md``.
+    """
+    front = {
+        "license": license,
+        "library_name": library,
+        "pipeline_tag": "unconditional-image-generation",
+        "tags": ["jitflow", "flow-matching", "image-generation"],
+    }
+    terms = (
+        "The licence of these weights was not stated when they were exported."
+        if license == UNKNOWN_LICENSE
+        else f"These weights are under `{license}`."
+    )
+    parts = [
+        f"---\n{_yaml(front)}---\n",
+        f"# {title}\n",
+        f"A flow-matching model of jitflow {jitflow.__version__}; {weights}.\n",
+        f"## Use\n\n{usage}\n",
+        f"## Sampling, unless told otherwise\n\n{_block(sampling)}",
+        "## Data\n\n" + (_block(data) if data else "Not recorded beside the checkpoint.\n"),
+        "## Scores\n\n" + ("\n".join(map(_scores, reports)) if reports else "None recorded for these weights.\n"),
+        f"## Settings\n\n{_block(settings)}",
+        f"## Licence\n\n{terms} The code of jitflow is under MIT.\n",
+    ]
+    return "\n".join(parts)
+
+
+def find_reports(checkpoint: Path, *, ema: int | str, given: str | Path | None = None) -> list[dict[str, Any]]:
+    """Find the reports of ``jitflow evaluate`` that score these very weights.
+
+    Args:
+        checkpoint: The file that is exported; its run's folder is searched one level deep.
+        ema: Average that is exported; reports of another are left out. ``"all"`` takes every report.
+        given: A report that must be among them.
+
+    Returns:
+        The reports, each with ``metrics`` and ``protocol``.
+
+    Raises:
+        ConfigError: If ``given`` is of another checkpoint or another average.
+    """
+    found = [(path, report) for path in _report_files(checkpoint) if (report := _report(path)) is not None]
+    if given is not None:
+        found = [(Path(given), read_report(given))]
+    if not found:
+        return []
+    checksum = file_checksum(checkpoint)
+    matching = []
+    for path, report in found:
+        protocol = report["protocol"]
+        same = protocol.get("checkpoint_sha256") == checksum
+        if same and (ema == "all" or protocol.get("ema") == ema):
+            matching.append(report)
+            continue
+        what = f"EMA {protocol.get('ema')}" if same else "another checkpoint"
+        if given is not None:
+            raise ConfigError(f"{path} scores {what}, not what is exported; run jitflow evaluate on {checkpoint}")
+        log.info("%s scores %s and is left out of the card", path, what)
+    return matching
+
+
+def find_data(checkpoint: Path, extra: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Say what a model learned from.
+
+    Args:
+        checkpoint: The file that is exported; ``config.yaml`` of its run is looked for beside and above it.
+        extra: What the file keeps besides the weights; of latents it is the codec and the users.
+
+    Returns:
+        Plain values, without the machine's paths; None if nothing is known.
+    """
+    data: dict[str, Any] = {}
+    for folder in _run_folders(checkpoint):
+        config = folder / "config.yaml"
+        if config.is_file():
+            # A damaged recipe is no reason to refuse an export.
+            try:
+                section = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("data")
+            except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
+                section = None
+            if isinstance(section, Mapping):
+                data.update(_without_paths(section))
+            break
+    latents = extra.get("latents")
+    if isinstance(latents, Mapping):
+        data["latents_of"] = dict(latents["codec"])
+        data["users"] = list(latents["user_ids"])
+    return data or None
+
+
+def _run_folders(checkpoint: Path) -> tuple[Path, Path]:
+    parent = checkpoint.resolve().parent
+    return parent, parent.parent
+
+
+def _report_files(checkpoint: Path) -> Iterator[Path]:
+    for folder in _run_folders(checkpoint):
+        yield from sorted([*folder.glob("report.json"), *folder.glob("*/report.json")])
+
+
+def _report(path: Path) -> dict[str, Any] | None:
+    """Read a file that is named like a report; None if it is something else."""
+    try:
+        return read_report(path)
+    except ConfigError:
+        return None
+
+
+def _without_paths(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings, in which paths are only their last part."""
+    kept: dict[str, Any] = {}
+    for name, value in section.items():
+        if isinstance(value, Mapping):
+            kept[name] = _without_paths(value)
+        else:
+            is_path = isinstance(value, str) and name.endswith(_PATHS)
+            kept[name] = Path(value).name if is_path else value
+    return kept
+
+
+def _scores(report: Mapping[str, Any]) -> str:
+    rows = "".join(f"| {name} | {value:.4g} |\n" for name, value in report["metrics"].items() if _is_number(value))
+    protocol = {name: value for name, value in report["protocol"].items() if name != "checkpoint"}
+    return f"| score | value |\n|---|---|\n{rows}\nProtocol:\n\n{_block(protocol)}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _block(values: Mapping[str, Any]) -> str:
+    return f"```yaml\n{_yaml(values)}```\n"
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    # Through JSON: tuples become lists, which YAML can write without naming a Python type.
+    text: str = yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False, allow_unicode=True)
+    return text

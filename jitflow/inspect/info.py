@@ -1,0 +1,94 @@
+"""What a file or folder is, and what to do with it: ``jitflow info``."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jitflow.apps.images.shard_record import FORMAT as SHARDS_FORMAT
+from jitflow.checkpoint.formats import errors_of_damage
+from jitflow.errors import MissingFileError
+from jitflow.inspect.info_files import Info, describe_extraction, describe_file, describe_shards, listed
+from jitflow.io.files import read_json
+from jitflow.io.units import format_bytes, size_on_disk
+from jitflow.run.describe import describe_run, training_folder
+
+
+def describe_path(path: str | Path) -> Info:
+    """Say what a file or folder is. Nothing in it is executed, and no network is built.
+
+    Args:
+        path: The file or folder.
+
+    Returns:
+        The description. For something unknown the kind says so and the facts what was found in it.
+
+    Raises:
+        MissingFileError: If there is no such file or folder.
+        JitflowError: If it is of a known kind and damaged.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise MissingFileError(f"there is no file or folder {path}; `jitflow runs` lists the runs there are")
+    with errors_of_damage(path):
+        info = _folder(path) if path.is_dir() else describe_file(path)
+    return replace(info, facts={**info.facts, "size": format_bytes(size_on_disk(path))})
+
+
+def _folder(path: Path) -> Info:
+    manifest = _json_content(path / "manifest.json")
+    if manifest.get("format") == SHARDS_FORMAT:
+        return describe_shards(path, manifest)
+    if (path / "extraction.json").is_file():
+        return describe_extraction(path, _json_content(path / "extraction.json"))
+    if training_folder(path) is not None:
+        return _run(path)
+    found = _folder_content(path)
+    classes = [p for p in (path / "train").glob("*") if p.is_dir()] if (path / "train").is_dir() else []
+    if classes:
+        facts = {"classes": f"{len(classes)} in train, such as {classes[0].name}", **found}
+        quoted = shlex.quote(str(path))
+        return Info(path, "folder of images by class", facts, [f"jitflow data check {quoted}"])
+    return Info(path, "unknown folder", found, ["jitflow runs " + shlex.quote(str(path))])
+
+
+def _run(path: Path) -> Info:
+    run = describe_run(path)
+    facts = {
+        "application": run.application,
+        "network": run.network,
+        "state": f"{run.state} ({run.detail})" if run.detail else run.state,
+        "best score": f"{run.score[0]} {run.score[1]:.4g}" if run.score else "",
+        "checkpoint": str(run.checkpoint) if run.checkpoint else "none",
+        "data": _data(run.data),
+        "seed": str(run.environment.get("seed", "")),
+        "ran with": ", ".join(
+            f"{name} {run.environment[name]}" for name in ("jitflow", "torch", "device") if run.environment.get(name)
+        ),
+        "commit": str(run.environment.get("commit") or ""),
+        "started": str(run.environment.get("started", "")),
+        "command": str(run.environment.get("command", "")),
+        "changed": run.changed.isoformat(sep=" "),
+    }
+    commands = [run.command] if run.command else []
+    commands.append(f"jitflow report {shlex.quote(str(path))}")
+    return Info(path, "run", {name: said for name, said in facts.items() if said}, commands)
+
+
+def _data(record: dict[str, Any]) -> str:
+    counts = ((record.get("num_samples"), "samples"), (record.get("num_classes"), "classes"))
+    said = [f"{count} {what}" for count, what in counts if count]
+    fingerprint = str(record.get("fingerprint", ""))[:12]
+    return ", ".join([*said, f"fingerprint {fingerprint}"] if fingerprint else said)
+
+
+def _folder_content(path: Path) -> dict[str, str]:
+    names = sorted(p.name + "/" * p.is_dir() for p in path.iterdir())
+    return {"holds": listed(names) or "nothing"}
+
+
+def _json_content(path: Path) -> dict[str, Any]:
+    content = read_json(path) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,247 @@
+"""What a file is, told by its content: models, latents, codecs, statistics, records, pictures."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from jitflow.apps.images.shard_record import FORMAT as SHARDS_FORMAT
+from jitflow.apps.microdoppler.data import FORMAT as LATENTS_FORMAT
+from jitflow.codec.linear import FORMAT as LINEAR_FORMAT
+from jitflow.errors import CheckpointError, ConfigError, JitflowError
+from jitflow.inspect.info_model import describe_model_file
+from jitflow.io.files import load_checkpoint, read_json
+from jitflow.io.npz_file import npz_names, read_npz
+from jitflow.io.units import format_count
+
+_VAE_FORMAT = "jitflow autoencoder_kl"
+_SNAPSHOT_ENTRY = "jitflow_ema_snapshot"
+_VAE_TENSOR = "decoder.conv_in.weight"
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_MAX_LISTED = 8
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a file or folder is.
+
+    Attributes:
+        path: The file or folder.
+        kind: What it is, in a few words.
+        facts: What it holds, by name.
+        commands: Commands that use it, or make what is missing.
+    """
+
+    path: Path
+    kind: str
+    facts: dict[str, str] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
+
+
+def describe_file(path: Path) -> Info:
+    """Describe a file that exists; see :func:`jitflow.inspect.info.describe_path`."""
+    readers = {
+        ".safetensors": _safetensors,
+        ".ckpt": _torch_file,
+        ".pth": _torch_file,
+        ".pt": _torch_file,
+        ".npz": _npz,
+        ".json": _json,
+        ".part": _unfinished,
+        **dict.fromkeys((".yaml", ".yml"), _yaml),
+        **dict.fromkeys(_IMAGES, _picture),
+    }
+    reader = readers.get(path.suffix.lower())
+    if reader is not None:
+        return reader(path)
+    with path.open("rb") as file:
+        start = file.read(16)
+    known = ", ".join(readers)
+    return Info(path, "unknown", {"begins with": repr(start), "known endings": known})
+
+
+def describe_shards(path: Path, manifest: Mapping[str, Any]) -> Info:
+    """Describe a folder of prepared images from its manifest."""
+    splits = {
+        name: sum(int(shard["num_images"]) for shard in entry["shards"]) for name, entry in manifest["splits"].items()
+    }
+    facts = {
+        "images": ", ".join(f"{count} in {name}" for name, count in splits.items()),
+        "shape": f"{'x'.join(map(str, manifest['img_size']))}, {manifest['channels']} channels",
+        "classes": str(len(manifest["classes"])),
+    }
+    quoted = shlex.quote(str(path))
+    commands = [f"jitflow train --config images/jit_b16_256 --data.data_path {quoted}", f"jitflow data check {quoted}"]
+    return Info(path, "prepared images (shards)", facts, commands)
+
+
+def describe_extraction(path: Path, record: Mapping[str, Any]) -> Info:
+    """Describe latents of users from the record of their extraction."""
+    codec = record.get("codec", {})
+    psnr = record.get("psnr", {}).get("mean_db") if isinstance(record.get("psnr"), Mapping) else None
+    facts = {
+        "latents": f"{record.get('num_train')} to train on, {record.get('num_val')} to validate on",
+        "shape": "x".join(map(str, record.get("latent_shape", []))),
+        "users": listed([str(user) for user in record.get("user_ids", [])]),
+        "codec": f"{codec.get('id')}, checksum {str(codec.get('checksum'))[:12]}",
+        "reconstruction": f"{psnr:.1f} dB PSNR" if isinstance(psnr, float) else "",
+    }
+    folder = shlex.quote(str(path if path.is_dir() else path.parent))
+    commands = [f"jitflow microdoppler train --latent_dir {folder} --output_dir runs/microdoppler"]
+    return Info(path, "latents of users (stage 1)", {k: v for k, v in facts.items() if v}, commands)
+
+
+def _safetensors(path: Path) -> Info:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            names = list(file.keys())
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read; it is damaged or no safetensors file ({error})") from None
+    kind = metadata.get("format", "")
+    if kind == LATENTS_FORMAT:
+        num, *shape = shapes["latents"]
+        facts = {
+            "latents": f"{num} of {'x'.join(map(str, shape))}",
+            "codec": f"{metadata.get('codec_id')}, checksum {metadata.get('codec_checksum', '')[:12]}",
+            "made from images": metadata.get("img_size", ""),
+        }
+        command = f"jitflow microdoppler train --latent_dir {shlex.quote(str(path.parent))} --output_dir runs/users"
+        return Info(path, "latents of users (stage 1)", facts, [command])
+    if kind == LINEAR_FORMAT:
+        components = next((shape for shape in shapes.values() if len(shape) == 2), ())
+        facts = {"components": " x ".join(map(str, components)), "image size": metadata.get("img_size", "")}
+        return Info(path, "linear codec of images", facts, [_extract_command(path)])
+    if kind == _VAE_FORMAT:
+        return Info(path, "VA-VAE (slim)", {"checksum": metadata.get("checksum", "")[:12]}, [_extract_command(path)])
+    if kind == SHARDS_FORMAT:
+        facts = {name: "x".join(map(str, shape)) for name, shape in shapes.items()}
+        return Info(path, "shard of prepared images", facts, [f"jitflow info {shlex.quote(str(path.parent))}"])
+    if _SNAPSHOT_ENTRY in metadata:
+        command = f"jitflow sample {shlex.quote(str(path.parent.parent / 'checkpoints' / 'last.ckpt'))} --ema 0.1"
+        return Info(path, "snapshot of an average of the weights", {"record": metadata[_SNAPSHOT_ENTRY]}, [command])
+    if any(name.endswith(_VAE_TENSOR) for name in names):
+        return Info(path, "VA-VAE", _tensor_facts(shapes), [_extract_command(path)])
+    return _model_or_unknown(path, _tensor_facts(shapes))
+
+
+def _torch_file(path: Path) -> Info:
+    content = load_checkpoint(path)
+    if set(content) == {"mean", "std"} and all(isinstance(v, Tensor) for v in content.values()):
+        facts = {"channels": str(content["mean"].numel())}
+        return Info(path, "statistics of latents", facts, [f"jitflow info {shlex.quote(str(path.parent))}"])
+    tensors = content.get("state_dict", content)
+    shapes = {name: tuple(v.shape) for name, v in tensors.items() if isinstance(v, Tensor)}
+    if any(str(name).endswith(_VAE_TENSOR) for name in shapes):
+        return Info(path, "VA-VAE", _tensor_facts(shapes), [_extract_command(path)])
+    return _model_or_unknown(path, {"entries": listed([str(name) for name in content])})
+
+
+def _model_or_unknown(path: Path, found: dict[str, str]) -> Info:
+    try:
+        return Info(path, *describe_model_file(path))
+    except JitflowError as error:
+        return Info(path, "tensors of unknown origin", {**found, "as a model": str(error)})
+
+
+def _npz(path: Path) -> Info:
+    names = npz_names(path)
+    held = read_npz(path, leave_out=("features", "arr_0", "sigma"))
+    if {"mu", "sigma"} <= set(names):
+        facts = {name: str(value) for name, value in held.items() if value.ndim == 0}
+        facts = {"features": str(held["mu"].shape[0]), **facts}
+        command = f"jitflow evaluate CHECKPOINT --reference {shlex.quote(str(path))}"
+        return Info(path, "reference statistics of real images", facts, [command])
+    if "arr_0" in names:
+        return Info(path, "images for ADM's evaluator", {"arrays": ", ".join(names)})
+    return Info(path, "arrays of unknown origin", {"arrays": listed(names)})
+
+
+_JSON_KINDS: dict[frozenset[str], str] = {
+    frozenset({"settings", "num_train", "latent_shape"}): "record of an extraction (stage 1)",
+    frozenset({"settings", "finished"}): "record of a training (stage 2)",
+    frozenset({"asked", "settings", "images"}): "record of generated pictures (stage 3)",
+    frozenset({"settings", "samples"}): "record of written texts",
+    frozenset({"checkpoint", "guidance", "images"}): "record of generated images",
+    frozenset({"jitflow", "torch", "command"}): "environment of a run",
+    frozenset({"format", "version", "files"}): "sizes and checksums of checkpoints",
+    frozenset({"identity_accuracy", "num_generated"}): "evaluation of spectrograms",
+    frozenset({"card"}): "evaluation with its protocol card",
+    frozenset({"held_out", "recovery"}): "evaluation of a model of text",
+}
+
+
+def _json(path: Path) -> Info:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        return Info(path, "JSON of unknown origin", {"holds": f"a {type(content).__name__} of {len(str(content))}"})
+    if content.get("format") == SHARDS_FORMAT:
+        return describe_shards(path.parent, content)
+    keys = frozenset(content)
+    if {"settings", "num_train", "latent_shape"} <= keys:
+        return describe_extraction(path, content)
+    kind = next((kind for marks, kind in _JSON_KINDS.items() if marks <= keys), "JSON of unknown origin")
+    facts = {name: _short(value) for name, value in list(content.items())[:_MAX_LISTED]}
+    return Info(path, kind, facts, [f"jitflow info {shlex.quote(str(path.parent))}"])
+
+
+def _yaml(path: Path) -> Info:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML ({str(error).splitlines()[0]}); mend it or take another") from None
+    if not isinstance(content, dict):
+        return Info(path, "YAML of unknown origin", {"holds": f"a {type(content).__name__}"})
+    facts = {name: _short(value) for name, value in list(content.items())[:_MAX_LISTED]}
+    recipe = isinstance(content.get("model"), dict)
+    commands = [f"jitflow train --config {shlex.quote(str(path))} --dry_run"] if recipe else []
+    return Info(path, "recipe of a training" if recipe else "settings", facts, commands)
+
+
+def _picture(path: Path) -> Info:
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return Info(path, "image", {"width x height": f"{width} x {height}", "mode": image.mode})
+    except (UnidentifiedImageError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read as an image ({error}); replace it") from None
+
+
+def _unfinished(path: Path) -> Info:
+    whole = path.with_suffix("")
+    facts = {"will be": str(whole), "way out": "the command that was interrupted goes on with it when run again"}
+    return Info(path, "unfinished file", facts)
+
+
+def _extract_command(path: Path) -> str:
+    return (
+        f"jitflow microdoppler extract --data_dir FOLDER --output_path latent_features "
+        f"--vavae_path {shlex.quote(str(path))}"
+    )
+
+
+def _tensor_facts(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    numbers = sum(int(np.prod(shape)) for shape in shapes.values())
+    return {"tensors": f"{len(shapes)} of {format_count(numbers)} numbers: {listed(list(shapes))}"}
+
+
+def listed(names: list[str]) -> str:
+    """Join the first few names, and say how many more there are."""
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -1,0 +1,134 @@
+"""What a trained model's file holds, told without building the network."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jitflow.apps.text.tokenizer import tokenizer_from_json
+from jitflow.checkpoint.formats import TEXT, USER_DIT, ModelState, read_state
+from jitflow.io.units import format_count
+from jitflow.run.describe import APPLICATIONS, epochs_done, sample_command
+
+_SAMPLING = {
+    "sampling_method": "solver",
+    "num_sampling_steps": "steps",
+    "cfg_scale": "guidance",
+    "cfg_interval": "interval",
+    "time_shift": "time shift",
+    "churn": "churn",
+}
+# More users than this are counted, not listed.
+_MAX_LISTED = 12
+
+
+def describe_model_file(path: Path) -> tuple[str, dict[str, str], list[str]]:
+    """Describe a trained model of any format.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it is, facts by name, and commands that use it.
+
+    Raises:
+        CheckpointError: If it is no trained model, damaged, or unsafe to read.
+    """
+    state = read_state(path)
+    application = APPLICATIONS.get(state.module, "images")
+    facts = {"application": application, "network": _network(state), **_data_facts(state)}
+    facts["parameters"] = format_count(sum(value.numel() for value in state.weights.values()))
+    facts["training"] = _training(state)
+    averages = [(n, value) for n, value in ((1, state.ema1), (2, state.ema2)) if value is not None]
+    decays = {n: state.settings.get(f"ema_decay{n}") for n, _ in averages}
+    facts["averages"] = (
+        ", ".join(f"EMA {n}" + (f" (decay {decays[n]})" if decays[n] else "") for n, _ in averages)
+        or "none; samples come from the weights themselves"
+    )
+    facts["optimiser"] = (
+        "yes, training can go on from this file" if state.optimizer is not None else "none; use it with --init_from"
+    )
+    facts["sampling"] = ", ".join(
+        f"{word} {_plain(state.settings[name])}" for name, word in _SAMPLING.items() if name in state.settings
+    )
+    return _kind(path, state), {name: said for name, said in facts.items() if said}, _commands(path, application)
+
+
+def _kind(path: Path, state: ModelState) -> str:
+    if path.suffix == ".safetensors":
+        return "trained model (safetensors)"
+    if state.lightning is not None:
+        return "training checkpoint (Lightning)"
+    return f"checkpoint of the {'LightningDiT' if state.module == USER_DIT else 'JiT'} release's format"
+
+
+def _network(state: ModelState) -> str:
+    settings = state.settings
+    changed = settings.get("net_settings") or {}
+    inside = ", ".join(f"{name} {_plain(value)}" for name, value in changed.items())
+    predicts = f", predicts {settings['prediction']}" if "prediction" in settings else ""
+    return f"{settings.get('model_name', 'JiT')}{f' ({inside})' if inside else ''}{predicts}"
+
+
+def _data_facts(state: ModelState) -> dict[str, str]:
+    if state.module == TEXT:
+        return _text_facts(state.settings)
+    if state.module == USER_DIT:
+        return _user_facts(state)
+    size = state.settings.get("img_size")
+    height, width = size if isinstance(size, tuple | list) else (size, size)
+    channels = state.settings.get("in_channels", 3)
+    return {"images": f"{height}x{width}, {channels} channels", "classes": str(state.settings.get("num_classes", "?"))}
+
+
+def _text_facts(settings: Mapping[str, Any]) -> dict[str, str]:
+    tokenizer = tokenizer_from_json(str(settings["tokenizer"]))
+    size = settings.get("img_size", 64)
+    return {
+        "images": f"{size}x{size}, colours are tokens",
+        "tokenizer": f"{tokenizer.name}, {tokenizer.vocab_size} tokens",
+        "mapping": f"{settings.get('mapping', 'codebook')} (seed {settings.get('codebook_seed', 0)})",
+    }
+
+
+def _user_facts(state: ModelState) -> dict[str, str]:
+    shape = "x".join(map(str, state.settings.get("latent_shape", (32, 16, 16))))
+    kept = state.extra.get("latents", {})
+    users = [int(user) for user in kept.get("user_ids", [])]
+    codec = kept.get("codec", {})
+    inside = "inside this file" if "linear" in kept else "not in this file: name it with --vavae_path"
+    listed = ", ".join(map(str, users)) if len(users) <= _MAX_LISTED else f"{users[0]} to {users[-1]}"
+    return {
+        "latents": shape,
+        "users": f"{len(users)}: {listed}" if users else str(state.settings.get("num_users", "?")),
+        "codec": f"{codec['id']}, checksum {str(codec['checksum'])[:12]}, {inside}" if codec else "not recorded",
+    }
+
+
+def _training(state: ModelState) -> str:
+    if state.epoch < 0 and not state.step:
+        return "the file does not tell how long"
+    steps = f"{state.step} steps, " if state.step else ""
+    epochs = epochs_done(state.lightning) if state.lightning is not None else state.epoch + 1
+    seed = state.extra.get("run_seed")
+    return f"{steps}{epochs} epochs" + (f", seed {seed}" if seed is not None else "")
+
+
+def _commands(path: Path, application: str) -> list[str]:
+    commands = [sample_command(path, application)]
+    quoted = shlex.quote(str(path))
+    if application == "images":
+        commands.append(f"jitflow evaluate {quoted} --reference FOLDER_OF_REAL_IMAGES")
+    if application == "text":
+        commands.append(f"jitflow text evaluate {quoted}")
+    if path.suffix != ".safetensors":
+        commands.append(f"jitflow convert {quoted} {shlex.quote(path.stem + '.safetensors')}")
+    return commands
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " to ".join(_plain(v) for v in value) if len(value) == 2 else ", ".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

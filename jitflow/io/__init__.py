@@ -1,0 +1,1 @@
+"""Safe files, arrays, progress and parallel maps."""

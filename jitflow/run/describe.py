@@ -1,0 +1,353 @@
+"""Runs in folders: what each is, how far it came, how good it is, and the command that comes next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from jitflow.callbacks.data_record import DATA_NAME
+from jitflow.checkpoint.folder import CheckpointFolder, Record
+from jitflow.checkpoint.formats import JIT, TEXT, USER_DIT, errors_of_damage
+from jitflow.errors import CheckpointError, ConfigError, MissingFileError
+from jitflow.io.files import load_checkpoint, read_json
+from jitflow.io.units import size_on_disk
+from jitflow.run.curves import Curve, history_curve, read_curves
+from jitflow.run.folder import CONFIG_NAME, ENVIRONMENT_NAME
+
+State = Literal["finished", "unfinished", "damaged"]
+APPLICATIONS = {JIT: "images", TEXT: "text", USER_DIT: "micro-Doppler"}
+PLACES = ("runs", "outputs", "output", "run")
+"""Folders of the working directory where the commands put runs."""
+# Where a pipeline of several stages keeps its training.
+_TRAININGS = ("trained_models", "training")
+_MAX_DEPTH = 4
+# Scores by preference; the first that is found stands for the run.
+_REPORTS = ("metrics.json", "evaluation/evaluation.json", "evaluation/report.json", "report.json")
+_SCORES = ("fid", "class_agreement", "identity_accuracy", "text_recovery_accuracy", "token_accuracy")
+_LOWEST = ("eval/fid", "val/loss_ema", "val/loss", "train/loss")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder.
+
+    Attributes:
+        folder: The folder.
+        training: Folder of its training: the same, or one inside it if the run has other stages too.
+        application: ``images``, ``text`` or ``micro-Doppler``; empty if nothing tells.
+        network: Name of the network; empty if nothing tells.
+        state: Whether it reached its end, or its checkpoints cannot be read.
+        detail: Why, in a few words.
+        steps: Optimiser steps done.
+        epochs: Finished epochs.
+        score: Name and value of the best score there is; None if there is none.
+        num_bytes: Size on disk.
+        changed: When it last changed, in UTC.
+        checkpoint: Newest whole checkpoint; None if there is none.
+        command: What to run next: to go on, or to draw samples if it is finished; empty if nothing tells.
+        continuation: What to run to go on with it, also if it is finished; empty if nothing tells.
+        settings: Resolved settings of the training.
+        environment: Machine, versions and command that it ran with.
+        data: Sizes and fingerprint of what it was trained on.
+        history: Losses that the checkpoint keeps.
+    """
+
+    folder: Path
+    training: Path
+    application: str
+    network: str
+    state: State
+    detail: str
+    steps: int
+    epochs: int
+    score: tuple[str, float] | None
+    num_bytes: int
+    changed: datetime
+    checkpoint: Path | None
+    command: str
+    continuation: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    history: Curve = field(default_factory=list)
+
+
+def find_runs(folders: Sequence[str | Path]) -> list[Path]:
+    """Find the folders of runs in folders and below them, sorted by name; a run inside a run is part of it.
+
+    Raises:
+        MissingFileError: If one of the folders does not exist.
+    """
+    found: list[Path] = []
+    for place in map(Path, folders):
+        if not place.is_dir():
+            raise MissingFileError(f"there is no folder {place}; name the folder of your runs: jitflow runs FOLDER")
+        found += _below(place, _MAX_DEPTH)
+    return sorted(set(found))
+
+
+def training_folder(folder: str | Path) -> Path | None:
+    """Return the folder of a run's training: the folder itself, a stage inside it, or None if it is no run."""
+    folder = Path(folder)
+    for place in (folder, *(folder / name for name in _TRAININGS)):
+        marks = (ENVIRONMENT_NAME, "training.json")
+        if any((place / mark).is_file() for mark in marks) or _checkpoint_folders(place):
+            return place
+    return None
+
+
+def describe_run(folder: str | Path) -> Run:
+    """Describe a run from what lies in its folder, wherever the folder is now.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        The description.
+
+    Raises:
+        MissingFileError: If there is no such folder.
+        ConfigError: If it holds no run.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingFileError(f"there is no folder {folder}; `jitflow runs` lists the runs there are")
+    training = training_folder(folder)
+    if training is None:
+        raise ConfigError(
+            f"{folder} holds no run (no {ENVIRONMENT_NAME}, no checkpoints); `jitflow runs` lists the runs there are"
+        )
+    with errors_of_damage(folder):
+        return _describe(folder, training)
+
+
+def _describe(folder: Path, training: Path) -> Run:
+    settings, environment = _settings(training), _plain_json(training / ENVIRONMENT_NAME)
+    checkpoint, content, problem = _newest_checkpoint(training)
+    module = str(content.get("jitflow", {}).get("module", ""))
+    application = APPLICATIONS.get(module) or _application(settings)
+    hyper = content.get("hyper_parameters", {})
+    steps, epochs = int(content.get("global_step", 0)), epochs_done(content)
+    state, detail = _state(folder, training, settings, steps, epochs, problem, checkpoint)
+    score = _best_score(folder, training)
+    continuation = continue_command(folder, training, application, str(environment.get("command", "")))
+    next_command = (
+        sample_command(checkpoint, application) if state == "finished" and checkpoint is not None else continuation
+    )
+    return Run(
+        folder=folder,
+        training=training,
+        application=application,
+        network=str(hyper.get("model_name") or _network(settings)),
+        state=state,
+        detail=detail,
+        steps=steps,
+        epochs=epochs,
+        score=score,
+        num_bytes=size_on_disk(folder),
+        changed=_changed(training, folder),
+        checkpoint=checkpoint,
+        command=next_command,
+        continuation=continuation,
+        settings=settings,
+        environment=environment,
+        data=_plain_json(training / DATA_NAME),
+        history=history_curve(content),
+    )
+
+
+def sample_command(checkpoint: str | Path, application: str) -> str:
+    """Return a command that draws samples from a checkpoint of an application."""
+    path = shlex.quote(str(checkpoint))
+    if application == "text":
+        return f"jitflow text sample {path} --count 4"
+    if application == "micro-Doppler":
+        return f"jitflow microdoppler sample --dit_checkpoint {path} --output_dir outputs/spectrograms --user_ids 1 2"
+    return f"jitflow sample {path} --labels all --count 4"
+
+
+def continue_command(folder: Path, training: Path, application: str, recorded: str) -> str:
+    """Return the command that goes on with a run where its folder lies now.
+
+    Args:
+        folder: The run's folder.
+        training: Folder of its training.
+        application: Its application.
+        recorded: The command that started it, as the environment file holds it; may be empty.
+
+    Returns:
+        The command; the recorded one if nothing better is known, which may name places that have moved.
+    """
+    words = _tidy_command(recorded)
+    if words[:2] == ["jitflow", "demo"]:
+        name = words[2] if len(words) > 2 and not words[2].startswith("-") else "images"
+        return shlex.join(["jitflow", "demo", name, "--out", str(folder)])
+    if application == "text":
+        return shlex.join(["jitflow", "text", "train", "--resume", str(training)])
+    if application == "images" and (training / CONFIG_NAME).is_file():
+        config = str(training / CONFIG_NAME)
+        return shlex.join(["jitflow", "train", "--config", config, "--run_dir", str(training), "--resume", "auto"])
+    return shlex.join(words)
+
+
+def _tidy_command(recorded: str) -> list[str]:
+    """Words of a command with its program as people type it."""
+    try:
+        words = shlex.split(recorded)
+    except ValueError:
+        return []
+    if not words:
+        return []
+    program = Path(words[0]).name
+    if program in ("jitflow", "__main__.py"):
+        return ["jitflow", *words[1:]]
+    return ["python", program, *words[1:]] if program.endswith(".py") else words
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    if training_folder(folder) is not None:
+        yield folder
+        return
+    if depth == 0:
+        return
+    for child in sorted(folder.iterdir()):
+        if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
+            yield from _below(child, depth - 1)
+
+
+def _checkpoint_folders(training: Path) -> list[CheckpointFolder]:
+    folders = (CheckpointFolder(place) for place in (training, training / "checkpoints"))
+    return [place for place in folders if place.checkpoints()]
+
+
+def _newest_checkpoint(training: Path) -> tuple[Path | None, dict[str, Any], str]:
+    """Newest checkpoint that opens, its content (mapped, not read), and what is wrong with newer ones."""
+    files = [
+        (path, place.records().get(path.name, []))
+        for place in _checkpoint_folders(training)
+        for path in place.checkpoints()
+    ]
+    places = {path.parent: CheckpointFolder(path.parent) for path, _ in files}
+    problem = ""
+
+    def age(item: tuple[Path, list[Record]]) -> tuple[int, int]:
+        # A folder that was copied has lost the times of its files, but not the steps in its manifest.
+        return max((record.step for record in item[1]), default=0), item[0].stat().st_mtime_ns
+
+    for path, records in sorted(files, key=age, reverse=True):
+        # By size only: checksums of many large files would take minutes.
+        sizes = {record.num_bytes for record in records}
+        wrong = (
+            f"it has {path.stat().st_size} bytes instead of {max(sizes)}"
+            if sizes and path.stat().st_size not in sizes
+            else places[path.parent].problem(path, {})
+        )
+        if wrong is None:
+            try:
+                return path, load_checkpoint(path), problem
+            except CheckpointError as error:
+                wrong = str(error)
+        problem = problem or f"{path.name}: {wrong}"
+    return None, {}, problem
+
+
+def epochs_done(content: Mapping[str, Any]) -> int:
+    """Return how many epochs a checkpoint's training finished; its own ``epoch`` differs by one after the last."""
+    try:
+        return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (KeyError, TypeError):
+        return int(content.get("epoch", -1)) + 1
+
+
+def _state(
+    folder: Path,
+    training: Path,
+    settings: Mapping[str, Any],
+    steps: int,
+    epochs: int,
+    problem: str,
+    checkpoint: Path | None,
+) -> tuple[State, str]:
+    if checkpoint is None:
+        return ("damaged", problem) if problem else ("unfinished", "no checkpoint yet")
+    trainer = settings.get("trainer") or settings
+    max_epochs, max_steps = (_positive(trainer.get(name)) for name in ("max_epochs", "max_steps"))
+    max_epochs = max_epochs or _positive(settings.get("epochs"))
+    reached = bool(max_epochs and epochs >= max_epochs) or bool(max_steps and steps >= max_steps)
+    said = bool(_plain_json(training / "training.json").get("finished"))
+    done = f"{epochs} epochs, {steps} steps" + (f" (newer ones are damaged: {problem})" if problem else "")
+    if said or reached or (folder / "metrics.json").is_file():
+        return "finished", done
+    goal = f"; goal {max_steps} steps" if max_steps else f"; goal {max_epochs} epochs" if max_epochs else ""
+    return "unfinished", done + goal
+
+
+def _positive(value: Any) -> int:
+    return int(value) if isinstance(value, int | float) and value > 0 else 0
+
+
+def _best_score(folder: Path, training: Path) -> tuple[str, float] | None:
+    for name in _REPORTS:
+        report = _plain_json(folder / name) or _plain_json(training / name)
+        inner = report.get("metrics")
+        numbers = {**report, **(inner if isinstance(inner, dict) else {})}
+        for score in _SCORES:
+            if isinstance(numbers.get(score), int | float):
+                return score, float(numbers[score])
+    curves = read_curves(training)
+    for name in _LOWEST:
+        if curves.get(name):
+            return f"lowest {name}", min(value for _, value in curves[name])
+    return None
+
+
+def _settings(training: Path) -> dict[str, Any]:
+    path = training / CONFIG_NAME
+    if not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _plain_json(path: Path) -> dict[str, Any]:
+    """Content of a JSON file that describes a run; nothing if it is missing or damaged, for the rest still counts."""
+    if not path.is_file():
+        return {}
+    try:
+        content = read_json(path)
+    except ConfigError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _application(settings: Mapping[str, Any]) -> str:
+    model = settings.get("model")
+    if isinstance(model, Mapping):
+        return APPLICATIONS.get(str(model.get("class_path", "")), "images")
+    if "tokenizer" in settings or "mapping" in settings:
+        return "text"
+    return "micro-Doppler" if "latents" in settings else ""
+
+
+def _network(settings: Mapping[str, Any]) -> str:
+    model = settings.get("model")
+    if isinstance(model, Mapping):
+        return str((model.get("init_args") or {}).get("model_name", ""))
+    return str(model or settings.get("model_name", "") or "")
+
+
+def _changed(*folders: Path) -> datetime:
+    """Latest time at which something directly in the folders or among the checkpoints changed."""
+    places = [place for folder in folders for place in (folder, folder / "checkpoints")]
+    times = [entry.stat().st_mtime for place in places if place.is_dir() for entry in os.scandir(place)]
+    return datetime.fromtimestamp(max(times, default=0.0), timezone.utc).replace(microsecond=0)

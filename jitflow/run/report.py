@@ -1,0 +1,363 @@
+"""One page about a run that needs no other file and no network: ``report.html``."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import jitflow
+from jitflow import pictures
+from jitflow.errors import JitflowError
+from jitflow.io.files import read_json, write_text
+from jitflow.io.units import format_bytes
+from jitflow.run.curves import Curve, read_curves
+from jitflow.run.describe import Run, describe_run
+
+log = logging.getLogger(__name__)
+REPORT_NAME = "report.html"
+_SCORE_FILES = ("metrics.json", "evaluation/evaluation.json", "evaluation/report.json", "report.json")
+_TEXT_FILES = ("samples.txt", "evaluation/samples/samples.txt")
+_DURING = re.compile(r"samples_epoch(\d+)\.png")
+# Pictures of the whole run, in the order in which they tell its story; a pattern may fit several.
+_PICTURES = {
+    "samples.png": "Samples",
+    "samples/grid.png": "Samples",
+    "text.png": "A written text as its image",
+    "trajectory.png": "One sample forming out of noise",
+    "generated_images/micro_doppler_grid.png": "Generated spectrograms, a row for each user",
+    "evaluation/*.png": "Evaluation",
+    "accuracy.png": "Accuracy",
+    "latent_features/reconstruction.png": "Above pictures, below what their latents decode to",
+}
+_MAX_DURING = 6
+_MAX_WIDTH_PX = 1200
+# A PNG above this is sent as JPEG: a page shall open at once.
+_MAX_PNG_BYTES = 400_000
+_MAX_TEXT_CHARS = 6000
+_MAX_ROWS = 80
+_TITLES = {
+    "train/loss": "Training loss",
+    "val/loss": "Loss on held-out data",
+    "val/loss_ema": "Loss on held-out data, first EMA",
+    "train/lr": "Learning rate",
+    "eval/fid": "FID",
+    "train/grad_norm": "Norm of the gradient, before clipping",
+    "train/weight_norm": "Norm of the weights",
+    "train/ema1_norm": "Norm of the first EMA",
+    "train/ema2_norm": "Norm of the second EMA",
+    "perf/images_per_sec": "Images per second",
+    "perf/memory_gib": "Largest memory so far, GiB",
+    "perf/mfu": "Share of the device's peak (MFU)",
+}
+# Curves of the loss by time, which TrainingWatch logs.
+_BY_TIME = "loss_at/"
+_STYLE = """
+:root { color-scheme: light; --line: #d8dee4; --soft: #57606a; --accent: #0b63b5; }
+* { box-sizing: border-box; }
+body { font: 15px/1.55 system-ui, sans-serif; color: #1f2328; background: #fff; max-width: 72rem; margin: 0 auto;
+  padding: 2rem 1.5rem 4rem; }
+h1 { font-size: 1.7rem; margin: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2.4rem 0 .8rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
+p.lead { color: var(--soft); margin: .3rem 0 0; }
+.state { display: inline-block; padding: .05rem .6rem; border-radius: 1rem; color: #fff; background: #9a6700; }
+.state.finished { background: #1a7f37; } .state.damaged { background: #cf222e; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(28rem, 1fr)); gap: 1.2rem; }
+.figures.small { grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); }
+figure { margin: 0; } figure.wide { grid-column: 1 / -1; }
+figure img { max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: 4px; display: block; }
+figcaption { color: var(--soft); font-size: .88rem; margin-top: .3rem; }
+table { border-collapse: collapse; width: 100%; }
+td { padding: .22rem .8rem .22rem 0; border-bottom: 1px solid #eef1f4; vertical-align: top; overflow-wrap: anywhere; }
+td:first-child { color: var(--soft); width: 19rem; }
+pre { background: #f6f8fa; border: 1px solid var(--line); border-radius: 4px; padding: .8rem 1rem; margin: 0;
+  white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.5 ui-monospace, monospace; }
+summary { cursor: pointer; color: var(--accent); } details { margin-top: .6rem; }
+footer { margin-top: 3rem; color: var(--soft); font-size: .85rem; }
+"""
+
+
+def write_report(folder: str | Path, *, out: str | Path | None = None) -> Path:
+    """Write one HTML file about a run, with every picture inside it.
+
+    Args:
+        folder: The run's folder.
+        out: Where to; ``report.html`` in the folder by default.
+
+    Returns:
+        The file.
+
+    Raises:
+        MissingFileError: If there is no such folder.
+        ConfigError: If it holds no run.
+    """
+    run = describe_run(folder)
+    path = Path(out) if out is not None else run.folder / REPORT_NAME
+    write_text(path, render(run))
+    return path
+
+
+def write_final_report(folder: str | Path) -> None:
+    """Write the report of a training that has ended; what stands in its way is a warning, for the training is done.
+
+    Args:
+        folder: The run's folder.
+    """
+    try:
+        path = write_report(folder)
+    except (JitflowError, OSError) as error:
+        log.warning("no report was written: %s", error)
+    else:
+        log.info("report: %s", path)
+
+
+def render(run: Run) -> str:
+    """Return the page about a run; it asks for nothing outside itself."""
+    title = html.escape(run.folder.resolve().name)
+    curves = read_curves(run.training)
+    if run.history and "train/loss" not in curves:
+        curves["train/loss"] = run.history
+    sections = [
+        _section("Commands", _commands(run)),
+        _section("Scores", _score_tables(run)),
+        _section("Curves", _curve_figures(curves)),
+        _section("Samples over the training", _during_figures(run)),
+        _section("Pictures", _picture_figures(run)),
+        _section("Texts", _texts(run)),
+        _section("Data", _table(_flat(run.data))),
+        _section("Settings", _table(_flat(run.settings))),
+        _section("Environment", _table(_flat(run.environment))),
+        _section("Files", _table(_files(run))),
+    ]
+    # The policy holds even if some text of the run slipped through as markup.
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    now = datetime.now(timezone.utc).isoformat(sep=" ", timespec="minutes")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>{title}</h1>
+{_lead(run)}
+{"".join(sections)}
+<footer>Written {now} by jitflow {jitflow.__version__}. Everything on this page is inside this file.</footer>
+</body>
+</html>
+"""
+
+
+def _lead(run: Run) -> str:
+    parts = [part for part in (run.application, run.network) if part]
+    if run.score:
+        parts.append(f"{_words(run.score[0])} {run.score[1]:.4g}")
+    parts.append(format_bytes(run.num_bytes))
+    said = " · ".join(html.escape(part) for part in parts)
+    detail = f" {html.escape(run.detail)}" if run.detail else ""
+    return f'<p class="lead"><span class="state {run.state}">{run.state}</span>{detail}</p><p class="lead">{said}</p>'
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{html.escape(title)}</h2>{body}</section>\n" if body else ""
+
+
+def _commands(run: Run) -> str:
+    commands = {"draw samples": run.command if run.command != run.continuation else "", "go on": run.continuation}
+    said = [f"# {purpose}\n{command}" for purpose, command in commands.items() if command]
+    return f"<pre>{html.escape(chr(10).join(said))}</pre>" if said else ""
+
+
+def _score_tables(run: Run) -> str:
+    tables = []
+    for name in _SCORE_FILES:
+        for place in dict.fromkeys((run.folder, run.training)):
+            path = place / name
+            if not path.is_file():
+                continue
+            try:
+                content = read_json(path)
+            except JitflowError as error:
+                tables.append(f"<p>{html.escape(str(error))}</p>")
+                continue
+            numbers = {k: v for k, v in _flat(content).items() if not k.startswith("settings.")}
+            if tables:
+                tables.append(_folded(str(path.relative_to(run.folder)), numbers))
+                continue
+            # A table of every number at every time would hide those that sum them up.
+            inner = {name: said for name, said in numbers.items() if "." in name}
+            tables.append(_table({name: said for name, said in numbers.items() if name not in inner}))
+            tables += [_folded(f"{len(inner)} more numbers", inner)] if inner else []
+    return "".join(tables)
+
+
+def _curve_figures(curves: Mapping[str, Curve]) -> str:
+    first = [name for name in _TITLES if name in curves]
+    by_time = {name.removeprefix(_BY_TIME): curves[name] for name in curves if name.startswith(_BY_TIME)}
+    names = first + [name for name in curves if name not in _TITLES and not name.startswith(_BY_TIME)]
+    figures = []
+    for name in names:
+        points = curves[name]
+        # A single point is no curve.
+        if len(points) > 1:
+            title = _TITLES.get(name, name)
+            figures.append(_figure(_plot(points, title), f"{title}, {len(points)} points, last {points[-1][1]:.4g}"))
+    if any(len(points) > 1 for points in by_time.values()):
+        caption = "Training loss by time; 0 is noise, 1 is data"
+        figures.insert(min(1, len(figures)), _figure(_plot_together(by_time, caption), caption))
+    return f'<div class="figures">{"".join(figures)}</div>' if figures else ""
+
+
+def _plot_together(curves: Mapping[str, Curve], title: str) -> bytes:
+    """Draw curves of one kind in one figure, from the first (dark) to the last (light)."""
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for i, (name, points) in enumerate(sorted(curves.items())):
+        axes.plot(*zip(*points, strict=True), color=colormaps["viridis"](0.9 * i / len(curves)), label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel("optimiser step")
+    axes.set_ylabel("loss")
+    axes.set_title(title)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _plot(points: Sequence[tuple[int, float]], title: str) -> bytes:
+    steps, values = zip(*points, strict=True)
+    smooth = min(50, max(3, len(values) // 10)) if len(values) >= 20 else 1
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "curve.png"
+        pictures.plot_curve(
+            path, steps, values, xlabel="optimiser step", ylabel=title.lower(), title=title, smooth=smooth
+        )
+        return path.read_bytes()
+
+
+def _during_figures(run: Run) -> str:
+    found = {int(m[1]): p for p in run.folder.rglob("samples_epoch*.png") if (m := _DURING.fullmatch(p.name))}
+    epochs = sorted(found)
+    if len(epochs) > _MAX_DURING:
+        epochs = [epochs[i] for i in np.linspace(0, len(epochs) - 1, _MAX_DURING).round().astype(int)]
+    figures = [_figure_of_file(found[epoch], f"after {epoch} epochs") for epoch in epochs]
+    return f'<div class="figures small">{"".join(figures)}</div>' if figures else ""
+
+
+def _picture_figures(run: Run) -> str:
+    figures = []
+    for pattern, caption in _PICTURES.items():
+        for path in sorted(run.folder.glob(pattern)):
+            words = caption if path.name == Path(pattern).name else f"{caption}: {_words(path.stem)}"
+            figures.append(_figure_of_file(path, words))
+    return f'<div class="figures">{"".join(figures)}</div>' if figures else ""
+
+
+def _figure_of_file(path: Path, caption: str) -> str:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            small = image.copy()
+    except OSError as error:
+        return f"<p>{html.escape(f'{path.name} cannot be read ({error})')}</p>"
+    small.thumbnail((_MAX_WIDTH_PX, 4 * _MAX_WIDTH_PX))
+    data = _encoded(small, "PNG")
+    if len(data) > _MAX_PNG_BYTES:
+        data = _encoded(small.convert("RGB"), "JPEG", quality=88)
+    return _figure(data, caption, wide=small.width > 2 * small.height or small.width >= 900)
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def _figure(data: bytes, caption: str, *, wide: bool = False) -> str:
+    mime = "image/jpeg" if data[:2] == b"\xff\xd8" else "image/png"
+    text = html.escape(caption, quote=True)
+    source = f"data:{mime};base64,{base64.b64encode(data).decode()}"
+    mark = ' class="wide"' if wide else ""
+    return f'<figure{mark}><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
+
+
+def _texts(run: Run) -> str:
+    for name in _TEXT_FILES:
+        path = run.folder / name
+        if path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            rest = f"\n... (the rest is in {name})" if len(text) > _MAX_TEXT_CHARS else ""
+            return f"<pre>{html.escape(text[:_MAX_TEXT_CHARS] + rest)}</pre>"
+    return ""
+
+
+def _files(run: Run) -> dict[str, str]:
+    """What lies in the run's folder: files by themselves, folders as a whole."""
+    listed = {}
+    for path in sorted(run.folder.iterdir()):
+        if path.is_dir():
+            inside = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
+            size = format_bytes(sum(p.stat().st_size for p in inside))
+            listed[f"{path.name}/"] = f"{len(inside)} files, {size}"
+        elif path.name != REPORT_NAME:
+            listed[path.name] = format_bytes(path.stat().st_size)
+    return listed
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """Nested values as rows ``outer.inner``; long lists are cut, numbers shortened."""
+    if isinstance(value, Mapping):
+        rows: dict[str, str] = {}
+        for name, inner in value.items():
+            rows.update(_flat(inner, f"{prefix}.{name}" if prefix else str(name)))
+        return rows
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        return {prefix: f"{len(value)} entries"}
+    return {prefix: _shown(value)} if prefix else {}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        shown = ", ".join(_shown(v) for v in value[:12])
+        return shown + (f", ... ({len(value)} in all)" if len(value) > 12 else "")
+    return str(value)
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    if not rows:
+        return ""
+    shown: Iterable[tuple[str, str]] = list(rows.items())[:_MAX_ROWS]
+    body = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in shown)
+    more = f"<tr><td></td><td>and {len(rows) - _MAX_ROWS} more</td></tr>" if len(rows) > _MAX_ROWS else ""
+    return f"<table>{body}{more}</table>"
+
+
+def _folded(title: str, rows: Mapping[str, str]) -> str:
+    return f"<details><summary>{html.escape(title)}</summary>{_table(rows)}</details>"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

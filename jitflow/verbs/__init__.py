@@ -1,0 +1,1 @@
+"""The commands of `jitflow`: one verb a file."""

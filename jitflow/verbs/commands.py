@@ -1,0 +1,334 @@
+"""The commands ``demo``, ``sample`` and ``models``: options in, printed results out.
+
+Each function with a docstring is one command; jsonargparse makes its options and help from the signature.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from jitflow.errors import ConfigError, option_error, unknown_name
+from jitflow.nets.registry import get_variant, list_models
+
+
+def demo(args: list[str]) -> None:
+    """Run ``jitflow demo``."""
+    demos = {"images": _demo_images, "text": _demo_text, "microdoppler": _demo_microdoppler}
+    name = "images"
+    if args[:1] and not args[0].startswith("-"):
+        name, args = args[0], args[1:]
+    if name not in demos:
+        raise unknown_name("demo", name, demos)
+    run_command(f"demo {name}", demos[name], args)
+
+
+def sample(args: list[str]) -> None:
+    """Run ``jitflow sample``."""
+    run_command("sample", _sample, args)
+
+
+def convert(args: list[str]) -> None:
+    """Run ``jitflow convert``."""
+    run_command("convert", _convert, args)
+
+
+def models(args: list[str]) -> None:
+    """Run ``jitflow models``."""
+    if args[:1] and not args[0].startswith("-"):
+        args = [f"--pattern={args[0]}", *args[1:]]
+    run_command("models", _models, args)
+
+
+def run_group(
+    name: str, commands: Mapping[str, Callable[..., Any]], args: list[str], *, positional: Collection[str] = ()
+) -> None:
+    """Run one of several commands that share a verb; without a word, or with ``--help``, list them.
+
+    Args:
+        name: The verb.
+        commands: Function of each command.
+        args: Words after the verb.
+        positional: Commands whose required arguments are given by place; the others' are options.
+
+    Raises:
+        ConfigError: If there is no such command.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        table = Table("command", "what it does", box=None, pad_edge=False)
+        for command, function in commands.items():
+            table.add_row(f"jitflow {name} {command}", (function.__doc__ or "").partition("\n")[0])
+        console = Console()
+        console.print(table)
+        console.print(f"\n`jitflow {name} <command> --help` lists a command's options.")
+        return
+    if args[0] not in commands:
+        raise unknown_name(f"{name} command", args[0], commands)
+    run_command(f"{name} {args[0]}", commands[args[0]], args[1:], positional=args[0] in positional)
+
+
+def run_command(name: str, function: Callable[..., Any], args: list[str], *, positional: bool = True) -> None:
+    """Make the options of a command from a function's signature and docstring, and run it.
+
+    Args:
+        name: Words after ``jitflow``.
+        function: What to run.
+        args: Words after the verb.
+        positional: Whether required arguments are given by place; else as options.
+    """
+    import jsonargparse
+
+    prog = f"jitflow {name}"
+
+    # People write --num-images as well as --num_images.
+    args = [
+        "--" + word[2:].partition("=")[0].replace("-", "_") + "".join(word[2:].partition("=")[1:])
+        if word.startswith("--")
+        else word
+        for word in args
+    ]
+    parameters = inspect.signature(function).parameters.values()
+    switches = {f"--{p.name}": str(p.annotation) == "bool" for p in parameters if p.default is False}
+    lists = [f"--{p.name}" for p in parameters if str(p.annotation).startswith("list[")]
+    args = _spell_out(_join_lists(args, lists), switches)
+    try:
+        jsonargparse.auto_cli(function, args=args, prog=prog, as_positional=positional, exit_on_error=False)
+    except argparse.ArgumentError as error:
+        raise option_error(str(error), prog) from None
+
+
+def _join_lists(args: list[str], lists: list[str]) -> list[str]:
+    """Let ``--ids 1 2 3`` mean ``--ids=[1,2,3]``, which is how people write it."""
+    joined: list[str] = []
+    values: list[str] | None = None
+    for word in [*args, "--"]:
+        if values is not None and not word.startswith("--"):
+            values.append(word)
+            continue
+        if values is not None:
+            joined.append(f"{joined.pop()}=[{','.join(values)}]" if values else joined.pop())
+        values = [] if word in lists else None
+        joined.append(word)
+    return joined[:-1]
+
+
+def _spell_out(args: list[str], switches: dict[str, bool]) -> list[str]:
+    """Let a bare ``--switch`` mean ``--switch=true``, which is how people write it.
+
+    Args:
+        args: Words of a command line.
+        switches: Options that are false by default, and whether true and false are all that they can be.
+    """
+
+    def is_bare(word: str, after: str) -> bool:
+        if word not in switches:
+            return False
+        if switches[word]:
+            return after.lower() not in ("true", "false", "yes", "no")
+        return not after or after.startswith("-")
+
+    following = [*args, ""][1:]
+    return [f"{word}=true" if is_bare(word, after) else word for word, after in zip(args, following, strict=True)]
+
+
+def _demo_images(out: str = "runs/demo/images", seed: int = 0, restart: bool = False, dry_run: bool = False) -> None:
+    """Train a small JiT on scikit-learn's handwritten digits and draw some.
+
+    Run again, it goes on where it stopped, or reports what is there.
+
+    Args:
+        out: Folder of the results.
+        seed: Seed of the training.
+        restart: Throw away what is in the folder and train anew.
+        dry_run: Say what would be done, and do nothing.
+    """
+    from jitflow.verbs.demo_images import run
+
+    run(Path(out), seed=seed, restart=restart, dry_run=dry_run)
+
+
+def _demo_microdoppler(
+    out: str = "runs/demo/microdoppler", seed: int = 0, restart: bool = False, dry_run: bool = False
+) -> None:
+    """Simulate five walking people seen by a radar, learn their spectrograms, draw some and judge them.
+
+    Run again, it goes on where it stopped, or reports what is there.
+
+    Args:
+        out: Folder of the results.
+        seed: Seed of everything.
+        restart: Throw away what is in the folder and start anew.
+        dry_run: Say what would be done, and do nothing.
+    """
+    from jitflow.verbs.demo_microdoppler import run
+
+    run(Path(out), seed=seed, restart=restart, dry_run=dry_run)
+
+
+def _demo_text(out: str = "runs/demo/text", seed: int = 0, restart: bool = False, dry_run: bool = False) -> None:
+    """Train a small model of text as colour on Python's own documentation, and read what it recovers and writes.
+
+    Run again, it goes on where it stopped, or reports what is there.
+
+    Args:
+        out: Folder of the results.
+        seed: Seed of everything.
+        restart: Throw away what is in the folder and start anew.
+        dry_run: Say what would be done, and do nothing.
+    """
+    from jitflow.verbs.demo_text import run
+
+    run(Path(out), seed=seed, restart=restart, dry_run=dry_run)
+
+
+def _sample(
+    checkpoint: str,
+    labels: str = "all",
+    count: int = 1,
+    guidance: float | None = None,
+    interval: str | None = None,
+    solver: str | None = None,
+    steps: int | None = None,
+    time_shift: float | None = None,
+    seed: int = 0,
+    ema: float = 1,
+    out: str = "outputs/samples",
+    batch_size: int = 64,
+    device: str | None = None,
+    precision: Literal["32", "bf16", "16"] = "32",
+    compile: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Draw images from a checkpoint: PNG files, one grid, and a JSON with every setting.
+
+    Args:
+        checkpoint: File to load.
+        labels: Classes, such as 0,3,7-9 or all; the number of classes means "any class".
+        count: Images for each label.
+        guidance: Guidance scale; 1 for none; the model's own by default.
+        interval: Times low,high between which guidance acts; 0 is noise, 1 is data.
+        solver: euler, heun, midpoint or multistep.
+        steps: Steps of the solver.
+        time_shift: Above 1 puts more of the steps near the noise, below 1 near the image.
+        seed: Seed of the first image; the others follow.
+        ema: Average of the weights: 1 or 2; 0 for the weights themselves; a width such as 0.1 for an average
+            reconstructed from the run's snapshots.
+        out: Folder of the results.
+        batch_size: Images at a time.
+        device: cpu, cuda, cuda:1, mps; the fastest there is by default.
+        precision: Precision inside the network.
+        compile: Compile the network first, which takes a minute and pays off for many images.
+        dry_run: Say what would be drawn, and draw nothing.
+    """
+    from jitflow.core.solver import get_solver
+    from jitflow.core.times import time_grid
+    from jitflow.io.files import writable_folder
+    from jitflow.io.progress import meter
+    from jitflow.model import load, parse_interval, parse_labels
+
+    # Everything that can be wrong is looked at before the checkpoint is read.
+    if count < 1:
+        raise ConfigError(f"--count must be at least 1; got {count}")
+    if solver is not None:
+        get_solver(solver)
+    if steps is not None:
+        time_grid(steps)
+    if time_shift is not None:
+        time_grid(2, shift=time_shift)
+    window = parse_interval(interval) if interval is not None else None
+    model = load(checkpoint, device=device)
+    wanted = [y for y in parse_labels(labels, model.module.num_classes) for _ in range(count)]
+    console = Console(stderr=True)
+    if dry_run:
+        console.print(f"would draw {len(wanted)} images, seeds {seed} to {seed + len(wanted) - 1}, into {out}")
+        return
+    writable_folder(out)
+    if compile:
+        model.compile()
+    with meter("sampling", len(wanted)) as progress:
+        drawn = model.sample(
+            wanted,
+            seed,
+            guidance=guidance,
+            interval=window,
+            solver=solver,
+            steps=steps,
+            time_shift=time_shift,
+            ema=ema,
+            batch_size=batch_size,
+            precision=precision,
+            on_progress=lambda done, in_all: progress.update(len(wanted) * done / in_all),
+        )
+    folder = drawn.save(out)
+    console.print(f"{len(drawn)} images in {folder} (see {folder / 'grid.png'}, settings in settings.json)")
+
+
+def _convert(
+    source: str,
+    target: str,
+    ema: Literal["0", "1", "2", "all"] = "1",
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Convert a checkpoint between the JiT release's .pth, Lightning's .ckpt and .safetensors.
+
+    The target's suffix is the format. No weight is lost on the way to .pth and .ckpt and back.
+
+    Args:
+        source: File to read.
+        target: File to write.
+        ema: For .safetensors, the weights to write: 1 or 2 for an average, 0 for the weights themselves, or all.
+        overwrite: Replace a target that exists.
+        dry_run: Read and describe the source, and write nothing.
+    """
+    from jitflow.checkpoint.formats import FORMATS, read_state
+    from jitflow.checkpoint.load import convert as convert_file
+
+    if Path(target).suffix not in FORMATS:
+        raise ConfigError(f"{target}: the suffix must be one of {', '.join(FORMATS)}")
+    state = read_state(source) if dry_run else convert_file(source, target, ema=ema, overwrite=overwrite)
+    held = ["weights"] + [n for n, v in (("EMA 1", state.ema1), ("EMA 2", state.ema2)) if v is not None]
+    held += ["optimiser"] if state.optimizer is not None else []
+    Console(stderr=True, soft_wrap=True).print(
+        f"{source}: {state.settings.get('model_name', 'JiT')}, {', '.join(held)}, {state.epoch + 1} epochs done"
+        + (f" -> {target}" if not dry_run else "")
+    )
+
+
+def _models(pattern: str = "*") -> None:
+    """List networks: parameters, cost of one forward pass, tokens.
+
+    Args:
+        pattern: Which names to list, such as 'JiT-B*'.
+    """
+    from jitflow.inspect.describe import describe_model
+
+    names = list_models(pattern)
+    if not names:
+        raise ConfigError(f"no model matches {pattern!r}; known: {', '.join(list_models())}")
+    table = Table(title="networks")
+    for heading in ("name", "image", "tokens", "parameters", "GMACs *", "origin"):
+        # A name cut short in a narrow terminal would be of no use.
+        table.add_column(
+            heading, justify="left" if heading in ("name", "origin") else "right", no_wrap=heading == "name"
+        )
+    for name in names:
+        facts: dict[str, Any] = describe_model(name)
+        height, width = facts["img_size"]
+        table.add_row(
+            name,
+            f"{height}x{width}",
+            str(facts["tokens"]),
+            f"{facts['parameters'] / 1e6:.2f}M",
+            f"{facts['macs'] / 1e9:.3g}",
+            get_variant(name).note,
+        )
+    console = Console()
+    console.print(table)
+    console.print("* multiply-accumulates of one image and one pass; the JiT paper prints these as Gflops.")

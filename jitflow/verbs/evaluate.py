@@ -1,0 +1,317 @@
+"""The commands ``evaluate``, ``stats`` and ``sweep``: options in, tables out."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from jitflow.errors import ConfigError
+from jitflow.verbs.commands import run_command
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(args: list[str]) -> None:
+    """Run ``jitflow evaluate``, or ``jitflow evaluate compare A B``."""
+    if args[:1] == ["compare"]:
+        run_command("evaluate compare", _compare, args[1:])
+    else:
+        run_command("evaluate", _evaluate, args)
+
+
+def stats(args: list[str]) -> None:
+    """Run ``jitflow stats``."""
+    run_command("stats", _stats, args)
+
+
+def sweep(args: list[str]) -> None:
+    """Run ``jitflow sweep``."""
+    run_command("sweep", _sweep, args)
+
+
+def _evaluate(
+    checkpoint: str,
+    num_images: int = 50000,
+    reference: str | None = None,
+    extractor: str = "inception",
+    guidance: float | None = None,
+    interval: str | None = None,
+    solver: str | None = None,
+    steps: int | None = None,
+    ema: float = 1,
+    seed: int = 0,
+    out: str = "outputs/evaluation",
+    batch_size: int = 64,
+    processes: int = 1,
+    device: str | None = None,
+    precision: Literal["32", "bf16", "16"] = "32",
+    png: bool = False,
+    npz: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Score a checkpoint: classes balanced, one seed for each image, a report with a protocol card.
+
+    Interrupted, run the same command again: it goes on where it stopped. `jitflow evaluate compare A B` says what
+    differs between two reports.
+
+    Args:
+        checkpoint: File of any format.
+        num_images: Images to generate, a multiple of the classes.
+        reference: An .npz of statistics, a folder of images, digits or digits:val; by default fid_stats/ is searched.
+        extractor: inception, inception:FILE, digits, pixels, pixels:SIDE, timm:MODEL:FILE.
+        guidance: Guidance scale; the model's own by default.
+        interval: Times low,high between which guidance acts.
+        solver: euler, heun, midpoint or multistep.
+        steps: Steps of the solver.
+        ema: Average of the weights: 1 or 2; 0 for the weights; a width such as 0.1 for one made after training.
+        seed: Seed of the first image; the others follow.
+        out: Folder of the report.
+        batch_size: Images at a time; does not change the score.
+        processes: Processes that share the work, one GPU each; does not change the score.
+        device: cpu or cuda; the fastest there is by default.
+        precision: Precision inside the network.
+        png: Also write every image.
+        npz: Also write samples.npz for ADM's evaluator.
+        dry_run: Check everything, say what would be done, and do nothing.
+    """
+    from jitflow.evaluation.evaluate import Plan
+    from jitflow.evaluation.evaluate import evaluate as run
+    from jitflow.model import load, parse_interval
+
+    if processes < 1:
+        raise ConfigError(f"--processes must be at least 1; got {processes}")
+    window = parse_interval(interval) if interval is not None else None
+    plan = Plan(num_images, seed, guidance, window, solver, steps, ema, precision, batch_size)
+    model = load(checkpoint, device=device)
+    plan.check(model.module.num_classes)
+    reference = reference or str(_default_reference(model))
+    console = Console(stderr=True, soft_wrap=True)
+    if dry_run:
+        console.print(f"would score {num_images} images of {checkpoint} against {reference} ({extractor}) into {out}")
+        return
+    report = run(
+        checkpoint,
+        plan,
+        reference=reference,
+        extractor=extractor,
+        out=out,
+        processes=processes,
+        keep_png=png,
+        keep_npz=npz,
+        model=model,
+    )
+    for warning in report["warnings"]:
+        log.warning("warning: %s", warning)
+    _print_report(report)
+    console.print(f"report: {Path(out) / 'report.json'}")
+
+
+def _compare(first: str, second: str) -> None:
+    """Compare two reports of `jitflow evaluate`: the scores, and every difference in how they were made.
+
+    Args:
+        first: A report.json, or the folder it is in.
+        second: Another.
+    """
+    from jitflow.evaluation.protocol import card_differences, read_report
+
+    a, b = read_report(first), read_report(second)
+    console = Console(soft_wrap=True)
+    table = Table("score", first, second)
+    for name in {**a["metrics"], **b["metrics"]}:
+        table.add_row(name, *(f"{r['metrics'][name]:.4g}" if name in r["metrics"] else "-" for r in (a, b)))
+    console.print(table)
+    differences = card_differences(a["protocol"], b["protocol"])
+    if not differences:
+        console.print("made in the same way: the scores can be compared")
+        return
+    table = Table("made differently", first, second)
+    for name, (left, right) in differences.items():
+        table.add_row(name, str(left), str(right))
+    console.print(table)
+
+
+def _stats(
+    folder: str,
+    img_size: int = 256,
+    out: str | None = None,
+    extractor: str = "inception",
+    channels: Literal[1, 3] = 3,
+    batch_size: int = 64,
+    num_workers: int = 2,
+    keep_features: int = 0,
+    device: str | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Make reference statistics of a folder of images: centre-cropped as in training, never flipped.
+
+    Args:
+        folder: Images, in any folders below it.
+        img_size: Side in pixels.
+        out: The .npz to write; fid_stats/<folder>_<img_size>.npz by default.
+        extractor: inception, inception:FILE, digits, pixels, pixels:SIDE, timm:MODEL:FILE.
+        channels: 3 for colour, 1 for grey.
+        batch_size: Images at a time.
+        num_workers: Processes that read images.
+        keep_features: Features of so many images to keep, spread evenly, for KID, precision and recall.
+        device: cpu or cuda; the fastest there is by default.
+        dry_run: Check everything, say what would be done, and do nothing.
+    """
+    import torch
+
+    import jitflow
+    from jitflow.evaluation.extractors import make_extractor
+    from jitflow.evaluation.frechet import save_statistics
+    from jitflow.evaluation.reference import image_batches, reference_features
+    from jitflow.io.progress import meter
+    from jitflow.model import default_device
+
+    if keep_features < 0:
+        raise ConfigError(f"--keep_features must not be negative; got {keep_features}")
+    target = Path(out or f"fid_stats/{Path(folder).resolve().name}_{img_size}.npz")
+    batches, num_images = image_batches(folder, img_size, channels, batch_size=batch_size, num_workers=num_workers)
+    made = make_extractor(extractor)
+    console = Console(stderr=True, soft_wrap=True)
+    if dry_run:
+        console.print(f"would read {num_images} images of {folder} with {made.name} and write {target}")
+        return
+    with meter("reading", num_images) as progress:
+        moments, features, checksum = reference_features(
+            batches, made, device=device or default_device(), on_images=progress.update
+        )
+    record: dict[str, Any] = {
+        "extractor": made.name,
+        "extractor_sha256": made.checksum or "",
+        "num_images": num_images,
+        "img_size": img_size,
+        "channels": channels,
+        "pixels_sha256": checksum,
+        "crop": "ADM centre crop, no flip",
+        "jitflow": jitflow.__version__,
+    }
+    kept = None
+    if keep_features:
+        kept = features[torch.linspace(0, len(features) - 1, min(keep_features, len(features))).round().long()]
+    save_statistics(target, moments.mean, moments.covariance, features=kept, **record)
+    if num_images <= made.dim:
+        log.warning(
+            "warning: %d images are too few for %d feature dimensions; use at least %d",
+            num_images,
+            made.dim,
+            made.dim + 1,
+        )
+    console.print(f"{num_images} images, {made.dim} dimensions -> {target}")
+
+
+def _sweep(
+    checkpoint: str,
+    cfg: str = "1.0:4.0:0.5",
+    ema: str = "1,2",
+    interval: str | None = None,
+    solver: str | None = None,
+    steps: str | None = None,
+    num_images: int = 8000,
+    reference: str | None = None,
+    extractor: str = "inception",
+    seed: int = 0,
+    out: str = "outputs/sweep",
+    batch_size: int = 64,
+    device: str | None = None,
+    precision: Literal["32", "bf16", "16"] = "32",
+    dry_run: bool = False,
+) -> None:
+    """Score a grid of sampling settings with the same noise, and find the best.
+
+    Writes sweep.csv and sweep.png. Interrupted, run the same command again: finished points are kept.
+
+    Args:
+        checkpoint: File of any format.
+        cfg: Guidance scales, as first:last:step or a list such as 1,2.5.
+        ema: Averages: 1, 2, 0 for the weights, widths such as 0.05,0.1 for averages made after training.
+        interval: Intervals of guidance, such as 0:1,0.1:1; the model's own by default.
+        solver: Solvers, such as heun,multistep; the model's own by default.
+        steps: Numbers of steps, such as 25,50; the model's own by default.
+        num_images: Images at each point, a multiple of the classes.
+        reference: An .npz of statistics, a folder of images, digits or digits:val; by default fid_stats/ is searched.
+        extractor: inception, inception:FILE, digits, pixels, pixels:SIDE, timm:MODEL:FILE.
+        seed: Seed of the first image; the others follow.
+        out: Folder of the results.
+        batch_size: Images at a time.
+        device: cpu or cuda; the fastest there is by default.
+        precision: Precision inside the network.
+        dry_run: Check everything, list the points, and do nothing.
+    """
+    from jitflow.core.guidance import check_interval
+    from jitflow.evaluation.evaluate import Plan
+    from jitflow.evaluation.sweep import Grid, final_command, parse_intervals, parse_numbers
+    from jitflow.evaluation.sweep import sweep as run
+    from jitflow.model import load
+
+    guidances, emas = parse_numbers(cfg, what="--cfg"), parse_numbers(ema, what="--ema")
+    chosen_steps = parse_numbers(steps, what="--steps") if steps is not None else None
+    windows = parse_intervals(interval) if interval is not None else None
+    model = load(checkpoint, device=device)
+    module = model.module
+    grid = Grid(
+        guidances,
+        emas,
+        windows or (check_interval(module.cfg_interval),),
+        tuple(solver.split(",")) if solver is not None else (module.sampling_method,),
+        tuple(map(_whole, chosen_steps)) if chosen_steps else (module.num_sampling_steps,),
+    )
+    base = Plan(num_images, seed, precision=precision, batch_size=batch_size)
+    base.check(module.num_classes)
+    reference = reference or str(_default_reference(model))
+    console = Console(stderr=True, soft_wrap=True)
+    if dry_run:
+        console.print(f"would score {len(grid)} points of {num_images} images against {reference} into {out}")
+        return
+    rows = run(model, grid, base, reference=reference, extractor=extractor, out=out)
+    table = Table(title=f"{len(rows)} points, {num_images} images each, best first")
+    for name in rows[0]:
+        table.add_column(name, justify="right")
+    for row in rows[:12]:
+        table.add_row(*(_format(value) for value in row.values()))
+    Console().print(table)
+    command = final_command(checkpoint, rows[0], base, reference=reference, extractor=extractor, out=f"{out}_final")
+    console.print(f"all points: {Path(out) / 'sweep.csv'}, heat map: {Path(out) / 'sweep.png'}")
+    console.print(f"final evaluation of the best: {command}")
+
+
+def _whole(number: float) -> int:
+    if number != int(number):
+        raise ConfigError(f"--steps must be whole numbers; got {number:g}")
+    return int(number)
+
+
+def _default_reference(model: Any) -> Path:
+    from jitflow.evaluation.frechet import find_statistics
+
+    _, height, width = model.module.codec.shape
+    if height != width:
+        raise ConfigError("there are no statistics of rectangular images to be found; pass --reference")
+    return find_statistics(height, model.module.num_classes)
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    table = Table("score", "value")
+    for name, value in report["metrics"].items():
+        table.add_row(name, f"{value:.4f}")
+    console = Console()
+    console.print(table)
+    card = Table("protocol", "value")
+    for name, value in report["protocol"].items():
+        card.add_row(name, str(value))
+    console.print(card)
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return f"({', '.join(f'{v:g}' for v in value)})"
+    return str(value)

@@ -1,0 +1,69 @@
+"""The command ``export``: options in, a folder out."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Literal
+
+from rich.console import Console
+
+from jitflow.verbs.commands import run_command
+
+
+def export(args: list[str]) -> None:
+    """Run ``jitflow export``."""
+    run_command("export", _export, args)
+
+
+def _export(
+    checkpoint: str,
+    target: str,
+    format: Literal["safetensors", "torch_export", "diffusers"] = "safetensors",
+    ema: Literal["0", "1", "2", "all"] = "1",
+    vavae_path: str | None = None,
+    report: str | None = None,
+    license: str = "unknown",
+    push_to: str | None = None,
+    public: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Export a model for others: its weights, programs that torch alone runs, or a diffusers pipeline, with a card.
+
+    Args:
+        checkpoint: File to export, or hf://user/name for the model.safetensors of a model hub.
+        target: Folder to make.
+        format: safetensors for the weights, torch_export for programs, diffusers for a pipeline.
+        ema: Average to export, 1 or 2; 0 for the weights themselves; all of them in safetensors.
+        vavae_path: File of the autoencoder that made the latents, if the checkpoint does not hold its codec.
+        report: Report of `jitflow evaluate` for the card; those beside the checkpoint by default.
+        license: Identifier of the weights' licence, such as cc-by-4.0.
+        push_to: Also upload the folder to this repository of a model hub, user/name; needs `hf auth login`.
+        public: A repository that is made for it shall be public.
+        dry_run: Check and say what would be written, and write nothing.
+    """
+    from jitflow.export.export import export as export_model
+    from jitflow.export.hub import PREFIX, check_repository, pull, push
+
+    if push_to is not None:
+        check_repository(push_to)
+    console = Console(stderr=True, soft_wrap=True)
+    with tempfile.TemporaryDirectory() as scratch, console.status(f"exporting {checkpoint} as {format}"):
+        source = pull(checkpoint, scratch) if checkpoint.startswith(PREFIX) else checkpoint
+        folder = export_model(
+            source,
+            target,
+            format=format,
+            ema=ema if ema == "all" else int(ema),
+            vavae_path=vavae_path,
+            report=report,
+            license=license,
+            dry_run=dry_run,
+        )
+    console.print(f"would export to {folder}" if dry_run else f"{folder}: see its README.md")
+    if push_to is not None:
+        if dry_run:
+            console.print(f"would upload it to {push_to}")
+            return
+        with console.status(f"uploading to {push_to}"):
+            address = push(folder, push_to, private=not public)
+        console.print(f"uploaded to {address}; jitflow export {address} FOLDER fetches it")

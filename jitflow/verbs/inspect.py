@@ -1,0 +1,139 @@
+"""The commands ``info``, ``runs``, ``doctor`` and ``report``: options in, tables out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jitflow.errors import ConfigError, MissingFileError
+from jitflow.verbs.commands import run_command
+
+_COLOURS = {"ok": "green", "note": "yellow", "error": "red"}
+_STATES = {"finished": "green", "unfinished": "yellow", "damaged": "red"}
+
+
+def info(args: list[str]) -> None:
+    """Run ``jitflow info``."""
+    run_command("info", _info, args)
+
+
+def runs(args: list[str]) -> None:
+    """Run ``jitflow runs``."""
+    if args[:1] and not args[0].startswith("-"):
+        args = [f"--folder={args[0]}", *args[1:]]
+    run_command("runs", _runs, args)
+
+
+def doctor(args: list[str]) -> None:
+    """Run ``jitflow doctor``."""
+    run_command("doctor", _doctor, args)
+
+
+def report(args: list[str]) -> None:
+    """Run ``jitflow report``."""
+    run_command("report", _report, args)
+
+
+def _info(file: str) -> None:
+    """Say what a file or folder is: checkpoint, latents, codec, statistics, record, run folder.
+
+    Nothing in it is executed.
+
+    Args:
+        file: The file or folder.
+    """
+    from jitflow.inspect.info import describe_path
+
+    found = describe_path(file)
+    console = Console(soft_wrap=True)
+    console.print(Text.assemble((str(found.path), "bold"), f": {found.kind}"))
+    width = max(map(len, found.facts), default=0)
+    for name, said in found.facts.items():
+        console.print(Text.assemble(f"  {name:<{width}}  ", said))
+    if found.commands:
+        console.print("use it:")
+        for command in found.commands:
+            console.print(Text.assemble("  ", command))
+
+
+def _runs(folder: str | None = None) -> None:
+    """List the runs in a folder: how far each came, its best score, size and data, and the command that comes next.
+
+    The data are named by the first digits of their fingerprint: runs with equal ones saw the same data.
+
+    Args:
+        folder: Where to look; runs, outputs, output and run by default.
+    """
+    from jitflow.io.units import format_bytes
+    from jitflow.run.describe import PLACES, describe_run, find_runs
+
+    places = [folder] if folder is not None else [name for name in PLACES if Path(name).is_dir()]
+    found = find_runs(places)
+    if not found:
+        looked = ", ".join(places or PLACES)
+        raise MissingFileError(f"there are no runs in {looked}; make one with: jitflow demo images")
+    described = [describe_run(path) for path in found]
+    table = Table(box=None, pad_edge=False)
+    for heading in ("run", "state", "score", "size", "data", "changed"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
+    for run in described:
+        table.add_row(
+            str(run.folder),
+            Text.assemble((run.state, _STATES[run.state]), f" ({run.detail})" if run.detail else ""),
+            f"{run.score[0]} {run.score[1]:.4g}" if run.score else "",
+            format_bytes(run.num_bytes),
+            str(run.data.get("fingerprint", ""))[:8],
+            f"{run.changed:%Y-%m-%d %H:%M}",
+        )
+    # A pipe has no width, and a path in pieces would be of no use there.
+    longest = max(len(str(run.folder)) for run in described)
+    console = Console() if Console().is_terminal else Console(width=120 + longest)
+    console.print(table)
+    Console(soft_wrap=True).print("\nnext:")
+    for run in described:
+        if run.command:
+            Console(soft_wrap=True).print(Text.assemble(f"  {run.command}"))
+
+
+def _doctor(data: str | None = None, out: str = "runs") -> None:
+    """Check installation, device, precision, threads, data, weights and disk; the exit status is 1 on an error.
+
+    Nothing is changed or downloaded.
+
+    Args:
+        data: Folder of images to train on; the built-in digits by default.
+        out: Folder that runs will be written into.
+    """
+    from jitflow.inspect.doctor import examine
+
+    findings = examine(data, out)
+    console = Console(soft_wrap=True)
+    width = max(len(finding.topic) for finding in findings)
+    for finding in findings:
+        mark = (f"{finding.level:<5}", _COLOURS[finding.level])
+        console.print(Text.assemble(mark, f"  {finding.topic:<{width}}  {finding.said}"))
+        if finding.way_out:
+            console.print(Text.assemble(f"       {'':<{width}}  -> {finding.way_out}"))
+    errors = [finding for finding in findings if finding.level == "error"]
+    if errors:
+        topics = ", ".join(dict.fromkeys(finding.topic for finding in errors))
+        raise ConfigError(f"{len(errors)} of {len(findings)} checks failed ({topics}); what to do stands above")
+
+
+def _report(folder: str, out: str | None = None) -> None:
+    """Write one HTML page about a run: scores, curves, pictures, settings, machine, and the command that goes on.
+
+    Everything is inside the file; it opens without a network and can be sent to others.
+
+    Args:
+        folder: The run's folder.
+        out: Where to; report.html in the folder by default.
+    """
+    from jitflow.io.units import format_bytes
+    from jitflow.run.report import write_report
+
+    path = write_report(folder, out=out)
+    Console(soft_wrap=True).print(f"{path} ({format_bytes(path.stat().st_size)})")

@@ -1,0 +1,71 @@
+"""The command ``studio``: checkpoints in, a page on this machine out."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import tempfile
+
+from jitflow.errors import ConfigError
+from jitflow.verbs.commands import run_command
+
+log = logging.getLogger(__name__)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def studio(args: list[str]) -> None:
+    """Run ``jitflow studio``."""
+    checkpoints = []
+    while args and not args[0].startswith("-"):
+        checkpoints.append(args[0])
+        args = args[1:]
+    run_command("studio", _studio, [f"--checkpoints={json.dumps(checkpoints)}", *args], positional=False)
+
+
+def _studio(
+    checkpoints: list[str],
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    device: str | None = None,
+    vavae_path: str = "builtin",
+) -> None:
+    """Open a page to sample from checkpoints, on this machine; nothing is sent anywhere. Ctrl-C ends it.
+
+    Checkpoints are named after the verb, such as ``jitflow studio runs/a/checkpoints/last.ckpt b.safetensors``.
+
+    Args:
+        checkpoints: Files to choose from.
+        host: Address to listen on; others than this machine reach the page only if it is changed.
+        port: Port; the first free one from 7860 by default.
+        device: cpu, cuda, cuda:1, mps; the fastest there is by default.
+        vavae_path: The VA-VAE that models of latents need, or builtin for the codec inside the checkpoint.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise ConfigError('the studio needs gradio, which is not installed; pip install "jitflow[studio]"')
+    with tempfile.TemporaryDirectory(prefix="jitflow-studio-") as drawings:
+        # Read when gradio is imported: without them it would report its use, ask for newer versions, and leave
+        # every picture behind.
+        os.environ.update(
+            GRADIO_ANALYTICS_ENABLED="False",
+            GRADIO_TEMP_DIR=drawings,
+            HF_HUB_OFFLINE="1",
+            HF_HUB_DISABLE_TELEMETRY="1",
+        )
+        _serve(checkpoints, host, port, device, vavae_path)
+
+
+def _serve(checkpoints: list[str], host: str, port: int | None, device: str | None, vavae_path: str) -> None:
+    from jitflow.studio.library import Library
+    from jitflow.studio.page import build_page, launch_options
+
+    page = build_page(Library(checkpoints, device=device, vavae_path=vavae_path))
+    if host not in _LOOPBACK:
+        log.warning("the page listens on %s: everybody who reaches this address can use this machine to draw", host)
+    try:
+        _, address, _ = page.launch(**launch_options(host=host, port=port), prevent_thread_lock=True)
+    except OSError as error:
+        raise ConfigError(f"the page cannot listen on {host}:{port or 7860} ({error}); choose another --port") from None
+    log.info("studio at %s (Ctrl-C ends it)", address)
+    page.block_thread()

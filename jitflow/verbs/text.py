@@ -1,0 +1,250 @@
+"""The commands of text as colour: ``jitflow text <what>``, and ``train.py`` at the checkout's root.
+
+Each function with a docstring is one command; jsonargparse makes its options and help from the signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from rich.console import Console
+
+from jitflow.errors import ConfigError
+from jitflow.verbs.commands import run_group
+
+
+def text(args: list[str]) -> None:
+    """Run ``jitflow text``."""
+    from jitflow.apps.text.judge import evaluate_command
+
+    commands: dict[str, Callable[..., None]] = {
+        "train": train_command,
+        "sample": sample_command,
+        "evaluate": evaluate_command,
+    }
+    run_group("text", commands, args, positional=("sample", "evaluate"))
+
+
+def train_command(
+    data_path: str | None = None,
+    model: str | None = None,
+    img_size: int | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    warmup_epochs: float | None = None,
+    batch_size: int | None = None,
+    output_dir: str | None = None,
+    tokenizer: str | None = None,
+    tokenizer_path: str | None = None,
+    mapping: Literal["codebook", "lattice", "base256"] | None = None,
+    resume: str | None = None,
+    save_interval: int = 10,
+    val_interval: int = 1,
+    log_interval: int = 10,
+    val_path: str | None = None,
+    weight_decay: float | None = None,
+    gradient_accumulation_steps: int | None = None,
+    max_grad_norm: float | None = None,
+    max_steps: int | None = None,
+    ema_decay: float | None = None,
+    predict_clean: bool | None = None,
+    decoder: Literal["expected", "direct"] | None = None,
+    velocity_weight: float | None = None,
+    cross_entropy_weight: float | None = None,
+    self_conditioning: bool | None = None,
+    infill_prob: float | None = None,
+    prompt_prob: float | None = None,
+    P_mean: float | None = None,
+    P_std: float | None = None,
+    time_kind: Literal["logit_normal", "uniform"] | None = None,
+    noise_scale: float | None = None,
+    net_settings: dict[str, Any] | None = None,
+    pack: bool | None = None,
+    seed: int | None = None,
+    devices: int = 1,
+    accelerator: Literal["auto", "gpu", "cpu"] = "auto",
+    precision: str | None = None,
+    use_amp: bool = True,
+    num_workers: int = 0,
+    compile: bool | Literal["blocks", "network"] = False,
+    gradient_checkpointing: bool = False,
+    use_wandb: bool = False,
+    wandb_project: str = "jit-diffusion",
+    wandb_name: str | None = None,
+    wandb_entity: str | None = None,
+) -> None:
+    """Train a model of text as colour (the text application; images and all others: `jitflow train`).
+
+    Writes best_model.pth (lowest validation loss), checkpoint_epoch_N.pth and checkpoint-last.pth. Options that are
+    null take the default named below; with --resume, the checkpoint's own.
+
+    Args:
+        data_path: File or folder of .txt, .json, .jsonl. None, or ./data/train where there is none, is the built-in
+            corpus.
+        model: Name of the network, JiT-B/4 (jitflow models 'JiT*').
+        img_size: Side of the images in pixels, 64.
+        epochs: Length of the training, 100.
+        lr: Peak learning rate, 1e-4.
+        warmup_epochs: Length of the warm-up, 5, but no more than half of the training.
+        batch_size: Images per step and process, 32.
+        output_dir: Folder of the results, ./output.
+        tokenizer: bytes, bpe, bpe:N (learned from the text) or a folder with a tokenizer.json; bytes.
+        tokenizer_path: Such a folder; another name for --tokenizer.
+        mapping: Colours of tokens; codebook.
+        resume: Go on with a checkpoint, the newest of a folder, or the newest of --output_dir (auto).
+        save_interval: Epochs between two checkpoints that stay.
+        val_interval: Epochs between two validations.
+        log_interval: Steps between two lines of the log files.
+        val_path: Text to validate on; by default a part of the text is held out.
+        weight_decay: Decay of matrices, 0.01.
+        gradient_accumulation_steps: Steps whose gradients make one update, 1.
+        max_grad_norm: Largest norm of the gradient, 1; 0 for no limit.
+        max_steps: Updates after which to stop whatever the epochs; -1, no limit.
+        ema_decay: Decay of the average that is sampled from; 0.9999, less in short trainings.
+        predict_clean: Predict the image; false predicts the velocity. true.
+        decoder: What the output means, probabilities of codewords or colours; expected where it can be.
+        velocity_weight: Factor of the velocity's squared error, 1.
+        cross_entropy_weight: Factor of the tokens' cross-entropy, 1.
+        self_conditioning: Tell the network its own estimate of the text; true.
+        infill_prob: Share of texts that have gaps, which only the clean text around them can tell; 0.75.
+        prompt_prob: Share of the others whose beginning is shown clean, as a prompt will be; 0.25.
+        P_mean: Mean of the logit of the training times, -0.8.
+        P_std: Standard deviation of the logit of the training times, 0.8.
+        time_kind: Distribution of the training times, logit_normal.
+        noise_scale: Standard deviation of the noise, 1.
+        net_settings: Arguments of the network that replace the variant's, such as {"depth":6}.
+        pack: Put documents one behind the other, true; false begins each in an image of its own.
+        seed: Seed of everything random, 0.
+        devices: Processes, on as many GPUs or on the CPU.
+        accelerator: auto, gpu or cpu.
+        precision: bf16-mixed on a GPU and 32-true on a CPU by default; Lightning's names.
+        use_amp: Half precision on a GPU; false is --precision 32-true.
+        num_workers: Loader processes.
+        compile: Compile every block with torch.compile (true), or the whole network as one (network).
+        gradient_checkpointing: Recompute blocks in the backward pass to save memory.
+        use_wandb: Log to Weights & Biases as well.
+        wandb_project: Its project.
+        wandb_name: Name of the run there.
+        wandb_entity: Owner of the project.
+    """
+    from jitflow.verbs.text_train import train
+
+    if tokenizer is not None and tokenizer_path is not None:
+        raise ConfigError("--tokenizer and --tokenizer_path say the same thing; give one of them")
+    if not use_amp and precision not in (None, "32-true"):
+        raise ConfigError(f"--use_amp false means full precision, and --precision says {precision}; give one of them")
+    done = train(
+        data_path,
+        output_dir,
+        model=model,
+        img_size=img_size,
+        tokenizer=tokenizer or tokenizer_path,
+        mapping=mapping,
+        predict_clean=predict_clean,
+        decoder=decoder,
+        epochs=epochs,
+        max_steps=max_steps,
+        lr=lr,
+        warmup_epochs=warmup_epochs,
+        batch_size=batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        ema_decay=ema_decay,
+        velocity_weight=velocity_weight,
+        cross_entropy_weight=cross_entropy_weight,
+        self_conditioning=self_conditioning,
+        infill_prob=infill_prob,
+        prompt_prob=prompt_prob,
+        P_mean=P_mean,
+        P_std=P_std,
+        time_kind=time_kind,
+        noise_scale=noise_scale,
+        net_settings=net_settings,
+        pack=pack,
+        seed=seed,
+        val_path=val_path,
+        resume=resume,
+        save_interval=save_interval,
+        val_interval=val_interval,
+        log_interval=log_interval,
+        devices=devices,
+        accelerator=accelerator,
+        precision=precision if use_amp else "32-true",
+        num_workers=num_workers,
+        compile=compile,
+        gradient_checkpointing=gradient_checkpointing,
+        use_wandb=use_wandb,
+        wandb_project=wandb_project,
+        wandb_name=wandb_name,
+        wandb_entity=wandb_entity,
+    )
+    Console(stderr=True, soft_wrap=True).print(f"done: {done}; `jitflow text sample {done}` writes text", markup=False)
+
+
+def sample_command(
+    checkpoint: str,
+    prompt: str | None = None,
+    count: int = 4,
+    seed: int = 0,
+    steps: int | None = None,
+    solver: Literal["euler", "heun", "midpoint", "multistep"] | None = None,
+    churn: float | None = None,
+    temperature: float | None = None,
+    ema: Literal[0, 1, 2] | None = None,
+    out: str = "outputs/text",
+    batch_size: int = 64,
+    device: str | None = None,
+    precision: Literal["32", "bf16", "16"] = "32",
+) -> None:
+    """Write texts: samples.txt, samples.json with every setting, a PNG of each text, and a grid of them.
+
+    Args:
+        checkpoint: File to load.
+        prompt: Beginning of every text.
+        count: How many texts.
+        seed: Seed of the first text; the others follow.
+        steps: Steps of the solver; the model's own by default, as for all that follow.
+        solver: euler, heun, midpoint or multistep.
+        churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
+        temperature: Below 1 it writes what is likeliest.
+        ema: Average of the weights: 1 or 2; 0 for the weights themselves.
+        out: Folder of the results.
+        batch_size: Images at a time.
+        device: cpu, cuda, cuda:1, mps; the fastest there is by default.
+        precision: Precision inside the network.
+    """
+    from jitflow.apps.text.write import load_text_model, write_texts
+    from jitflow.core.times import time_grid
+    from jitflow.io.files import writable_folder
+    from jitflow.io.progress import meter
+
+    if count < 1:
+        raise ConfigError(f"--count must be at least 1; got {count}")
+    if steps is not None:
+        time_grid(steps)
+    module = load_text_model(checkpoint, device=device)
+    writable_folder(out)
+    with meter("writing", count, unit="texts") as progress:
+        written = write_texts(
+            module,
+            count,
+            prompt=prompt,
+            seeds=seed,
+            steps=steps,
+            solver=solver,
+            churn=churn,
+            temperature=temperature,
+            ema=ema,
+            batch_size=batch_size,
+            precision=precision,
+            on_progress=lambda done, in_all: progress.update(count * done / in_all),
+        )
+    written.settings["checkpoint"] = checkpoint
+    folder = written.save(out)
+    console = Console(soft_wrap=True)
+    for number, content in zip(written.seeds, written.texts, strict=True):
+        console.rule(f"seed {number}", align="left")
+        console.print(content, markup=False, highlight=False)
+    Console(stderr=True, soft_wrap=True).print(f"{len(written)} texts in {folder}", markup=False)
