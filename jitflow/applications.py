@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jitflow.errors import unknown_name
+from jitflow.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from jitflow.training.application import Application
@@ -23,7 +25,7 @@ FORMER_CLASSES = {
     "jitflow.data.image_folder.JiTDataModule": "jitflow.apps.images.data.JiTDataModule",
     "jitflow.data.latents.LatentDataModule": "jitflow.apps.microdoppler.data.LatentDataModule",
     "jitflow.data.text.TextDataModule": "jitflow.apps.text.data.TextDataModule",
-    "jitflow.training.text_data.TextRecipeData": "jitflow.apps.text.recipe_data.TextRecipeData",
+    "jitflow.training.text_data.TextRecipeData": "jitflow.apps.text.data.TextDataModule",
 }
 _MODULES = {
     "jitflow.apps.images.module.JiTLightningModule": "images",
@@ -46,11 +48,31 @@ def get_application(name: str) -> Application:
     Raises:
         ConfigError: If there is none of this name.
     """
+    found: Application = getattr(importlib.import_module(application_module(name)), BUILT_IN[name].partition(":")[2])
+    return found
+
+
+def application_module(name: str) -> str:
+    """Return the dotted name of the module that holds an application; it is not imported.
+
+    Args:
+        name: The application's name.
+
+    Raises:
+        ConfigError: If there is none of this name.
+    """
     if name not in BUILT_IN:
         raise unknown_name("application", name, BUILT_IN)
-    module, _, attribute = BUILT_IN[name].partition(":")
-    found: Application = getattr(importlib.import_module(module), attribute)
-    return found
+    return BUILT_IN[name].partition(":")[0]
+
+
+def recipe_folder(name: str) -> Path:
+    """Return the folder of an application's recipes: ``recipes`` beside its module, which is not imported."""
+    module = application_module(name)
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ConfigError(f"the application {name} is listed, but its module {module} is not there; install it again")
+    return Path(spec.origin).parent / "recipes"
 
 
 def application_name(recorded: str) -> str:

@@ -1,7 +1,6 @@
 """Lightning callbacks of every application."""
 
 from jitflow.callbacks.checkpoint import JiTModelCheckpoint
-from jitflow.callbacks.data_record import DataRecord
 from jitflow.callbacks.defaults import create_default_callbacks
 from jitflow.callbacks.ema import EMACallback
 from jitflow.callbacks.ema_snapshots import EMASnapshotCallback
@@ -14,7 +13,6 @@ from jitflow.callbacks.schedule import LearningRateSchedulerCallback
 from jitflow.callbacks.watch import TrainingWatch
 
 __all__ = [
-    "DataRecord",
     "EMACallback",
     "EMASnapshotCallback",
     "FIDEvaluationCallback",

@@ -54,7 +54,7 @@ class ImageDataModule(pl.LightningDataModule):
         num_replicas: How many processes share the data; None asks the trainer. A trainer with several
             processes has the last word.
         rank: Which of them this one is; None asks the trainer.
-        drop_last: Leave out the last, smaller training batch.
+        drop_last: Leave out the last, smaller training batch; None leaves it out unless it is all there is.
         seed: Seed of order and random transforms; None is the one of Lightning's ``seed_everything``, or 0.
         class_balanced: Give every class the same share of a training epoch, by repeating samples of small ones and
             leaving out some of large ones. The training set needs ``targets``, its labels.
@@ -74,7 +74,7 @@ class ImageDataModule(pl.LightningDataModule):
         num_replicas: int | None = None,
         rank: int | None = None,
         *,
-        drop_last: bool = True,
+        drop_last: bool | None = True,
         seed: int | None = None,
         class_balanced: bool = False,
     ) -> None:
@@ -100,6 +100,13 @@ class ImageDataModule(pl.LightningDataModule):
         self._resume_epoch: int | None = None
         self._loaded_seed: int | None = None
         self._owner: pl.Trainer | None = None
+
+    @property
+    def drops_last(self) -> bool:
+        """Whether the last, smaller training batch is left out."""
+        if self.drop_last is not None:
+            return self.drop_last
+        return len(self.dataset_train) >= self.batch_size * self._replicas()[0]
 
     def get_dataset_info(self) -> dict[str, Any]:
         """Describe the training data.
@@ -140,7 +147,7 @@ class ImageDataModule(pl.LightningDataModule):
             num_replicas=num_replicas,
             rank=rank,
             seed=seed,
-            drop_last=self.drop_last,
+            drop_last=self.drops_last,
             batch_size=self.batch_size,
             epoch_offset=position.epoch_offset,
             balance=self._labels(dataset) if self.class_balanced else None,
@@ -148,12 +155,12 @@ class ImageDataModule(pl.LightningDataModule):
         # Before any iterator exists: loader processes read ahead before Lightning calls set_epoch itself.
         self._sampler.set_epoch(position.epoch - position.epoch_offset)
         self._sampler.skip(position.num_batches)
-        if self.drop_last and len(self._sampler) < self.batch_size:
+        if self.drops_last and len(self._sampler) < self.batch_size:
             raise DataError(
                 f"{len(dataset)} training images are too few for {num_replicas} x batch_size={self.batch_size}; "
                 "lower batch_size or set drop_last=False"
             )
-        return self._loader(dataset, self._sampler, seed, drop_last=self.drop_last)
+        return self._loader(dataset, self._sampler, seed, drop_last=self.drops_last)
 
     def val_dataloader(self) -> SeededLoader | list[Any]:
         """Build the validation loader: same order and same random draws every time.

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jitflow.applications import application_name
 from jitflow.apps.text.tokenizer import tokenizer_from_json
 from jitflow.checkpoint.formats import TEXT, USER_DIT, ModelState, read_state
 from jitflow.io.units import format_count
-from jitflow.run.describe import APPLICATIONS, epochs_done, sample_command
+from jitflow.run.describe import sample_command
+from jitflow.run.start import epochs_done
 
 _SAMPLING = {
     "sampling_method": "solver",
@@ -37,7 +39,7 @@ def describe_model_file(path: Path) -> tuple[str, dict[str, str], list[str]]:
         CheckpointError: If it is no trained model, damaged, or unsafe to read.
     """
     state = read_state(path)
-    application = APPLICATIONS.get(state.module, "images")
+    application = application_name(state.module)
     facts = {"application": application, "network": _network(state), **_data_facts(state)}
     facts["parameters"] = format_count(sum(value.numel() for value in state.weights.values()))
     facts["training"] = _training(state)

@@ -12,17 +12,17 @@ from typing import Any, Literal
 
 import yaml
 
-from jitflow.callbacks.data_record import DATA_NAME
+from jitflow.applications import application_name, get_application, list_applications
 from jitflow.checkpoint.folder import CheckpointFolder, Record
-from jitflow.checkpoint.formats import JIT, TEXT, USER_DIT, errors_of_damage
+from jitflow.checkpoint.formats import errors_of_damage
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.io.files import load_checkpoint, read_json
 from jitflow.io.units import size_on_disk
 from jitflow.run.curves import Curve, history_curve, read_curves
-from jitflow.run.folder import CONFIG_NAME, ENVIRONMENT_NAME
+from jitflow.run.folder import CONFIG_NAME, DATA_NAME, ENVIRONMENT_NAME, RUN_NAME, RunRecord, read_run_record
+from jitflow.run.start import epochs_done
 
 State = Literal["finished", "unfinished", "damaged"]
-APPLICATIONS = {JIT: "images", TEXT: "text", USER_DIT: "micro-Doppler"}
 PLACES = ("runs", "outputs", "output", "run")
 """Folders of the working directory where the commands put runs."""
 # Where a pipeline of several stages keeps its training.
@@ -30,7 +30,6 @@ _TRAININGS = ("trained_models", "training")
 _MAX_DEPTH = 4
 # Scores by preference; the first that is found stands for the run.
 _REPORTS = ("metrics.json", "evaluation/evaluation.json", "evaluation/report.json", "report.json")
-_SCORES = ("fid", "class_agreement", "identity_accuracy", "text_recovery_accuracy", "token_accuracy")
 _LOWEST = ("eval/fid", "val/loss_ema", "val/loss", "train/loss")
 
 
@@ -41,7 +40,7 @@ class Run:
     Attributes:
         folder: The folder.
         training: Folder of its training: the same, or one inside it if the run has other stages too.
-        application: ``images``, ``text`` or ``micro-Doppler``; empty if nothing tells.
+        application: Name of its application; empty if nothing tells.
         network: Name of the network; empty if nothing tells.
         state: Whether it reached its end, or its checkpoints cannot be read.
         detail: Why, in a few words.
@@ -51,6 +50,7 @@ class Run:
         num_bytes: Size on disk.
         changed: When it last changed, in UTC.
         checkpoint: Newest whole checkpoint; None if there is none.
+        best: Checkpoint of the lowest validation loss; None if there is none.
         command: What to run next: to go on, or to draw samples if it is finished; empty if nothing tells.
         continuation: What to run to go on with it, also if it is finished; empty if nothing tells.
         settings: Resolved settings of the training.
@@ -73,6 +73,7 @@ class Run:
     checkpoint: Path | None
     command: str
     continuation: str = ""
+    best: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
@@ -97,7 +98,7 @@ def training_folder(folder: str | Path) -> Path | None:
     """Return the folder of a run's training: the folder itself, a stage inside it, or None if it is no run."""
     folder = Path(folder)
     for place in (folder, *(folder / name for name in _TRAININGS)):
-        marks = (ENVIRONMENT_NAME, "training.json")
+        marks = (RUN_NAME, ENVIRONMENT_NAME, "training.json")
         if any((place / mark).is_file() for mark in marks) or _checkpoint_folders(place):
             return place
     return None
@@ -129,18 +130,17 @@ def describe_run(folder: str | Path) -> Run:
 
 
 def _describe(folder: Path, training: Path) -> Run:
-    settings, environment = _settings(training), _plain_json(training / ENVIRONMENT_NAME)
+    environment, record = _plain_json(training / ENVIRONMENT_NAME), _record(training)
+    settings = record.recipe if record is not None and record.recipe else _settings(training)
     checkpoint, content, problem = _newest_checkpoint(training)
-    module = str(content.get("jitflow", {}).get("module", ""))
-    application = APPLICATIONS.get(module) or _application(settings)
-    hyper = content.get("hyper_parameters", {})
+    application = _application(record, content, settings)
     steps, epochs = int(content.get("global_step", 0)), epochs_done(content)
-    state, detail = _state(folder, training, settings, steps, epochs, problem, checkpoint)
-    score = _best_score(folder, training)
-    continuation = continue_command(folder, training, application, str(environment.get("command", "")))
+    state, detail = _state(folder, training, record, settings, steps, epochs, problem, checkpoint)
+    continuation = continue_command(folder, training, record, application, str(environment.get("command", "")))
     next_command = (
         sample_command(checkpoint, application) if state == "finished" and checkpoint is not None else continuation
     )
+    hyper = content.get("hyper_parameters", {})
     return Run(
         folder=folder,
         training=training,
@@ -150,50 +150,60 @@ def _describe(folder: Path, training: Path) -> Run:
         detail=detail,
         steps=steps,
         epochs=epochs,
-        score=score,
+        score=_best_score(folder, training, application),
         num_bytes=size_on_disk(folder),
         changed=_changed(training, folder),
         checkpoint=checkpoint,
+        best=_best_checkpoint(training, settings),
         command=next_command,
         continuation=continuation,
         settings=settings,
         environment=environment,
-        data=_plain_json(training / DATA_NAME),
+        data=record.data if record is not None and record.data else _plain_json(training / DATA_NAME),
         history=history_curve(content),
     )
 
 
+def _record(training: Path) -> RunRecord | None:
+    """The folder's ``run.json``; a damaged one counts as none, for the rest of the folder still tells."""
+    try:
+        return read_run_record(training)
+    except ConfigError:
+        return None
+
+
+def _best_checkpoint(training: Path, settings: Mapping[str, Any]) -> Path | None:
+    saving = settings.get("checkpoint")
+    if not isinstance(saving, Mapping) or not saving.get("best_name"):
+        return None
+    path = training / str(saving.get("dirpath", "checkpoints")) / str(saving["best_name"])
+    return path if path.is_file() else None
+
+
 def sample_command(checkpoint: str | Path, application: str) -> str:
     """Return a command that draws samples from a checkpoint of an application."""
-    path = shlex.quote(str(checkpoint))
-    if application == "text":
-        return f"jitflow text sample {path} --count 4"
-    if application == "micro-Doppler":
-        return f"jitflow microdoppler sample --dit_checkpoint {path} --output_dir outputs/spectrograms --user_ids 1 2"
-    return f"jitflow sample {path} --labels all --count 4"
+    return f"jitflow sample {shlex.quote(str(checkpoint))} --count 4"
 
 
-def continue_command(folder: Path, training: Path, application: str, recorded: str) -> str:
+def continue_command(folder: Path, training: Path, record: RunRecord | None, application: str, recorded: str) -> str:
     """Return the command that goes on with a run where its folder lies now.
 
     Args:
         folder: The run's folder.
         training: Folder of its training.
+        record: Its ``run.json``, if it has one.
         application: Its application.
         recorded: The command that started it, as the environment file holds it; may be empty.
 
     Returns:
         The command; the recorded one if nothing better is known, which may name places that have moved.
     """
-    words = _tidy_command(recorded)
+    words = _tidy_command(record.command if record is not None and record.command else recorded)
     if words[:2] == ["jitflow", "demo"]:
         name = words[2] if len(words) > 2 and not words[2].startswith("-") else "images"
         return shlex.join(["jitflow", "demo", name, "--out", str(folder)])
-    if application == "text":
-        return shlex.join(["jitflow", "text", "train", "--resume", str(training)])
-    if application == "images" and (training / CONFIG_NAME).is_file():
-        config = str(training / CONFIG_NAME)
-        return shlex.join(["jitflow", "train", "--config", config, "--run_dir", str(training), "--resume", "auto"])
+    if record is not None or (training / CONFIG_NAME).is_file():
+        return shlex.join(["jitflow", "train", "--resume", str(training)])
     return shlex.join(words)
 
 
@@ -258,17 +268,10 @@ def _newest_checkpoint(training: Path) -> tuple[Path | None, dict[str, Any], str
     return None, {}, problem
 
 
-def epochs_done(content: Mapping[str, Any]) -> int:
-    """Return how many epochs a checkpoint's training finished; its own ``epoch`` differs by one after the last."""
-    try:
-        return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-    except (KeyError, TypeError):
-        return int(content.get("epoch", -1)) + 1
-
-
 def _state(
     folder: Path,
     training: Path,
+    record: RunRecord | None,
     settings: Mapping[str, Any],
     steps: int,
     epochs: int,
@@ -277,13 +280,20 @@ def _state(
 ) -> tuple[State, str]:
     if checkpoint is None:
         return ("damaged", problem) if problem else ("unfinished", "no checkpoint yet")
+    done = f"{epochs} epochs, {steps} steps" + (f" (newer ones are damaged: {problem})" if problem else "")
     trainer = settings.get("trainer") or settings
     max_epochs, max_steps = (_positive(trainer.get(name)) for name in ("max_epochs", "max_steps"))
     max_epochs = max_epochs or _positive(settings.get("epochs"))
+    if record is not None and record.state == "failed":
+        return "unfinished", f"{done}; failed: {record.detail}"
     reached = bool(max_epochs and epochs >= max_epochs) or bool(max_steps and steps >= max_steps)
-    said = bool(_plain_json(training / "training.json").get("finished"))
-    done = f"{epochs} epochs, {steps} steps" + (f" (newer ones are damaged: {problem})" if problem else "")
-    if said or reached or (folder / "metrics.json").is_file():
+    if record is not None:
+        finished = record.state == "finished" or reached
+    else:
+        # A folder from before there was run.json.
+        said = bool(_plain_json(training / "training.json").get("finished"))
+        finished = said or reached or (folder / "metrics.json").is_file()
+    if finished:
         return "finished", done
     goal = f"; goal {max_steps} steps" if max_steps else f"; goal {max_epochs} epochs" if max_epochs else ""
     return "unfinished", done + goal
@@ -293,12 +303,13 @@ def _positive(value: Any) -> int:
     return int(value) if isinstance(value, int | float) and value > 0 else 0
 
 
-def _best_score(folder: Path, training: Path) -> tuple[str, float] | None:
+def _best_score(folder: Path, training: Path, application: str) -> tuple[str, float] | None:
+    scores = get_application(application).headline if application else ()
     for name in _REPORTS:
         report = _plain_json(folder / name) or _plain_json(training / name)
         inner = report.get("metrics")
         numbers = {**report, **(inner if isinstance(inner, dict) else {})}
-        for score in _SCORES:
+        for score in scores:
             if isinstance(numbers.get(score), int | float):
                 return score, float(numbers[score])
     curves = read_curves(training)
@@ -330,13 +341,27 @@ def _plain_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _application(settings: Mapping[str, Any]) -> str:
+def _application(record: RunRecord | None, content: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Name of a run's application: as recorded, as its checkpoint says, or by the words of an older record."""
+    if record is not None:
+        return record.application
+    recorded = content.get("jitflow", {})
+    if recorded:
+        return application_name(str(recorded.get("application") or recorded.get("module", "")))
     model = settings.get("model")
     if isinstance(model, Mapping):
-        return APPLICATIONS.get(str(model.get("class_path", "")), "images")
-    if "tokenizer" in settings or "mapping" in settings:
-        return "text"
-    return "micro-Doppler" if "latents" in settings else ""
+        return application_name(str(model.get("class_path", "")))
+    return next((name for name in list_applications() if _is_documented(name, settings)), "")
+
+
+def _is_documented(application: str, settings: Mapping[str, Any]) -> bool:
+    """Whether settings are documented words of an application, some of which no other has."""
+    documented = get_application(application).documented
+    return (
+        documented is not None
+        and bool(settings)
+        and all(word in documented.words or word in ("tokenizer", "latents") for word in settings)
+    )
 
 
 def _network(settings: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
-"""A run's folder, which explains itself: the resolved settings, the machine, the seed, the command."""
+"""A run's folder: its settings, the machine it ran on, and ``run.json``, which says how far it came."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import shlex
@@ -9,17 +10,83 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import lightning
 import torch
 import yaml
 
 import jitflow
-from jitflow.io.files import write_json, write_text
+from jitflow.errors import ConfigError
+from jitflow.io.files import read_json, write_json, write_text
 
+RUN_NAME = "run.json"
 CONFIG_NAME = "config.yaml"
 ENVIRONMENT_NAME = "environment.json"
+DATA_NAME = "data.json"
+"""What a run was trained on, in folders from before there was run.json, which holds it now."""
+RunState = Literal["running", "finished", "interrupted", "failed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """What ``run.json`` says of a run.
+
+    Attributes:
+        application: Its application's name; empty for a module that belongs to none.
+        recipe: Complete settings, as :func:`jitflow.run.settings.complete` gives them.
+        state: ``running`` also stays behind when the process is killed.
+        data: Sizes and fingerprint of what it is trained on.
+        epochs: Finished epochs when the state was written.
+        steps: Optimiser steps when the state was written.
+        score: Name and value of the score that stands for the run; None if there is none yet.
+        command: The command that goes on with it, or reports if it is finished, from the folder it was started in.
+        detail: Why it ended, in one line; empty if it did not fail.
+    """
+
+    application: str
+    recipe: dict[str, Any]
+    state: RunState
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    epochs: int = 0
+    steps: int = 0
+    score: tuple[str, float] | None = None
+    command: str = ""
+    detail: str = ""
+
+
+def write_run_record(folder: str | Path, record: RunRecord) -> None:
+    """Write ``run.json`` into a run's folder, which is made."""
+    write_json(Path(folder) / RUN_NAME, dataclasses.asdict(record))
+
+
+def read_run_record(folder: str | Path) -> RunRecord | None:
+    """Read ``run.json`` of a run's folder.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        The record; None if there is none, as in folders written by versions before it.
+
+    Raises:
+        ConfigError: If it is damaged; names the file.
+    """
+    path = Path(folder) / RUN_NAME
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    names = {f.name for f in dataclasses.fields(RunRecord)}
+    try:
+        record = RunRecord(**{name: value for name, value in content.items() if name in names})
+        kinds = {"application": str, "recipe": dict, "data": dict, "epochs": int, "steps": int, "command": str}
+        wrong = [name for name, kind in kinds.items() if not isinstance(getattr(record, name), kind)]
+        if wrong or record.state not in get_args(RunState):
+            raise TypeError(f"{', '.join(wrong) or 'state'} of a wrong kind")
+        score = None if record.score is None else (str(record.score[0]), float(record.score[1]))
+        return dataclasses.replace(record, score=score)
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is damaged ({error}); remove it to have the run read from its checkpoints") from None
 
 
 def describe_environment() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import weakref
 from contextlib import nullcontext
@@ -17,8 +18,11 @@ from torch.utils._pytree import tree_leaves
 
 from jitflow.core.loss import mse_per_sample
 from jitflow.core.path import interpolate
+from jitflow.errors import ConfigError
+from jitflow.io.units import format_bytes
 from jitflow.training.module import FlowModule
 
+log = logging.getLogger(__name__)
 # Batches large enough that activations, not gradients, make the peak.
 _PROBES = (16, 32)
 # What a device's allocator loses between blocks, and what its libraries take for themselves.
@@ -110,6 +114,49 @@ def describe_fit(module: FlowModule, batch: int | None, device: torch.device, *,
     largest = memory.largest_batch(capacity)
     fits = f"a batch of up to {largest}" if largest else "not even one image"
     return f"{words}; {capacity / _GIB:.1f} GiB of {device.type} memory fit {fits}"
+
+
+def check_state_fits(
+    module: FlowModule, *, accelerator: Any = "auto", optimizer_on_cpu: bool = False, ema_on_cpu: bool = False
+) -> None:
+    """Say how much memory a training keeps between its steps, before any of it is taken.
+
+    Args:
+        module: The module; its tensors may be without contents (``meta``).
+        accelerator: As Lightning's Trainer takes it.
+        optimizer_on_cpu: Whether the optimiser's moments lie in the host's memory.
+        ema_on_cpu: Whether the averages do.
+
+    Raises:
+        ConfigError: If the device that trains has less.
+    """
+    parameters = sum(p.numel() for p in module.parameters())
+    # Weights and gradients, two moments of AdamW, two averages, float32 each.
+    copies = 2 + (0 if optimizer_on_cpu else 2) + (0 if ema_on_cpu else 2)
+    needed = 4 * copies * parameters
+    name = getattr(module, "model_name", type(module).__name__)
+    log.info(
+        "%s: %.1fM parameters, %s for weights, gradients, optimiser and averages, besides activations",
+        name,
+        parameters / 1e6,
+        format_bytes(needed),
+    )
+    available = _total_memory(accelerator)
+    if available is not None and needed > available:
+        raise ConfigError(
+            f"{name} needs at least {format_bytes(needed)} and this machine has {format_bytes(available)}; choose a "
+            "smaller one (`jitflow models`), or keep averages and optimiser in the host's memory (--ema_on_cpu, "
+            "--optimizer_on_cpu)"
+        )
+
+
+def _total_memory(accelerator: Any) -> int | None:
+    """Bytes of the device that trains, in use or not; None where the system does not say."""
+    if torch.cuda.is_available() and accelerator != "cpu":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
 
 
 def device_memory(device: torch.device) -> int | None:

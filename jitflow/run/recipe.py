@@ -1,29 +1,29 @@
-"""Recipes: settings of a whole training in YAML, carried by the package and found by name.
+"""Recipes: settings of a whole training in YAML, carried by the applications and found by name.
 
-A recipe names classes with ``class_path`` and ``init_args``, as Lightning's command line does, and can be
-built here without it.
+A recipe names classes with ``class_path`` and ``init_args``, as Lightning's command line does, and needs no command
+line to be built.
 """
 
 from __future__ import annotations
 
 import importlib
-from importlib.resources import files
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from jitflow.applications import FORMER_CLASSES, list_applications
+from jitflow.applications import FORMER_CLASSES, application_module, list_applications, recipe_folder
 from jitflow.errors import ConfigError, MissingFileError, unknown_name
 
 
 def list_recipes() -> list[str]:
-    """List the recipes of the package, such as ``"images/jit_b16_256"``."""
-    return sorted(f"{name}/{path.stem}" for name in list_applications() for path in _recipe_folder(name).glob("*.yaml"))
+    """List the recipes of the applications, such as ``"images/jit_b16_256"``."""
+    return sorted(f"{name}/{path.stem}" for name in list_applications() for path in recipe_folder(name).glob("*.yaml"))
 
 
 def find_recipe(name: str | Path) -> Path:
-    """Find a recipe: the file of that path if there is one, else the package's recipe of that name.
+    """Find a recipe: the file of that path if there is one, else an application's recipe of that name.
 
     Args:
         name: A path, or a name as :func:`list_recipes` gives it.
@@ -43,11 +43,7 @@ def find_recipe(name: str | Path) -> Path:
     if str(name) not in list_recipes():
         raise unknown_name("recipe", str(name), list_recipes())
     application, _, stem = str(name).partition("/")
-    return _recipe_folder(application) / f"{stem}.yaml"
-
-
-def _recipe_folder(application: str) -> Path:
-    return Path(str(files(f"jitflow.apps.{application}") / "recipes"))
+    return recipe_folder(application) / f"{stem}.yaml"
 
 
 def read_recipe(name: str | Path) -> dict[str, Any]:
@@ -64,26 +60,109 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
     return settings
 
 
-def build(spec: dict[str, Any], *, foreign: bool = False) -> Any:
-    """Build the object that a ``class_path`` with ``init_args`` describes.
+def override(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Set values of a recipe by dotted name, where ``model.x`` and ``data.x`` are arguments of its classes.
+
+    Args:
+        recipe: A recipe; it is not changed.
+        changes: Values by name, such as ``{"model.learning_rate": 1e-3, "trainer.max_epochs": 5}``.
+
+    Returns:
+        The new recipe.
+    """
+    result = copy_nested(recipe)
+    for name, value in changes.items():
+        *outer, last = _full_name(name).split(".")
+        place = result
+        for key in outer:
+            inner = place.get(key)
+            place[key] = inner if isinstance(inner, dict) else {}
+            place = place[key]
+        place[last] = copy_nested(value)
+    return result
+
+
+def _full_name(name: str) -> str:
+    section, dot, rest = name.partition(".")
+    return f"{section}.init_args.{rest}" if section in ("model", "data") and dot else name
+
+
+def copy_nested(value: Any) -> Any:
+    """Copy nested settings down to plain values, as a file would hold them: no tuples, paths as text."""
+    if isinstance(value, Mapping):
+        return {str(name): copy_nested(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [copy_nested(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by dotted name, ``model.x`` for an argument of the model's class."""
+    flat: dict[str, Any] = {}
+
+    def add(inner: Mapping[str, Any], prefix: str) -> None:
+        for name, value in inner.items():
+            if isinstance(value, Mapping) and value:
+                add(value, prefix if name == "init_args" and prefix in ("model.", "data.") else f"{prefix}{name}.")
+            else:
+                flat[f"{prefix}{name}"] = value
+
+    add(settings, "")
+    return flat
+
+
+def find_class(spec: Mapping[str, Any], *, foreign: bool = False) -> Any:
+    """Import the class that a ``class_path`` names, by its name of today or of before.
 
     Args:
         spec: ``{"class_path": ..., "init_args": {...}}``.
-        foreign: Also accept classes of other packages than jitflow and Lightning, which can run any code;
-            for what a user typed, not for what came in a file.
+        foreign: Also accept classes of other packages than jitflow, Lightning, torch and the applications, which can
+            run any code; for what a user typed, not for what came in a file.
+
+    Returns:
+        The class.
+
+    Raises:
+        ConfigError: If the class is foreign or does not exist.
+    """
+    path = str(spec.get("class_path"))
+    module_name, _, class_name = FORMER_CLASSES.get(path, path).rpartition(".")
+    if not foreign and module_name.split(".")[0] not in _trusted():
+        raise ConfigError(f"a recipe can only name classes of jitflow, lightning and applications; got {path}")
+    try:
+        return getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError):
+        raise ConfigError(f"recipe: there is no class {path}") from None
+
+
+def _trusted() -> Iterable[str]:
+    return {"jitflow", "lightning", *(application_module(name).split(".")[0] for name in list_applications())}
+
+
+def build(spec: Mapping[str, Any], *, foreign: bool = False) -> Any:
+    """Build the object that a ``class_path`` with ``init_args`` describes, and those among its arguments.
+
+    Args:
+        spec: ``{"class_path": ..., "init_args": {...}}``.
+        foreign: As in :func:`find_class`.
 
     Returns:
         The object.
 
     Raises:
-        ConfigError: If the class is foreign or does not exist.
+        ConfigError: If a class is foreign or does not exist.
     """
-    module_name, _, class_name = str(spec["class_path"]).rpartition(".")
-    if not foreign and module_name.split(".")[0] not in ("jitflow", "lightning"):
-        raise ConfigError(f"a recipe can only name classes of jitflow and lightning; got {spec['class_path']}")
-    module_name, _, class_name = FORMER_CLASSES.get(str(spec["class_path"]), str(spec["class_path"])).rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError):
-        raise ConfigError(f"recipe: there is no class {spec['class_path']}") from None
-    return cls(**spec.get("init_args", {}))
+    cls = find_class(spec, foreign=foreign)
+    arguments = spec.get("init_args") or {}
+    return cls(**{name: build_nested(value, foreign=foreign) for name, value in arguments.items()})
+
+
+def build_nested(value: Any, *, foreign: bool = False) -> Any:
+    """Build what is described by a class inside of nested settings, and leave everything else as it is."""
+    if isinstance(value, Mapping):
+        if "class_path" in value:
+            return build(value, foreign=foreign)
+        return dict(value)
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        return [build_nested(item, foreign=foreign) for item in value]
+    return value

@@ -2,9 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from jitflow.errors import ConfigError
 from jitflow.training.module import FlowModule
+
+
+@dataclass(frozen=True)
+class Documented:
+    """The words of an application's documents for settings of a training.
+
+    Attributes:
+        recipe: Recipe with the documented defaults, such as ``"text/jit_b4"``.
+        words: Dotted settings that each word sets, such as ``{"lr": "model.learning_rate"}``.
+        least: Smallest value that a word can have.
+    """
+
+    recipe: str
+    words: Mapping[str, str | tuple[str, ...]]
+    least: Mapping[str, float] = field(default_factory=dict)
+
+    def settings(self, given: Mapping[str, object]) -> dict[str, object]:
+        """Translate documented words; those that are None, or that are no settings, are left out.
+
+        Args:
+            given: Values by documented word.
+
+        Returns:
+            Values by dotted name.
+
+        Raises:
+            ConfigError: If a value is too small; names the word.
+        """
+        found: dict[str, object] = {}
+        for word, value in given.items():
+            least = self.least.get(word)
+            if least is not None and isinstance(value, int | float) and value < least:
+                raise ConfigError(f"{word} must be at least {least:g}; got {value}")
+            if word == "max_steps" and isinstance(value, int) and (value == 0 or value < -1):
+                raise ConfigError(f"max_steps must be at least 1, or -1 for no limit; got {value}")
+            names = self.words.get(word, ())
+            if value is not None:
+                found.update(dict.fromkeys((names,) if isinstance(names, str) else names, value))
+        return found
 
 
 @dataclass(frozen=True)
@@ -14,9 +55,11 @@ class Application:
     Attributes:
         name: What checkpoints, recipes and ``run.json`` store; never a class path.
         module: Class of its modules.
-        recipes: Package that holds its recipes, YAML files.
+        headline: Names of scores that may stand for a run, by preference.
+        documented: The words of its documents for a training; None where no document says any.
     """
 
     name: str
     module: type[FlowModule]
-    recipes: str
+    headline: tuple[str, ...] = ()
+    documented: Documented | None = field(default=None)

@@ -8,9 +8,9 @@ weights from averages.py). Its methods are seams that users override
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,8 @@ class FlowModule(FlowSampling):
         num_classes: Number of classes; this number is the null label.
         learning_rate: Step size of AdamW.
         weight_decay: Decay of matrices; vectors and biases never decay.
-        ema_decay1: Decay of the first average of the weights, the one that is sampled from.
+        ema_decay1: Decay of the first average of the weights, the one that is sampled from. In a recipe null is
+            chosen by the length of the training, for both.
         ema_decay2: Decay of the second average.
         P_mean: Mean of the logit of the training times.
         P_std: Standard deviation of the logit of the training times.
@@ -73,6 +74,9 @@ class FlowModule(FlowSampling):
         ConfigError: If a value is out of its range.
     """
 
+    application: ClassVar[str] = ""
+    """Name of the application that the class belongs to; empty for a class of a user's own."""
+
     def __init__(
         self,
         codec: Codec,
@@ -81,8 +85,8 @@ class FlowModule(FlowSampling):
         num_classes: int,
         learning_rate: float = 1e-4,
         weight_decay: float = 0.0,
-        ema_decay1: float = 0.9999,
-        ema_decay2: float = 0.9996,
+        ema_decay1: float | None = 0.9999,
+        ema_decay2: float | None = 0.9996,
         P_mean: float = -0.8,
         P_std: float = 0.8,
         noise_scale: float = 1.0,
@@ -114,6 +118,8 @@ class FlowModule(FlowSampling):
             raise ConfigError(f"weight_decay must not be negative; got {weight_decay}")
         if not noise_scale > 0:
             raise ConfigError(f"noise_scale must be positive; got {noise_scale}")
+        if ema_decay1 is None or ema_decay2 is None:
+            raise ConfigError("ema_decay1 and ema_decay2 are only left open in a recipe; give both")
         if not (0 <= ema_decay1 <= 1 and 0 <= ema_decay2 <= 1):
             raise ConfigError(f"the EMA decays must lie in [0, 1]; got {ema_decay1} and {ema_decay2}")
         if prediction not in PREDICTIONS:
@@ -148,6 +154,16 @@ class FlowModule(FlowSampling):
         self._batch_epoch = 0
         self._check_sampling()
         self._time_distribution()
+
+    @classmethod
+    def settings_from_data(cls, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of this class that the data decide, for those that a recipe leaves null; none by default.
+
+        Args:
+            info: What the data say of themselves (``get_dataset_info``); with nothing in it, arguments of which only
+                the kind is right, so that a model can be looked at before its data are read.
+        """
+        return {}
 
     def forward(self, x: Tensor, t: Tensor | float, y: Tensor, hint: Tensor | None = None) -> Tensor:
         """Predict from a noisy sample.

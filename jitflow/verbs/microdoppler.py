@@ -142,91 +142,77 @@ def _extract(
 def _train(
     latent_dir: str,
     output_dir: str,
-    batch_size: int = 32,
-    max_epochs: int = 100,
-    lr: float = 1e-4,
-    devices: int = 1,
-    precision: str = "16-mixed",
-    seed: int = 42,
-    model: str = "LightningDiT-XL/1",
+    batch_size: int | None = None,
+    max_epochs: int | None = None,
+    lr: float | None = None,
+    devices: int | None = None,
+    precision: str | None = None,
+    seed: int | None = None,
+    model: str | None = None,
     net_settings: dict[str, Any] | None = None,
-    max_steps: int = -1,
-    warmup_epochs: float = 1.0,
-    ema_decay: float = 0.999,
-    cosine_weight: float = 1.0,
-    label_drop_prob: float = 0.1,
-    prediction: Literal["velocity", "data", "noise"] = "velocity",
-    noise_scale: float = 1.0,
-    P_mean: float = 0.0,
-    P_std: float = 1.0,
-    gradient_clip: float = 1.0,
-    gradient_checkpointing: bool = False,
-    compile: bool | Literal["blocks", "network"] = False,
-    accelerator: Literal["auto", "gpu", "cpu"] = "auto",
-    num_workers: int = 0,
-    check_val_every_n_epoch: int = 1,
+    max_steps: int | None = None,
+    warmup_epochs: float | None = None,
+    ema_decay: float | None = None,
+    cosine_weight: float | None = None,
+    label_drop_prob: float | None = None,
+    prediction: Literal["velocity", "data", "noise"] | None = None,
+    noise_scale: float | None = None,
+    P_mean: float | None = None,
+    P_std: float | None = None,
+    gradient_clip: float | None = None,
+    gradient_checkpointing: bool | None = None,
+    compile: bool | Literal["blocks", "network"] | None = None,
+    accelerator: Literal["auto", "gpu", "cpu"] | None = None,
+    num_workers: int | None = None,
+    check_val_every_n_epoch: int | None = None,
+    resume: str | None = None,
+    restart: bool = False,
 ) -> None:
     """Stage 2: train a user-conditioned LightningDiT on latents; writes checkpoints/best.ckpt and lightning_logs/.
 
-    Run again, it goes on where it stopped; a finished training is left alone.
+    Run again, it goes on where it stopped; a finished training is left alone. Options that are null take the default
+    named below; with --resume, the recorded value.
 
     Args:
         latent_dir: Folder of stage 1.
         output_dir: Folder of the results.
-        batch_size: Latents per step and device.
-        max_epochs: Length of the training.
-        lr: Peak learning rate, lowered along a cosine to a tenth.
-        devices: GPUs, or processes on the CPU.
-        precision: 16-mixed, bf16-mixed or 32-true; on a CPU half precision becomes 32-true.
-        seed: Seed of everything random.
-        model: Name of the network (jitflow models 'LightningDiT*'). The default needs a large GPU.
+        batch_size: Latents per step and device, 32.
+        max_epochs: Length of the training, 100.
+        lr: Peak learning rate, 1e-4, lowered along a cosine to a tenth.
+        devices: GPUs, or processes on the CPU; 1.
+        precision: 16-mixed, bf16-mixed or 32-true; 16-mixed. On a CPU half precision becomes 32-true.
+        seed: Seed of everything random, 42.
+        model: Name of the network (jitflow models 'LightningDiT*'), LightningDiT-XL/1, which needs a large GPU.
         net_settings: Arguments of the network that replace the variant's, such as {"depth":6}.
-        max_steps: Optimiser steps after which to stop whatever the epochs; -1 for no limit.
-        warmup_epochs: Length of the linear warm-up.
-        ema_decay: Decay of the average that is sampled from.
-        cosine_weight: Factor of the loss of the velocity's direction; 0 leaves it out.
-        label_drop_prob: Share of labels replaced by "no user", which guidance needs.
-        prediction: What the network predicts.
-        noise_scale: Standard deviation of the noise; more where few tokens hold many numbers.
-        P_mean: Mean of the logit of the training times; lower is noisier.
-        P_std: Standard deviation of the logit of the training times.
-        gradient_clip: Largest norm of the gradient; 0 for no limit.
-        gradient_checkpointing: Recompute blocks in the backward pass to save memory.
-        compile: Compile every block with torch.compile (true), or the whole network as one (network).
-        accelerator: auto, gpu or cpu.
-        num_workers: Loader processes.
-        check_val_every_n_epoch: Epochs between two validations.
+        max_steps: Optimiser steps after which to stop whatever the epochs; -1, no limit.
+        warmup_epochs: Length of the linear warm-up, 1, but no more than half of the training.
+        ema_decay: Decay of the average that is sampled from, 0.999.
+        cosine_weight: Factor of the loss of the velocity's direction, 1; 0 leaves it out.
+        label_drop_prob: Share of labels replaced by "no user", which guidance needs; 0.1.
+        prediction: What the network predicts, velocity.
+        noise_scale: Standard deviation of the noise, 1; more where few tokens hold many numbers.
+        P_mean: Mean of the logit of the training times, 0; lower is noisier.
+        P_std: Standard deviation of the logit of the training times, 1.
+        gradient_clip: Largest norm of the gradient, 1; 0 for no limit.
+        gradient_checkpointing: Recompute blocks in the backward pass to save memory; false.
+        compile: Compile every block with torch.compile (true), or the whole network as one (network); false.
+        accelerator: auto, gpu or cpu; auto.
+        num_workers: Loader processes, 0.
+        check_val_every_n_epoch: Epochs between two validations, 1.
+        resume: Go on with a checkpoint, the newest of a folder, or the newest of --output_dir (auto).
+        restart: Throw away what a training left in the folder, and begin anew.
     """
-    from jitflow.verbs.microdoppler_train import train
+    words = dict(locals())
+    from jitflow.verbs.documented import train_documented
 
-    best = train(
-        latent_dir,
-        output_dir,
-        batch_size=batch_size,
-        max_epochs=max_epochs,
-        lr=lr,
-        devices=devices,
-        precision=precision,
-        seed=seed,
-        model=model,
-        net_settings=net_settings,
-        max_steps=max_steps,
-        warmup_epochs=warmup_epochs,
-        ema_decay=ema_decay,
-        cosine_weight=cosine_weight,
-        label_drop_prob=label_drop_prob,
-        prediction=prediction,
-        noise_scale=noise_scale,
-        P_mean=P_mean,
-        P_std=P_std,
-        gradient_clip=gradient_clip,
-        gradient_checkpointing=gradient_checkpointing,
-        compile=compile,
-        accelerator=accelerator,
-        num_workers=num_workers,
-        check_val_every_n_epoch=check_val_every_n_epoch,
-    )
-    log.info("the best checkpoint: %s", best)
+    settings: dict[str, Any] = {}
+    if lr is not None:
+        settings["schedule.min_lr"] = lr / 10
+    if max_epochs is not None:
+        # A short training loses little when it is cut off.
+        settings["checkpoint.save_last_freq"] = max(1, max_epochs // 40)
+    run = train_documented("microdoppler", words, output_dir, resume=resume, restart=restart, settings=settings)
+    log.info("the best checkpoint: %s", run.best or run.checkpoint)
 
 
 def _sample(

@@ -5,6 +5,7 @@ Each function with a docstring is one command; jsonargparse makes its options an
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -39,9 +40,9 @@ def train_command(
     tokenizer_path: str | None = None,
     mapping: Literal["codebook", "lattice", "base256"] | None = None,
     resume: str | None = None,
-    save_interval: int = 10,
-    val_interval: int = 1,
-    log_interval: int = 10,
+    save_interval: int | None = None,
+    val_interval: int | None = None,
+    log_interval: int | None = None,
     val_path: str | None = None,
     weight_decay: float | None = None,
     gradient_accumulation_steps: int | None = None,
@@ -62,22 +63,24 @@ def train_command(
     net_settings: dict[str, Any] | None = None,
     pack: bool | None = None,
     seed: int | None = None,
-    devices: int = 1,
-    accelerator: Literal["auto", "gpu", "cpu"] = "auto",
+    devices: int | None = None,
+    accelerator: Literal["auto", "gpu", "cpu"] | None = None,
     precision: str | None = None,
     use_amp: bool = True,
-    num_workers: int = 0,
-    compile: bool | Literal["blocks", "network"] = False,
-    gradient_checkpointing: bool = False,
+    num_workers: int | None = None,
+    compile: bool | Literal["blocks", "network"] | None = None,
+    gradient_checkpointing: bool | None = None,
     use_wandb: bool = False,
     wandb_project: str = "jit-diffusion",
     wandb_name: str | None = None,
     wandb_entity: str | None = None,
+    restart: bool = False,
 ) -> None:
     """Train a model of text as colour (the text application; images and all others: `jitflow train`).
 
-    Writes best_model.pth (lowest validation loss), checkpoint_epoch_N.pth and checkpoint-last.pth. Options that are
-    null take the default named below; with --resume, the checkpoint's own.
+    Run again, it goes on where it stopped; a finished training is left alone. Writes best_model.pth (lowest validation
+    loss), checkpoint_epoch_N.pth and checkpoint-last.pth. Options that are null take the default named below; with
+    --resume, the recorded value.
 
     Args:
         data_path: File or folder of .txt, .json, .jsonl. None, or ./data/train where there is none, is the built-in
@@ -93,9 +96,9 @@ def train_command(
         tokenizer_path: Such a folder; another name for --tokenizer.
         mapping: Colours of tokens; codebook.
         resume: Go on with a checkpoint, the newest of a folder, or the newest of --output_dir (auto).
-        save_interval: Epochs between two checkpoints that stay.
-        val_interval: Epochs between two validations.
-        log_interval: Steps between two lines of the log files.
+        save_interval: Epochs between two checkpoints that stay, 10.
+        val_interval: Epochs between two validations, 1.
+        log_interval: Steps between two lines of the log files, 10.
         val_path: Text to validate on; by default a part of the text is held out.
         weight_decay: Decay of matrices, 0.01.
         gradient_accumulation_steps: Steps whose gradients make one update, 1.
@@ -116,71 +119,46 @@ def train_command(
         net_settings: Arguments of the network that replace the variant's, such as {"depth":6}.
         pack: Put documents one behind the other, true; false begins each in an image of its own.
         seed: Seed of everything random, 0.
-        devices: Processes, on as many GPUs or on the CPU.
-        accelerator: auto, gpu or cpu.
+        devices: Processes, on as many GPUs or on the CPU; 1.
+        accelerator: auto, gpu or cpu; auto.
         precision: bf16-mixed on a GPU and 32-true on a CPU by default; Lightning's names.
         use_amp: Half precision on a GPU; false is --precision 32-true.
-        num_workers: Loader processes.
-        compile: Compile every block with torch.compile (true), or the whole network as one (network).
-        gradient_checkpointing: Recompute blocks in the backward pass to save memory.
+        num_workers: Loader processes, 0.
+        compile: Compile every block with torch.compile (true), or the whole network as one (network); false.
+        gradient_checkpointing: Recompute blocks in the backward pass to save memory; false.
         use_wandb: Log to Weights & Biases as well.
         wandb_project: Its project.
         wandb_name: Name of the run there.
         wandb_entity: Owner of the project.
+        restart: Throw away what a training left in the folder, and begin anew.
     """
-    from jitflow.verbs.text_train import train
+    words = dict(locals())
+    import torch
+
+    from jitflow.verbs.documented import resumed_folder, train_documented
 
     if tokenizer is not None and tokenizer_path is not None:
         raise ConfigError("--tokenizer and --tokenizer_path say the same thing; give one of them")
     if not use_amp and precision not in (None, "32-true"):
         raise ConfigError(f"--use_amp false means full precision, and --precision says {precision}; give one of them")
-    done = train(
-        data_path,
-        output_dir,
-        model=model,
-        img_size=img_size,
-        tokenizer=tokenizer or tokenizer_path,
-        mapping=mapping,
-        predict_clean=predict_clean,
-        decoder=decoder,
-        epochs=epochs,
-        max_steps=max_steps,
-        lr=lr,
-        warmup_epochs=warmup_epochs,
-        batch_size=batch_size,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        ema_decay=ema_decay,
-        velocity_weight=velocity_weight,
-        cross_entropy_weight=cross_entropy_weight,
-        self_conditioning=self_conditioning,
-        infill_prob=infill_prob,
-        prompt_prob=prompt_prob,
-        P_mean=P_mean,
-        P_std=P_std,
-        time_kind=time_kind,
-        noise_scale=noise_scale,
-        net_settings=net_settings,
-        pack=pack,
-        seed=seed,
-        val_path=val_path,
-        resume=resume,
-        save_interval=save_interval,
-        val_interval=val_interval,
-        log_interval=log_interval,
-        devices=devices,
-        accelerator=accelerator,
-        precision=precision if use_amp else "32-true",
-        num_workers=num_workers,
-        compile=compile,
-        gradient_checkpointing=gradient_checkpointing,
-        use_wandb=use_wandb,
-        wandb_project=wandb_project,
-        wandb_name=wandb_name,
-        wandb_entity=wandb_entity,
+    words["tokenizer"] = tokenizer or tokenizer_path
+    if not use_amp:
+        words["precision"] = "32-true"
+    elif precision is None and resume is None and accelerator != "cpu" and torch.cuda.is_available():
+        words["precision"] = "bf16-mixed"
+    if use_wandb:
+        words["wandb"] = _wandb_settings(wandb_project, wandb_name, wandb_entity)
+    run = train_documented(
+        "text", words, resumed_folder(resume, output_dir, "./output"), resume=resume, restart=restart
     )
+    done = run.best or run.checkpoint
     Console(stderr=True, soft_wrap=True).print(f"done: {done}; `jitflow text sample {done}` writes text", markup=False)
+
+
+def _wandb_settings(project: str, name: str | None, entity: str | None) -> dict[str, Any]:
+    if importlib.util.find_spec("wandb") is None:
+        raise ConfigError("use_wandb needs the package wandb; pip install wandb, or leave --use_wandb out")
+    return {"project": project, "name": name, "entity": entity}
 
 
 def sample_command(

@@ -1,13 +1,174 @@
-"""The command ``train``: a training by a recipe, and the report of how it went."""
+"""The verb ``train``: a recipe and dotted options in, a training of :func:`jitflow.run.fit.fit` out.
+
+``--config`` takes a recipe's name as well as a file, and every setting can be overridden by a dotted option
+(``--data.batch_size 32``).
+"""
 
 from __future__ import annotations
 
-from jitflow.run.report import write_final_report
-from jitflow.verbs import lightning_cli
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser
+
+from jitflow.callbacks import FiniteGuard, JiTModelCheckpoint, LearningRateSchedulerCallback
+from jitflow.checkpoint.load import find_checkpoint
+from jitflow.errors import ConfigError, option_error
+from jitflow.io.files import write_text
+from jitflow.run.fit import Training, describe_model, fit, prepare
+from jitflow.run.memory import describe_fit
+from jitflow.run.recipe import find_recipe
+from jitflow.run.settings import CHECKPOINTS
+from jitflow.run.start import AUTO, recipe_to_resume, run_folder_of
+from jitflow.training.module import FlowModule
+
+log = logging.getLogger(__name__)
+# Options that are no settings of the training.
+_OURS = ("config", "run_dir", "resume", "restart", "dry_run")
 
 
 def train(args: list[str]) -> None:
-    """Run ``jitflow train``."""
-    folder = lightning_cli.train(args)
-    if folder is not None:
-        write_final_report(folder)
+    """Run ``jitflow train``.
+
+    Args:
+        args: The words after the verb.
+
+    Raises:
+        JitflowError: If a setting, the data or a path cannot work; before training starts.
+    """
+    words, recipe_name = _with_recipe_paths(args)
+    words = _with_recorded_recipe(words)
+    parser = _parser()
+    try:
+        asked = parser.parse_args(words)
+    except argparse.ArgumentError as error:
+        raise option_error(str(error), "jitflow train") from None
+    settings: dict[str, Any] = yaml.safe_load(parser.dump(asked, skip_unset=False))
+    recipe = {name: value for name, value in settings.items() if name not in _OURS}
+    resume, run_dir = asked.resume, asked.run_dir
+    if resume is not None and run_dir is None and resume != AUTO:
+        run_dir = run_folder_of(find_checkpoint(resume))
+    folder = Path(run_dir or Path("runs") / (recipe_name or "train").replace("/", "_")).expanduser()
+    # "auto" on the command line asks for a run that is there.
+    start: str | Path = AUTO if resume is None else folder if resume == AUTO else resume
+    if asked.dry_run:
+        training = prepare(recipe, folder, start, foreign=True)
+        if training is not None:
+            _describe(training)
+        return
+    run = fit(recipe, folder, start, restart=asked.restart, foreign=True)
+    log.info("done: %s", run.checkpoint)
+
+
+def _parser() -> LightningArgumentParser:
+    parser = LightningArgumentParser(prog="jitflow train", exit_on_error=False)
+    parser.add_argument("-c", "--config", action="config", help="Name of a recipe, or a file.")
+    parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run; runs/<recipe>.")
+    parser.add_argument(
+        "--resume",
+        type=str | None,
+        default=None,
+        help="Continue a run: a checkpoint, a run's folder, or 'auto' for the folder of --run_dir; without --config by "
+        "its recorded settings. An unfinished run with the same settings is continued without.",
+    )
+    parser.add_argument("--restart", action="store_true", help="Throw away what a training left in the folder.")
+    parser.add_argument(
+        "--init_from", type=str | None, default=None, help="Start a new run from the weights of this checkpoint."
+    )
+    parser.add_argument("--init_ema", type=int, default=1, help="Average that --init_from takes.")
+    parser.add_argument(
+        "--ema_snapshots_every_n_steps",
+        type=int | None,
+        default=None,
+        help="Also keep snapshots from which an average of any width can be made after training; off by default.",
+    )
+    parser.add_argument(
+        "--ema_on_cpu", action="store_true", help="Keep both averages in the host's memory; slower, less on the GPU."
+    )
+    parser.add_argument(
+        "--optimizer_on_cpu",
+        action="store_true",
+        help="Keep the optimiser's state in the host's memory and step there; slower, less on the GPU.",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="Check everything, say what would run, stop.")
+    parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything random.")
+    parser.add_lightning_class_args(FlowModule, "model", subclass_mode=True)
+    parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
+    parser.add_lightning_class_args(pl.Trainer, "trainer")
+    sections = {"schedule": LearningRateSchedulerCallback, "checkpoint": JiTModelCheckpoint, "guard": FiniteGuard}
+    for name, function in sections.items():
+        skip = {"epochs"} if name == "schedule" else set()
+        parser.add_class_arguments(function, name, skip=skip, instantiate=False, sub_configs=False)
+    # In the run's folder.
+    parser.set_defaults({"checkpoint.dirpath": CHECKPOINTS})
+    parser.add_argument("--logging.tensorboard", type=str | None, default="tensorboard", help="Folder of its logs.")
+    parser.add_argument("--logging.csv", type=str | None, default="csv", help="Folder of the CSV logs.")
+    parser.add_argument(
+        "--logging.wandb", type=dict[str, Any] | None, default=None, help="Settings of a Weights & Biases run."
+    )
+    return parser
+
+
+def _with_recipe_paths(args: list[str]) -> tuple[list[str], str | None]:
+    """Replace the names of recipes by their files; also return the first name."""
+    resolved, name = [], None
+    words = iter(args)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in ("--config", "-c"):
+            value = value if equals else next(words, "")
+            if not value:
+                raise ConfigError("--config needs the name of a recipe or a file, such as images/jit_b16_256")
+            name = name or (Path(value).stem if Path(value).is_file() else value)
+            resolved.append(f"--config={find_recipe(value)}")
+        else:
+            resolved.append(word)
+    return resolved, name
+
+
+def _with_recorded_recipe(words: list[str]) -> list[str]:
+    """Put the recorded recipe of a run before the options, where only ``--resume`` says what shall be trained."""
+    if any(word.startswith("--config=") for word in words) or {"-h", "--help"} & set(words):
+        return words
+    for place, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag == "--resume":
+            value = value if equals else "".join(words[place + 1 : place + 2])
+            if value and value != AUTO:
+                return [f"--config={_recorded_file(value)}", *words]
+    return words
+
+
+def _recorded_file(path: str) -> Path:
+    """A file of the recipe by which the run of a path goes on."""
+    import tempfile
+
+    file = Path(tempfile.mkdtemp(prefix="jitflow-")) / "recipe.yaml"
+    write_text(file, yaml.safe_dump(recipe_to_resume(path), sort_keys=False))
+    return file
+
+
+def _describe(training: Training) -> None:
+    training.data.train_dataloader()
+    trainer = training.trainer
+    lines = {
+        "run folder": training.run_dir,
+        "resume": training.start.checkpoint or "no",
+        "model": describe_model(training.module),
+        "data": ", ".join(f"{k} {v}" for k, v in training.info.items() if isinstance(v, (int, str))),
+        "devices": f"{trainer.num_devices} x {trainer.strategy.root_device.type}, {trainer.precision}",
+        "length": f"{trainer.max_epochs} epochs",
+        "needs": describe_fit(
+            training.module,
+            getattr(training.data, "batch_size", None),
+            trainer.strategy.root_device,
+            precision=str(trainer.precision),
+        ),
+    }
+    log.info("dry run, nothing is trained:")
+    for key, value in lines.items():
+        log.info("  %-11s %s", key, value)

@@ -1,8 +1,8 @@
-"""The application ``images``."""
+"""The application ``images``: classes of pictures in pixel space."""
 
 from __future__ import annotations
 
 from jitflow.apps.images.module import JiTLightningModule
 from jitflow.training.application import Application
 
-IMAGES = Application(name="images", module=JiTLightningModule, recipes="jitflow.apps.images.recipes")
+IMAGES = Application(name="images", module=JiTLightningModule, headline=("fid", "class_agreement"))

@@ -60,6 +60,8 @@ class JiTLightningModule(FlowModule):
         ema_params2: Second average.
     """
 
+    application = "images"
+
     def __init__(
         self,
         model_name: str = "JiT-B/16",

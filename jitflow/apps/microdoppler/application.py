@@ -1,8 +1,43 @@
-"""The application ``microdoppler``."""
+"""The application ``microdoppler``: spectrograms of users in a latent space."""
 
 from __future__ import annotations
 
 from jitflow.apps.microdoppler.module import UserConditionedDiT
-from jitflow.training.application import Application
+from jitflow.training.application import Application, Documented
 
-MICRODOPPLER = Application(name="microdoppler", module=UserConditionedDiT, recipes="jitflow.apps.microdoppler.recipes")
+DOCUMENTED = Documented(
+    recipe="microdoppler/xl1",
+    words={
+        "latent_dir": "data.latent_dir",
+        "batch_size": "data.batch_size",
+        "num_workers": "data.num_workers",
+        "max_epochs": "trainer.max_epochs",
+        "max_steps": "trainer.max_steps",
+        "devices": "trainer.devices",
+        "accelerator": "trainer.accelerator",
+        "precision": "trainer.precision",
+        "gradient_clip": "trainer.gradient_clip_val",
+        "check_val_every_n_epoch": "trainer.check_val_every_n_epoch",
+        "seed": "seed_everything",
+        "model": "model.model_name",
+        "lr": "model.learning_rate",
+        "ema_decay": "model.ema_decay1",
+        "cosine_weight": "model.cosine_weight",
+        "label_drop_prob": "model.label_drop_prob",
+        "prediction": "model.prediction",
+        "noise_scale": "model.noise_scale",
+        "P_mean": "model.P_mean",
+        "P_std": "model.P_std",
+        "net_settings": "model.net_settings",
+        "compile": "model.compile",
+        "gradient_checkpointing": "model.gradient_checkpointing",
+        "warmup_epochs": "schedule.warmup_epochs",
+    },
+    least={"batch_size": 1, "max_epochs": 1, "devices": 1, "warmup_epochs": 0, "gradient_clip": 0},
+)
+MICRODOPPLER = Application(
+    name="microdoppler",
+    module=UserConditionedDiT,
+    headline=("identity_accuracy",),
+    documented=DOCUMENTED,
+)

@@ -28,9 +28,10 @@ class UserConditionedDiT(FlowModule):
     checksum is, so that sampling needs its file (:meth:`attach_codec`).
 
     Args:
-        num_users: Number of users; this number is the label "no user", which guidance needs.
+        num_users: Number of users; this number is the label "no user", which guidance needs. In a recipe null is
+            what the data hold.
         model_name: Name of the network, see ``jitflow models 'LightningDiT*'``.
-        latent_shape: Shape of one latent, (channels, height, width).
+        latent_shape: Shape of one latent, (channels, height, width). In a recipe null is what the data hold.
         learning_rate: Step size of AdamW.
         weight_decay: Decay of matrices; vectors and biases never decay.
         ema_decay1: Decay of the first average of the weights, the one that is sampled from.
@@ -61,16 +62,18 @@ class UserConditionedDiT(FlowModule):
         ConfigError: If a value is out of its range.
     """
 
+    application = "microdoppler"
+
     def __init__(
         self,
-        num_users: int = 31,
+        num_users: int | None = 31,
         model_name: str = "LightningDiT-XL/1",
-        latent_shape: tuple[int, int, int] = (32, 16, 16),
+        latent_shape: tuple[int, int, int] | None = (32, 16, 16),
         *,
         learning_rate: float = 1e-4,
         weight_decay: float = 0.0,
-        ema_decay1: float = 0.9999,
-        ema_decay2: float = 0.9996,
+        ema_decay1: float | None = 0.9999,
+        ema_decay2: float | None = 0.9996,
         cosine_weight: float = 1.0,
         P_mean: float = 0.0,
         P_std: float = 1.0,
@@ -89,6 +92,8 @@ class UserConditionedDiT(FlowModule):
         gradient_checkpointing: bool = False,
         compile: bool | CompiledParts = False,
     ) -> None:
+        if num_users is None or latent_shape is None:
+            raise ConfigError("num_users and latent_shape are only left to the data in a recipe; give both")
         if num_users < 1:
             raise ConfigError(f"num_users must be at least 1; got {num_users}")
         channels, height, width = latent_shape
@@ -152,6 +157,11 @@ class UserConditionedDiT(FlowModule):
             known = f"{ids[0]} to {ids[-1]}" if ids == list(range(ids[0], ids[-1] + 1)) else ", ".join(map(str, ids))
             raise ConfigError(f"this model has no user {unknown[0]}; its users are {known}")
         return torch.tensor([self.user_ids.index(user) for user in user_ids], dtype=torch.int64)
+
+    @classmethod
+    def settings_from_data(cls, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Users and shape of the latents; the document's where nothing is known of them."""
+        return {"num_users": info.get("num_classes", 31), "latent_shape": info.get("latent_shape", (32, 16, 16))}
 
     def check_data(self, info: dict[str, Any]) -> None:
         """Raise ConfigError if latents that describe themselves so do not fit this module."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jitflow.apps.text.colour import ColourCodec, Mapping
 from jitflow.apps.text.corpus import builtin_documents, builtin_size
-from jitflow.apps.text.files import TextFiles
+from jitflow.apps.text.files import DEFAULT_DATA_PATH, TextFiles
 from jitflow.apps.text.token_store import (
     Progress,
     TextEncoder,
@@ -21,11 +24,13 @@ from jitflow.apps.text.token_store import (
     store_name,
     write_tokens,
 )
+from jitflow.apps.text.tokenizer import read_or_learn
 from jitflow.apps.text.windows import DocumentWindows, EpochWindows, PackedWindows, Windows
 from jitflow.data.base import ImageDataModule, SeededLoader
 from jitflow.data.sampler import ResumableSampler
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import writable_folder
+from jitflow.io.progress import Meter, meter
 
 _log = logging.getLogger(__name__)
 _STATE = "text"
@@ -41,9 +46,11 @@ class TextDataModule(ImageDataModule):
     the end token stands behind each document. Creating the object does not touch the disk.
 
     Args:
-        data_path: File or folder of .txt, .json or .jsonl; None takes the built-in corpus with its own split.
-        tokenizer: Gives the ids.
-        num_tokens: Ids in a window, as many as an image holds.
+        data_path: File or folder of .txt, .json or .jsonl; None takes the built-in corpus with its own split, as does
+            ``./data/train`` where there is no such folder.
+        tokenizer: Gives the ids: an object, or its JSON, ``bytes``, a folder with a ``tokenizer.json``, or ``bpe`` or
+            ``bpe:N`` to learn one from the training text, which is kept in ``cache_dir``.
+        num_tokens: Ids in a window, as many as an image holds; None for what an image of ``mapping`` holds.
         batch_size: Windows per batch and process.
         val_path: Text to validate on; None holds out a part of ``data_path``.
         val_fraction: Share of ``data_path`` that is held out, by document, in ``[0, 0.5]``; 0 for none.
@@ -54,12 +61,14 @@ class TextDataModule(ImageDataModule):
         random_offset: Cut the training text at other places in each epoch, as a function of (seed, epoch).
         encoding: Encoding of the files; None finds it for each file.
         progress: Called while text is tokenised, with how much was read and how much there is.
-        img_size: Side of the image that the ids become, in pixels; only for :meth:`get_dataset_info`.
+        img_size: Side of the image that the ids become, in pixels.
+        mapping: How the colours of that image stand for ids, which tells how many it holds.
+        validate_on_training_text: Where the text is too short to hold a part of it out, validate on the training text.
         num_workers: Loader processes; reading is cheap, so that 0 is mostly fastest.
         pin_memory: Page-locked batches, which a GPU fetches faster.
         num_replicas: How many processes share the data; None asks the trainer.
         rank: Which of them this one is; None asks the trainer.
-        drop_last: Leave out the last, smaller training batch.
+        drop_last: Leave out the last, smaller training batch; None keeps it only where it is all there is.
         seed: Seed of order and offsets; the split does not depend on it. None is the one of Lightning's
             ``seed_everything``, or 0.
 
@@ -69,10 +78,11 @@ class TextDataModule(ImageDataModule):
 
     def __init__(
         self,
-        data_path: str | Path | None,
-        tokenizer: TextEncoder,
-        num_tokens: int,
+        data_path: str | Path | None = None,
+        tokenizer: TextEncoder | str = "bytes",
+        num_tokens: int | None = None,
         *,
+        mapping: Mapping = "codebook",
         batch_size: int = 32,
         val_path: str | Path | None = None,
         val_fraction: float = 0.05,
@@ -86,20 +96,24 @@ class TextDataModule(ImageDataModule):
         pin_memory: bool = True,
         num_replicas: int | None = None,
         rank: int | None = None,
-        drop_last: bool = True,
+        drop_last: bool | None = True,
         seed: int | None = None,
+        validate_on_training_text: bool = False,
     ) -> None:
         super().__init__(
             img_size, batch_size, num_workers, pin_memory, num_replicas, rank, drop_last=drop_last, seed=seed
         )
-        if num_tokens < 1:
+        if num_tokens is not None and num_tokens < 1:
             raise ConfigError(f"num_tokens must be at least 1; got {num_tokens}")
         if not 0 <= val_fraction <= 0.5:
             raise ConfigError(f"val_fraction must lie in [0, 0.5]; got {val_fraction}")
         self.data_path = data_path
         self.val_path = val_path
-        self.tokenizer = tokenizer
-        self.num_tokens = num_tokens
+        self.mapping: Mapping = mapping
+        self._side = img_size
+        self.validate_on_training_text = validate_on_training_text
+        # A word is made a tokeniser when the text is looked at, from which it may have to be learned.
+        self._tokenizer, self._num_tokens = tokenizer, num_tokens
         self.val_fraction = val_fraction
         self.cache_dir = cache_dir
         self.pack = pack
@@ -107,6 +121,20 @@ class TextDataModule(ImageDataModule):
         self.encoding = encoding
         self.progress = progress
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def tokenizer(self) -> TextEncoder:
+        """The tokeniser; learned from the training text the first time, if it was given as ``bpe``."""
+        if isinstance(self._tokenizer, str):
+            self._tokenizer = read_or_learn(self._tokenizer, self._training_text, cache_dir=self.cache_dir)
+        return self._tokenizer
+
+    @property
+    def num_tokens(self) -> int:
+        """Ids in a window."""
+        if self._num_tokens is None:
+            self._num_tokens = ColourCodec(self.tokenizer.vocab_size, self.mapping, self._side).num_tokens
+        return self._num_tokens
 
     def prepare_data(self) -> None:
         """Check the paths, and tokenise into ``cache_dir`` if there is one; one process does it for all.
@@ -133,13 +161,22 @@ class TextDataModule(ImageDataModule):
         """
         if self.dataset_train is not None:
             return
-        if self.data_path is None:
+        if self._text_path() is None:
             size = builtin_size("train")
-            _log.info("no data_path: the built-in corpus, %.2f MB in %d documents", size.megabytes, size.num_documents)
+            why = "no data_path" if self.data_path is None else f"./{DEFAULT_DATA_PATH} does not exist"
+            _log.info(
+                "%s: the built-in corpus takes its place, %.2f MB in %d documents",
+                why,
+                size.megabytes,
+                size.num_documents,
+            )
         train, val = self._sources()
         stream, held_out = open_tokens(self._stored(train, self._held_out_share()))
         if val is not None:
             held_out, _ = open_tokens(self._stored(val, 0.0))
+        elif not held_out.num_tokens and self.validate_on_training_text:
+            _log.info("the best state will be the one of the lowest loss on the training text itself")
+            held_out = open_tokens(self._stored(train, 0.0))[0]
         self.dataset_train = self._windows(stream, "training", random_offset=self.random_offset)
         if held_out.num_tokens:
             self.dataset_val = self._windows(held_out, "validation", random_offset=False)
@@ -151,7 +188,8 @@ class TextDataModule(ImageDataModule):
 
         Returns:
             What every data module tells, and ``vocab_size``, ``token_counts`` (occurrences of each id in the first
-            20 million tokens), ``tokenizer`` (its fingerprint), ``num_tokens`` (of a window), ``num_documents``,
+            20 million tokens), ``tokenizer`` (its fingerprint), ``tokenizer_json``,
+            ``num_tokens`` (of a window), ``num_documents``,
             ``num_corpus_tokens`` and ``padding_share`` of the training windows.
         """
         info = super().get_dataset_info()
@@ -161,6 +199,7 @@ class TextDataModule(ImageDataModule):
             "vocab_size": self.tokenizer.vocab_size,
             "token_counts": self._token_counts(windows.stream),
             "tokenizer": self.tokenizer.fingerprint,
+            "tokenizer_json": self.tokenizer.to_json() if hasattr(self.tokenizer, "to_json") else None,
             "num_tokens": self.num_tokens,
             "num_documents": windows.stream.num_documents,
             "num_corpus_tokens": windows.stream.num_tokens,
@@ -201,13 +240,25 @@ class TextDataModule(ImageDataModule):
         }
 
     def _held_out_share(self) -> float:
-        return 0.0 if self.data_path is None or self.val_path is not None else self.val_fraction
+        return 0.0 if self._text_path() is None or self.val_path is not None else self.val_fraction
+
+    def _text_path(self) -> Path | None:
+        """Where the training text is; None for the built-in corpus."""
+        if self.data_path is None:
+            return None
+        path = Path(self.data_path).expanduser()
+        return None if path == DEFAULT_DATA_PATH and not path.exists() else path
+
+    def _training_text(self) -> Iterable[str]:
+        path = self._text_path()
+        return builtin_documents("train") if path is None else TextFiles(path, encoding=self.encoding).texts()
 
     def _sources(self) -> tuple[TextSource, TextSource | None]:
         """Where training and validation text come from; None if the latter is a part of the former."""
         val = None if self.val_path is None else TextFiles(self.val_path, encoding=self.encoding)
-        if self.data_path is not None:
-            return TextFiles(self.data_path, encoding=self.encoding), val
+        path = self._text_path()
+        if path is not None:
+            return TextFiles(path, encoding=self.encoding), val
         train = TextList(builtin_documents("train"))
         if val is not None or not self.val_fraction:
             return train, val
@@ -223,7 +274,8 @@ class TextDataModule(ImageDataModule):
             folder = Path(self._temporary.name)
         path = folder / store_name(source, self.tokenizer, val_fraction)
         if not path.is_file():
-            write_tokens(path, source, self.tokenizer, val_fraction=val_fraction, progress=self.progress)
+            with nullcontext(self.progress) if self.progress is not None else _tokenising() as progress:
+                write_tokens(path, source, self.tokenizer, val_fraction=val_fraction, progress=progress)
         return path
 
     def _windows(self, stream: TokenStream, what: str, *, random_offset: bool) -> Windows:
@@ -261,3 +313,18 @@ class TextDataModule(ImageDataModule):
             persistent_workers=loader.persistent_workers,
             multiprocessing_context=loader.multiprocessing_context,
         )
+
+
+@contextmanager
+def _tokenising() -> Iterator[Progress]:
+    """Give a progress callback that shows a bar for each text that is read."""
+    with ExitStack() as stack:
+        shown: list[Meter] = []
+
+        def update(done: int, total: int) -> None:
+            if not shown or shown[0].total != total:
+                stack.close()
+                shown[:] = [stack.enter_context(meter("tokenising", total, unit="bytes"))]
+            shown[0].update(done)
+
+        yield update

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from jitflow.apps.text.code_posterior import CodePosterior, digit_cross_entropy
-from jitflow.apps.text.colour import ColourCodec, Mapping
+from jitflow.apps.text.colour import ColourCodec
+from jitflow.apps.text.colour import Mapping as ColourMapping
 from jitflow.apps.text.network import build_jit_model
 from jitflow.apps.text.tokenizer import Tokenizer, make_tokenizer, tokenizer_from_json
 from jitflow.core.condition import Condition
@@ -36,7 +38,7 @@ class TextLightningModule(FlowModule):
 
     Args:
         tokenizer: The tokeniser as JSON (``to_json``), ``"bytes"``, or a folder with a ``tokenizer.json``. Checkpoints
-            always hold the JSON.
+            always hold the JSON. In a recipe null is the data's.
         model_name: Name of the network, see :func:`jitflow.apps.text.network.build_jit_model`.
         img_size: Side of the images in pixels.
         mapping: ``codebook``, ``lattice`` or ``base256``.
@@ -84,20 +86,22 @@ class TextLightningModule(FlowModule):
         ConfigError: If a value is out of its range or the mapping cannot hold the vocabulary.
     """
 
+    application = "text"
+
     def __init__(
         self,
-        tokenizer: str,
+        tokenizer: str | None = "bytes",
         model_name: str = "JiT-B/4",
         img_size: int = 64,
         *,
-        mapping: Mapping = "codebook",
+        mapping: ColourMapping = "codebook",
         codebook_seed: int = 0,
         predict_clean: bool = True,
         decoder: Decoder | None = None,
         learning_rate: float = 1e-4,
         weight_decay: float = 0.0,
-        ema_decay1: float = 0.9999,
-        ema_decay2: float = 0.9996,
+        ema_decay1: float | None = 0.9999,
+        ema_decay2: float | None = 0.9996,
         velocity_weight: float = 1.0,
         cross_entropy_weight: float = 1.0,
         pad_weight: float = 0.1,
@@ -132,6 +136,8 @@ class TextLightningModule(FlowModule):
             raise unknown_name("decoder", decoder, DECODERS)
         if decoder == "expected" and not can_choose:
             raise ConfigError("decoder expected needs the mapping codebook and predict_clean; use decoder direct")
+        if tokenizer is None:
+            raise ConfigError("tokenizer is missing: give bytes, a folder, or the JSON of one")
         words = read_tokenizer(tokenizer)
         # For the checkpoint: a folder need not be there when it is read.
         tokenizer = words.to_json()
@@ -215,6 +221,11 @@ class TextLightningModule(FlowModule):
         if self.posterior is None:
             return super().first_hint(x_t, t)
         return self.posterior.expected_image(self.token_logits(torch.zeros_like(x_t), x_t, t))
+
+    @classmethod
+    def settings_from_data(cls, info: Mapping[str, Any]) -> dict[str, Any]:
+        """The tokeniser of the data; bytes where nothing is known of them."""
+        return {"tokenizer": info.get("tokenizer_json", "bytes")}
 
     @torch.no_grad()
     def adopt_data(self, info: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from jitflow.apps.text.tokenizer.base import Tokenizer
 from jitflow.apps.text.tokenizer.bpe import train_bpe
 from jitflow.apps.text.tokenizer.byte import ByteTokenizer
-from jitflow.apps.text.tokenizer.create import make_tokenizer, tokenizer_from_json
+from jitflow.apps.text.tokenizer.create import make_tokenizer, read_or_learn, tokenizer_from_json
 from jitflow.apps.text.tokenizer.folder import changed_texts, load_tokenizer
 from jitflow.apps.text.tokenizer.subword import SubwordTokenizer
 
@@ -14,6 +14,7 @@ __all__ = [
     "changed_texts",
     "load_tokenizer",
     "make_tokenizer",
+    "read_or_learn",
     "tokenizer_from_json",
     "train_bpe",
 ]

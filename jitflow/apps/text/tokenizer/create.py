@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from jitflow.apps.text.tokenizer.base import Tokenizer
@@ -14,6 +15,7 @@ from jitflow.apps.text.tokenizer.byte import ByteTokenizer
 from jitflow.apps.text.tokenizer.folder import load_tokenizer
 from jitflow.apps.text.tokenizer.subword import SubwordTokenizer, tokenizers_library
 from jitflow.errors import CheckpointError, ConfigError, unknown_name
+from jitflow.io.files import write_text
 
 # Of the user's texts, to see whether a folder's tokenizer gives them back.
 _NUM_SAMPLE_TEXTS = 50
@@ -82,3 +84,35 @@ def tokenizer_from_json(text: str) -> Tokenizer:
         return SubwordTokenizer(**fields)
     except ConfigError:
         raise damaged from None
+
+
+def read_or_learn(spec: str, texts: Callable[[], Iterable[str]], *, cache_dir: str | Path | None = None) -> Tokenizer:
+    """Make a tokenizer of its JSON or of a word; one that has to be learned is kept for the next time.
+
+    Args:
+        spec: What ``to_json`` gave, or a word as in :func:`make_tokenizer`.
+        texts: Gives the training texts; called only where they are needed.
+        cache_dir: Folder in which a learned tokenizer is kept, named after the word and the text.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ConfigError: As in :func:`make_tokenizer`.
+        CheckpointError: If the JSON is damaged.
+    """
+    if spec.lstrip().startswith("{"):
+        return tokenizer_from_json(spec)
+    if spec == "bytes":
+        return make_tokenizer(spec)
+    if cache_dir is None or not spec.startswith("bpe"):
+        return make_tokenizer(spec, texts())
+    digest = hashlib.sha256(spec.encode())
+    for text in texts():
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    kept = Path(cache_dir) / f"tokenizer-{digest.hexdigest()[:24]}.json"
+    if kept.is_file():
+        return tokenizer_from_json(kept.read_text(encoding="utf-8"))
+    tokenizer = make_tokenizer(spec, texts())
+    write_text(kept, tokenizer.to_json())
+    return tokenizer

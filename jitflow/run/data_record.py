@@ -1,39 +1,14 @@
-"""What a run was trained on, written into its folder."""
+"""Describe the data of a training: sizes, and a fingerprint that names them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
-import lightning.pytorch as pl
-
-from jitflow.io.files import write_json
-
-DATA_NAME = "data.json"
 _SHOWN = ("num_samples", "num_val_samples", "num_classes", "img_size", "channels", "num_documents", "num_corpus_tokens")
-
-
-class DataRecord(pl.Callback):
-    """Write ``data.json`` when a training starts: sizes of the data, and a fingerprint that names them.
-
-    Args:
-        dirpath: The run's folder.
-    """
-
-    def __init__(self, dirpath: str | Path) -> None:
-        self.dirpath = Path(dirpath)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the record, on the first process, of data that describe themselves."""
-        data = getattr(trainer, "datamodule", None)
-        describe = getattr(data, "get_dataset_info", None)
-        if describe is None or not trainer.is_global_zero:
-            return
-        files = getattr(getattr(data, "dataset_train", None), "samples", ())
-        write_json(self.dirpath / DATA_NAME, describe_data(describe(), files))
 
 
 def describe_data(info: Mapping[str, Any], samples: Iterable[tuple[str, int]] = ()) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""The course of a training: how many steps it has, and what follows from that."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jitflow.callbacks.schedule import LearningRateSchedulerCallback
+from jitflow.run.strategy import count_devices
+
+log = logging.getLogger(__name__)
+# Length of the learning rate's schedule where neither epochs nor steps end a training.
+_ENDLESS_EPOCHS = 600
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long a training is.
+
+    Attributes:
+        batches_per_epoch: Batches of one process in an epoch.
+        steps_per_epoch: Optimiser steps in an epoch.
+        num_epochs: Epochs until the end, a fraction where steps end it first.
+    """
+
+    batches_per_epoch: int
+    steps_per_epoch: int
+    num_epochs: float
+
+    @property
+    def num_steps(self) -> float:
+        """Optimiser steps until the end."""
+        return self.num_epochs * self.steps_per_epoch
+
+
+def plan_course(recipe: Mapping[str, Any], num_samples: int | None, *, batch_size: int, drop_last: bool) -> Course:
+    """Work out how long a training is.
+
+    Args:
+        recipe: Complete settings.
+        num_samples: Training samples; None if the data do not say.
+        batch_size: Samples of a batch on one process.
+        drop_last: Whether the last, smaller batch of an epoch is left out.
+    """
+    trainer = recipe["trainer"]
+    world = count_devices(trainer["devices"], trainer["accelerator"]) * int(trainer["num_nodes"])
+    share = (num_samples or 0) / (batch_size * world)
+    batches = max(1, math.floor(share) if drop_last else math.ceil(share))
+    limit = trainer["limit_train_batches"]
+    if limit is not None:
+        batches = max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
+    steps = math.ceil(batches / trainer["accumulate_grad_batches"])
+    lengths = []
+    if trainer["max_epochs"] is not None and trainer["max_epochs"] > 0:
+        lengths.append(float(trainer["max_epochs"]))
+    if trainer["max_steps"] > 0 and num_samples is not None:
+        lengths.append(trainer["max_steps"] / steps)
+    return Course(batches, steps, min(lengths, default=float(_ENDLESS_EPOCHS)))
+
+
+def schedule_of(recipe: Mapping[str, Any], course: Course) -> LearningRateSchedulerCallback:
+    """Make the learning-rate schedule; its warm-up is at most half of the training, which is said."""
+    settings = dict(recipe["schedule"])
+    longest = course.num_epochs / 2
+    if settings["warmup_epochs"] > longest:
+        log.info(
+            "the warm-up of %g epochs is shortened to half of the training, %g", settings["warmup_epochs"], longest
+        )
+        settings["warmup_epochs"] = longest
+    return LearningRateSchedulerCallback(**settings, epochs=course.num_epochs)
+
+
+def ema_decays(settings: Mapping[str, Any], course: Course) -> dict[str, float]:
+    """Choose the averages' decays that a recipe leaves null.
+
+    The first spans a tenth of a short training, and no more than 10,000 steps; the second a quarter of the first.
+
+    Args:
+        settings: Arguments of the model's class.
+        course: Length of the training.
+
+    Returns:
+        The chosen ones by argument.
+    """
+    chosen: dict[str, float] = {}
+    decay = settings.get("ema_decay1", 0.0)
+    if decay is None:
+        decay = chosen["ema_decay1"] = min(0.9999, 1 - 10 / max(course.num_steps, 20))
+    if settings.get("ema_decay2", 0.0) is None:
+        chosen["ema_decay2"] = max(0.0, 1 - (1 - decay) * 4)
+    return chosen

@@ -1,0 +1,353 @@
+"""Train: the one place where a Trainer, its callbacks and a run's folder come together."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from jitflow.callbacks import (
+    EMACallback,
+    EMASnapshotCallback,
+    FiniteGuard,
+    JiTModelCheckpoint,
+    TrainingProgress,
+    TrainingWatch,
+)
+from jitflow.callbacks.signals import resumable_exit
+from jitflow.checkpoint.load import find_checkpoint, init_from, resumable
+from jitflow.errors import ConfigError, DataError
+from jitflow.io.files import writable_folder
+from jitflow.run.course import Course, ema_decays, plan_course, schedule_of
+from jitflow.run.data_record import describe_data
+from jitflow.run.describe import Run, describe_run
+from jitflow.run.folder import RunRecord, RunState, read_run_record, write_run_folder, write_run_record
+from jitflow.run.model import build_model, check_model, kept_settings
+from jitflow.run.recipe import build, build_nested
+from jitflow.run.report import write_final_report
+from jitflow.run.settings import LOGGING, complete
+from jitflow.run.start import AUTO, RECIPE_ENTRY, Start, clear_run, find_start
+from jitflow.run.strategy import is_first_process, strategy_for, usable_precision
+from jitflow.training.module import FlowModule
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that is ready to start: everything that can be wrong has been looked at.
+
+    Attributes:
+        recipe: Complete settings.
+        run_dir: Folder of the run.
+        start: Where it begins.
+        module: The model.
+        data: The data.
+        info: What the data say of themselves.
+        course: How long it is.
+        trainer: What trains.
+    """
+
+    recipe: dict[str, Any]
+    run_dir: Path
+    start: Start
+    module: FlowModule
+    data: pl.LightningDataModule
+    info: dict[str, Any]
+    course: Course
+    trainer: pl.Trainer
+
+
+def fit(
+    recipe: Mapping[str, Any],
+    run_dir: str | Path,
+    resume: str | Path = AUTO,
+    callbacks: Sequence[pl.Callback] = (),
+    *,
+    restart: bool = False,
+    foreign: bool = False,
+    command: str | None = None,
+) -> Run:
+    """Train by a recipe, or go on with a training that was cut off; a finished one is left as it is.
+
+    Args:
+        recipe: Sections by name, see ``jitflow/apps/README.md``; what it leaves out has its default.
+        run_dir: Folder of the run, which is made: checkpoints, logs, ``run.json``, ``report.html``.
+        resume: ``"auto"`` goes on with the folder's own run where it stopped. A path of a checkpoint or a folder goes
+            on from there, also with another length, other data or other logs, which are named; never with another
+            model or optimiser.
+        callbacks: Further callbacks; one of a kind that the run has by itself takes its place.
+        restart: Throw away what a training wrote into the folder, and begin anew.
+        foreign: Allow classes of any package in the recipe, which can run any code.
+        command: What goes on with the run, for its record; ``jitflow train --resume`` by default.
+
+    Returns:
+        The run, as its folder describes it.
+
+    Raises:
+        ConfigError: If a setting cannot work, or the folder holds another run.
+        DataError: If the data cannot be used, or are not those of the run.
+        CheckpointError: If a checkpoint is damaged or of another model.
+        MissingFileError: If a path does not exist.
+    """
+    run_dir = Path(run_dir).expanduser()
+    if restart and is_first_process():
+        clear_run(run_dir)
+    training = prepare(recipe, run_dir, resume, callbacks, foreign=foreign)
+    if training is None:
+        return describe_run(run_dir)
+    module, trainer, start = training.module, training.trainer, training.start
+    application = module.application
+    record = RunRecord(
+        application,
+        training.recipe,
+        "running",
+        data=describe_data(training.info, getattr(getattr(training.data, "dataset_train", None), "samples", ())),
+        command=command or f"jitflow train --resume {run_dir}",
+    )
+    if trainer.is_global_zero:
+        write_run_folder(writable_folder(run_dir), training.recipe, seed=training.recipe["seed_everything"])
+        write_run_record(run_dir, record)
+    log.info("%s in %s: %s", describe_model(module), run_dir, describe_length(training))
+    if start.checkpoint is not None:
+        log.info("resuming from %s", start.checkpoint)
+    with warnings.catch_warnings(), _recorded(run_dir, record, trainer):
+        # Hints on worker counts and small data sets.
+        warnings.filterwarnings("ignore", module="lightning")
+        with resumable_exit(trainer, "the same command goes on"):
+            trainer.fit(module, datamodule=training.data, ckpt_path=start.checkpoint)
+    if trainer.is_global_zero:
+        write_final_report(run_dir)
+    return describe_run(run_dir)
+
+
+def prepare(
+    recipe: Mapping[str, Any],
+    run_dir: Path,
+    resume: str | Path = AUTO,
+    callbacks: Sequence[pl.Callback] = (),
+    *,
+    foreign: bool = False,
+) -> Training | None:
+    """Build a training and look at everything that can be wrong; a refused one leaves nothing behind.
+
+    Args:
+        recipe: As in :func:`fit`, as are all further arguments.
+        run_dir: See there.
+        resume: See there.
+        callbacks: See there.
+        foreign: See there.
+
+    Returns:
+        The training; None if the folder's run is finished.
+    """
+    recipe = complete(recipe, foreign=foreign)
+    if recipe["init_from"] is not None and str(resume) != AUTO:
+        raise ConfigError("resume continues a run, init_from starts a new one; give one of them")
+    start = find_start(recipe, run_dir, resume)
+    if start.is_finished:
+        log.info(
+            "%s is finished: %s holds all the epochs or steps that are asked for; more of them train it longer, "
+            "--restart begins anew",
+            run_dir,
+            start.checkpoint,
+        )
+        return None
+    with _nothing_left_behind(run_dir):
+        return _prepare(recipe, run_dir, start, callbacks, foreign=foreign)
+
+
+def _prepare(
+    recipe: dict[str, Any], run_dir: Path, start: Start, callbacks: Sequence[pl.Callback], *, foreign: bool
+) -> Training:
+    kept = {} if start.checkpoint is None else kept_settings(start.checkpoint)
+    pl.seed_everything(recipe["seed_everything"], workers=True, verbose=False)
+    check_model(recipe, kept, foreign=foreign)
+    data, info = _open_data(recipe, run_dir, foreign=foreign)
+    _check_same_data(run_dir, start, data, info)
+    if recipe["checkpoint"]["best_name"] and info.get("num_val_samples") == 0:
+        raise ConfigError("checkpoint.best_name needs validation data, and there are none; add some or set it to null")
+    course = plan_course(
+        recipe,
+        info.get("num_samples"),
+        batch_size=getattr(data, "batch_size", 1),
+        drop_last=bool(getattr(data, "drops_last", getattr(data, "drop_last", False))),
+    )
+    pl.seed_everything(recipe["seed_everything"], workers=True, verbose=False)
+    chosen = ema_decays(recipe["model"]["init_args"], course)
+    module = build_model(recipe, info, {**chosen, **kept}, foreign=foreign)
+    module.optimizer_on_cpu = recipe["optimizer_on_cpu"]
+    module.check_data(info)
+    if start.checkpoint is not None:
+        # Checked before anything of the run is written over.
+        start = replace(
+            start, checkpoint=resumable(start.checkpoint, module, run_dir / recipe["checkpoint"]["dirpath"])
+        )
+    elif recipe["init_from"] is not None:
+        init_from(module, find_checkpoint(recipe["init_from"]), ema=recipe["init_ema"])
+    trainer = _build_trainer(recipe, run_dir, module, course, callbacks, foreign=foreign)
+    return Training(recipe, run_dir, start, module, data, info, course, trainer)
+
+
+def _open_data(
+    recipe: Mapping[str, Any], run_dir: Path, *, foreign: bool
+) -> tuple[pl.LightningDataModule, dict[str, Any]]:
+    """Build the data module and let it look at its files."""
+    arguments = dict(recipe["data"]["init_args"])
+    if "cache_dir" in arguments and arguments["cache_dir"] is None:
+        arguments["cache_dir"] = str(run_dir / "cache")
+    data: pl.LightningDataModule = build({**recipe["data"], "init_args": arguments}, foreign=foreign)
+    data.prepare_data()
+    data.setup("fit")
+    info: dict[str, Any] = getattr(data, "get_dataset_info", dict)()
+    return data, info
+
+
+def _check_same_data(run_dir: Path, start: Start, data: Any, info: Mapping[str, Any]) -> None:
+    """Raise DataError if the folder's own run was trained on other data than those that lie there now."""
+    record = read_run_record(run_dir) if start.is_same_run else None
+    before = record.data.get("fingerprint") if record is not None else None
+    if before is None:
+        return
+    now = describe_data(info, getattr(getattr(data, "dataset_train", None), "samples", ()))["fingerprint"]
+    if now != before:
+        raise DataError(
+            f"{run_dir} was trained on other data (fingerprint {before[:12]}, now {now[:12]}); restore them, "
+            f"--resume {run_dir} to go on with these all the same, or choose another folder"
+        )
+
+
+def _build_trainer(
+    recipe: Mapping[str, Any],
+    run_dir: Path,
+    module: FlowModule,
+    course: Course,
+    further: Sequence[pl.Callback],
+    *,
+    foreign: bool,
+) -> pl.Trainer:
+    asked = {name: build_nested(value, foreign=foreign) for name, value in recipe["trainer"].items()}
+    chosen = asked.pop("callbacks") or []
+    chosen = [*(chosen if isinstance(chosen, list) else [chosen]), *further]
+    # A callback of the user replaces ours of the same kind.
+    ours = [c for c in _callbacks(recipe, run_dir, module, course) if not any(isinstance(o, type(c)) for o in chosen)]
+    logger = asked.pop("logger")
+    devices = {name: asked[name] for name in ("devices", "accelerator", "num_nodes")}
+    asked["strategy"] = strategy_for(asked["strategy"], **devices, accumulate=asked["accumulate_grad_batches"])
+    asked["precision"] = usable_precision(asked["precision"], asked["accelerator"])
+    asked["log_every_n_steps"] = max(1, min(asked["log_every_n_steps"] or 50, course.batches_per_epoch))
+    # A first look at the validation would only cost time: everything was looked at already.
+    asked["num_sanity_val_steps"] = asked["num_sanity_val_steps"] or 0
+    asked["gradient_clip_val"] = asked["gradient_clip_val"] or None
+    # Counted better by our own line and by `jitflow models`.
+    asked["enable_model_summary"] = asked["enable_model_summary"] or False
+    asked["default_root_dir"] = asked["default_root_dir"] or str(run_dir)
+    return pl.Trainer(
+        **asked,
+        callbacks=[*chosen, *ours],
+        logger=_loggers(recipe["logging"], run_dir) if logger is None or logger is True else logger,
+    )
+
+
+def _callbacks(recipe: Mapping[str, Any], run_dir: Path, module: FlowModule, course: Course) -> list[pl.Callback]:
+    """The callbacks of every training, in the order in which they act."""
+    saving = dict(recipe["checkpoint"])
+    callbacks: list[pl.Callback] = [
+        EMACallback(module.ema_decay1, module.ema_decay2, on_cpu=recipe["ema_on_cpu"]),
+        schedule_of(recipe, course),
+        TrainingProgress(),
+        TrainingWatch(),
+        FiniteGuard(**recipe["guard"]),
+        JiTModelCheckpoint(run_dir / saving.pop("dirpath"), **saving),
+        _KeepRecipe(recipe),
+    ]
+    every = recipe["ema_snapshots_every_n_steps"]
+    if every is not None:
+        callbacks.append(EMASnapshotCallback(run_dir / "ema_snapshots", every_n_steps=every))
+    return callbacks
+
+
+def _loggers(logging_settings: Mapping[str, Any], run_dir: Path) -> list[Logger]:
+    loggers: list[Logger] = []
+    if logging_settings["tensorboard"]:
+        loggers.append(TensorBoardLogger(run_dir, "", logging_settings["tensorboard"]))
+    if logging_settings["csv"]:
+        # In a new folder for each part of a run: this logger empties the folder it is given.
+        loggers.append(CSVLogger(run_dir, logging_settings["csv"]))
+    if logging_settings["wandb"] is not None:
+        from lightning.pytorch.loggers import WandbLogger
+
+        loggers.append(WandbLogger(save_dir=str(run_dir), **logging_settings["wandb"]))
+    assert set(logging_settings) == set(LOGGING)
+    return loggers
+
+
+class _KeepRecipe(pl.Callback):
+    """Keeps the complete recipe in every checkpoint, so that it can be gone on with from anywhere."""
+
+    def __init__(self, recipe: Mapping[str, Any]) -> None:
+        self.recipe = dict(recipe)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[RECIPE_ENTRY] = self.recipe
+
+
+@contextmanager
+def _recorded(run_dir: Path, record: RunRecord, trainer: pl.Trainer) -> Iterator[None]:
+    """Write into ``run.json`` how a training ended, whatever way it did."""
+    state: RunState = "failed"
+    detail = ""
+    try:
+        yield
+        state = "finished"
+    except (KeyboardInterrupt, SystemExit):
+        state = "interrupted"
+        raise
+    except BaseException as error:
+        detail = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise
+    finally:
+        if trainer.is_global_zero:
+            progress: Any = trainer.fit_loop.epoch_progress.current
+            ended = replace(
+                record, state=state, detail=detail, epochs=int(progress.processed), steps=trainer.global_step
+            )
+            write_run_record(run_dir, ended)
+            if state == "finished":
+                write_run_record(run_dir, replace(ended, score=describe_run(run_dir).score))
+
+
+@contextmanager
+def _nothing_left_behind(run_dir: Path) -> Iterator[None]:
+    """Remove the folder of a run that is refused before it starts, if it was not there before."""
+    existed = run_dir.exists()
+    try:
+        yield
+    except BaseException:
+        if not existed and is_first_process():
+            shutil.rmtree(run_dir, ignore_errors=True)
+        raise
+
+
+def describe_model(module: FlowModule) -> str:
+    """Name a model and its size, such as ``JiT-B/16, 131.45M parameters``."""
+    parameters = sum(p.numel() for p in module.parameters())
+    return f"{getattr(module, 'model_name', type(module).__name__)}, {parameters / 1e6:.2f}M parameters"
+
+
+def describe_length(training: Training) -> str:
+    """Say how long a training is, such as ``1,437 samples, 22 steps an epoch, 50 epochs``."""
+    course = training.course
+    samples = training.info.get("num_samples")
+    known = f"{samples:,} samples, {course.steps_per_epoch:,} steps an epoch, " if samples is not None else ""
+    return f"{known}{course.num_epochs:.4g} epochs"

@@ -1,0 +1,97 @@
+"""The model of a training: its settings from the recipe, the data and the checkpoint, checked before it is built."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jitflow.checkpoint.formats import read_state
+from jitflow.errors import CheckpointError, ConfigError
+from jitflow.run.memory import check_state_fits
+from jitflow.run.recipe import copy_nested, find_class
+from jitflow.run.settings import describe_changes, fixed_settings
+from jitflow.training.module import FlowModule
+
+log = logging.getLogger(__name__)
+
+
+def kept_settings(checkpoint: Path) -> dict[str, Any]:
+    """Arguments of the model's class that a checkpoint was trained with, in any of our formats."""
+    return copy_nested(dict(read_state(checkpoint).settings))
+
+
+def build_model(
+    recipe: Mapping[str, Any], info: Mapping[str, Any], chosen: Mapping[str, Any], *, foreign: bool = False
+) -> FlowModule:
+    """Build the model of a training.
+
+    Args:
+        recipe: Complete settings; arguments that are null are looked up in ``chosen``, then asked of the data.
+        info: What the data say of themselves.
+        chosen: Arguments of a checkpoint that is gone on with, and those that follow from the training's length.
+        foreign: Allow classes of any package.
+
+    Returns:
+        The module, with fresh weights.
+
+    Raises:
+        ConfigError: If a setting cannot work.
+    """
+    cls = find_class(recipe["model"], foreign=foreign)
+    return cls(**_arguments(cls, recipe["model"]["init_args"], {**cls.settings_from_data(info), **chosen}))
+
+
+def check_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, foreign: bool = False) -> None:
+    """Look at a model before its data are read and before it takes any memory.
+
+    Args:
+        recipe: Complete settings.
+        kept: Arguments of the checkpoint that is gone on with; empty for a new training.
+        foreign: Allow classes of any package.
+
+    Raises:
+        ConfigError: If a setting cannot work, or the memory does not hold the model's state.
+        CheckpointError: If the checkpoint was trained with other settings; names them.
+    """
+    cls = find_class(recipe["model"], foreign=foreign)
+    if not (isinstance(cls, type) and issubclass(cls, FlowModule)):
+        raise ConfigError(f"the recipe's model must be a FlowModule; got {recipe['model']['class_path']}")
+    given = recipe["model"]["init_args"]
+    differing = {
+        f"model.{name}": (kept[name], value)
+        for name, value in given.items()
+        if value is not None and name in kept and copy_nested(kept[name]) != value
+    }
+    if fixed_settings(differing):
+        raise CheckpointError(
+            f"the checkpoint was trained with {describe_changes(fixed_settings(differing))}; leave these settings as "
+            "they were, or start a new run from its weights with --init_from"
+        )
+    # Stand-ins for what the data and the length of the training will decide.
+    stand_ins = {"ema_decay1": 0.0, "ema_decay2": 0.0, **cls.settings_from_data({})}
+    with torch.device("meta"):
+        module = cls(**_arguments(cls, given, {**stand_ins, **kept}))
+    if module.num_classes and not module.label_drop_prob > 0 and module.cfg_scale != 1:
+        raise ConfigError(
+            "guidance needs a network that also saw no label: set label_drop_prob above 0, or cfg_scale to 1"
+        )
+    check_state_fits(
+        module,
+        accelerator=recipe["trainer"]["accelerator"],
+        optimizer_on_cpu=recipe["optimizer_on_cpu"],
+        ema_on_cpu=recipe["ema_on_cpu"],
+    )
+
+
+def _arguments(cls: type[FlowModule], given: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a class: what is null is chosen, and lists become the tuples that the class takes."""
+    annotations = getattr(cls.__init__, "__annotations__", {})
+    found = {name: chosen.get(name) if value is None else value for name, value in given.items()}
+    return {
+        name: tuple(value) if isinstance(value, list) and "tuple[" in str(annotations.get(name, "")) else value
+        for name, value in found.items()
+    }

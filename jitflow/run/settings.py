@@ -1,0 +1,155 @@
+"""The settings of a training, complete and comparable: what a recipe leaves out, and what two runs differ in."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+
+from jitflow.callbacks import FiniteGuard, JiTModelCheckpoint, LearningRateSchedulerCallback
+from jitflow.errors import ConfigError, unknown_name
+from jitflow.run.recipe import copy_nested, find_class
+
+# Sections of a recipe whose values are arguments of one callable, without those that the run itself gives.
+_ARGUMENTS: dict[str, tuple[Callable[..., Any], set[str]]] = {
+    "trainer": (pl.Trainer, set()),
+    "schedule": (LearningRateSchedulerCallback, {"epochs"}),
+    "checkpoint": (JiTModelCheckpoint, set()),
+    "guard": (FiniteGuard, set()),
+}
+_DEFAULTS: dict[str, Any] = {
+    "seed_everything": 0,
+    "init_from": None,
+    "init_ema": 1,
+    "ema_snapshots_every_n_steps": None,
+    "ema_on_cpu": False,
+    "optimizer_on_cpu": False,
+}
+# Folders in the run's folder, and the settings of a Weights & Biases run.
+LOGGING = {"tensorboard": "tensorboard", "csv": "csv", "wandb": None}
+CHECKPOINTS = "checkpoints"
+# What may differ between two parts of one run: how long it shall last, where things lie, how it is watched and saved.
+_MAY_CHANGE = (
+    "checkpoint.",
+    "data.cache_dir",
+    "data.num_workers",
+    "data.pin_memory",
+    "ema_on_cpu",
+    "guard.",
+    "init_ema",
+    "init_from",
+    "logging.",
+    "model.compile",
+    "optimizer_on_cpu",
+    "trainer.enable_",
+    "trainer.log_every_n_steps",
+    "trainer.logger",
+    "trainer.max_",
+    "trainer.min_",
+    "trainer.num_sanity_val_steps",
+    "trainer.profiler",
+)
+# Settings of a model that act when a run goes on, whatever the checkpoint was trained with; no part of its state.
+_ACT_AT_ONCE = (
+    "model.cfg_",
+    "model.churn",
+    "model.compile",
+    "model.gradient_checkpointing",
+    "model.num_sampling_steps",
+    "model.sampling_method",
+    "model.time_shift",
+)
+
+
+def complete(recipe: Mapping[str, Any], *, foreign: bool = False) -> dict[str, Any]:
+    """Fill in what a recipe leaves to defaults, so that it says everything about a training.
+
+    Args:
+        recipe: Sections by name; ``model`` and ``data`` describe classes.
+        foreign: As in :func:`jitflow.run.recipe.find_class`.
+
+    Returns:
+        The complete recipe, plain values.
+
+    Raises:
+        ConfigError: If a section or an argument is unknown, or ``model`` or ``data`` is missing.
+    """
+    known = ("model", "data", *_ARGUMENTS, "logging", *_DEFAULTS)
+    for name in recipe:
+        if name not in known:
+            raise unknown_name("section of a recipe", name, known)
+    done = {**_DEFAULTS, **{name: recipe[name] for name in _DEFAULTS if name in recipe}}
+    for name in ("model", "data"):
+        spec = recipe.get(name)
+        if not isinstance(spec, Mapping) or "class_path" not in spec:
+            raise ConfigError(f"a recipe needs the section {name} with a class_path and init_args; got {spec!r}")
+        cls = find_class(spec, foreign=foreign)
+        given = spec.get("init_args") or {}
+        path = f"{cls.__module__}.{cls.__qualname__}"
+        done[name] = {"class_path": path, "init_args": {**_arguments(cls, given, name), **given}}
+    for name, (function, left_out) in _ARGUMENTS.items():
+        given = recipe.get(name) or {}
+        done[name] = {**_arguments(function, given, name, left_out), **given}
+    if "dirpath" not in (recipe.get("checkpoint") or {}):
+        done["checkpoint"]["dirpath"] = CHECKPOINTS
+    given = recipe.get("logging") or {}
+    for name in given:
+        if name not in LOGGING:
+            raise unknown_name("setting of logging", name, LOGGING)
+    done["logging"] = {**LOGGING, **given}
+    return {name: copy_nested(done[name]) for name in ("seed_everything", *(n for n in known if n in done))}
+
+
+def _arguments(
+    function: Callable[..., Any], given: Mapping[str, Any], section: str, left_out: set[str] | None = None
+) -> dict[str, Any]:
+    """Defaults of a callable's arguments by name; ConfigError if one that is given does not exist."""
+    parameters = inspect.signature(function).parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    names = [name for name in names if name not in (left_out or ())]
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    for name in given:
+        if name not in names and not takes_all:
+            raise unknown_name(f"setting {section}.", name, names)
+    defaults = {p.name: p.default for p in parameters if p.name in names and p.default is not p.empty}
+    return {name: value for name, value in defaults.items() if name not in given}
+
+
+def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Compare the recorded settings of a run with those of another part of it, leaving aside what may change.
+
+    Args:
+        then: Recorded settings by dotted name; what is not recorded is not compared.
+        now: Complete settings by dotted name. A setting of the model that is null is the recorded one.
+
+    Returns:
+        By dotted name in order: the recorded value and the present one.
+    """
+    return {
+        name: (then[name], now.get(name))
+        for name in sorted(then)
+        if then[name] != now.get(name)
+        and not name.startswith(_MAY_CHANGE)
+        and not (name.startswith("model.") and now.get(name) is None)
+    }
+
+
+def fixed_settings(changed: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+    """Of settings that changed, those that a checkpoint's network, optimiser or losses are made of."""
+    return {
+        name: pair for name, pair in changed.items() if name.startswith("model.") and not name.startswith(_ACT_AT_ONCE)
+    }
+
+
+def describe_changes(changed: Mapping[str, tuple[Any, Any]], most: int = 5) -> str:
+    """Name settings that differ, such as ``model.learning_rate 0.001 (now 0.1)``."""
+    parts = [f"{name} {_short(then)} (now {_short(now)})" for name, (then, now) in list(changed.items())[:most]]
+    more = f" and {len(changed) - most} more" if len(changed) > most else ""
+    return ", ".join(parts) + more
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,213 @@
+"""Where a training begins: from nothing, from a checkpoint of its own folder or another, or not at all."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jitflow.applications import application_name, get_application
+from jitflow.checkpoint.load import find_checkpoint, resume_point
+from jitflow.errors import ConfigError
+from jitflow.io.files import load_checkpoint, read_json
+from jitflow.run.folder import CONFIG_NAME, RUN_NAME, read_run_record
+from jitflow.run.recipe import flatten, override, read_recipe
+from jitflow.run.settings import changed_settings, complete, describe_changes
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+RECIPE_ENTRY = "recipe"
+"""Entry of a checkpoint that holds the complete recipe it was trained by."""
+_SECTIONS = ("seed_everything", "model", "data", "trainer", "schedule", "checkpoint", "guard", "logging")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a training begins.
+
+    Attributes:
+        checkpoint: What it goes on from; None to begin with fresh weights.
+        is_finished: Whether nothing is left to train.
+        is_same_run: Whether it goes on with the folder's own run, whose settings were found to be the same.
+    """
+
+    checkpoint: Path | None = None
+    is_finished: bool = False
+    is_same_run: bool = False
+
+
+def find_start(recipe: Mapping[str, Any], run_dir: Path, resume: str | Path = AUTO) -> Start:
+    """Decide where a training begins: the one rule of "the same run?" and "finished?".
+
+    Args:
+        recipe: Complete settings.
+        run_dir: The run's folder.
+        resume: ``"auto"``: an unfinished run of the same settings in the folder goes on, a finished one is left alone,
+            another one is an error. A path: the checkpoint, or the newest of the folder, is gone on with.
+
+    Returns:
+        The start.
+
+    Raises:
+        ConfigError: If the folder holds another run; names what differs.
+        MissingFileError: If there is nothing at the path.
+        CheckpointError: If every checkpoint of the run is damaged.
+    """
+    if str(resume) != AUTO:
+        return _start_from(find_checkpoint(resume), recipe, run_dir)
+    found = resume_point(run_dir)
+    if found is None:
+        return Start()
+    recorded = recorded_settings(run_dir, found)
+    ways = "choose another folder, or --restart to throw it away"
+    if recorded is None:
+        raise ConfigError(
+            f"{run_dir} holds a training without a record of its settings; --resume {run_dir} goes on with it all the "
+            f"same; or {ways}"
+        )
+    changed = changed_settings(recorded, flatten(recipe))
+    if changed:
+        raise ConfigError(
+            f"{run_dir} holds a run with other settings: {describe_changes(changed)}; give the same, "
+            f"--resume {run_dir} to go on with others, {ways}"
+        )
+    return Start(found, is_finished=is_finished(found, recipe), is_same_run=True)
+
+
+def _start_from(checkpoint: Path, recipe: Mapping[str, Any], run_dir: Path) -> Start:
+    own = resume_point(run_dir)
+    if own is not None and checkpoint.resolve().parent != own.resolve().parent:
+        recorded, theirs = recorded_recipe(run_dir, own), recorded_recipe(None, checkpoint)
+        if recorded is None or recorded != theirs:
+            raise ConfigError(
+                f"{run_dir} holds another run than {checkpoint}; leave the folder out to go on where the checkpoint "
+                "lies, or choose an empty one"
+            )
+    return Start(checkpoint, is_finished=is_finished(checkpoint, recipe))
+
+
+def is_finished(checkpoint: Path, recipe: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint lies at the end of what a recipe asks for, by epochs or by steps."""
+    state = load_checkpoint(checkpoint)
+    max_epochs, max_steps = recipe["trainer"].get("max_epochs"), recipe["trainer"].get("max_steps")
+    by_epochs = max_epochs is not None and 0 < max_epochs <= epochs_done(state)
+    by_steps = max_steps is not None and 0 < max_steps <= int(state.get("global_step", 0))
+    return by_epochs or by_steps
+
+
+def epochs_done(content: Mapping[str, Any]) -> int:
+    """Return how many epochs a checkpoint's training finished; its own ``epoch`` differs by one after the last."""
+    try:
+        return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (KeyError, TypeError):
+        return int(content.get("epoch", -1)) + 1
+
+
+def recorded_settings(run_dir: Path, checkpoint: Path) -> dict[str, Any] | None:
+    """Settings of a run by dotted name, as far as its folder or its checkpoint records them; None if they do not."""
+    recipe = recorded_recipe(run_dir, checkpoint)
+    if recipe is not None:
+        return flatten(recipe)
+    words = _former_words(run_dir, load_checkpoint(checkpoint))
+    return None if words is None else words[1]
+
+
+def recorded_recipe(run_dir: Path | None, checkpoint: Path | None) -> dict[str, Any] | None:
+    """Find the complete recipe of a run.
+
+    Args:
+        run_dir: Its folder: ``run.json`` there, or the ``config.yaml`` of a version before it; None for no folder.
+        checkpoint: One of its checkpoints; None for none.
+
+    Returns:
+        The recipe; None if neither holds one.
+    """
+    record = read_run_record(run_dir) if run_dir is not None else None
+    if record is not None and record.recipe:
+        return record.recipe
+    if checkpoint is not None:
+        held = load_checkpoint(checkpoint).get(RECIPE_ENTRY)
+        if isinstance(held, dict):
+            return held
+    config = _former_config(run_dir) if run_dir is not None else None
+    if config is None:
+        return None
+    try:
+        return complete(config)
+    except ConfigError:
+        return None
+
+
+def recipe_to_resume(path: str | Path) -> dict[str, Any]:
+    """Return the recipe by which the run of a checkpoint or folder goes on when nothing else is said.
+
+    Args:
+        path: A checkpoint, a folder of them, or a run's folder.
+
+    Raises:
+        MissingFileError: If there is none.
+        ConfigError: If nothing says by which settings it was trained.
+    """
+    checkpoint = find_checkpoint(path)
+    folder = run_folder_of(checkpoint)
+    recipe = recorded_recipe(folder, checkpoint)
+    if recipe is not None:
+        return recipe
+    words = _former_words(folder, load_checkpoint(checkpoint))
+    if words is None:
+        raise ConfigError(
+            f"nothing beside {checkpoint} says by which settings it was trained; name them, such as --config RECIPE"
+        )
+    return complete(override(read_recipe(words[0]), words[1]))
+
+
+def run_folder_of(checkpoint: Path) -> Path:
+    """Return the run's folder that a checkpoint lies in: its own folder, or the one above ``checkpoints``."""
+    folder = checkpoint.parent
+    marks = (RUN_NAME, CONFIG_NAME, "training.json")
+    return folder.parent if not any((folder / m).is_file() for m in marks) and folder.name == "checkpoints" else folder
+
+
+def _former_config(run_dir: Path) -> dict[str, Any] | None:
+    """The recipe in the ``config.yaml`` of a folder written before there was ``run.json``."""
+    path = run_dir / CONFIG_NAME
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        return None
+    return {name: config[name] for name in _SECTIONS if name in config}
+
+
+def _former_words(run_dir: Path | None, checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """Recipe and dotted settings of a training by documented words from before there was ``run.json``."""
+    application = get_application(application_name(str(checkpoint.get("jitflow", {}).get("module", ""))))
+    if application.documented is None:
+        return None
+    path = None if run_dir is None else run_dir / "training.json"
+    words = read_json(path).get("settings") if path is not None and path.is_file() else checkpoint.get("args")
+    if not isinstance(words, Mapping) or "batch_size" not in words:
+        return None
+    settings = application.documented.settings(words)
+    if "epochs" in words or "max_epochs" in words:
+        return application.documented.recipe, settings
+    return None
+
+
+def clear_run(run_dir: Path) -> None:
+    """Remove what a training wrote into its folder, and nothing else that may lie there."""
+    for pattern in ("*.ckpt", "*.pth", ".*.ckpt", ".*.pth", "manifest.json"):
+        for place in (run_dir, run_dir / "checkpoints"):
+            for file in place.glob(pattern):
+                file.unlink()
+    for name in ("csv", "tensorboard", "lightning_logs", "ema_snapshots", "cache"):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
+    for name in (RUN_NAME, CONFIG_NAME, "environment.json", "data.json", "report.html", "training.json"):
+        (run_dir / name).unlink(missing_ok=True)

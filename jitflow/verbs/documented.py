@@ -1,0 +1,94 @@
+"""Trainings by the words of an application's documents, translated into a recipe at the door."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from jitflow.applications import get_application
+from jitflow.checkpoint.load import find_checkpoint
+from jitflow.run.describe import Run
+from jitflow.run.fit import fit
+from jitflow.run.recipe import flatten, override, read_recipe
+from jitflow.run.settings import complete
+from jitflow.run.start import AUTO, recipe_to_resume, run_folder_of
+
+log = logging.getLogger(__name__)
+
+
+def train_documented(
+    application: str,
+    words: Mapping[str, Any],
+    run_dir: str | Path,
+    *,
+    resume: str | Path | None = None,
+    restart: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+) -> Run:
+    """Train an application by documented words; the same words again go on, or find a finished run.
+
+    Args:
+        application: Its name.
+        words: Values by documented word; those that are None have the documented default or, in a training that is
+            resumed, the recorded value.
+        run_dir: Folder of the run.
+        resume: A checkpoint or a folder to go on with; ``"auto"`` is the run's folder.
+        restart: Throw away what a training left in the folder.
+        settings: Further settings by dotted name.
+        callbacks: Further callbacks.
+
+    Returns:
+        The run.
+
+    Raises:
+        JitflowError: As :func:`jitflow.run.fit.fit`.
+    """
+    recipe = documented_recipe(application, words, resume=run_dir if resume == AUTO else resume, settings=settings)
+    start = AUTO if resume is None else run_dir if resume == AUTO else resume
+    return fit(recipe, run_dir, start, callbacks, restart=restart)
+
+
+def documented_recipe(
+    application: str,
+    words: Mapping[str, Any],
+    *,
+    resume: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Make the recipe that documented words mean.
+
+    Args:
+        application: The application's name.
+        words: Values by documented word, None for those that were not given.
+        resume: What is gone on with, whose recorded recipe is the base; None for the documented defaults.
+        settings: Further settings by dotted name.
+
+    Returns:
+        The complete recipe.
+    """
+    documented = get_application(application).documented
+    assert documented is not None, f"{application} has no documented words"
+    given = {**documented.settings(words), **(settings or {})}
+    if resume is None:
+        return complete(override(read_recipe(documented.recipe), given))
+    base = recipe_to_resume(resume)
+    recipe = complete(override(base, given))
+    before, after = flatten(base), flatten(recipe)
+    changed = [f"{name} {before[name]} (now {after.get(name)})" for name in before if before[name] != after.get(name)]
+    if changed:
+        log.info("going on with other settings: %s", ", ".join(changed))
+    return recipe
+
+
+def resumed_folder(resume: str | Path | None, run_dir: str | Path | None, default: str) -> Path:
+    """Return the folder of a run: the one that is named, else that of what is resumed, else the documented one."""
+    if run_dir is not None:
+        return Path(run_dir).expanduser()
+    if resume is None or resume == AUTO:
+        return Path(default)
+    return run_folder_of(find_checkpoint(resume))
