@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jitflow.errors import ConfigError, unknown_name
 
@@ -82,3 +82,9 @@ def application_name(recorded: str) -> str:
         recorded: What the file holds; another class than ours, or nothing, means images.
     """
     return recorded if recorded in BUILT_IN else _MODULES.get(FORMER_CLASSES.get(recorded, recorded), "images")
+
+
+def load_object(path: str) -> Any:
+    """Import what a string names, such as ``"jitflow.apps.text.judge:evaluate_command"``."""
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)

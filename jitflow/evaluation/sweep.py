@@ -17,9 +17,9 @@ from jitflow.core.guidance import check_interval
 from jitflow.core.solver import get_solver
 from jitflow.core.times import time_grid
 from jitflow.errors import ConfigError
-from jitflow.evaluation.evaluate import Plan, extract, frechet_name, reference_of, score
-from jitflow.evaluation.extractors import make_extractor
-from jitflow.evaluation.protocol import claim_folder, protocol_card
+from jitflow.evaluation.evaluate import Plan
+from jitflow.evaluation.protocol import claim_folder
+from jitflow.evaluation.scorer import Scorer
 from jitflow.io.files import read_json, writable_folder, write_json, write_text
 from jitflow.io.progress import meter
 from jitflow.model import Model
@@ -87,51 +87,29 @@ def parse_intervals(text: str) -> tuple[tuple[float, float], ...]:
     return tuple(check_interval(pair) for pair in pairs)  # type: ignore[arg-type]
 
 
-def sweep(
-    model: Model,
-    grid: Grid,
-    base: Plan,
-    *,
-    reference: str | Path,
-    extractor: str,
-    out: str | Path,
-) -> list[dict[str, Any]]:
+def sweep(model: Model, grid: Grid, base: Plan, scorer: Scorer, out: str | Path) -> list[dict[str, Any]]:
     """Score every point of a grid; run again, points that are done are not done again.
 
     Args:
         model: The model.
         grid: What to try.
-        base: Number of images, seed, precision and batch size. The seeds, and so the noise, are the same at
+        base: Number of samples, seed, precision and batch size. The seeds, and so the noise, are the same at
             every point.
-        reference: See :func:`jitflow.evaluation.reference.load_reference`.
-        extractor: See :func:`jitflow.evaluation.extractors.make_extractor`.
+        scorer: What the points are compared by.
         out: Folder of ``points/``, ``sweep.csv`` and ``sweep.png``.
 
     Returns:
-        One row for each point: its settings and metrics, best (lowest Frechet distance) first.
+        One row for each point: its settings and scores, the best first.
 
     Raises:
         ConfigError: If a setting cannot work, or the folder holds points of another sweep.
     """
-    out, module = writable_folder(out), model.module
-    base.check(module.num_classes)
+    out = writable_folder(out)
     for ema in grid.emas:
         model.check_ema(ema)
-    made = make_extractor(extractor)
-    real = reference_of(model, reference, made, batch_size=base.batch_size)
-    card = protocol_card(
-        {"precision": base.precision, "time_shift": module.time_shift, "device": module.device.type},
-        num_images=base.num_images,
-        num_classes=module.num_classes,
-        seed=base.seed,
-        checkpoint=model.source,
-        extractor=made,
-        reference=real.record,
-    )
-    claim_folder(out, card)
-    made.to(module.device)
+    claim_folder(out, scorer.card)
     rows = []
-    with meter("sweep", len(grid) * base.num_images) as progress:
+    with meter("sweep", len(grid) * base.num_images, unit=scorer.unit) as progress:
         for done, plan in enumerate(grid.plans(base)):
             path = out / "points" / f"{_key(plan)}.json"
             if not path.exists():
@@ -140,27 +118,21 @@ def sweep(
                 def on_progress(part: int, total: int, before: int = before) -> None:
                     progress.update(before + base.num_images * part / total)
 
-                found = extract(model, plan, range(plan.num_images), made, on_progress)
-                metrics = score(found["features"], found.get("logits"), real, made, per_image=False)
-                write_json(path, {**_settings(plan), **metrics})
+                write_json(path, {**_settings(plan), **scorer(plan, on_progress)})
             rows.append(read_json(path))
             progress.update((done + 1) * base.num_images)
-    distance = frechet_name(made)
-    rows.sort(key=lambda row: float(row[distance]))
+    rows.sort(key=lambda row: float(row[scorer.score_name]), reverse=not scorer.lower_is_better)
     _write_table(out / "sweep.csv", rows)
-    _draw(out / "sweep.png", rows, grid, base.num_images, distance)
+    _draw(out / "sweep.png", rows, grid, base.num_images, scorer)
     return rows
 
 
-def final_command(
-    checkpoint: str | Path, best: dict[str, Any], base: Plan, *, reference: str, extractor: str, out: str
-) -> str:
-    """Write the command that scores the best point with 50,000 images."""
+def final_command(checkpoint: str | Path, best: dict[str, Any], base: Plan, scorer: Scorer, *, out: str) -> str:
+    """Write the command that scores the best point at last, with as many samples as a score needs."""
     low, high = best["interval"]
-    words = ["jitflow", "evaluate", str(checkpoint), "--num_images", "50000", "--guidance", f"{best['guidance']:g}"]
+    words = ["jitflow", "evaluate", str(checkpoint), "--guidance", f"{best['guidance']:g}"]
     words += ["--interval", f"{low:g},{high:g}", "--solver", best["solver"], "--steps", str(best["steps"])]
-    words += ["--ema", f"{best['ema']:g}", "--reference", reference, "--extractor", extractor, "--out", out]
-    words += ["--precision", base.precision, "--seed", str(base.seed)]
+    words += ["--ema", f"{best['ema']:g}", *scorer.options, "--out", out, "--seed", str(base.seed)]
     return shlex.join(words)
 
 
@@ -185,7 +157,7 @@ def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
-def _draw(path: Path, rows: Sequence[dict[str, Any]], grid: Grid, num_images: int, distance: str) -> None:
+def _draw(path: Path, rows: Sequence[dict[str, Any]], grid: Grid, num: int, scorer: Scorer) -> None:
     """Guidance across, everything else down; what does not vary is left out of the names."""
 
     def name(ema: float, interval: tuple[float, float], solver: str, steps: int) -> str:
@@ -199,7 +171,7 @@ def _draw(path: Path, rows: Sequence[dict[str, Any]], grid: Grid, num_images: in
 
     down = list(itertools.product(grid.emas, grid.intervals, grid.solvers, grid.steps))
     values = {
-        (row["guidance"], row["ema"], tuple(row["interval"]), row["solver"], row["steps"]): row[distance]
+        (row["guidance"], row["ema"], tuple(row["interval"]), row["solver"], row["steps"]): row[scorer.score_name]
         for row in rows
     }
     pictures.heat_map(
@@ -208,5 +180,6 @@ def _draw(path: Path, rows: Sequence[dict[str, Any]], grid: Grid, num_images: in
         columns=[f"{guidance:g}" for guidance in grid.guidances],
         rows=[name(*rest) for rest in down],
         xlabel="guidance scale",
-        title=f"{distance.replace('_', ' ')}, {num_images} images a point (lower is better)",
+        title=f"{scorer.score_name.replace('_', ' ')}, {num} {scorer.unit} a point "
+        f"({'lower' if scorer.lower_is_better else 'higher'} is better)",
     )

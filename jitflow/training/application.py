@@ -57,9 +57,17 @@ class Application:
         module: Class of its modules.
         headline: Names of scores that may stand for a run, by preference.
         documented: The words of its documents for a training; None where no document says any.
+        judge: What ``jitflow evaluate`` means here, ``"module:function"``, whose signature makes the options; empty for
+            the general evaluation, which compares drawn images with real ones.
+        scorer: What ``jitflow sweep`` compares settings by, ``"module:class"`` as
+            :class:`jitflow.evaluation.scorer.FrechetScorer`, which stands for an empty one.
+        commands: Commands of its own by name, ``jitflow <application> <command>``, each ``"module:function"``.
     """
 
     name: str
     module: type[FlowModule]
     headline: tuple[str, ...] = ()
-    documented: Documented | None = field(default=None)
+    documented: Documented | None = None
+    judge: str = ""
+    scorer: str = ""
+    commands: Mapping[str, str] = field(default_factory=dict)

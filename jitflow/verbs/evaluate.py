@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
+from jitflow.applications import load_object
 from jitflow.errors import ConfigError
 from jitflow.verbs.commands import run_command
 
 log = logging.getLogger(__name__)
+_GUIDANCES = "1.0:4.0:0.5"
 
 
 def evaluate(args: list[str]) -> None:
-    """Run ``jitflow evaluate``, or ``jitflow evaluate compare A B``."""
+    """Run ``jitflow evaluate`` as the checkpoint's application means it, or ``jitflow evaluate compare A B``."""
     if args[:1] == ["compare"]:
         run_command("evaluate compare", _compare, args[1:])
-    else:
-        run_command("evaluate", _evaluate, args)
+        return
+    run_command("evaluate", _judge_of(args) or _evaluate, args)
+
+
+def _judge_of(args: list[str]) -> Callable[..., Any] | None:
+    """The command by which the application of the checkpoint, the first word, judges; None for the general one."""
+    path = next((word for word in args if not word.startswith("-")), None)
+    if path is None or not Path(path).expanduser().is_file():
+        # Help, or a mistake that the general command will name.
+        return None
+    from jitflow.applications import application_name, get_application
+    from jitflow.checkpoint.formats import read_state
+
+    name = application_name(read_state(path).module)
+    judge = get_application(name).judge if name else ""
+    return load_object(judge) if judge else None
+
+
+def own_scorer(application: str) -> Callable[..., Any] | None:
+    """What an application's sweeps compare settings by, if it has something of its own."""
+    from jitflow.applications import get_application
+
+    scorer = get_application(application).scorer if application else ""
+    return load_object(scorer) if scorer else None
 
 
 def stats(args: list[str]) -> None:
@@ -80,6 +105,7 @@ def _evaluate(
     """
     from jitflow.evaluation.evaluate import Plan
     from jitflow.evaluation.evaluate import evaluate as run
+    from jitflow.evaluation.scorer import default_reference
     from jitflow.model import load, parse_interval
 
     if processes < 1:
@@ -88,7 +114,7 @@ def _evaluate(
     plan = Plan(num_images, seed, guidance, window, solver, steps, ema, precision, batch_size)
     model = load(checkpoint, device=device)
     plan.check(model.module.num_classes)
-    reference = reference or str(_default_reference(model))
+    reference = reference or str(default_reference(model))
     console = Console(stderr=True, soft_wrap=True)
     if dry_run:
         console.print(f"would score {num_images} images of {checkpoint} against {reference} ({extractor}) into {out}")
@@ -209,7 +235,7 @@ def _stats(
 
 def _sweep(
     checkpoint: str,
-    cfg: str = "1.0:4.0:0.5",
+    cfg: str | None = None,
     ema: str = "1,2",
     interval: str | None = None,
     solver: str | None = None,
@@ -230,13 +256,15 @@ def _sweep(
 
     Args:
         checkpoint: File of any format.
-        cfg: Guidance scales, as first:last:step or a list such as 1,2.5.
+        cfg: Guidance scales, as first:last:step or a list such as 1,2.5; 1.0:4.0:0.5 for models of classes.
         ema: Averages: 1, 2, 0 for the weights, widths such as 0.05,0.1 for averages made after training.
         interval: Intervals of guidance, such as 0:1,0.1:1; the model's own by default.
         solver: Solvers, such as heun,multistep; the model's own by default.
         steps: Numbers of steps, such as 25,50; the model's own by default.
-        num_images: Images at each point, a multiple of the classes.
-        reference: An .npz of statistics, a folder of images, digits or digits:val; by default fid_stats/ is searched.
+        num_images: Images, or texts, at each point; of classes a multiple of their number.
+        reference: What samples are compared with: an .npz of statistics, a folder of images, digits or digits:val, by
+            default fid_stats/ is searched; for text the text it was trained on, by default the recorded one; for
+            micro-Doppler the real pictures.
         extractor: inception, inception:FILE, digits, pixels, pixels:SIDE, timm:MODEL:FILE.
         seed: Seed of the first image; the others follow.
         out: Folder of the results.
@@ -247,38 +275,42 @@ def _sweep(
     """
     from jitflow.core.guidance import check_interval
     from jitflow.evaluation.evaluate import Plan
+    from jitflow.evaluation.scorer import FrechetScorer
     from jitflow.evaluation.sweep import Grid, final_command, parse_intervals, parse_numbers
     from jitflow.evaluation.sweep import sweep as run
     from jitflow.model import load
 
-    guidances, emas = parse_numbers(cfg, what="--cfg"), parse_numbers(ema, what="--ema")
+    emas = parse_numbers(ema, what="--ema")
+    guidances = parse_numbers(cfg, what="--cfg") if cfg is not None else None
     chosen_steps = parse_numbers(steps, what="--steps") if steps is not None else None
     windows = parse_intervals(interval) if interval is not None else None
     model = load(checkpoint, device=device)
     module = model.module
+    # Where there are no classes to guide to, guidance is nothing to be tried.
+    own = parse_numbers(_GUIDANCES, what="--cfg") if module.num_classes else (module.cfg_scale,)
     grid = Grid(
-        guidances,
+        guidances or own,
         emas,
         windows or (check_interval(module.cfg_interval),),
         tuple(solver.split(",")) if solver is not None else (module.sampling_method,),
         tuple(map(_whole, chosen_steps)) if chosen_steps else (module.num_sampling_steps,),
     )
     base = Plan(num_images, seed, precision=precision, batch_size=batch_size)
-    base.check(module.num_classes)
-    reference = reference or str(_default_reference(model))
+    make_scorer = own_scorer(module.application) or FrechetScorer
+    scorer = make_scorer(model, base, reference=reference, extractor=extractor)
     console = Console(stderr=True, soft_wrap=True)
     if dry_run:
-        console.print(f"would score {len(grid)} points of {num_images} images against {reference} into {out}")
+        console.print(f"would score {len(grid)} points of {num_images} {scorer.unit} by {scorer.score_name} into {out}")
         return
-    rows = run(model, grid, base, reference=reference, extractor=extractor, out=out)
-    table = Table(title=f"{len(rows)} points, {num_images} images each, best first")
+    rows = run(model, grid, base, scorer, out)
+    table = Table(title=f"{len(rows)} points, {num_images} {scorer.unit} each, best first")
     for name in rows[0]:
         table.add_column(name, justify="right")
     for row in rows[:12]:
         table.add_row(*(_format(value) for value in row.values()))
     Console().print(table)
-    command = final_command(checkpoint, rows[0], base, reference=reference, extractor=extractor, out=f"{out}_final")
     console.print(f"all points: {Path(out) / 'sweep.csv'}, heat map: {Path(out) / 'sweep.png'}")
+    command = final_command(checkpoint, rows[0], base, scorer, out=f"{out}_final")
     console.print(f"final evaluation of the best: {command}")
 
 
@@ -286,15 +318,6 @@ def _whole(number: float) -> int:
     if number != int(number):
         raise ConfigError(f"--steps must be whole numbers; got {number:g}")
     return int(number)
-
-
-def _default_reference(model: Any) -> Path:
-    from jitflow.evaluation.frechet import find_statistics
-
-    _, height, width = model.module.codec.shape
-    if height != width:
-        raise ConfigError("there are no statistics of rectangular images to be found; pass --reference")
-    return find_statistics(height, model.module.num_classes)
 
 
 def _print_report(report: dict[str, Any]) -> None:

@@ -40,4 +40,9 @@ MICRODOPPLER = Application(
     module=UserConditionedDiT,
     headline=("identity_accuracy",),
     documented=DOCUMENTED,
+    judge="jitflow.apps.microdoppler.checkpoint_judge:evaluate_command",
+    scorer="jitflow.apps.microdoppler.checkpoint_judge:IdentityScorer",
+    commands={
+        name: f"jitflow.apps.microdoppler.commands:{name}" for name in ("simulate", "extract", "evaluate", "run")
+    },
 )

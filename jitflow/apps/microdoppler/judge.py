@@ -226,7 +226,7 @@ def evaluate(
     generated, generated_labels = read_generated(generated_dir, found.user_ids)
     # Before thousands of images are read.
     _check_counts("generated", generated_labels, found.user_ids)
-    train, val = _read_real(found, (generated.shape[2], generated.shape[3]))
+    train, val = read_real(found, (generated.shape[2], generated.shape[3]))
     report = {
         "data_dir": str(data_dir),
         "generated_dir": str(generated_dir),
@@ -390,7 +390,7 @@ def read_generated(folder: str | Path, user_ids: Sequence[int]) -> tuple[Tensor,
     return torch.stack(images), torch.tensor([label_of[user_id] for user_id, _, _ in files])
 
 
-def _read_real(found: UserImages, size: tuple[int, int]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def read_real(found: UserImages, size: tuple[int, int]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Images and labels to train on, and those held out, at a size (height, width)."""
     with meter("reading real images", len(found.train) + len(found.val)) as progress:
 

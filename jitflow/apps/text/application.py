@@ -65,4 +65,6 @@ TEXT = Application(
     module=TextLightningModule,
     headline=("text_recovery_accuracy", "token_accuracy"),
     documented=DOCUMENTED,
+    judge="jitflow.apps.text.judge:evaluate_command",
+    scorer="jitflow.apps.text.sweep_score:RecoveryScorer",
 )

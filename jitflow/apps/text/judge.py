@@ -325,6 +325,23 @@ def _read_texts(
     return _Texts(data.dataset_train, data.dataset_val)
 
 
+def read_held_out(
+    module: TextLightningModule, checkpoint: str | Path, num: int, *, data_path: str | Path | None = None
+) -> Tensor:
+    """Read windows of held-out text, spread over it.
+
+    Args:
+        module: The model.
+        checkpoint: Its file, which may record its text.
+        num: How many at most.
+        data_path: The text it was trained on; None for what the file records.
+
+    Returns:
+        Token ids, shape ``(N, num_tokens)``.
+    """
+    return _spread(_read_texts(module, checkpoint, data_path, None).held_out, num)
+
+
 def _recorded_settings(checkpoint: str | Path) -> dict[str, Any]:
     """Settings of the training, where the file keeps them; a file of weights alone has none."""
     if Path(checkpoint).suffix == ".safetensors":

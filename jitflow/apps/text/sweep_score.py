@@ -1,0 +1,68 @@
+"""What ``jitflow sweep`` compares settings of sampling by for text as colour: how much of noisy text comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jitflow.apps.text.judge import RECOVERY_TIME, read_held_out
+from jitflow.apps.text.module import TextLightningModule
+from jitflow.apps.text.recovery import text_recovery_accuracy
+from jitflow.apps.text.write import recover
+from jitflow.errors import ConfigError
+from jitflow.evaluation.evaluate import Plan
+from jitflow.io.files import file_checksum
+from jitflow.model import Model
+
+
+class RecoveryScorer:
+    """Scores settings by the share of characters of held-out text that sampling brings back from noise.
+
+    Args:
+        model: The model.
+        base: Number of texts, seed, precision and batch size; fewer texts where no more are held out.
+        reference: The text it was trained on; None for what the checkpoint records.
+        extractor: Not used; it belongs to scores that compare features.
+
+    Raises:
+        ConfigError: If the model is no model of text.
+        DataError: If nothing of the text is held out.
+    """
+
+    score_name = "text_recovery_accuracy"
+    lower_is_better = False
+    unit = "texts"
+
+    def __init__(self, model: Model, base: Plan, *, reference: str | None, extractor: str) -> None:
+        if not isinstance(model.module, TextLightningModule) or model.source is None:
+            raise ConfigError("this sweep needs a checkpoint of text as colour")
+        self._module = model.module
+        self._ids = read_held_out(model.module, model.source, base.num_images, data_path=reference)
+        self.card: dict[str, Any] = {
+            "checkpoint": model.source,
+            "checkpoint_sha256": file_checksum(model.source),
+            "num_texts": len(self._ids),
+            "seed": base.seed,
+            "start_time": RECOVERY_TIME,
+            "precision": base.precision,
+        }
+        self.options = [] if reference is None else ["--data_path", reference]
+
+    def __call__(self, plan: Plan, on_progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
+        """Cover the texts with noise, sample on from there, and compare."""
+        back = recover(
+            self._module,
+            self._ids,
+            RECOVERY_TIME,
+            seeds=plan.seed,
+            steps=plan.steps,
+            solver=plan.solver,
+            ema=int(plan.ema),
+            batch_size=plan.batch_size,
+            on_progress=on_progress,
+        )
+        decode = self._module.tokenizer.decode
+        scores = text_recovery_accuracy(
+            [decode(row) for row in self._ids.tolist()], [decode(row) for row in back.ids.tolist()]
+        )
+        return {self.score_name: scores.accuracy, "exact": scores.exact}

@@ -1,0 +1,97 @@
+"""What a sweep compares sampling settings by; an application may bring its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from jitflow.errors import ConfigError
+from jitflow.evaluation.evaluate import Plan, extract, frechet_name, reference_of, score
+from jitflow.evaluation.extractors import make_extractor
+from jitflow.evaluation.frechet import find_statistics
+from jitflow.evaluation.protocol import protocol_card
+from jitflow.model import Model
+
+OnProgress = Callable[[int, int], None]
+
+
+class Scorer(Protocol):
+    """Scores the samples of one model under different settings, everything else being the same.
+
+    Attributes:
+        score_name: The score that settings are ordered by.
+        lower_is_better: Which way.
+        unit: What is counted, such as ``"images"``.
+        card: Everything the scores depend on besides the settings, plain values.
+        options: Options of ``jitflow evaluate`` that score the best settings at last.
+    """
+
+    score_name: str
+    lower_is_better: bool
+    unit: str
+    card: dict[str, Any]
+    options: list[str]
+
+    def __call__(self, plan: Plan, on_progress: OnProgress | None = None) -> dict[str, float]:
+        """Sample and score.
+
+        Args:
+            plan: The settings; its number of samples and its seed are the same in every call.
+            on_progress: Called with (steps done, steps in all).
+
+        Returns:
+            Scores by name, ``score_name`` among them.
+        """
+        ...
+
+
+class FrechetScorer:
+    """Scores images by their Frechet distance to real ones.
+
+    Args:
+        model: The model.
+        base: Number of images, seed, precision and batch size.
+        reference: See :func:`jitflow.evaluation.reference.load_reference`; None looks into ``fid_stats/``.
+        extractor: See :func:`jitflow.evaluation.extractors.make_extractor`.
+
+    Raises:
+        ConfigError: If the number of images cannot be balanced over the classes.
+    """
+
+    lower_is_better = True
+    unit = "images"
+
+    def __init__(self, model: Model, base: Plan, *, reference: str | None, extractor: str) -> None:
+        module = model.module
+        base.check(module.num_classes)
+        reference = reference or str(default_reference(model))
+        self._model = model
+        self._extractor = make_extractor(extractor)
+        self._real = reference_of(model, reference, self._extractor, batch_size=base.batch_size)
+        self._extractor.to(module.device)
+        self.score_name = frechet_name(self._extractor)
+        self.card = protocol_card(
+            {"precision": base.precision, "time_shift": module.time_shift, "device": module.device.type},
+            num_images=base.num_images,
+            num_classes=module.num_classes,
+            seed=base.seed,
+            checkpoint=model.source,
+            extractor=self._extractor,
+            reference=self._real.record,
+        )
+        self.options = ["--num_images", "50000", "--reference", reference, "--extractor", extractor]
+        self.options += ["--precision", base.precision]
+
+    def __call__(self, plan: Plan, on_progress: OnProgress | None = None) -> dict[str, float]:
+        """Draw the plan's images and score them."""
+        found = extract(self._model, plan, range(plan.num_images), self._extractor, on_progress)
+        return score(found["features"], found.get("logits"), self._real, self._extractor, per_image=False)
+
+
+def default_reference(model: Model) -> Path:
+    """Find the reference statistics of a model's size and classes in ``fid_stats/``; ConfigError for rectangles."""
+    _, height, width = model.module.codec.shape
+    if height != width:
+        raise ConfigError("there are no statistics of rectangular images to be found; pass --reference")
+    return find_statistics(height, model.module.num_classes)
