@@ -23,6 +23,7 @@ class Scorer(Protocol):
         score_name: The score that settings are ordered by.
         lower_is_better: Which way.
         unit: What is counted, such as ``"images"``.
+        is_guided: Whether guidance is among the settings.
         card: Everything the scores depend on besides the settings, plain values.
         options: Options of ``jitflow evaluate`` that score the best settings at last.
     """
@@ -30,6 +31,7 @@ class Scorer(Protocol):
     score_name: str
     lower_is_better: bool
     unit: str
+    is_guided: bool
     card: dict[str, Any]
     options: list[str]
 
@@ -61,6 +63,7 @@ class FrechetScorer:
 
     lower_is_better = True
     unit = "images"
+    is_guided = True
 
     def __init__(self, model: Model, base: Plan, *, reference: str | None, extractor: str) -> None:
         module = model.module

@@ -129,9 +129,10 @@ def sweep(model: Model, grid: Grid, base: Plan, scorer: Scorer, out: str | Path)
 
 def final_command(checkpoint: str | Path, best: dict[str, Any], base: Plan, scorer: Scorer, *, out: str) -> str:
     """Write the command that scores the best point at last, with as many samples as a score needs."""
-    low, high = best["interval"]
-    words = ["jitflow", "evaluate", str(checkpoint), "--guidance", f"{best['guidance']:g}"]
-    words += ["--interval", f"{low:g},{high:g}", "--solver", best["solver"], "--steps", str(best["steps"])]
+    words = ["jitflow", "evaluate", str(checkpoint), "--solver", best["solver"], "--steps", str(best["steps"])]
+    if scorer.is_guided:
+        low, high = best["interval"]
+        words += ["--guidance", f"{best['guidance']:g}", "--interval", f"{low:g},{high:g}"]
     words += ["--ema", f"{best['ema']:g}", *scorer.options, "--out", out, "--seed", str(base.seed)]
     return shlex.join(words)
 

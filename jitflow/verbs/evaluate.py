@@ -287,7 +287,7 @@ def _sweep(
     model = load(checkpoint, device=device)
     module = model.module
     # Where there are no classes to guide to, guidance is nothing to be tried.
-    own = parse_numbers(_GUIDANCES, what="--cfg") if module.num_classes else (module.cfg_scale,)
+    own = parse_numbers(_GUIDANCES, what="--cfg") if module.num_classes else (float(module.cfg_scale),)
     grid = Grid(
         guidances or own,
         emas,

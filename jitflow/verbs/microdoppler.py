@@ -18,7 +18,7 @@ def microdoppler(args: list[str]) -> None:
     """Run ``jitflow microdoppler``."""
     own = get_application("microdoppler").commands
     names = ("simulate", "extract", "train", "sample", "evaluate", "run")
-    shared = {"train": _train, "sample": _sample}
+    shared: dict[str, Any] = {"train": _train, "sample": _sample}
     run_group("microdoppler", {name: shared.get(name) or load_object(own[name]) for name in names}, args)
 
 

@@ -15,7 +15,7 @@ from jitflow.apps.microdoppler.user_images import find_user_images
 from jitflow.errors import ConfigError
 from jitflow.evaluation.evaluate import Plan
 from jitflow.io.files import file_checksum
-from jitflow.model import Model
+from jitflow.model import Model, parse_interval
 
 GENERATED = "generated_images"
 _NO_REFERENCE = "spectrograms are judged against the pictures that the latents were made of: give --reference FOLDER"
@@ -27,7 +27,7 @@ def evaluate_command(
     num_samples_per_user: int = 40,
     vavae_path: str = "builtin",
     guidance: float | None = None,
-    interval: tuple[float, float] | None = None,
+    interval: str | None = None,
     solver: Literal["euler", "heun", "midpoint", "multistep"] | None = None,
     steps: int | None = None,
     ema: float = 1,
@@ -49,7 +49,7 @@ def evaluate_command(
         num_samples_per_user: Pictures to draw of each user.
         vavae_path: The VA-VAE that made the latents; builtin takes the codec inside the checkpoint.
         guidance: Guidance scale; the model's own by default, as for all that follow.
-        interval: Times between which guidance acts.
+        interval: Times low,high between which guidance acts.
         solver: euler, heun, midpoint or multistep.
         steps: Steps of the solver.
         ema: Average of the weights: 1 or 2; 0 for the weights themselves.
@@ -76,7 +76,7 @@ def evaluate_command(
         device=device,
         batch_size=batch_size,
         solver=solver,
-        interval=interval,
+        interval=parse_interval(interval) if interval is not None else None,
         ema=ema,
     )
     evaluate(reference, str(drawn), out, seed, val_fraction, split_seed=split_seed, settings=settings)
@@ -98,6 +98,7 @@ class IdentityScorer:
     score_name = "identity_accuracy"
     lower_is_better = False
     unit = "pictures"
+    is_guided = True
 
     def __init__(self, model: Model, base: Plan, *, reference: str | None, extractor: str) -> None:
         if reference is None:

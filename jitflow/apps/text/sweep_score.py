@@ -32,6 +32,7 @@ class RecoveryScorer:
     score_name = "text_recovery_accuracy"
     lower_is_better = False
     unit = "texts"
+    is_guided = False
 
     def __init__(self, model: Model, base: Plan, *, reference: str | None, extractor: str) -> None:
         if not isinstance(model.module, TextLightningModule) or model.source is None:
