@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jitflow.apps.images.shard_record import FORMAT as SHARDS_FORMAT
 from jitflow.checkpoint.formats import errors_of_damage
 from jitflow.errors import MissingFileError
-from jitflow.inspect.info_files import Info, describe_extraction, describe_file, describe_shards, listed
+from jitflow.inspect.info_files import Info, ask_applications, describe_file, listed
 from jitflow.io.files import read_json
 from jitflow.io.units import format_bytes, size_on_disk
 from jitflow.run.describe import describe_run, training_folder
@@ -38,11 +37,10 @@ def describe_path(path: str | Path) -> Info:
 
 
 def _folder(path: Path) -> Info:
-    manifest = _json_content(path / "manifest.json")
-    if manifest.get("format") == SHARDS_FORMAT:
-        return describe_shards(path, manifest)
-    if (path / "extraction.json").is_file():
-        return describe_extraction(path, _json_content(path / "extraction.json"))
+    for name in ("manifest.json", "extraction.json"):
+        own = ask_applications(path, content) if (content := _json_content(path / name)) else None
+        if own is not None:
+            return own
     if training_folder(path) is not None:
         return _run(path)
     found = _folder_content(path)

@@ -13,8 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from jitflow.apps.images.shard_record import FORMAT as SHARDS_FORMAT
-from jitflow.apps.microdoppler.data import FORMAT as LATENTS_FORMAT
+from jitflow.applications import get_application, list_applications, load_object
 from jitflow.codec.linear import FORMAT as LINEAR_FORMAT
 from jitflow.errors import CheckpointError, ConfigError, JitflowError
 from jitflow.inspect.info_model import describe_model_file
@@ -68,35 +67,14 @@ def describe_file(path: Path) -> Info:
     return Info(path, "unknown", {"begins with": repr(start), "known endings": known})
 
 
-def describe_shards(path: Path, manifest: Mapping[str, Any]) -> Info:
-    """Describe a folder of prepared images from its manifest."""
-    splits = {
-        name: sum(int(shard["num_images"]) for shard in entry["shards"]) for name, entry in manifest["splits"].items()
-    }
-    facts = {
-        "images": ", ".join(f"{count} in {name}" for name, count in splits.items()),
-        "shape": f"{'x'.join(map(str, manifest['img_size']))}, {manifest['channels']} channels",
-        "classes": str(len(manifest["classes"])),
-    }
-    quoted = shlex.quote(str(path))
-    commands = [f"jitflow train --config images/jit_b16_256 --data.data_path {quoted}", f"jitflow data check {quoted}"]
-    return Info(path, "prepared images (shards)", facts, commands)
-
-
-def describe_extraction(path: Path, record: Mapping[str, Any]) -> Info:
-    """Describe latents of users from the record of their extraction."""
-    codec = record.get("codec", {})
-    psnr = record.get("psnr", {}).get("mean_db") if isinstance(record.get("psnr"), Mapping) else None
-    facts = {
-        "latents": f"{record.get('num_train')} to train on, {record.get('num_val')} to validate on",
-        "shape": "x".join(map(str, record.get("latent_shape", []))),
-        "users": listed([str(user) for user in record.get("user_ids", [])]),
-        "codec": f"{codec.get('id')}, checksum {str(codec.get('checksum'))[:12]}",
-        "reconstruction": f"{psnr:.1f} dB PSNR" if isinstance(psnr, float) else "",
-    }
-    folder = shlex.quote(str(path if path.is_dir() else path.parent))
-    commands = [f"jitflow microdoppler train --latent_dir {folder} --output_dir runs/microdoppler"]
-    return Info(path, "latents of users (stage 1)", {k: v for k, v in facts.items() if v}, commands)
+def ask_applications(path: Path, content: Mapping[str, Any]) -> Info | None:
+    """Ask every application whether a file or folder is one of its own; None if it is nobody's."""
+    for name in list_applications():
+        describe = get_application(name).describe
+        found = load_object(f"{describe}:describe_file")(path, content) if describe else None
+        if found is not None:
+            return Info(path, found.kind, dict(found.facts), list(found.commands))
+    return None
 
 
 def _safetensors(path: Path) -> Info:
@@ -108,24 +86,15 @@ def _safetensors(path: Path) -> Info:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read; it is damaged or no safetensors file ({error})") from None
     kind = metadata.get("format", "")
-    if kind == LATENTS_FORMAT:
-        num, *shape = shapes["latents"]
-        facts = {
-            "latents": f"{num} of {'x'.join(map(str, shape))}",
-            "codec": f"{metadata.get('codec_id')}, checksum {metadata.get('codec_checksum', '')[:12]}",
-            "made from images": metadata.get("img_size", ""),
-        }
-        command = f"jitflow microdoppler train --latent_dir {shlex.quote(str(path.parent))} --output_dir runs/users"
-        return Info(path, "latents of users (stage 1)", facts, [command])
+    own = ask_applications(path, {**metadata, "shapes": shapes})
+    if own is not None:
+        return own
     if kind == LINEAR_FORMAT:
         components = next((shape for shape in shapes.values() if len(shape) == 2), ())
         facts = {"components": " x ".join(map(str, components)), "image size": metadata.get("img_size", "")}
         return Info(path, "linear codec of images", facts, [_extract_command(path)])
     if kind == _VAE_FORMAT:
         return Info(path, "VA-VAE (slim)", {"checksum": metadata.get("checksum", "")[:12]}, [_extract_command(path)])
-    if kind == SHARDS_FORMAT:
-        facts = {name: "x".join(map(str, shape)) for name, shape in shapes.items()}
-        return Info(path, "shard of prepared images", facts, [f"jitflow info {shlex.quote(str(path.parent))}"])
     if _SNAPSHOT_ENTRY in metadata:
         command = f"jitflow sample {shlex.quote(str(path.parent.parent / 'checkpoints' / 'last.ckpt'))} --ema 0.1"
         return Info(path, "snapshot of an average of the weights", {"record": metadata[_SNAPSHOT_ENTRY]}, [command])
@@ -167,16 +136,11 @@ def _npz(path: Path) -> Info:
 
 
 _JSON_KINDS: dict[frozenset[str], str] = {
-    frozenset({"settings", "num_train", "latent_shape"}): "record of an extraction (stage 1)",
-    frozenset({"settings", "finished"}): "record of a training (stage 2)",
-    frozenset({"asked", "settings", "images"}): "record of generated pictures (stage 3)",
-    frozenset({"settings", "samples"}): "record of written texts",
+    frozenset({"application", "recipe", "state"}): "record of a run",
     frozenset({"checkpoint", "guidance", "images"}): "record of generated images",
     frozenset({"jitflow", "torch", "command"}): "environment of a run",
     frozenset({"format", "version", "files"}): "sizes and checksums of checkpoints",
-    frozenset({"identity_accuracy", "num_generated"}): "evaluation of spectrograms",
     frozenset({"card"}): "evaluation with its protocol card",
-    frozenset({"held_out", "recovery"}): "evaluation of a model of text",
 }
 
 
@@ -184,12 +148,12 @@ def _json(path: Path) -> Info:
     content = read_json(path)
     if not isinstance(content, dict):
         return Info(path, "JSON of unknown origin", {"holds": f"a {type(content).__name__} of {len(str(content))}"})
-    if content.get("format") == SHARDS_FORMAT:
-        return describe_shards(path.parent, content)
+    own = ask_applications(path, content)
+    if own is not None and own.facts:
+        return own
     keys = frozenset(content)
-    if {"settings", "num_train", "latent_shape"} <= keys:
-        return describe_extraction(path, content)
-    kind = next((kind for marks, kind in _JSON_KINDS.items() if marks <= keys), "JSON of unknown origin")
+    kind = own.kind if own is not None else ""
+    kind = kind or next((kind for marks, kind in _JSON_KINDS.items() if marks <= keys), "JSON of unknown origin")
     facts = {name: _short(value) for name, value in list(content.items())[:_MAX_LISTED]}
     return Info(path, kind, facts, [f"jitflow info {shlex.quote(str(path.parent))}"])
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jitflow.applications import application_name
-from jitflow.apps.text.tokenizer import tokenizer_from_json
-from jitflow.checkpoint.formats import TEXT, USER_DIT, ModelState, read_state
+from jitflow.applications import application_name, get_application, load_object
+from jitflow.checkpoint.formats import USER_DIT, ModelState, read_state
 from jitflow.io.units import format_count
 from jitflow.run.describe import sample_command
 from jitflow.run.start import epochs_done
@@ -22,8 +20,6 @@ _SAMPLING = {
     "time_shift": "time shift",
     "churn": "churn",
 }
-# More users than this are counted, not listed.
-_MAX_LISTED = 12
 
 
 def describe_model_file(path: Path) -> tuple[str, dict[str, str], list[str]]:
@@ -40,7 +36,7 @@ def describe_model_file(path: Path) -> tuple[str, dict[str, str], list[str]]:
     """
     state = read_state(path)
     application = application_name(state.module)
-    facts = {"application": application, "network": _network(state), **_data_facts(state)}
+    facts = {"application": application, "network": _network(state), **_data_facts(application, state)}
     facts["parameters"] = format_count(sum(value.numel() for value in state.weights.values()))
     facts["training"] = _training(state)
     averages = [(n, value) for n, value in ((1, state.ema1), (2, state.ema2)) if value is not None]
@@ -74,39 +70,10 @@ def _network(state: ModelState) -> str:
     return f"{settings.get('model_name', 'JiT')}{f' ({inside})' if inside else ''}{predicts}"
 
 
-def _data_facts(state: ModelState) -> dict[str, str]:
-    if state.module == TEXT:
-        return _text_facts(state.settings)
-    if state.module == USER_DIT:
-        return _user_facts(state)
-    size = state.settings.get("img_size")
-    height, width = size if isinstance(size, tuple | list) else (size, size)
-    channels = state.settings.get("in_channels", 3)
-    return {"images": f"{height}x{width}, {channels} channels", "classes": str(state.settings.get("num_classes", "?"))}
-
-
-def _text_facts(settings: Mapping[str, Any]) -> dict[str, str]:
-    tokenizer = tokenizer_from_json(str(settings["tokenizer"]))
-    size = settings.get("img_size", 64)
-    return {
-        "images": f"{size}x{size}, colours are tokens",
-        "tokenizer": f"{tokenizer.name}, {tokenizer.vocab_size} tokens",
-        "mapping": f"{settings.get('mapping', 'codebook')} (seed {settings.get('codebook_seed', 0)})",
-    }
-
-
-def _user_facts(state: ModelState) -> dict[str, str]:
-    shape = "x".join(map(str, state.settings.get("latent_shape", (32, 16, 16))))
-    kept = state.extra.get("latents", {})
-    users = [int(user) for user in kept.get("user_ids", [])]
-    codec = kept.get("codec", {})
-    inside = "inside this file" if "linear" in kept else "not in this file: name it with --vavae_path"
-    listed = ", ".join(map(str, users)) if len(users) <= _MAX_LISTED else f"{users[0]} to {users[-1]}"
-    return {
-        "latents": shape,
-        "users": f"{len(users)}: {listed}" if users else str(state.settings.get("num_users", "?")),
-        "codec": f"{codec['id']}, checksum {str(codec['checksum'])[:12]}, {inside}" if codec else "not recorded",
-    }
+def _data_facts(application: str, state: ModelState) -> dict[str, str]:
+    """What the model is of, as its application says it."""
+    describe = get_application(application).describe if application else ""
+    return dict(load_object(f"{describe}:describe_model")(state.settings, state.extra)) if describe else {}
 
 
 def _training(state: ModelState) -> str:
@@ -121,10 +88,7 @@ def _training(state: ModelState) -> str:
 def _commands(path: Path, application: str) -> list[str]:
     commands = [sample_command(path, application)]
     quoted = shlex.quote(str(path))
-    if application == "images":
-        commands.append(f"jitflow evaluate {quoted} --reference FOLDER_OF_REAL_IMAGES")
-    if application == "text":
-        commands.append(f"jitflow text evaluate {quoted}")
+    commands.append(f"jitflow evaluate {quoted}")
     if path.suffix != ".safetensors":
         commands.append(f"jitflow convert {quoted} {shlex.quote(path.stem + '.safetensors')}")
     return commands

@@ -19,6 +19,7 @@ from PIL import Image
 
 import jitflow
 from jitflow import pictures
+from jitflow.applications import get_application
 from jitflow.errors import JitflowError
 from jitflow.io.files import read_json, write_text
 from jitflow.io.units import format_bytes
@@ -28,18 +29,12 @@ from jitflow.run.describe import Run, describe_run
 log = logging.getLogger(__name__)
 REPORT_NAME = "report.html"
 _SCORE_FILES = ("metrics.json", "evaluation/evaluation.json", "evaluation/report.json", "report.json")
-_TEXT_FILES = ("samples.txt", "evaluation/samples/samples.txt")
 _DURING = re.compile(r"samples_epoch(\d+)\.png")
-# Pictures of the whole run, in the order in which they tell its story; a pattern may fit several.
+# Pictures of any run, before those of its application; a pattern may fit several.
 _PICTURES = {
     "samples.png": "Samples",
     "samples/grid.png": "Samples",
-    "text.png": "A written text as its image",
-    "trajectory.png": "One sample forming out of noise",
-    "generated_images/micro_doppler_grid.png": "Generated spectrograms, a row for each user",
     "evaluation/*.png": "Evaluation",
-    "accuracy.png": "Accuracy",
-    "latent_features/reconstruction.png": "Above pictures, below what their latents decode to",
 }
 _MAX_DURING = 6
 _MAX_WIDTH_PX = 1200
@@ -265,7 +260,8 @@ def _during_figures(run: Run) -> str:
 
 def _picture_figures(run: Run) -> str:
     figures = []
-    for pattern, caption in _PICTURES.items():
+    own = get_application(run.application).pictures if run.application else {}
+    for pattern, caption in {**_PICTURES, **own}.items():
         for path in sorted(run.folder.glob(pattern)):
             words = caption if path.name == Path(pattern).name else f"{caption}: {_words(path.stem)}"
             figures.append(_figure_of_file(path, words))
@@ -301,7 +297,7 @@ def _figure(data: bytes, caption: str, *, wide: bool = False) -> str:
 
 
 def _texts(run: Run) -> str:
-    for name in _TEXT_FILES:
+    for name in get_application(run.application).texts if run.application else ():
         path = run.folder / name
         if path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jitflow.errors import ConfigError
@@ -49,6 +49,21 @@ class Documented:
 
 
 @dataclass(frozen=True)
+class Description:
+    """What a file or folder is.
+
+    Attributes:
+        kind: What it is, in a few words.
+        facts: What it holds, by name.
+        commands: Commands that use it, or make what is missing.
+    """
+
+    kind: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+    commands: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Application:
     """An application of the library: one folder with one object of this class.
 
@@ -61,6 +76,11 @@ class Application:
             the general evaluation, which compares drawn images with real ones.
         scorer: What ``jitflow sweep`` compares settings by, ``"module:class"`` as
             :class:`jitflow.evaluation.scorer.FrechetScorer`, which stands for an empty one.
+        describe: Module with ``describe_model(settings, extra) -> facts`` and ``describe_file(path, content) ->
+            Description | None``, for ``jitflow info``; empty where there is nothing of its own to be said.
+        pictures: Pictures of a run for its report, each with a caption, by pattern in the run's folder.
+        texts: Text files of a run for its report; the first that is there is shown.
+        exports: Formats that ``jitflow export`` can write.
         commands: Commands of its own by name, ``jitflow <application> <command>``, each ``"module:function"``.
     """
 
@@ -70,4 +90,8 @@ class Application:
     documented: Documented | None = None
     judge: str = ""
     scorer: str = ""
+    describe: str = ""
+    pictures: Mapping[str, str] = field(default_factory=dict)
+    texts: Sequence[str] = ()
+    exports: Sequence[str] = ("safetensors", "torch_export", "diffusers")
     commands: Mapping[str, str] = field(default_factory=dict)

@@ -5,4 +5,10 @@ from __future__ import annotations
 from jitflow.apps.images.module import JiTLightningModule
 from jitflow.training.application import Application
 
-IMAGES = Application(name="images", module=JiTLightningModule, headline=("fid", "class_agreement"))
+IMAGES = Application(
+    name="images",
+    module=JiTLightningModule,
+    headline=("fid", "class_agreement"),
+    describe="jitflow.apps.images.describe",
+    pictures={"trajectory.png": "One sample forming out of noise"},
+)

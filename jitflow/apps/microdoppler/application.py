@@ -42,6 +42,11 @@ MICRODOPPLER = Application(
     documented=DOCUMENTED,
     judge="jitflow.apps.microdoppler.checkpoint_judge:evaluate_command",
     scorer="jitflow.apps.microdoppler.checkpoint_judge:IdentityScorer",
+    describe="jitflow.apps.microdoppler.describe",
+    pictures={
+        "generated_images/micro_doppler_grid.png": "Generated spectrograms, a row for each user",
+        "latent_features/reconstruction.png": "Above pictures, below what their latents decode to",
+    },
     commands={
         name: f"jitflow.apps.microdoppler.commands:{name}" for name in ("simulate", "extract", "evaluate", "run")
     },

@@ -67,4 +67,8 @@ TEXT = Application(
     documented=DOCUMENTED,
     judge="jitflow.apps.text.judge:evaluate_command",
     scorer="jitflow.apps.text.sweep_score:RecoveryScorer",
+    describe="jitflow.apps.text.describe",
+    pictures={"text.png": "A written text as its image", "accuracy.png": "Accuracy"},
+    texts=("samples.txt", "evaluation/samples/samples.txt"),
+    exports=("safetensors",),
 )

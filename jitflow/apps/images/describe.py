@@ -1,0 +1,47 @@
+"""What ``jitflow info`` says of image models and of prepared images."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jitflow.apps.images.shard_record import FORMAT
+from jitflow.training.application import Description
+
+
+def describe_model(settings: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, str]:
+    """Say what a model draws, from the settings of its module and what its file keeps besides."""
+    size = settings.get("img_size")
+    height, width = size if isinstance(size, tuple | list) else (size, size)
+    channels = settings.get("in_channels", 3)
+    return {"images": f"{height}x{width}, {channels} channels", "classes": str(settings.get("num_classes", "?"))}
+
+
+def describe_file(path: Path, content: Mapping[str, Any]) -> Description | None:
+    """Describe prepared images: a shard, the manifest of a folder, or the folder.
+
+    Args:
+        path: The file or folder.
+        content: Its metadata or JSON; ``shapes`` of arrays by name.
+
+    Returns:
+        The description; None if it is something else.
+    """
+    if content.get("format") != FORMAT:
+        return None
+    if path.suffix == ".safetensors":
+        facts = {name: "x".join(map(str, shape)) for name, shape in content["shapes"].items()}
+        return Description("shard of prepared images", facts, [f"jitflow info {shlex.quote(str(path.parent))}"])
+    splits = {
+        name: sum(int(shard["num_images"]) for shard in entry["shards"]) for name, entry in content["splits"].items()
+    }
+    facts = {
+        "images": ", ".join(f"{count} in {name}" for name, count in splits.items()),
+        "shape": f"{'x'.join(map(str, content['img_size']))}, {content['channels']} channels",
+        "classes": str(len(content["classes"])),
+    }
+    quoted = shlex.quote(str(path if path.is_dir() else path.parent))
+    commands = [f"jitflow train --config images/jit_b16_256 --data.data_path {quoted}", f"jitflow data check {quoted}"]
+    return Description("prepared images (shards)", facts, commands)
