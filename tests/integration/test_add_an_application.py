@@ -1,0 +1,142 @@
+"""The application of docs/add_an_application.md goes through every verb; the others live without one that is deleted."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "add_an_application.md"
+BLOCK = re.compile(r"^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
+
+
+def blocks(kind: str) -> list[str]:
+    return [match["text"] for match in BLOCK.finditer(PAGE.read_text(encoding="utf-8")) if match["kind"] == kind]
+
+
+def run(*words, cwd: Path, path: Path | None = None, code: bool = False) -> subprocess.CompletedProcess[str]:
+    """A process of Python that finds the packages in ``path``, and only what is installed there."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(map(str, [path, ROOT][path is None :])),
+    }
+    command = [sys.executable, *(["-c"] if code else ["-m", "jitflow"]), *map(str, words)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A folder as an installer leaves it: the module, its recipes, and the entry point."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "recipes").mkdir()
+    (code,) = blocks("python")
+    (recipe,) = blocks("yaml")
+    (entry,) = blocks("toml")
+    (folder / "toy.py").write_text(code)
+    (folder / "recipes" / "tiny.yaml").write_text(recipe)
+    information = folder / "toy-0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 0\n")
+    group = re.search(r"\[project\.entry-points\.\"(.+?)\"\]", entry)[1]
+    (information / "entry_points.txt").write_text(f"[{group}]\n" + entry.partition("\n")[2].replace('"', ""))
+    return folder
+
+
+def test_a_toy_application_goes_through_the_ordinary_verbs(installed, tmp_path):
+    (commands,) = blocks("bash")
+    for line in commands.strip().splitlines():
+        assert line.startswith("jitflow ")
+        done = run(*line.split()[1:], cwd=tmp_path, path=installed)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    checkpoint = torch.load(tmp_path / "runs" / "toy" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["jitflow"]["application"] == "toy"
+    assert checkpoint["global_step"] == 5 * 4
+    assert len(list((tmp_path / "drawn").glob("*_class1_seed*.png"))) == 4
+    assert (tmp_path / "judged" / "report.json").is_file()
+    assert (tmp_path / "exported" / "model.safetensors").is_file()
+    assert "toy" in done.stdout
+
+
+def test_an_application_that_is_not_installed_is_named(installed, tmp_path):
+    trained = run(
+        "train", "--config", "toy/tiny", "--trainer.max_epochs", 1, "--run_dir", "run", cwd=tmp_path, path=installed
+    )
+    assert trained.returncode == 0, trained.stderr
+    for words in (["sample", "run/checkpoints/last.ckpt"], ["train", "--config", "toy/tiny"]):
+        done = run(*words, cwd=tmp_path)
+        assert done.returncode == 1 and done.stderr.startswith("error:") and "toy" in done.stderr
+
+
+def test_a_package_in_the_working_folder_is_not_imported(installed, tmp_path):
+    shutil.copytree(installed, tmp_path / "here")
+    with (tmp_path / "here" / "toy.py").open("a") as file:
+        file.write("\nraise SystemExit('imported')\n")
+    done = run("train", "--config", "toy/tiny", cwd=tmp_path / "here")
+    assert done.returncode == 1 and "imported" not in done.stderr
+
+
+@pytest.mark.parametrize("deleted", ["text", "microdoppler", "images"])
+def test_the_others_live_without_an_application(tmp_path, deleted):
+    package = tmp_path / "site"
+    shutil.copytree(ROOT / "jitflow", package / "jitflow", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.rmtree(package / "jitflow" / "apps" / deleted)
+    # Without its line, which belongs to it.
+    table = package / "jitflow" / "applications.py"
+    table.write_text(re.sub(rf'^    "{deleted}": .*\n', "", table.read_text(), flags=re.M))
+    done = run(_LIVE, deleted, cwd=tmp_path, path=package, code=True)
+    assert done.returncode == 0, done.stderr
+    assert "lives" in done.stdout
+
+
+_LIVE = """
+import sys
+from pathlib import Path
+
+import torch
+
+import jitflow
+from jitflow.applications import get_application, list_applications
+from jitflow.cli import main
+
+deleted = sys.argv[1]
+assert "site" in jitflow.__file__, jitflow.__file__
+assert deleted not in list_applications()
+
+
+def command(*words):
+    assert main([str(word) for word in words]) == 0, words
+
+
+if deleted != "images":
+    tiny = ["--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2, "--trainer.accelerator", "cpu"]
+    command("train", "--config", "images/digits", "--run_dir", "images", *tiny)
+    command("sample", "images/checkpoints/last.ckpt", "--labels", "1", "--steps", 2, "--out", "drawn")
+    judge = ["--reference", "digits", "--extractor", "pixels:4", "--num_images", 20, "--steps", 2]
+    command("evaluate", "images/checkpoints/last.ckpt", "--out", "judged", "--ema", 0, *judge)
+if deleted != "text":
+    Path("text.txt").write_text("a text to be learned, line by line\\n" * 200)
+    net = '{"depth": 1, "hidden_size": 32, "num_heads": 2, "bottleneck_dim": 16}'
+    words = ["--model", "JiT-N/4", "--img_size", 16, "--net_settings", net, "--epochs", 1, "--accelerator", "cpu"]
+    command("text", "train", "--data_path", "text.txt", "--output_dir", "text", *words)
+    command("sample", "text/best_model.pth", "--count", 2, "--steps", 2, "--out", "written")
+    command("evaluate", "text/best_model.pth", "--num_texts", 2, "--num_samples", 1, "--steps", 2, "--out", "read")
+if deleted != "microdoppler":
+    command("microdoppler", "simulate", "--output_dir", "gait", "--num_users", 2, "--images_per_user", 8,
+            "--val_fraction", 0.25, "--img_size", 64, "--num_processes", 1)
+    command("microdoppler", "extract", "--data_dir", "gait", "--output_path", "latents", "--img_size", 64)
+    words = ["--model", "LightningDiT-N/4", "--net_settings", '{"depth": 1, "hidden_size": 32, "num_heads": 2}']
+    command("microdoppler", "train", "--latent_dir", "latents", "--output_dir", "users", "--max_epochs", 1,
+            "--batch_size", 4, "--accelerator", "cpu", *words)
+    command("sample", "users/checkpoints/best.ckpt", "--users", "1", "--steps", 2, "--out", "spectrograms")
+    command("evaluate", "users/checkpoints/best.ckpt", "--reference", "gait", "--num_samples_per_user", 2,
+            "--steps", 2, "--out", "walked")
+print("lives")
+"""
