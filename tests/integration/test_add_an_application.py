@@ -1,4 +1,4 @@
-"""The application of docs/add_an_application.md goes through every verb; the others live without one that is deleted."""
+"""The application of docs/add_an_application.md goes through every verb; the others live without a deleted one."""
 
 from __future__ import annotations
 
