@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from jitflow.apps.microdoppler.module import UserConditionedDiT
-from jitflow.checkpoint.formats import TEXT, ModelState, read_state, write_state
+from jitflow.checkpoint.formats import read_state, write_state
 from jitflow.checkpoint.load import load_module
+from jitflow.checkpoint.state import ModelState
 from jitflow.codec.base import Codec
 from jitflow.codec.vae import VAECodec
 from jitflow.core.path import Prediction, velocity_from_prediction
@@ -80,7 +81,7 @@ def export(
         raise ConfigError(f"{target} exists already; choose another target, or remove it")
     checkpoint = Path(checkpoint).expanduser()
     state = read_state(checkpoint)
-    if state.module == TEXT and format != "safetensors":
+    if state.application == "text" and format != "safetensors":
         raise ConfigError(f"text models are exported as safetensors; {format} draws pictures only")
     if ema != "all":
         state.chosen(int(ema))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jitflow.apps.images.shard_record import FORMAT as SHARDS_FORMAT
-from jitflow.checkpoint.formats import errors_of_damage
+from jitflow.checkpoint.state import errors_of_damage
 from jitflow.errors import MissingFileError
 from jitflow.inspect.info_files import Info, describe_extraction, describe_file, describe_shards, listed
 from jitflow.io.files import read_json

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jitflow.applications import RELEASES
 from jitflow.apps.text.tokenizer import tokenizer_from_json
-from jitflow.checkpoint.formats import TEXT, USER_DIT, ModelState, read_state
+from jitflow.checkpoint.formats import read_state
+from jitflow.checkpoint.state import ModelState
 from jitflow.io.units import format_count
-from jitflow.run.describe import APPLICATIONS, epochs_done, sample_command
+from jitflow.run.describe import epochs_done, sample_command
 
 _SAMPLING = {
     "sampling_method": "solver",
@@ -37,8 +39,7 @@ def describe_model_file(path: Path) -> tuple[str, dict[str, str], list[str]]:
         CheckpointError: If it is no trained model, damaged, or unsafe to read.
     """
     state = read_state(path)
-    application = APPLICATIONS.get(state.module, "images")
-    facts = {"application": application, "network": _network(state), **_data_facts(state)}
+    facts = {"application": state.application, "network": _network(state), **_data_facts(state)}
     facts["parameters"] = format_count(sum(value.numel() for value in state.weights.values()))
     facts["training"] = _training(state)
     averages = [(n, value) for n, value in ((1, state.ema1), (2, state.ema2)) if value is not None]
@@ -53,7 +54,7 @@ def describe_model_file(path: Path) -> tuple[str, dict[str, str], list[str]]:
     facts["sampling"] = ", ".join(
         f"{word} {_plain(state.settings[name])}" for name, word in _SAMPLING.items() if name in state.settings
     )
-    return _kind(path, state), {name: said for name, said in facts.items() if said}, _commands(path, application)
+    return _kind(path, state), {name: said for name, said in facts.items() if said}, _commands(path, state.application)
 
 
 def _kind(path: Path, state: ModelState) -> str:
@@ -61,7 +62,8 @@ def _kind(path: Path, state: ModelState) -> str:
         return "trained model (safetensors)"
     if state.lightning is not None:
         return "training checkpoint (Lightning)"
-    return f"checkpoint of the {'LightningDiT' if state.module == USER_DIT else 'JiT'} release's format"
+    release = next((name for name, application in RELEASES.items() if application == state.application), "JiT")
+    return f"checkpoint of the {release} release's format"
 
 
 def _network(state: ModelState) -> str:
@@ -73,9 +75,9 @@ def _network(state: ModelState) -> str:
 
 
 def _data_facts(state: ModelState) -> dict[str, str]:
-    if state.module == TEXT:
+    if state.application == "text":
         return _text_facts(state.settings)
-    if state.module == USER_DIT:
+    if state.application == "microdoppler":
         return _user_facts(state)
     size = state.settings.get("img_size")
     height, width = size if isinstance(size, tuple | list) else (size, size)

@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 import yaml
 
+from jitflow.applications import application_name
 from jitflow.callbacks.data_record import DATA_NAME
 from jitflow.checkpoint.folder import CheckpointFolder, Record
-from jitflow.checkpoint.formats import JIT, TEXT, USER_DIT, errors_of_damage
+from jitflow.checkpoint.lightning import recorded_application
+from jitflow.checkpoint.state import errors_of_damage
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.io.files import load_checkpoint, read_json
 from jitflow.io.units import size_on_disk
@@ -22,7 +24,6 @@ from jitflow.run.curves import Curve, history_curve, read_curves
 from jitflow.run.folder import CONFIG_NAME, ENVIRONMENT_NAME
 
 State = Literal["finished", "unfinished", "damaged"]
-APPLICATIONS = {JIT: "images", TEXT: "text", USER_DIT: "micro-Doppler"}
 PLACES = ("runs", "outputs", "output", "run")
 """Folders of the working directory where the commands put runs."""
 # Where a pipeline of several stages keeps its training.
@@ -41,7 +42,7 @@ class Run:
     Attributes:
         folder: The folder.
         training: Folder of its training: the same, or one inside it if the run has other stages too.
-        application: ``images``, ``text`` or ``micro-Doppler``; empty if nothing tells.
+        application: Name of its application; empty if nothing tells.
         network: Name of the network; empty if nothing tells.
         state: Whether it reached its end, or its checkpoints cannot be read.
         detail: Why, in a few words.
@@ -131,8 +132,7 @@ def describe_run(folder: str | Path) -> Run:
 def _describe(folder: Path, training: Path) -> Run:
     settings, environment = _settings(training), _plain_json(training / ENVIRONMENT_NAME)
     checkpoint, content, problem = _newest_checkpoint(training)
-    module = str(content.get("jitflow", {}).get("module", ""))
-    application = APPLICATIONS.get(module) or _application(settings)
+    application = recorded_application(content) or _application(settings)
     hyper = content.get("hyper_parameters", {})
     steps, epochs = int(content.get("global_step", 0)), epochs_done(content)
     state, detail = _state(folder, training, settings, steps, epochs, problem, checkpoint)
@@ -168,7 +168,7 @@ def sample_command(checkpoint: str | Path, application: str) -> str:
     path = shlex.quote(str(checkpoint))
     if application == "text":
         return f"jitflow text sample {path} --count 4"
-    if application == "micro-Doppler":
+    if application == "microdoppler":
         return f"jitflow microdoppler sample --dit_checkpoint {path} --output_dir outputs/spectrograms --user_ids 1 2"
     return f"jitflow sample {path} --labels all --count 4"
 
@@ -333,10 +333,10 @@ def _plain_json(path: Path) -> dict[str, Any]:
 def _application(settings: Mapping[str, Any]) -> str:
     model = settings.get("model")
     if isinstance(model, Mapping):
-        return APPLICATIONS.get(str(model.get("class_path", "")), "images")
+        return application_name(str(model.get("class_path", "")))
     if "tokenizer" in settings or "mapping" in settings:
         return "text"
-    return "micro-Doppler" if "latents" in settings else ""
+    return "microdoppler" if "latents" in settings else ""
 
 
 def _network(settings: Mapping[str, Any]) -> str:

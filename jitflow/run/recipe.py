@@ -13,13 +13,13 @@ from typing import Any
 
 import yaml
 
-from jitflow.applications import FORMER_CLASSES, list_applications
+from jitflow.applications import BUILT_IN, FORMER_CLASSES
 from jitflow.errors import ConfigError, MissingFileError, unknown_name
 
 
 def list_recipes() -> list[str]:
     """List the recipes of the package, such as ``"images/jit_b16_256"``."""
-    return sorted(f"{name}/{path.stem}" for name in list_applications() for path in _recipe_folder(name).glob("*.yaml"))
+    return sorted(f"{name}/{path.stem}" for name in BUILT_IN for path in _recipe_folder(name).glob("*.yaml"))
 
 
 def find_recipe(name: str | Path) -> Path:

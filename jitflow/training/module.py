@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -69,9 +69,16 @@ class FlowModule(FlowSampling):
         velocity_weight: Factor of the velocity's loss.
         loss_terms: Losses that are added to the velocity's.
 
+    Attributes:
+        application: Name of the application, which checkpoints store; empty for a class of none.
+        has_release_format: Whether the JiT release's ``.pth`` can hold its models.
+
     Raises:
         ConfigError: If a value is out of its range.
     """
+
+    application: ClassVar[str] = ""
+    has_release_format: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -371,6 +378,7 @@ class FlowModule(FlowSampling):
         self.save_averages(checkpoint)
         checkpoint["jitflow"] = {
             "version": __version__,
+            "application": self.application,
             "module": f"{type(self).__module__}.{type(self).__qualname__}",
             "run_seed": self.run_seed,
             **self.extra_state(),

@@ -28,8 +28,10 @@ from jitflow.callbacks import (
 )
 from jitflow.callbacks.guard import FiniteGuard
 from jitflow.callbacks.signals import resumable_exit
+from jitflow.checkpoint.convert import resumable
+from jitflow.checkpoint.find import find_checkpoint, resume_point
 from jitflow.checkpoint.folder import LAST_NAME
-from jitflow.checkpoint.load import find_checkpoint, init_from, resumable, resume_point
+from jitflow.checkpoint.load import init_from
 from jitflow.errors import ConfigError, option_error
 from jitflow.io.files import load_checkpoint
 from jitflow.run.folder import CONFIG_NAME, write_run_folder

@@ -26,7 +26,7 @@ from jitflow.callbacks import (
 from jitflow.callbacks.checkpoint import LAST_NAME
 from jitflow.callbacks.guard import FiniteGuard
 from jitflow.callbacks.signals import resumable_exit
-from jitflow.checkpoint.load import resume_point
+from jitflow.checkpoint.find import resume_point
 from jitflow.core.path import Prediction
 from jitflow.errors import ConfigError
 from jitflow.io.files import read_json, writable_folder, write_json

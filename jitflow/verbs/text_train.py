@@ -33,7 +33,8 @@ from jitflow.callbacks import (
 from jitflow.callbacks.checkpoint import LAST_NAME
 from jitflow.callbacks.guard import FiniteGuard
 from jitflow.callbacks.signals import resumable_exit
-from jitflow.checkpoint.load import check_state_dict, find_checkpoint
+from jitflow.checkpoint.find import find_checkpoint
+from jitflow.checkpoint.load import check_state_dict
 from jitflow.core.times import TimeKind
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.io.files import load_checkpoint, writable_folder

@@ -50,9 +50,12 @@ from jitflow.apps.text.tokenizer import ByteTokenizer, tokenizer_from_json
 from jitflow.apps.text.tokenizer.bpe import train_bpe
 from jitflow.apps.text.tokenizer.folder import load_tokenizer
 from jitflow.apps.text.tokenizer.subword import tokenizers_library
+from jitflow.checkpoint.find import resume_point
 from jitflow.checkpoint.folder import LAST_NAME, CheckpointFolder
-from jitflow.checkpoint.formats import ModelState, read_state, to_lightning, write_state
-from jitflow.checkpoint.load import load_module, resume_point
+from jitflow.checkpoint.formats import read_state, write_state
+from jitflow.checkpoint.lightning import to_lightning
+from jitflow.checkpoint.load import load_module
+from jitflow.checkpoint.state import ModelState
 from jitflow.codec.latent import load_image_codec
 from jitflow.codec.linear import LinearCodec
 from jitflow.codec.vae import load_autoencoder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -60,6 +60,8 @@ class UserConditionedDiT(FlowModule):
     Raises:
         ConfigError: If a value is out of its range.
     """
+
+    application: ClassVar[str] = "microdoppler"
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,8 @@ class TextLightningModule(FlowModule):
     Raises:
         ConfigError: If a value is out of its range or the mapping cannot hold the vocabulary.
     """
+
+    application: ClassVar[str] = "text"
 
     def __init__(
         self,
