@@ -1,23 +1,39 @@
-"""The applications by name: the one table, strings only, imported when they are used."""
+"""The table of applications: those built in and those of other packages, as strings, imported only when named.
+
+A package brings an application by an entry point of the group ``jitflow.applications``::
+
+    [project.entry-points."jitflow.applications"]
+    toy = "toy.application:TOY"
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jitflow.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from jitflow.training.application import Application
 
+GROUP = "jitflow.applications"
 BUILT_IN = {
     "images": "jitflow.apps.images.application:IMAGES",
     "text": "jitflow.apps.text.application:TEXT",
     "microdoppler": "jitflow.apps.microdoppler.application:MICRODOPPLER",
 }
-# Classes as files of before name them; what such a file means stays readable for ever.
+# Checkpoints of published code name no application; their formats do.
+RELEASES = {"JiT": "images", "LightningDiT": "microdoppler"}
+# Class paths that files of earlier versions hold, and where those classes are now. Such files stay readable for ever.
 FORMER_CLASSES = {
     "jitflow.training.jit_module.JiTLightningModule": "jitflow.apps.images.module.JiTLightningModule",
     "jitflow.training.text_module.TextLightningModule": "jitflow.apps.text.module.TextLightningModule",
@@ -27,29 +43,51 @@ FORMER_CLASSES = {
     "jitflow.data.text.TextDataModule": "jitflow.apps.text.data.TextDataModule",
     "jitflow.training.text_data.TextRecipeData": "jitflow.apps.text.data.TextDataModule",
 }
-_MODULES = {
-    "jitflow.apps.images.module.JiTLightningModule": "images",
-    "jitflow.apps.text.module.TextLightningModule": "text",
-    "jitflow.apps.microdoppler.module.UserConditionedDiT": "microdoppler",
-}
+
+
+def application_name(recorded: str, *, default: str = "images") -> str:
+    """Return the name of the application that a checkpoint or a recipe means by what it records.
+
+    Args:
+        recorded: The name of an application, installed or not, or the dotted name of a class.
+        default: What a class that is not of this library stands for, and an empty record.
+
+    Returns:
+        The name of the application.
+    """
+    current = FORMER_CLASSES.get(recorded, recorded)
+    for name, where in BUILT_IN.items():
+        package = where.rpartition(".")[0]
+        if current == name or current.startswith(f"{package}."):
+            return name
+    # A class path holds a dot, the name of an application does not.
+    return current if current and "." not in current else default
 
 
 def list_applications() -> list[str]:
-    """List the names of the applications; none of them is imported."""
-    return list(BUILT_IN)
+    """List the names of the applications, built-in ones first; none of them is imported."""
+    return [*BUILT_IN, *_plugins(_import_path())]
 
 
 def get_application(name: str) -> Application:
-    """Import an application.
+    """Import an application; a built-in one wins over one that an installed package brings by the same name.
 
     Args:
         name: Its name, such as ``"images"``.
 
+    Returns:
+        The application.
+
     Raises:
-        ConfigError: If there is none of this name.
+        ConfigError: If there is none of this name, or the package that brings it is broken; names the package.
     """
-    found: Application = getattr(importlib.import_module(application_module(name)), BUILT_IN[name].partition(":")[2])
-    return found
+    if name in BUILT_IN:
+        found: Application = load_object(BUILT_IN[name])
+        return found
+    plugins = _plugins(_import_path())
+    if name not in plugins:
+        raise unknown_name("application", name, [*BUILT_IN, *plugins])
+    return _load_plugin(name, plugins[name])
 
 
 def application_module(name: str) -> str:
@@ -61,30 +99,102 @@ def application_module(name: str) -> str:
     Raises:
         ConfigError: If there is none of this name.
     """
-    if name not in BUILT_IN:
-        raise unknown_name("application", name, BUILT_IN)
-    return BUILT_IN[name].partition(":")[0]
+    if name in BUILT_IN:
+        return BUILT_IN[name].partition(":")[0]
+    plugins = _plugins(_import_path())
+    if name not in plugins:
+        raise unknown_name("application", name, [*BUILT_IN, *plugins])
+    return next(iter(plugins[name].values())).value.partition(":")[0]
 
 
 def recipe_folder(name: str) -> Path:
-    """Return the folder of an application's recipes: ``recipes`` beside its module, which is not imported."""
-    module = application_module(name)
-    spec = importlib.util.find_spec(module)
+    """Return the folder of an application's recipes, ``recipes`` beside its module; nothing is imported."""
+    top, *inner = application_module(name).split(".")
+    with _without_working_folder() if name not in BUILT_IN else nullcontext():
+        spec = importlib.util.find_spec(top)
     if spec is None or spec.origin is None:
-        raise ConfigError(f"the application {name} is listed, but its module {module} is not there; install it again")
-    return Path(spec.origin).parent / "recipes"
-
-
-def application_name(recorded: str) -> str:
-    """Return the application that a file means by its record: a name, or a class as files of before name it.
-
-    Args:
-        recorded: What the file holds; another class than ours, or nothing, means images.
-    """
-    return recorded if recorded in BUILT_IN else _MODULES.get(FORMER_CLASSES.get(recorded, recorded), "images")
+        raise ConfigError(f"the application {name} is listed, but its module {top} is not there; install it again")
+    return Path(spec.origin).parent.joinpath(*inner[:-1], "recipes")
 
 
 def load_object(path: str) -> Any:
     """Import what a string names, such as ``"jitflow.apps.text.judge:evaluate_command"``."""
     module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+@cache
+def _plugins(path: tuple[str, ...]) -> dict[str, dict[str, EntryPoint]]:
+    """Entry points of the packages on a path, by name of the application, then by name of the package."""
+    from importlib.metadata import distributions
+
+    found: dict[str, dict[str, EntryPoint]] = {}
+    for distribution in distributions(path=list(path)):
+        for entry in distribution.entry_points.select(group=GROUP):
+            if entry.name not in BUILT_IN:
+                # Of a package that is there twice, Python imports the first.
+                found.setdefault(entry.name, {}).setdefault(str(distribution.metadata["Name"]), entry)
+    return found
+
+
+def _load_plugin(name: str, entries: dict[str, EntryPoint]) -> Application:
+    """Import the application of a package; raise ConfigError, naming the package, if it is none."""
+    if len(entries) > 1:
+        raise ConfigError(
+            f"the packages {' and '.join(sorted(entries))} both bring an application {name!r}; uninstall one of them"
+        )
+    package, entry = next(iter(entries.items()))
+    try:
+        with _without_working_folder():
+            found = entry.load()
+    # A package's own code can fail in any way.
+    except Exception as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(
+            f"the application {name!r} of the package {package} cannot be imported from {entry.value} "
+            f"({type(error).__name__}: {reason}); mend or uninstall the package"
+        ) from error
+    from jitflow.training.application import Application
+
+    if not isinstance(found, Application):
+        raise ConfigError(
+            f"the package {package} gives {entry.value} as the application {name!r}, which is no "
+            f"jitflow.training.application.Application but a {type(found).__name__}; mend or uninstall the package"
+        )
+    recorded = getattr(found.module, "application", None)
+    if "." in name or {found.name, recorded} != {name}:
+        raise ConfigError(
+            f"the application {name!r} of the package {package} has the name {found.name!r}, and its module's "
+            f"application is {recorded!r}; all three must be one name without dots"
+        )
+    return found
+
+
+def _import_path() -> tuple[str, ...]:
+    """``sys.path`` without the working folder, which Python puts first and which may hold anybody's files.
+
+    Where PYTHONPATH names the working folder, or an installation has put it behind the standard library (a package
+    installed as editable), somebody meant it, and it stays.
+    """
+    here = os.path.realpath(".")
+    named = {os.path.realpath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
+    if here in named:
+        return tuple(sys.path)
+    library = os.path.dirname(os.__file__)  # noqa: PTH120 (compared with an entry, character by character)
+    installed = sys.path.index(library) if library in sys.path else len(sys.path)
+    return tuple(
+        entry
+        for place, entry in enumerate(sys.path)
+        if entry and (place > installed or os.path.realpath(entry) != here)
+    )
+
+
+@contextmanager
+def _without_working_folder() -> Iterator[None]:
+    """Let imports inside the block find nothing that lies in the working folder only."""
+    before = sys.path[:]
+    sys.path[:] = _import_path()
+    try:
+        yield
+    finally:
+        sys.path[:] = before

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from jitflow.applications import RELEASES
+from jitflow.checkpoint.state import NET_PREFIX, ModelState
 from jitflow.errors import CheckpointError
 from jitflow.nets.lightningdit import ANCHOR, LightningDiT, detect_lightningdit
 from jitflow.nets.registry import get_variant, list_models
@@ -34,8 +36,31 @@ def find_sections(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
     }
 
 
+def from_lightningdit_release(sections: Mapping[str, dict[str, Tensor]], given: Mapping[str, Any]) -> ModelState:
+    """Read a checkpoint of the LightningDiT release.
+
+    Args:
+        sections: What :func:`find_sections` found in it.
+        given: Settings that win over the file's; ``latent_shape`` and ``num_heads`` where the shapes do not tell.
+
+    Returns:
+        The model; a file that holds the average alone gives it as the weights too.
+
+    Raises:
+        CheckpointError: If a size can neither be read nor was given.
+    """
+    weights = sections.get("model") or sections["ema"]
+    prefixed = {name: {NET_PREFIX + key: v for key, v in section.items()} for name, section in sections.items()}
+    return ModelState(
+        settings={**settings_from_weights(weights, given), **{k: v for k, v in given.items() if k != "num_heads"}},
+        weights=prefixed.get("model") or prefixed["ema"],
+        ema1=prefixed.get("ema"),
+        application=RELEASES["LightningDiT"],
+    )
+
+
 def settings_from_weights(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the arguments of :class:`jitflow.apps.microdoppler.module.UserConditionedDiT` from a network's weights.
+    """Read the arguments of a module of latents and users from the weights of its network.
 
     Args:
         weights: State dict of the network, without a prefix.

@@ -1,4 +1,4 @@
-"""From a file to a module: to sample, to continue a run, or to start another from its weights."""
+"""Load a module from a checkpoint of any format, or start another from its weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jitflow.applications import application_name, get_application
-from jitflow.checkpoint.folder import CheckpointFolder
-from jitflow.checkpoint.formats import ModelState, errors_of_damage, read_state, write_state
-from jitflow.errors import CheckpointError, ConfigError, MissingFileError
+from jitflow.applications import application_name
+from jitflow.checkpoint.formats import read_state
+from jitflow.checkpoint.state import ModelState, application_of, errors_of_damage
+from jitflow.errors import CheckpointError
 from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)
@@ -41,18 +41,20 @@ def load_module(
 
     Raises:
         MissingFileError: If there is no such file.
-        CheckpointError: If it is damaged or its weights do not fit; lists the names.
+        CheckpointError: If it is damaged, its application is not installed, or its weights do not fit; lists the names.
+        ConfigError: If the package that brings its application is broken.
     """
     state = read_state(path, **given)
-    recorded = state.module
     if module_class is None:
-        module_class = get_application(application_name(recorded)).module
+        module_class = application_of(state, path, otherwise="pass module_class").module
         _check_size(module_class, state, path)
-    if recorded and recorded != f"{module_class.__module__}.{module_class.__qualname__}":
+    # Empty for a class that is not of this library; the library's own may have moved since.
+    of_jitflow = application_name(state.module, default="")
+    if state.module and not of_jitflow and state.module != f"{module_class.__module__}.{module_class.__qualname__}":
         log.warning(
             "%s was trained as %s and is loaded as %s; pass module_class to keep what that class overrides",
             path,
-            recorded,
+            state.module,
             module_class.__qualname__,
         )
     try:
@@ -156,137 +158,3 @@ def init_from(module: FlowModule, path: str | Path, *, ema: int = 1) -> str:
     said = f"initialised {len(own)} tensors from {source} of {path}{left_out}"
     log.info(said)
     return said
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """Find the checkpoint that a path means: a file, or the newest whole one of a folder.
-
-    Whole is what has the size and the checksum that the folder's ``manifest.json`` gives for it; a file that is not
-    in it, or a folder without one, is only looked at for being cut short.
-
-    Args:
-        path: A file, a folder of checkpoints, or a run's folder.
-
-    Returns:
-        A file that exists.
-
-    Raises:
-        MissingFileError: If there is none; never a silent start from nothing.
-        CheckpointError: If the file itself is damaged.
-    """
-    path = Path(path).expanduser()
-    if path.is_file():
-        _check_whole(path)
-        return path
-    if not path.is_dir():
-        raise MissingFileError(f"there is no checkpoint at {path}: no such file or folder")
-    found = _newest_whole(path)
-    if found is None:
-        raise MissingFileError(f"there is no complete checkpoint (.pth or .ckpt) in {path}")
-    return found
-
-
-def resume_point(path: str | Path) -> Path | None:
-    """Find where a run that may have been cut off is to go on.
-
-    Args:
-        path: The run's folder, or that of its checkpoints.
-
-    Returns:
-        The newest whole checkpoint; None if the run has none yet, so that it begins.
-
-    Raises:
-        CheckpointError: If there are checkpoints and all are damaged, so that beginning anew would be a silent loss.
-    """
-    path = Path(path).expanduser()
-    found = _newest_whole(path)
-    if found is None and any(_folders(path)):
-        raise CheckpointError(f"every checkpoint in {path} is damaged; restore one, or choose another folder")
-    return found
-
-
-def _folders(path: Path) -> list[CheckpointFolder]:
-    """The folders among a run's that hold checkpoints."""
-    folders = (CheckpointFolder(folder) for folder in (path, path / "checkpoints"))
-    return [folder for folder in folders if folder.checkpoints()]
-
-
-def _newest_whole(path: Path) -> Path | None:
-    found = [(file, folder, folder.records()) for folder in _folders(path) for file in folder.checkpoints()]
-    steps = {file: folder.step_of(file, records) for file, folder, records in found}
-    # The clock tells what was saved last, unless the folder was copied; but not every file was written down.
-    recorded = None not in steps.values()
-
-    def age(item: tuple[Path, CheckpointFolder, Any]) -> tuple[int, int]:
-        return (steps[item[0]] or 0) if recorded else 0, item[0].stat().st_mtime_ns
-
-    for file, folder, records in sorted(found, key=age, reverse=True):
-        problem = folder.problem(file, records)
-        if problem is None:
-            return file
-        log.warning("%s is damaged (%s); looking for an older checkpoint", file, problem)
-    return None
-
-
-def _check_whole(path: Path) -> None:
-    """Raise CheckpointError, naming the next best, if a file is not what was written down about it."""
-    file = path.resolve()
-    folder = CheckpointFolder(file.parent)
-    records = folder.records()
-    if file.name not in records or (problem := folder.problem(file, records)) is None:
-        return
-    other = _newest_whole(file.parent)
-    instead = f"use {other}" if other else "restore it"
-    raise CheckpointError(
-        f"{path} is damaged ({problem}); {instead}, or remove {folder.manifest} if the file was changed on purpose"
-    )
-
-
-def resumable(path: Path, module: FlowModule, scratch: Path) -> Path:
-    """Return a checkpoint that Lightning can resume from; a file of the JiT release is converted first.
-
-    Args:
-        path: A checkpoint file.
-        module: What will be resumed.
-        scratch: Folder for the converted file.
-
-    Returns:
-        ``path`` itself, or the converted file.
-
-    Raises:
-        CheckpointError: If the file holds no optimiser, so that nothing could be continued, or another model.
-    """
-    state = read_state(path)
-    check_state_dict(module.state_dict(), state.weights, path)
-    if state.optimizer is None:
-        raise CheckpointError(f"{path} holds no optimiser to continue with; use it with --init_from instead")
-    if state.lightning is not None:
-        return path
-    log.info("%s is a checkpoint of the JiT release, %d epochs done; converting", path, state.epoch + 1)
-    return write_state(state, scratch / f"from-release-{path.stem}.ckpt")
-
-
-def convert(source: str | Path, target: str | Path, *, ema: int | str = 1, overwrite: bool = False) -> ModelState:
-    """Convert between the formats; see :func:`jitflow.checkpoint.formats.write_state`.
-
-    Args:
-        source: File to read.
-        target: File to write; its suffix is the format.
-        ema: For ``.safetensors``: which weights, 0, 1, 2 or ``"all"``.
-        overwrite: Replace a target that exists; never the source itself.
-
-    Returns:
-        What was read.
-
-    Raises:
-        ConfigError: If the target exists.
-    """
-    source, target = Path(source), Path(target)
-    if target.exists():
-        if source.exists() and target.samefile(source):
-            raise ConfigError(f"{target} is the source itself; choose another target")
-        if not overwrite:
-            raise ConfigError(f"{target} exists already; choose another target, or say --overwrite")
-    state = read_state(source)
-    write_state(state, target, ema=ema)
-    return state

@@ -16,9 +16,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from jitflow.applications import get_application
 from jitflow.apps.microdoppler.module import UserConditionedDiT
-from jitflow.checkpoint.formats import TEXT, ModelState, read_state, write_state
+from jitflow.checkpoint.formats import read_state, write_state
 from jitflow.checkpoint.load import load_module
+from jitflow.checkpoint.state import ModelState
 from jitflow.codec.base import Codec
 from jitflow.codec.vae import VAECodec
 from jitflow.core.path import Prediction, velocity_from_prediction
@@ -80,8 +82,9 @@ def export(
         raise ConfigError(f"{target} exists already; choose another target, or remove it")
     checkpoint = Path(checkpoint).expanduser()
     state = read_state(checkpoint)
-    if state.module == TEXT and format != "safetensors":
-        raise ConfigError(f"text models are exported as safetensors; {format} draws pictures only")
+    takes = get_application(state.application).exports if state.application else FORMATS
+    if format not in takes:
+        raise ConfigError(f"{state.application} models are exported as {', '.join(takes)}, not as {format}")
     if ema != "all":
         state.chosen(int(ema))
     module = _load(checkpoint, state, vavae_path, needs_images=format != "safetensors")

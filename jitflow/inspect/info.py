@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jitflow.checkpoint.formats import errors_of_damage
+from jitflow.checkpoint.state import errors_of_damage
 from jitflow.errors import MissingFileError
 from jitflow.inspect.info_files import Info, ask_applications, describe_file, listed
 from jitflow.io.files import read_json

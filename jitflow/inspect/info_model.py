@@ -6,8 +6,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from jitflow.applications import application_name, get_application, load_object
-from jitflow.checkpoint.formats import USER_DIT, ModelState, read_state
+from jitflow.applications import RELEASES, get_application, load_object
+from jitflow.checkpoint.formats import read_state
+from jitflow.checkpoint.state import ModelState
 from jitflow.io.units import format_count
 from jitflow.run.describe import sample_command
 from jitflow.run.start import epochs_done
@@ -35,8 +36,7 @@ def describe_model_file(path: Path) -> tuple[str, dict[str, str], list[str]]:
         CheckpointError: If it is no trained model, damaged, or unsafe to read.
     """
     state = read_state(path)
-    application = application_name(state.module)
-    facts = {"application": application, "network": _network(state), **_data_facts(application, state)}
+    facts = {"application": state.application, "network": _network(state), **_data_facts(state)}
     facts["parameters"] = format_count(sum(value.numel() for value in state.weights.values()))
     facts["training"] = _training(state)
     averages = [(n, value) for n, value in ((1, state.ema1), (2, state.ema2)) if value is not None]
@@ -51,7 +51,7 @@ def describe_model_file(path: Path) -> tuple[str, dict[str, str], list[str]]:
     facts["sampling"] = ", ".join(
         f"{word} {_plain(state.settings[name])}" for name, word in _SAMPLING.items() if name in state.settings
     )
-    return _kind(path, state), {name: said for name, said in facts.items() if said}, _commands(path, application)
+    return _kind(path, state), {name: said for name, said in facts.items() if said}, _commands(path, state.application)
 
 
 def _kind(path: Path, state: ModelState) -> str:
@@ -59,7 +59,8 @@ def _kind(path: Path, state: ModelState) -> str:
         return "trained model (safetensors)"
     if state.lightning is not None:
         return "training checkpoint (Lightning)"
-    return f"checkpoint of the {'LightningDiT' if state.module == USER_DIT else 'JiT'} release's format"
+    release = next((name for name, application in RELEASES.items() if application == state.application), "JiT")
+    return f"checkpoint of the {release} release's format"
 
 
 def _network(state: ModelState) -> str:
@@ -70,9 +71,9 @@ def _network(state: ModelState) -> str:
     return f"{settings.get('model_name', 'JiT')}{f' ({inside})' if inside else ''}{predicts}"
 
 
-def _data_facts(application: str, state: ModelState) -> dict[str, str]:
+def _data_facts(state: ModelState) -> dict[str, str]:
     """What the model is of, as its application says it."""
-    describe = get_application(application).describe if application else ""
+    describe = get_application(state.application).describe if state.application else ""
     return dict(load_object(f"{describe}:describe_model")(state.settings, state.extra)) if describe else {}
 
 

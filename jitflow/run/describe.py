@@ -14,7 +14,8 @@ import yaml
 
 from jitflow.applications import application_name, get_application, list_applications
 from jitflow.checkpoint.folder import CheckpointFolder, Record
-from jitflow.checkpoint.formats import errors_of_damage
+from jitflow.checkpoint.lightning import recorded_application
+from jitflow.checkpoint.state import errors_of_damage
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.io.files import load_checkpoint, read_json
 from jitflow.io.units import size_on_disk
@@ -345,9 +346,9 @@ def _application(record: RunRecord | None, content: Mapping[str, Any], settings:
     """Name of a run's application: as recorded, as its checkpoint says, or by the words of an older record."""
     if record is not None:
         return record.application
-    recorded = content.get("jitflow", {})
+    recorded = recorded_application(content)
     if recorded:
-        return application_name(str(recorded.get("application") or recorded.get("module", "")))
+        return recorded
     model = settings.get("model")
     if isinstance(model, Mapping):
         return application_name(str(model.get("class_path", "")))

@@ -23,7 +23,9 @@ from jitflow.callbacks import (
     TrainingWatch,
 )
 from jitflow.callbacks.signals import resumable_exit
-from jitflow.checkpoint.load import find_checkpoint, init_from, resumable
+from jitflow.checkpoint.convert import resumable
+from jitflow.checkpoint.find import find_checkpoint
+from jitflow.checkpoint.load import init_from
 from jitflow.errors import ConfigError, DataError
 from jitflow.io.files import writable_folder
 from jitflow.run.course import Course, ema_decays, plan_course, schedule_of

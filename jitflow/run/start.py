@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from jitflow.applications import application_name, get_application
-from jitflow.checkpoint.load import find_checkpoint, resume_point
+from jitflow.applications import get_application
+from jitflow.checkpoint.find import find_checkpoint, resume_point
+from jitflow.checkpoint.lightning import recorded_application
 from jitflow.errors import ConfigError
 from jitflow.io.files import load_checkpoint, read_json
 from jitflow.run.folder import CONFIG_NAME, RUN_NAME, read_run_record
@@ -188,8 +189,9 @@ def _former_config(run_dir: Path) -> dict[str, Any] | None:
 
 def _former_words(run_dir: Path | None, checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
     """Recipe and dotted settings of a training by documented words from before there was ``run.json``."""
-    application = get_application(application_name(str(checkpoint.get("jitflow", {}).get("module", ""))))
-    if application.documented is None:
+    name = recorded_application(checkpoint)
+    application = get_application(name) if name else None
+    if application is None or application.documented is None:
         return None
     path = None if run_dir is None else run_dir / "training.json"
     words = read_json(path).get("settings") if path is not None and path.is_file() else checkpoint.get("args")

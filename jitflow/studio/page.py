@@ -15,10 +15,9 @@ import torch
 from PIL import Image
 
 from jitflow import pictures
-from jitflow.checkpoint.formats import TEXT
+from jitflow.applications import application_name
 from jitflow.errors import JitflowError
 from jitflow.io.files import write_json
-from jitflow.run.describe import APPLICATIONS
 from jitflow.studio.drawing import Drawing, draw
 from jitflow.studio.library import Library
 from jitflow.studio.request import Request, available_averages, default_request
@@ -32,7 +31,7 @@ _FONTS = ("system-ui", "sans-serif")
 _MONO = ("ui-monospace", "monospace")
 _SUBJECTS = {
     "images": ("Classes", "Such as 0,3,7-9, or all", "Images of each"),
-    "micro-Doppler": ("Users", "Such as 1,2, or all", "Images of each"),
+    "microdoppler": ("Users", "Such as 1,2, or all", "Images of each"),
     "text": ("Prompt", "The beginning of every text; may be empty", "Texts"),
 }
 # What a drawing changes, besides the message.
@@ -156,8 +155,8 @@ def build_page(library: Library) -> gr.Blocks:
 
 
 def application_of(module: FlowModule) -> str:
-    """Return ``images``, ``text`` or ``micro-Doppler`` for a module."""
-    return APPLICATIONS.get(f"{type(module).__module__}.{type(module).__qualname__}", "images")
+    """Return the name of a module's application."""
+    return application_name(module.application)
 
 
 def requests_of(subject: str, count: Any, seed: Any, compare: bool, *settings: Any) -> list[Request]:
@@ -288,7 +287,7 @@ class OwnHostOnly:
 
 
 def _setting_fields(module: FlowModule, side: str) -> list[Any]:
-    shown, text = default_request(module), application_of(module) == APPLICATIONS[TEXT]
+    shown, text = default_request(module), application_of(module) == "text"
     with gr.Group():
         with gr.Row():
             steps = gr.Number(shown.steps, label=f"{side.upper()}: steps", min_width=120, elem_id=f"steps-{side}")
@@ -342,7 +341,7 @@ def _fields_of(library: Library, name: str) -> list[Any]:
     except JitflowError as error:
         return [_said(str(error), refused=True), *[gr.skip()] * 14]
     shown, application = default_request(module), application_of(module)
-    text = application == APPLICATIONS[TEXT]
+    text = application == "text"
     label, hint, alike = _SUBJECTS[application]
 
     def side() -> list[Any]:

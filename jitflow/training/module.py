@@ -70,12 +70,16 @@ class FlowModule(FlowSampling):
         velocity_weight: Factor of the velocity's loss.
         loss_terms: Losses that are added to the velocity's.
 
+    Attributes:
+        application: Name of the application, which checkpoints store; empty for a class of none.
+        has_release_format: Whether the JiT release's ``.pth`` can hold its models.
+
     Raises:
         ConfigError: If a value is out of its range.
     """
 
     application: ClassVar[str] = ""
-    """Name of the application that the class belongs to; empty for a class of a user's own."""
+    has_release_format: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -387,6 +391,7 @@ class FlowModule(FlowSampling):
         self.save_averages(checkpoint)
         checkpoint["jitflow"] = {
             "version": __version__,
+            "application": self.application,
             "module": f"{type(self).__module__}.{type(self).__qualname__}",
             "run_seed": self.run_seed,
             **self.extra_state(),

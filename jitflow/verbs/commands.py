@@ -287,8 +287,8 @@ def _convert(
         overwrite: Replace a target that exists.
         dry_run: Read and describe the source, and write nothing.
     """
+    from jitflow.checkpoint.convert import convert as convert_file
     from jitflow.checkpoint.formats import FORMATS, read_state
-    from jitflow.checkpoint.load import convert as convert_file
 
     if Path(target).suffix not in FORMATS:
         raise ConfigError(f"{target}: the suffix must be one of {', '.join(FORMATS)}")

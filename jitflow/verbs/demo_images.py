@@ -27,7 +27,7 @@ from jitflow.callbacks.data_record import DATA_NAME
 from jitflow.callbacks.guard import FiniteGuard
 from jitflow.callbacks.history import TrainingHistory
 from jitflow.callbacks.signals import resumable_exit
-from jitflow.checkpoint.load import resume_point
+from jitflow.checkpoint.find import resume_point
 from jitflow.codec.pixel import PixelCodec
 from jitflow.core.seeding import use_seeds
 from jitflow.data.digits import DigitsDataModule, digits_arrays

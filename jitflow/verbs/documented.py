@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from jitflow.applications import get_application
-from jitflow.checkpoint.load import find_checkpoint
+from jitflow.checkpoint.find import find_checkpoint
 from jitflow.run.describe import Run
 from jitflow.run.fit import fit
 from jitflow.run.recipe import flatten, override, read_recipe

@@ -32,10 +32,10 @@ def _judge_of(args: list[str]) -> Callable[..., Any] | None:
     if path is None or not Path(path).expanduser().is_file():
         # Help, or a mistake that the general command will name.
         return None
-    from jitflow.applications import application_name, get_application
+    from jitflow.applications import get_application
     from jitflow.checkpoint.formats import read_state
 
-    name = application_name(read_state(path).module)
+    name = read_state(path).application
     judge = get_application(name).judge if name else ""
     return load_object(judge) if judge else None
 

@@ -16,7 +16,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from jitflow.callbacks import FiniteGuard, JiTModelCheckpoint, LearningRateSchedulerCallback
-from jitflow.checkpoint.load import find_checkpoint
+from jitflow.checkpoint.find import find_checkpoint
 from jitflow.errors import ConfigError, option_error
 from jitflow.io.files import write_text
 from jitflow.run.fit import Training, describe_model, fit, prepare

@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jitflow.verbs.lightning_cli import changed_settings
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -50,9 +51,12 @@ from jitflow.apps.text.tokenizer import ByteTokenizer, tokenizer_from_json
 from jitflow.apps.text.tokenizer.bpe import train_bpe
 from jitflow.apps.text.tokenizer.folder import load_tokenizer
 from jitflow.apps.text.tokenizer.subword import tokenizers_library
+from jitflow.checkpoint.find import resume_point
 from jitflow.checkpoint.folder import LAST_NAME, CheckpointFolder
-from jitflow.checkpoint.formats import ModelState, read_state, to_lightning, write_state
-from jitflow.checkpoint.load import load_module, resume_point
+from jitflow.checkpoint.formats import read_state, write_state
+from jitflow.checkpoint.lightning import to_lightning
+from jitflow.checkpoint.load import load_module
+from jitflow.checkpoint.state import ModelState
 from jitflow.codec.latent import load_image_codec
 from jitflow.codec.linear import LinearCodec
 from jitflow.codec.vae import load_autoencoder
@@ -69,7 +73,6 @@ from jitflow.nets.lightningdit import LightningDiT, detect_lightningdit, load_li
 from jitflow.run.curves import read_curves
 from jitflow.run.recipe import find_recipe, read_recipe
 from jitflow.training.posthoc_ema import read_snapshot, write_snapshot
-from jitflow.verbs.lightning_cli import changed_settings
 
 FINDINGS = Path(__file__).with_name("findings")
 SECONDS, GIGABYTES = 20, 4

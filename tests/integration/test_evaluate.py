@@ -12,7 +12,8 @@ from PIL import Image
 
 from jitflow import cli
 from jitflow.apps.images.module import JiTLightningModule
-from jitflow.checkpoint.formats import ModelState, write_state
+from jitflow.checkpoint.formats import write_state
+from jitflow.checkpoint.state import ModelState
 from jitflow.errors import ConfigError, DataError
 from jitflow.evaluation import evaluate as evaluate_module
 from jitflow.evaluation import sweep as sweep_module

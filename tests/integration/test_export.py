@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 import jitflow
 from jitflow.apps.images.module import JiTLightningModule
 from jitflow.apps.microdoppler.module import UserConditionedDiT
-from jitflow.checkpoint.formats import TEXT, ModelState, read_state, write_state
+from jitflow.checkpoint.formats import read_state, write_state
+from jitflow.checkpoint.state import ModelState
 from jitflow.cli import main
 from jitflow.codec.linear import LinearCodec
 from jitflow.errors import ConfigError
@@ -261,7 +262,7 @@ def test_refusals_come_before_any_work(images, latents, tmp_path):
         export(bare, tmp_path / "x", format="torch_export")
     # The weights alone need no codec.
     assert export(bare, tmp_path / "weights").is_dir()
-    state.module = TEXT
+    state.application = "text"
     words = write_state(replaced(state), tmp_path / "words.ckpt")
     with pytest.raises(ConfigError, match="text models"):
         export(words, tmp_path / "x", format="torch_export")

@@ -23,8 +23,8 @@ from jitflow.apps.images.data import JiTDataModule
 from jitflow.apps.images.module import JiTLightningModule
 from jitflow.callbacks import EMACallback, JiTModelCheckpoint, LearningRateSchedulerCallback
 from jitflow.callbacks.guard import FiniteGuard
+from jitflow.checkpoint.find import find_checkpoint, resume_point
 from jitflow.checkpoint.folder import LAST_NAME, PREVIOUS_NAME
-from jitflow.checkpoint.load import find_checkpoint, resume_point
 from jitflow.cli import main
 from jitflow.data.digits import DigitsDataModule
 from jitflow.errors import CheckpointError, ConfigError, DataError

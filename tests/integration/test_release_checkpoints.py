@@ -17,8 +17,11 @@ import jitflow
 from jitflow import cli
 from jitflow.apps.images.module import JiTLightningModule
 from jitflow.callbacks import EMACallback, JiTModelCheckpoint, LearningRateSchedulerCallback
-from jitflow.checkpoint.formats import optimizer_names, read_state
-from jitflow.checkpoint.load import convert, find_checkpoint, init_from, load_module, resumable
+from jitflow.checkpoint.convert import convert, resumable
+from jitflow.checkpoint.find import find_checkpoint
+from jitflow.checkpoint.formats import read_state
+from jitflow.checkpoint.jit_release import optimizer_names
+from jitflow.checkpoint.load import init_from, load_module
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.io.files import load_checkpoint
 

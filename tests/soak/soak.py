@@ -38,13 +38,12 @@ from sklearn.datasets import load_digits  # noqa: F401
 
 from jitflow.apps.microdoppler.data import LatentInfo
 from jitflow.callbacks.checkpoint import JiTModelCheckpoint
+from jitflow.checkpoint.find import resume_point
 from jitflow.checkpoint.folder import LAST_NAME, CheckpointFolder
-from jitflow.checkpoint.load import resume_point
 from jitflow.cli import main as jitflow_main
 from jitflow.io.array_file import ArrayFileWriter
 from jitflow.io.files import load_checkpoint
-from jitflow.training import lightning_cli  # noqa: F401
-from jitflow.verbs import microdoppler_train, text_train
+from jitflow.verbs import lightning_cli, microdoppler_train, text_train  # noqa: F401
 
 STEPS = 300
 STEP, WRITE, NAME, VALIDATION = range(4)

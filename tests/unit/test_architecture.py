@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from jitflow.applications import BUILT_IN
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "jitflow"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -82,6 +84,13 @@ def test_no_application_imports_another(path):
     others = {path.name for path in (PACKAGE / "apps").iterdir() if path.is_dir()} - {own, "__pycache__"}
     words = [module.split(".") for module in imported_modules(path)]
     assert not [w for w in words if w[:2] == ["jitflow", "apps"] and len(w) > 2 and w[2] in others]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name in ("training", "checkpoint")], ids=str)
+def test_training_and_checkpoints_name_no_application(path):
+    words = [node.value for node in ast.walk(tree(path)) if isinstance(node, ast.Constant)]
+    assert not set(words) & set(BUILT_IN)
+    assert not [word for word in words if isinstance(word, str) and "jitflow.apps." in word]
 
 
 def test_the_rule_sees_every_package():

@@ -16,8 +16,10 @@ from safetensors.torch import save_file
 from jitflow.apps.images.module import JiTLightningModule
 from jitflow.apps.images.shard_record import ShardRecord
 from jitflow.apps.text.token_store import open_tokens
-from jitflow.checkpoint.formats import ModelState, read_state, to_lightning, write_state
+from jitflow.checkpoint.formats import read_state, write_state
+from jitflow.checkpoint.lightning import to_lightning
 from jitflow.checkpoint.load import init_from, load_module
+from jitflow.checkpoint.state import ModelState
 from jitflow.codec.latent import load_image_codec
 from jitflow.errors import CheckpointError, ConfigError, DataError, JitflowError
 from jitflow.evaluation.frechet import load_statistics

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jitflow.apps.images.module import JiTLightningModule
-from jitflow.checkpoint.release_args import INTERVAL_NAMES, RELEASE_NAMES, settings_from_release_args
+from jitflow.checkpoint.jit_release import INTERVAL_NAMES, RELEASE_NAMES, settings_from_release_args
 from jitflow.errors import ConfigError
 
 

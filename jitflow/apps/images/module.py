@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from jitflow.checkpoint.release_args import release_args
+from jitflow.checkpoint.jit_release import release_args
+from jitflow.checkpoint.load import load_module
 from jitflow.codec.pixel import PixelCodec
 from jitflow.core.path import Prediction
 from jitflow.core.times import TimeKind
@@ -60,7 +61,8 @@ class JiTLightningModule(FlowModule):
         ema_params2: Second average.
     """
 
-    application = "images"
+    application: ClassVar[str] = "images"
+    has_release_format: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -156,8 +158,6 @@ class JiTLightningModule(FlowModule):
             CheckpointError: If it is damaged or does not fit; lists the names.
             ConfigError: If ``strict`` or ``weights_only`` is switched off.
         """
-        from jitflow.checkpoint.load import load_module
-
         if strict is False or weights_only is False:
             raise ConfigError(
                 "load_from_checkpoint is always strict and never runs code from a file; to start from weights "

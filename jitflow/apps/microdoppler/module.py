@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ class UserConditionedDiT(FlowModule):
         ConfigError: If a value is out of its range.
     """
 
-    application = "microdoppler"
+    application: ClassVar[str] = "microdoppler"
 
     def __init__(
         self,

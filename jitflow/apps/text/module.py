@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +86,7 @@ class TextLightningModule(FlowModule):
         ConfigError: If a value is out of its range or the mapping cannot hold the vocabulary.
     """
 
-    application = "text"
+    application: ClassVar[str] = "text"
 
     def __init__(
         self,

@@ -152,9 +152,9 @@ def test_runs_are_found_below_a_folder_and_a_stage_belongs_to_its_run(run_folder
         ("images", ".venv/bin/jitflow demo images --seed 1", "jitflow demo images --out here"),
         ("", "/x/jitflow/__main__.py demo", "jitflow demo images --out here"),
         ("text", "train.py --epochs 3", "jitflow text train --resume here"),
-        ("micro-Doppler", "stage2_train_dit.py --lr 1", "python stage2_train_dit.py --lr 1"),
-        ("micro-Doppler", "", ""),
-        ("micro-Doppler", "an 'open quote", ""),
+        ("microdoppler", "stage2_train_dit.py --lr 1", "python stage2_train_dit.py --lr 1"),
+        ("microdoppler", "", ""),
+        ("microdoppler", "an 'open quote", ""),
     ],
 )
 def test_command_that_goes_on(tmp_path, monkeypatch, application, recorded, expected):

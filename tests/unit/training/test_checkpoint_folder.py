@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from jitflow.checkpoint import folder as checkpoint_folder
+from jitflow.checkpoint.find import find_checkpoint, resume_point
 from jitflow.checkpoint.folder import LAST_NAME, MANIFEST_NAME, MILESTONE, PREVIOUS_NAME, CheckpointFolder
-from jitflow.checkpoint.load import find_checkpoint, resume_point
 from jitflow.errors import CheckpointError, MissingFileError
 from jitflow.io.files import temporary_beside
 

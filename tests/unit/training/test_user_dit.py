@@ -7,7 +7,8 @@ import torch
 
 import jitflow
 from jitflow.apps.microdoppler.module import UserConditionedDiT
-from jitflow.checkpoint.load import convert, load_module
+from jitflow.checkpoint.convert import convert
+from jitflow.checkpoint.load import load_module
 from jitflow.codec.linear import LinearCodec
 from jitflow.core.seeding import use_seeds
 from jitflow.errors import CheckpointError, ConfigError

@@ -1,0 +1,167 @@
+"""Safetensors files: weights by the network's own names, with the settings of the module in the metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from jitflow import __version__
+from jitflow.applications import RELEASES
+from jitflow.checkpoint.lightningdit_release import find_sections, from_lightningdit_release
+from jitflow.checkpoint.state import NET_PREFIX, ModelState
+from jitflow.checkpoint.variant import detect_jit
+from jitflow.errors import CheckpointError, ConfigError
+from jitflow.io.files import atomic_path
+
+_EXTRA = "extra."
+# Before the names of parameters that are the module's own, not its network's.
+_OWN = "module."
+_AVERAGES = ("ema1.", "ema2.")
+# Entries of a run's record, which a model alone does not have, or which have an entry of their own.
+_RUN_ENTRIES = ("version", "application", "module", "run_seed")
+# JSON knows no tuples.
+_TUPLES = ("cfg_interval", "img_size", "latent_shape")
+
+
+def write_safetensors(state: ModelState, path: Path, *, ema: int | str = 1) -> None:
+    """Write weights and settings, whole or not at all.
+
+    Args:
+        state: The model.
+        path: The file.
+        ema: Weights to write, 1 or 2 for an average, 0 for the weights themselves, ``"all"`` for all of them.
+
+    Raises:
+        ConfigError: If ``ema`` is none of these.
+        CheckpointError: If the model has no such average.
+    """
+    if ema == "all":
+        tensors = dict(state.weights)
+        for prefix, average in zip(_AVERAGES, (state.ema1, state.ema2), strict=True):
+            tensors.update({prefix + name: value for name, value in (average or {}).items()})
+    elif ema in (0, 1, 2, "0", "1", "2"):
+        tensors = state.chosen(int(ema))
+    else:
+        raise ConfigError(f"ema must be 0, 1, 2 or all; got {ema!r}")
+    network = {_name_in_file(name): value.detach().contiguous() for name, value in tensors.items()}
+    plain, kept = split_tensors({k: v for k, v in state.extra.items() if k not in _RUN_ENTRIES})
+    metadata = {
+        "format": "pt",
+        "jitflow": __version__,
+        "settings": json.dumps(state.settings),
+        "weights": "all" if ema == "all" else ("weights", "ema1", "ema2")[int(ema)],
+        "epoch": str(state.epoch),
+        "step": str(state.step),
+        "application": state.application,
+        "module": state.module,
+        "extra": json.dumps(plain),
+    }
+    with atomic_path(path) as temporary:
+        # Clones, since the averages may share what did not change with the weights.
+        tensors = {**network, **{_EXTRA + name: value for name, value in kept.items()}}
+        save_file({name: value.clone() for name, value in tensors.items()}, temporary, metadata=metadata)
+
+
+def read_safetensors(path: Path, given: Mapping[str, Any]) -> ModelState:
+    """Read a safetensors file: one of ours, or the bare weights of a JiT or LightningDiT network.
+
+    Args:
+        path: The file.
+        given: Settings that win over the file's.
+
+    Returns:
+        The model.
+
+    Raises:
+        CheckpointError: If it is damaged, or holds no settings and the weights of neither network.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        settings = json.loads(metadata.get("settings", "{}"))
+        extra = json.loads(metadata.get("extra", "{}"))
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read; it is damaged or no safetensors file ({error})") from None
+    if not isinstance(settings, dict) or not isinstance(extra, dict):
+        raise CheckpointError(f"{path} is damaged: its settings are no values by name")
+    kept = {name.removeprefix(_EXTRA): tensors.pop(name) for name in list(tensors) if name.startswith(_EXTRA)}
+    weights, ema1, ema2 = _split_averages(tensors)
+    application = metadata.get("application", "")
+    if not settings:
+        network = {name.removeprefix(NET_PREFIX): value for name, value in weights.items()}
+        sections = find_sections(network)
+        if sections:
+            return from_lightningdit_release(sections, given)
+        settings, application = detect_jit(network, given), RELEASES["JiT"]
+    for name in _TUPLES:
+        if isinstance(settings.get(name), list):
+            settings[name] = tuple(settings[name])
+    return ModelState(
+        settings={**settings, **{k: v for k, v in given.items() if k != "in_context_start"}},
+        weights=weights,
+        # A file of one average alone holds it as the weights; it is that average all the same.
+        ema1=ema1 or (weights if metadata.get("weights") == "ema1" else None),
+        ema2=ema2 or (weights if metadata.get("weights") == "ema2" else None),
+        epoch=int(metadata.get("epoch", -1)),
+        step=int(metadata.get("step", 0)),
+        application=application,
+        module=metadata.get("module", ""),
+        extra=join_tensors(extra, kept),
+    )
+
+
+def _name_in_file(name: str) -> str:
+    """Name of a tensor in a safetensors file: the network's without its prefix, behind that of the average."""
+    average = _average_of(name)
+    rest = name.removeprefix(average)
+    return average + (rest.removeprefix(NET_PREFIX) if rest.startswith(NET_PREFIX) else _OWN + rest)
+
+
+def _split_averages(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Weights, first and second average by the module's names, from tensors by their names in a file."""
+    parts: dict[str, dict[str, Tensor]] = {"": {}, **{prefix: {} for prefix in _AVERAGES}}
+    for name, value in tensors.items():
+        average = _average_of(name)
+        rest = name.removeprefix(average)
+        own = rest.startswith(_OWN)
+        parts[average][rest.removeprefix(_OWN) if own else NET_PREFIX + rest.removeprefix(NET_PREFIX)] = value
+    weights, ema1, ema2 = parts.values()
+    return weights, ema1, ema2
+
+
+def _average_of(name: str) -> str:
+    """Prefix of the average that a tensor belongs to; empty for the weights themselves."""
+    return next((prefix for prefix in _AVERAGES if name.startswith(prefix)), "")
+
+
+def split_tensors(extra: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Split nested dictionaries into their plain values and their tensors, which are named ``outer.inner``."""
+    plain: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, value in extra.items():
+        if isinstance(value, Tensor):
+            tensors[prefix + name] = value
+        elif isinstance(value, Mapping):
+            plain[name], inner = split_tensors(value, f"{prefix}{name}.")
+            tensors.update(inner)
+        else:
+            plain[name] = value
+    return plain, tensors
+
+
+def join_tensors(plain: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Join what :func:`split_tensors` split."""
+    for name, value in tensors.items():
+        *outer, last = name.split(".")
+        target = plain
+        for key in outer:
+            target = target.setdefault(key, {})
+        target[last] = value
+    return plain

@@ -1,0 +1,134 @@
+"""A trained model outside of any file format, and the errors of a damaged checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from jitflow.applications import application_name, get_application, list_applications
+from jitflow.errors import CheckpointError, ConfigError, JitflowError
+from jitflow.training.application import Application
+
+NET_PREFIX = "net."
+PEAK_LR = "peak_lr"
+"""Entry of an optimiser's parameter group: the learning rate between warm-up and decay."""
+
+
+@dataclass
+class ModelState:
+    """A trained model outside of any file format.
+
+    Attributes:
+        settings: Arguments of the module.
+        weights: State dict of the module, names with the prefix ``net.``.
+        ema1: First average by the same names, if there is one.
+        ema2: Second average.
+        optimizer: State dict of AdamW over our parameter groups, if the file holds one.
+        epoch: Last finished epoch, counted from 0; -1 if none is.
+        step: Optimiser steps done.
+        args: The release's arguments as the file holds them; some have no counterpart among the settings.
+        lightning: The whole file, if Lightning wrote it.
+        application: Name of its application, installed or not. Where it is not given, ``module`` decides.
+        module: Dotted name of the class that was trained, as far as the file tells; empty otherwise. Nothing is
+            imported by it: it only tells whether a user's own class was trained.
+        extra: What the application keeps besides (:meth:`FlowModule.extra_state`), by name.
+    """
+
+    settings: dict[str, Any]
+    weights: dict[str, Tensor]
+    ema1: dict[str, Tensor] | None = None
+    ema2: dict[str, Tensor] | None = None
+    optimizer: dict[str, Any] | None = None
+    epoch: int = -1
+    step: int = 0
+    args: dict[str, Any] = field(default_factory=dict)
+    lightning: dict[str, Any] | None = None
+    application: str = ""
+    module: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.application, str) or not isinstance(self.module, str):
+            raise TypeError("the names of the application and of the class must be text")
+        self.application = application_name(self.application or self.module)
+
+    def chosen(self, ema: int) -> dict[str, Tensor]:
+        """Return an average (1 or 2) or the weights (0); raise CheckpointError if the file has no such average."""
+        if ema not in (0, 1, 2):
+            raise ConfigError(f"ema must be 0, 1 or 2; got {ema}")
+        found = (self.weights, self.ema1, self.ema2)[ema]
+        if found is None:
+            raise CheckpointError(f"the checkpoint has no EMA {ema}; use ema=0 for the weights themselves")
+        return {**self.weights, **found}
+
+
+def application_of(state: ModelState, path: str | Path, *, otherwise: str) -> Application:
+    """Import the application of a model.
+
+    Args:
+        state: The model.
+        path: Its file, for the message.
+        otherwise: Way out for somebody who cannot install the application, such as ``"pass module_class"``.
+
+    Raises:
+        CheckpointError: If the application is not installed.
+        ConfigError: If the package that brings it is broken.
+    """
+    if state.application not in list_applications():
+        raise CheckpointError(
+            f"{path}: the model is of the application {state.application!r}, which is not installed; install the "
+            f"package that brings it, or {otherwise}"
+        )
+    return get_application(state.application)
+
+
+def check_state(state: ModelState, path: str | Path) -> None:
+    """Raise CheckpointError if a part of a model is of the wrong kind.
+
+    Args:
+        state: The model as it was read.
+        path: Its file, for the message.
+    """
+    for what, tensors in (("weights", state.weights), ("first average", state.ema1), ("second average", state.ema2)):
+        if tensors is not None and not _is_state_dict(tensors):
+            raise CheckpointError(f"{path} is damaged: its {what} are no tensors by name")
+    if not all(isinstance(name, str) for name in state.settings):
+        raise CheckpointError(f"{path} is damaged: its settings are no values by name")
+    if state.optimizer is not None and not _is_optimizer_state(state.optimizer):
+        raise CheckpointError(f"{path} is damaged: its optimiser is no state and groups of parameters")
+
+
+@contextmanager
+def errors_of_damage(path: str | Path) -> Iterator[None]:
+    """Turn the errors that values of the wrong kind end in into one CheckpointError.
+
+    Args:
+        path: The file, for the message.
+    """
+    try:
+        yield
+    except JitflowError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}, {reason}") from error
+
+
+def _is_state_dict(tensors: object) -> bool:
+    return isinstance(tensors, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
+    )
+
+
+def _is_optimizer_state(optimizer: object) -> bool:
+    if not isinstance(optimizer, Mapping) or not isinstance(optimizer.get("state"), Mapping):
+        return False
+    groups = optimizer.get("param_groups")
+    return isinstance(groups, list) and all(
+        isinstance(group, Mapping) and isinstance(group.get("params"), list) for group in groups
+    )
