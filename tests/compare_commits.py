@@ -296,10 +296,10 @@ def make_data(folder: Path, tree: Path, applications: Sequence[str]) -> None:
     if "images" in applications:
         _make_images(folder / "images")
     if "text" in applications:
-        (folder / "text.txt").write_text(_make_text(), encoding="utf-8")
+        (folder / "text.txt").write_text(make_text(), encoding="utf-8")
     if "microdoppler" in applications:
         words = _program(tree, shlex.split(_choose(simulate_command(), tree)))
-        done = subprocess.run(words, cwd=folder, env=_environment(tree), capture_output=True, text=True)
+        done = subprocess.run(words, cwd=folder, env=process_environment(tree), capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"no spectrograms could be simulated: {_last_line(done.stderr)}")
 
@@ -318,7 +318,7 @@ def _make_images(folder: Path) -> None:
                 Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(place / f"{number}.png")
 
 
-def _make_text() -> str:
+def make_text() -> str:
     """Made-up English: enough for a held-out part (256 tokens of 5,120), few enough for epochs that end in 20 steps."""
     draws = np.random.default_rng(0)
     nouns = ("radar", "colour", "token", "image", "step", "user", "noise", "word")
@@ -459,7 +459,7 @@ def _choose(command: Command, tree: Path) -> str:
 @functools.cache
 def _help(tree: Path, verb: tuple[str, ...]) -> str:
     words = _program(tree, [*verb, "--help"])
-    shown = subprocess.run(words, env=_environment(tree), capture_output=True, text=True)
+    shown = subprocess.run(words, env=process_environment(tree), capture_output=True, text=True)
     return shown.stdout.replace(",", " ").replace("[", " ") if shown.returncode == 0 else ""
 
 
@@ -469,7 +469,7 @@ def _program(tree: Path, words: list[str]) -> list[str]:
     return [sys.executable, *first, *words[1:]]
 
 
-def _environment(tree: Path) -> dict[str, str]:
+def process_environment(tree: Path) -> dict[str, str]:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     quiet = {"PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "Agg", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "120"}
     left_out = ("PL_GLOBAL_SEED", "PYTHONHASHSEED")
@@ -820,7 +820,7 @@ def run_sides(sides: Sequence[Side], applications: Sequence[str], *, trainings_o
         side.folder.mkdir()
         words = [sys.executable, __file__, "--worker", str(side.tree), "--only", ",".join(applications)]
         words += ["--trainings_only"] if trainings_only else []
-        running.append(subprocess.Popen(words, cwd=side.folder, env=_environment(side.tree)))
+        running.append(subprocess.Popen(words, cwd=side.folder, env=process_environment(side.tree)))
     for side, process in zip(sides, running, strict=True):
         if process.wait():
             sys.exit(f"{side.commit} could not be run")
