@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jitflow.callbacks.utilisation import peak_images_per_sec, peak_memory_gib
 from jitflow.io.units import format_seconds
 from jitflow.training.module import FlowModule
+from jitflow.training.outputs import read_outputs
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class TrainingProgress(pl.callbacks.ProgressBar):
         if not self._enabled or now - self._shown < 0.5:
             return
         self._shown = now
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        loss = read_outputs(outputs).loss
         if loss is not None:
             value = float(loss)
             self._loss = value if self._loss != self._loss else 0.8 * self._loss + 0.2 * value

@@ -32,6 +32,7 @@ from jitflow.core.seeding import mix_seeds, noise_from_seeds, uniform_from_indic
 from jitflow.core.times import TimeDistribution, TimeKind
 from jitflow.errors import ConfigError, unknown_name
 from jitflow.training.optim import build_adamw
+from jitflow.training.outputs import StepOutputs
 from jitflow.training.sampling import FlowSampling, batch_time
 from jitflow.training.terms import FlowState, LossTerm
 
@@ -266,8 +267,15 @@ class FlowModule(FlowSampling):
         """
         return Condition(), t
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Loss of a batch ``(data, labels)`` at random times with random noise."""
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Loss of a batch ``(data, labels)`` at random times with random noise.
+
+        An override may return a plain loss as well; callbacks then have less to show.
+
+        Returns:
+            ``loss``, 0-d, and for callbacks, detached: ``t``, time of each sample, shape ``(B,)``; ``losses``, loss
+            of each sample, shape ``(B,)``; ``parts``, mean of each loss term by name.
+        """
         data, labels = batch
         x1 = self.codec.encode(data)
         labels = self.drop_labels(labels)
@@ -281,7 +289,8 @@ class FlowModule(FlowSampling):
         self.log("train/loss", loss, batch_size=len(x1))
         if len(means) > 1:
             self.log_dict({f"train/{name}": mean for name, mean in means.items()}, batch_size=len(x1))
-        return loss
+        losses = torch.stack([part.detach() for part in parts.values()]).sum(dim=0)
+        return StepOutputs(loss, t, losses, means).as_dict()
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of a batch with noise and time fixed for each sample, so that epochs can be compared."""
