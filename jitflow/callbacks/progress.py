@@ -128,14 +128,6 @@ class TrainingProgress(pl.callbacks.ProgressBar):
 
 
 def _total_steps(trainer: pl.Trainer) -> int | None:
-    """Optimiser steps of the whole training, or None if it has no end.
-
-    Not ``trainer.estimated_stepping_batches``: asking for it stops Lightning from restoring loader states.
-    """
-    limits = []
-    if trainer.max_steps and trainer.max_steps > 0:
-        limits.append(trainer.max_steps)
-    if trainer.max_epochs and trainer.max_epochs > 0 and trainer.num_training_batches != float("inf"):
-        per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
-        limits.append(per_epoch * trainer.max_epochs)
-    return min(limits) if limits else None
+    """Optimiser steps of the whole training, or None if it has no end."""
+    steps = trainer.estimated_stepping_batches
+    return int(steps) if 0 < steps < float("inf") else None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import lightning.pytorch as pl
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -30,6 +28,7 @@ from jitflow.checkpoint.release_args import release_args, settings_from_release_
 from jitflow.checkpoint.variant import detect_jit
 from jitflow.errors import CheckpointError, ConfigError, JitflowError
 from jitflow.io.files import atomic_path, existing_file, load_checkpoint
+from jitflow.training.lightning_counters import counters_between_epochs
 
 _PREFIX = "net."
 _PEAK = "peak_lr"
@@ -315,7 +314,7 @@ def to_lightning(state: ModelState) -> dict[str, Any]:
         "global_step": state.step,
         "pytorch-lightning_version": lightning.__version__,
         "state_dict": state.weights,
-        "loops": _loops_after(state.epoch + 1, state.step),
+        "loops": counters_between_epochs(state.epoch + 1, state.step),
         "callbacks": {},
         "lr_schedulers": [],
         "optimizer_states": [],
@@ -334,25 +333,6 @@ def to_lightning(state: ModelState) -> dict[str, Any]:
         checkpoint["optimizer_states"] = [{"state": state.optimizer["state"], "param_groups": groups}]
         checkpoint["optimizer"] = checkpoint["optimizer_states"][0]
     return checkpoint
-
-
-def _loops_after(epochs: int, steps: int) -> dict[str, Any]:
-    """Lightning's loop counters between two epochs."""
-    # A trainer that nobody runs need not announce itself.
-    announcements = logging.getLogger("lightning.pytorch")
-    level = announcements.level
-    announcements.setLevel(logging.WARNING)
-    try:
-        trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    finally:
-        announcements.setLevel(level)
-    fit = trainer.fit_loop.state_dict()
-    for scope in ("total", "current"):
-        for counter in ("ready", "started", "processed", "completed"):
-            fit["epoch_progress"][scope][counter] = epochs
-    step = fit["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
-    step["total"].update(ready=steps, completed=steps)
-    return {"fit_loop": fit}
 
 
 # ----------------------------------------------------------------------------------------- safetensors

@@ -31,6 +31,7 @@ from jitflow.core.path import (
 from jitflow.core.seeding import mix_seeds, noise_from_seeds, uniform_from_indices
 from jitflow.core.times import TimeDistribution, TimeKind
 from jitflow.errors import ConfigError, unknown_name
+from jitflow.training.lightning_counters import ExactResume
 from jitflow.training.optim import build_adamw
 from jitflow.training.outputs import StepOutputs
 from jitflow.training.sampling import FlowSampling, batch_time
@@ -40,7 +41,7 @@ from jitflow.training.terms import FlowState, LossTerm
 _STREAM_BATCH, _STREAM_LABEL, _STREAM_VALIDATION = 1, 2, 3
 
 
-class FlowModule(FlowSampling):
+class FlowModule(ExactResume, FlowSampling):
     """Train a network to carry noise to data, and sample from it.
 
     Args:
@@ -362,8 +363,9 @@ class FlowModule(FlowSampling):
         A run that was interrupted then draws the same noise, times and dropout as one that was not, with no
         random state to save.
         """
+        super().on_train_batch_start(batch, batch_idx)
         self._batch_index = _sample_index(batch)
-        # The sampler's epoch, where it is known: Lightning renumbers an epoch that max_steps cut short.
+        # That of the data's own draws, where the batch tells it.
         self._batch_epoch = getattr(batch, "epoch", self.current_epoch)
         if self.run_seed is not None:
             torch.manual_seed(mix_seeds(_STREAM_BATCH, self.run_seed, self._batch_epoch, batch_idx, self.global_rank))
@@ -397,7 +399,8 @@ class FlowModule(FlowSampling):
         """
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore both averages and the seed of the run."""
+        """Restore both averages and the seed of the run, and let trainer and data go on where the run stood."""
+        super().on_load_checkpoint(checkpoint)
         self.load_averages(checkpoint)
         extra = checkpoint.get("jitflow", {})
         self.run_seed = extra.get("run_seed", self.run_seed)
