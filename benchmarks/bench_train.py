@@ -71,7 +71,7 @@ def our_training_step(
 
     def step() -> None:
         with autocast:
-            loss = module.training_step((images, labels), 0)
+            loss = module.training_step((images, labels), 0)["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

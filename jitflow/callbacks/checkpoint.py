@@ -19,6 +19,7 @@ from jitflow.callbacks.signals import StopRequest, stop_exception
 from jitflow.checkpoint.folder import LAST_NAME, MILESTONE, CheckpointFolder
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import temporary_beside, writable_folder
+from jitflow.training.lightning_counters import last_begun_epoch
 
 log = logging.getLogger(__name__)
 
@@ -193,9 +194,8 @@ class JiTModelCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Let ``epoch`` be the last epoch that was begun, counted from 0; Lightning's is one more after the last."""
-        epochs: Any = trainer.fit_loop.epoch_progress.current
-        checkpoint["epoch"] = max(0, epochs.ready - 1)
+        """Let ``epoch`` be the last epoch that was begun, counted from 0."""
+        checkpoint["epoch"] = last_begun_epoch(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value so far."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from jitflow.callbacks.checkpoint import JiTModelCheckpoint
 from jitflow.errors import ConfigError, JitflowError
+from jitflow.training.outputs import read_outputs
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,9 @@ class FiniteGuard(pl.Callback):
     overflows in 100 steps one after another.
 
     Args:
-        on_nonfinite: ``stop`` ends the training with the step, the samples and the times of the batch; ``skip``
-            leaves out the optimiser steps whose gradient is not finite.
+        on_nonfinite: ``stop`` ends the training with the step, the samples and the times of the batch (unknown where
+            an overridden ``training_step`` returns the loss alone); ``skip`` leaves out the optimiser steps whose
+            gradient is not finite.
         check_every_n_steps: Batches between two looks.
         max_skipped_share: Largest share of skipped steps among the last 1000 (at least 3 steps may always be).
         spike_factor: Warn when the mean loss between two looks is this many times the usual one.
@@ -87,8 +89,6 @@ class FiniteGuard(pl.Callback):
         self._trainer: pl.Trainer | None = None
         self._steps: list[_Step] = []
         self._norm: Tensor | None = None
-        self._times: Tensor | None = None
-        self._hook: Any = None
         self._skipped: deque[bool] = deque(maxlen=_SHARE_WINDOW)
         self._usual_losses: deque[float] = deque(maxlen=_USUAL_BLOCKS)
         self._usual_norms: deque[float] = deque(maxlen=_USUAL_BLOCKS)
@@ -96,16 +96,9 @@ class FiniteGuard(pl.Callback):
         self._num_overflows = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Watch the times that the network is given."""
-        self._trainer, self._steps, self._norm, self._times = trainer, [], None, None
+        """Begin with no steps to look at."""
+        self._trainer, self._steps, self._norm = trainer, [], None
         self._num_overflows = 0
-        net = getattr(pl_module, "net", None)
-        if isinstance(net, torch.nn.Module) and self._hook is None:
-            self._hook = net.register_forward_pre_hook(self._remember_times)
-
-    def _remember_times(self, net: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        if net.training and len(inputs) > 1 and isinstance(inputs[1], Tensor):
-            self._times = inputs[1].detach()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -122,17 +115,17 @@ class FiniteGuard(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the numbers of the step, and look at them every so often."""
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if loss is None:
+        given = read_outputs(outputs)
+        if given.loss is None:
             return
         index = getattr(batch, "index", None)
         self._steps.append(
             _Step(
                 trainer.global_step,
-                loss.detach().float().reshape(()),
+                given.loss.float().reshape(()),
                 self._norm,
                 index if isinstance(index, Tensor) else None,
-                self._times,
+                given.t,
             )
         )
         self._norm = None
@@ -147,17 +140,11 @@ class FiniteGuard(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Stop watching."""
-        self._unhook()
+        self._trainer = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Stop watching."""
-        self._unhook()
-
-    def _unhook(self) -> None:
         self._trainer = None
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
 
     def state_dict(self) -> dict[str, Any]:
         """Look before a checkpoint is made, and return how many steps were left out and what is usual.
@@ -285,7 +272,7 @@ def _leave_out(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
 
 
 def _describe(step: _Step, trainer: pl.Trainer) -> str:
-    """Name the samples of a batch, by file where the data set knows files, and its times."""
+    """Name the samples of a batch, by file where the data set knows files, and its times where the step tells them."""
     parts = []
     if step.index is not None:
         indices = step.index.tolist()
@@ -295,7 +282,9 @@ def _describe(step: _Step, trainer: pl.Trainer) -> str:
     if step.times is not None and step.times.numel():
         low, high = float(step.times.min()), float(step.times.max())
         parts.append(f"times {low:.4f} to {high:.4f}")
-    return ", ".join(parts) or "an unknown batch"
+    else:
+        parts.append("times unknown")
+    return ", ".join(parts)
 
 
 def _sample_names(trainer: pl.Trainer, indices: Sequence[int]) -> list[str]:

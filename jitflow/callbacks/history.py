@@ -9,6 +9,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from jitflow.training.outputs import read_outputs
+
 
 class TrainingHistory(pl.Callback):
     """Record the training loss after each optimiser step, and the seconds spent training.
@@ -44,7 +46,9 @@ class TrainingHistory(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the loss."""
-        self._recent.append((outputs["loss"] if isinstance(outputs, dict) else outputs).detach().float())
+        loss = read_outputs(outputs).loss
+        if loss is not None:
+            self._recent.append(loss.float())
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from jitflow.callbacks.utilisation import peak_memory_gib
 from jitflow.errors import ConfigError
 from jitflow.io.units import format_seconds
+from jitflow.training.outputs import read_outputs
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +67,9 @@ class MetricLoggerCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the batch; log a line if it is time."""
-        loss = (outputs["loss"] if isinstance(outputs, dict) else outputs).detach().float()
-        self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
+        loss = read_outputs(outputs).loss
+        if loss is not None:
+            self._loss_sum = loss.float() if self._loss_sum is None else self._loss_sum + loss.float()
         self._batches += 1
         self._images += len(batch[1]) * trainer.world_size
         last = batch_idx + 1 >= trainer.num_training_batches
@@ -80,9 +83,8 @@ class MetricLoggerCallback(pl.Callback):
         self._batch_end = time.perf_counter()
 
     def _line(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch_idx: int) -> str:
-        assert self._loss_sum is not None
         # Reading the loss waits for the device, so it comes before the clock.
-        mean = float(self._loss_sum) / self._batches
+        mean = math.nan if self._loss_sum is None else float(self._loss_sum) / self._batches
         seconds = time.perf_counter() - self._line_start
         self._smooth = mean if self._smooth is None else self.smoothing * self._smooth + (1 - self.smoothing) * mean
         per_batch = seconds / self._batches

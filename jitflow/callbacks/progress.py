@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jitflow.callbacks.utilisation import peak_images_per_sec, peak_memory_gib
 from jitflow.io.units import format_seconds
 from jitflow.training.module import FlowModule
+from jitflow.training.outputs import read_outputs
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class TrainingProgress(pl.callbacks.ProgressBar):
         if not self._enabled or now - self._shown < 0.5:
             return
         self._shown = now
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        loss = read_outputs(outputs).loss
         if loss is not None:
             value = float(loss)
             self._loss = value if self._loss != self._loss else 0.8 * self._loss + 0.2 * value
@@ -127,14 +128,6 @@ class TrainingProgress(pl.callbacks.ProgressBar):
 
 
 def _total_steps(trainer: pl.Trainer) -> int | None:
-    """Optimiser steps of the whole training, or None if it has no end.
-
-    Not ``trainer.estimated_stepping_batches``: asking for it stops Lightning from restoring loader states.
-    """
-    limits = []
-    if trainer.max_steps and trainer.max_steps > 0:
-        limits.append(trainer.max_steps)
-    if trainer.max_epochs and trainer.max_epochs > 0 and trainer.num_training_batches != float("inf"):
-        per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
-        limits.append(per_epoch * trainer.max_epochs)
-    return min(limits) if limits else None
+    """Optimiser steps of the whole training, or None if it has no end."""
+    steps = trainer.estimated_stepping_batches
+    return int(steps) if 0 < steps < float("inf") else None

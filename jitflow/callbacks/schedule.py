@@ -89,8 +89,7 @@ class LearningRateSchedulerCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Set the rate for the coming step."""
-        # The sampler's epoch, where it is known: Lightning renumbers an epoch that max_steps cut short.
-        epoch = getattr(batch, "epoch", trainer.current_epoch) + batch_idx / trainer.num_training_batches
+        epoch = trainer.current_epoch + batch_idx / trainer.num_training_batches
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(

@@ -13,6 +13,7 @@ from torch import Tensor
 from jitflow.callbacks.utilisation import peak_images_per_sec, peak_memory_gib
 from jitflow.errors import ConfigError
 from jitflow.training.module import FlowModule
+from jitflow.training.outputs import read_outputs
 
 
 class TrainingWatch(pl.Callback):
@@ -20,8 +21,9 @@ class TrainingWatch(pl.Callback):
 
     Logged are ``train/grad_norm`` (before clipping), ``train/weight_norm``, ``train/ema1_norm``,
     ``train/ema2_norm``; ``loss_at/t0.0-0.2`` and so on, the mean loss since the last point of the samples whose time
-    lies there; ``perf/images_per_sec``, ``perf/memory_gib`` and, where the peak of the device is known, ``perf/mfu``
-    (model operations over peak operations).
+    lies there (left out where an overridden ``training_step`` returns the loss alone); ``perf/images_per_sec``,
+    ``perf/memory_gib`` and, where the peak of the device is known, ``perf/mfu`` (model operations over peak
+    operations).
 
     Losses are summed on their device and read with the point, so that nothing waits for an accelerator in between.
     Only the first process logs, of its own share of the batch; speeds are those of all processes.
@@ -41,10 +43,9 @@ class TrainingWatch(pl.Callback):
         self.every_n_steps = every_n_steps
         self.num_bins = num_bins
         self._active = False
-        self._seen: list[tuple[Tensor, Tensor]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the losses of each batch as they are computed."""
+        """Start the clock and the sums."""
         self._active = trainer.is_global_zero and bool(trainer.loggers) and isinstance(pl_module, FlowModule)
         if not self._active:
             return
@@ -54,16 +55,6 @@ class TrainingWatch(pl.Callback):
         self._logged_at = trainer.global_step
         self._images, self._since = 0, time.perf_counter()
         self._best_rate = peak_images_per_sec(pl_module, num_devices=trainer.world_size)
-        compute = pl_module.loss_parts
-
-        def loss_parts(x1: Tensor, labels: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-            parts = compute(x1, labels, t, *args, **kwargs)
-            if torch.is_grad_enabled():
-                self._seen.append((t.detach(), torch.stack([part.detach().float() for part in parts.values()]).sum(0)))
-            return parts
-
-        # Whoever computes the loss of a batch, and a user may override it, comes by here.
-        vars(pl_module)["loss_parts"] = loss_parts
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -78,10 +69,10 @@ class TrainingWatch(pl.Callback):
         """Sort the losses of the batch by time; log a point if one is due."""
         if not self._active:
             return
-        for t, losses in self._seen:
-            places = (t * self.num_bins).long().clamp(0, self.num_bins - 1)
+        step = read_outputs(outputs)
+        if step.t is not None and step.losses is not None:
+            places, losses = (step.t * self.num_bins).long().clamp(0, self.num_bins - 1), step.losses.float()
             self._sums.index_add_(1, places, torch.stack([losses, torch.ones_like(losses)]))
-        self._seen.clear()
         self._images += len(batch[1]) * trainer.world_size
         if trainer.global_step >= self._logged_at + self.every_n_steps:
             assert isinstance(pl_module, FlowModule)
@@ -97,18 +88,12 @@ class TrainingWatch(pl.Callback):
             self._since += time.perf_counter() - self._paused
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop looking."""
-        self._leave(pl_module)
+        """Stop watching."""
+        self._active = False
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Stop looking."""
-        self._leave(pl_module)
-
-    def _leave(self, pl_module: pl.LightningModule) -> None:
-        if self._active:
-            self._active = False
-            self._seen.clear()
-            vars(pl_module).pop("loss_parts", None)
+        """Stop watching."""
+        self._active = False
 
     def _log(self, trainer: pl.Trainer, module: FlowModule) -> None:
         norms = {

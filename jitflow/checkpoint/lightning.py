@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 import lightning
-import lightning.pytorch as pl
 
 from jitflow import __version__
 from jitflow.applications import application_name
 from jitflow.checkpoint.jit_release import release_args
 from jitflow.checkpoint.state import PEAK_LR, ModelState
+from jitflow.training.lightning_counters import counters_between_epochs
 
 
 def is_lightning(content: Mapping[str, Any]) -> bool:
@@ -67,7 +66,7 @@ def to_lightning(state: ModelState) -> dict[str, Any]:
         "global_step": state.step,
         "pytorch-lightning_version": lightning.__version__,
         "state_dict": state.weights,
-        "loops": _loops_after(state.epoch + 1, state.step),
+        "loops": counters_between_epochs(state.epoch + 1, state.step),
         "callbacks": {},
         "lr_schedulers": [],
         "optimizer_states": [],
@@ -86,22 +85,3 @@ def to_lightning(state: ModelState) -> dict[str, Any]:
         checkpoint["optimizer_states"] = [{"state": state.optimizer["state"], "param_groups": groups}]
         checkpoint["optimizer"] = checkpoint["optimizer_states"][0]
     return checkpoint
-
-
-def _loops_after(epochs: int, steps: int) -> dict[str, Any]:
-    """Lightning's loop counters between two epochs."""
-    # A trainer that nobody runs need not announce itself.
-    announcements = logging.getLogger("lightning.pytorch")
-    level = announcements.level
-    announcements.setLevel(logging.WARNING)
-    try:
-        trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    finally:
-        announcements.setLevel(level)
-    fit = trainer.fit_loop.state_dict()
-    for scope in ("total", "current"):
-        for counter in ("ready", "started", "processed", "completed"):
-            fit["epoch_progress"][scope][counter] = epochs
-    step = fit["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
-    step["total"].update(ready=steps, completed=steps)
-    return {"fit_loop": fit}

@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader
 
 from jitflow.data.batch import collate
 from jitflow.data.crop import height_and_width
-from jitflow.data.position import DataPosition, count_epochs, next_position, read_position
-from jitflow.data.restart import RestartCallback
+from jitflow.data.position import DataPosition
 from jitflow.data.sampler import FixedOrderSampler, ResumableSampler
 from jitflow.data.seeded import SeededDataset
 from jitflow.errors import ConfigError, DataError
@@ -27,12 +26,11 @@ _log = logging.getLogger(__name__)
 class SeededLoader(DataLoader[Any]):
     """A loader that tells Lightning that a resume inside an epoch is taken care of.
 
-    Its own state is empty: Lightning forgets the state of loaders once ``estimated_stepping_batches`` has
-    been asked for, so the position is kept by the data module.
+    Its own state is empty; why, is told in :mod:`jitflow.training.lightning_counters`.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing; the data module keeps the position."""
+        """Return nothing; the data module is told the position by :meth:`ImageDataModule.resume_at`."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -96,7 +94,8 @@ class ImageDataModule(pl.LightningDataModule):
         self.dataset_val: Any = None
         self._epoch = 0
         self._sampler: ResumableSampler | None = None
-        self._resume: dict[str, Any] | None = None
+        self._loaded: dict[str, Any] | None = None
+        self._resume_at: DataPosition | None = None
         self._resume_epoch: int | None = None
         self._loaded_seed: int | None = None
         self._owner: pl.Trainer | None = None
@@ -136,6 +135,7 @@ class ImageDataModule(pl.LightningDataModule):
 
         Raises:
             DataError: If there are too few images for one batch, or a checkpoint belongs to other data.
+            ConfigError: If a checkpoint was loaded into a module that does not call :meth:`resume_at`.
         """
         if self.dataset_train is None:
             self.setup("fit")
@@ -149,11 +149,10 @@ class ImageDataModule(pl.LightningDataModule):
             seed=seed,
             drop_last=self.drops_last,
             batch_size=self.batch_size,
-            epoch_offset=position.epoch_offset,
             balance=self._labels(dataset) if self.class_balanced else None,
         )
         # Before any iterator exists: loader processes read ahead before Lightning calls set_epoch itself.
-        self._sampler.set_epoch(position.epoch - position.epoch_offset)
+        self._sampler.set_epoch(position.epoch)
         self._sampler.skip(position.num_batches)
         if self.drops_last and len(self._sampler) < self.batch_size:
             raise DataError(
@@ -188,20 +187,16 @@ class ImageDataModule(pl.LightningDataModule):
             self._sampler.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the data, and what it is only valid for.
+        """Return the epoch that is read, and what its order depends on; a trainer keeps the position inside it.
 
         Returns:
             Plain numbers, empty before there is a training loader.
         """
         sampler = self._sampler
         if sampler is None:
-            return dict(self._resume or {})
-        if self.trainer is None:
-            position = DataPosition(sampler.epoch, 0, sampler.epoch_offset)
-        else:
-            position = read_position(self.trainer, sampler.epoch_offset)
+            return dict(self._loaded or {})
         return {
-            **position.as_dict(),
+            "epoch": sampler.epoch,
             "seed": sampler.seed,
             "num_samples": sampler.dataset_size,
             "global_batch_size": sampler.batch_size * sampler.num_replicas,
@@ -209,25 +204,34 @@ class ImageDataModule(pl.LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the position for the next training loader.
+        """Remember a checkpoint's order of the data for the next training loader.
+
+        In a loop of your own, without a trainer, it begins with the epoch of the checkpoint.
 
         Args:
             state_dict: What :meth:`state_dict` returned.
         """
-        self._resume = dict(state_dict) or None
-        self._resume_epoch = None
+        self._forget_loader()
+        self._loaded = dict(state_dict) or None
         self._loaded_seed = state_dict.get("seed")
-        self._sampler = None
-        self._owner = self.trainer
-        # Lightning declares no type for its list of callbacks, hence Any.
-        trainer: Any = self.trainer
-        if trainer is not None and self._resume is not None:
-            # Called with the rest of the checkpoint, before Lightning restores its own counters.
-            others = [c for c in trainer.callbacks if not isinstance(c, RestartCallback)]
-            trainer.callbacks = [*others, RestartCallback(state_dict.get("epoch_offset", 0), self._go_on)]
 
-    def _go_on(self, position: DataPosition) -> None:
-        self._resume = {**(self._resume or {}), **position.as_dict()}
+    def resume_at(self, position: DataPosition) -> None:
+        """Let the next training loader begin at a position, in the order that the checkpoint tells, if there is one.
+
+        The module calls this when it is given a checkpoint to go on from, before or after :meth:`load_state_dict`;
+        see :class:`jitflow.training.lightning_counters.ExactResume`, from which every module of this library derives.
+
+        Args:
+            position: Where the training of the checkpoint stood.
+        """
+        self._forget_loader()
+        self._resume_at = position
+
+    def _forget_loader(self) -> None:
+        """Forget the last training loader, and what was loaded for it or by another trainer."""
+        if self._owner is not self.trainer or self._resume_epoch is not None:
+            self._loaded, self._loaded_seed, self._resume_at = None, None, None
+        self._resume_epoch, self._sampler, self._owner = None, None, self.trainer
 
     def _labels(self, dataset: Any) -> torch.Tensor:
         targets = getattr(dataset, "targets", None)
@@ -259,25 +263,36 @@ class ImageDataModule(pl.LightningDataModule):
     def _start(self, num_samples: int, num_replicas: int) -> tuple[int, DataPosition]:
         """Return the seed and the position at which a new training loader starts."""
         if self._owner is not self.trainer:
-            # What another trainer loaded or reached says nothing about this one.
-            self._owner, self._sampler, self._resume, self._loaded_seed = self.trainer, None, None, None
-        sampler = self._sampler
-        if sampler is not None and self._resume_epoch not in (None, sampler.epoch):
-            self._resume = None  # training has left the loaded position behind
-        if self._resume is not None:
-            position = self._resumed(self._resume, num_samples, num_replicas)
+            self._forget_loader()
+        if self._sampler is not None and self._resume_epoch not in (None, self._sampler.epoch):
+            self._loaded = self._resume_at = None  # training has left the loaded position behind
+        position = self._position()
+        if self._loaded is not None:
+            self._check_loaded(self._loaded, position, num_samples, num_replicas)
+        if self._loaded is not None or self._resume_at is not None:
             self._resume_epoch = position.epoch
-            return self._seed(), position
-        # A trainer that fits again goes on counting; elsewhere set_epoch has told the epoch.
-        epoch = self._epoch if self.trainer is None else count_epochs(self.trainer)
-        offset = 0 if sampler is None else sampler.epoch_offset
-        return self._seed(), DataPosition(epoch + offset, 0, offset)
+        return self._seed(), position
 
-    def _resumed(self, state: dict[str, Any], num_samples: int, num_replicas: int) -> DataPosition:
-        """Check a loaded state against the present data and return where to read on."""
-        saved = dict(state)
-        seed, saved_samples, saved_batch = (saved.pop(k) for k in ("seed", "num_samples", "global_batch_size"))
-        balanced = saved.pop("class_balanced", False)
+    def _position(self) -> DataPosition:
+        if self._resume_at is not None:
+            return self._resume_at
+        if self.trainer is None:
+            return DataPosition(self._epoch if self._loaded is None else self._loaded["epoch"])
+        if self._loaded is not None:
+            raise ConfigError(
+                "the module does not tell the data where the checkpoint's training stood; derive it from "
+                "jitflow.training.lightning_counters.ExactResume and let its on_load_checkpoint call super(), or start "
+                "a new run from the checkpoint's weights"
+            )
+        # A trainer that fits again goes on counting.
+        return DataPosition(self.trainer.current_epoch)
+
+    def _check_loaded(
+        self, loaded: dict[str, Any], position: DataPosition, num_samples: int, num_replicas: int
+    ) -> None:
+        """Check that a loaded state fits the present data where they are to be read on."""
+        seed, saved_samples, saved_batch = (loaded[key] for key in ("seed", "num_samples", "global_batch_size"))
+        balanced = loaded.get("class_balanced", False)
         if saved_samples != num_samples:
             raise DataError(
                 f"the checkpoint was trained on {saved_samples} images and the data set now has {num_samples}; "
@@ -285,7 +300,6 @@ class ImageDataModule(pl.LightningDataModule):
             )
         if self.seed is not None and self.seed != seed:
             _log.info("the data order continues with the checkpoint's seed %d instead of %d", seed, self.seed)
-        position = next_position(DataPosition(**saved))
         if position.num_batches and balanced != self.class_balanced:
             raise DataError(
                 f"the checkpoint lies inside an epoch that was read with class_balanced={balanced}; keep it until "
@@ -298,7 +312,6 @@ class ImageDataModule(pl.LightningDataModule):
                 f"the checkpoint lies inside an epoch that was read {saved_batch} images at a time over all "
                 f"processes, and now it would be {global_batch}; choose batch_size so that they agree"
             )
-        return position
 
     def _loader(self, dataset: Any, sampler: ResumableSampler, seed: int, *, drop_last: bool) -> SeededLoader:
         workers = min(self.num_workers, available_cores())

@@ -24,8 +24,8 @@ class ImageBatch:
         labels: Classes, shape ``(B,)``, int64.
         index: Place of each sample in its data set, shape ``(B,)``, int64. With ``epoch`` it names the draws
             of a sample, whatever the batch size or the number of processes.
-        epoch: The epoch that the sampler drew the batch for. After a run that ended inside an epoch it can
-            differ from the trainer's count; this one tells which random numbers belong to the batch.
+        epoch: The epoch that the sampler drew the batch for; it tells which random numbers belong to the batch. It
+            is the trainer's, except under ``overfit_batches``, which reads the same batches again: always 0.
     """
 
     __slots__ = ("epoch", "images", "index", "labels")

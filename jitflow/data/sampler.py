@@ -29,7 +29,6 @@ class ResumableSampler(DistributedSampler[tuple[int, int]]):
         drop_last: True leaves out the tail that would give processes unequal counts; False repeats the first
             samples to fill it up. Either way all processes get the same number.
         batch_size: Samples per batch and process, the unit of :meth:`skip`.
-        epoch_offset: Added to each epoch that :meth:`set_epoch` is given.
         balance: Label of each sample, shape ``(num_samples,)``, int64, to give every class the same share of
             an epoch; None reads every sample once.
 
@@ -47,7 +46,6 @@ class ResumableSampler(DistributedSampler[tuple[int, int]]):
         seed: int = 0,
         drop_last: bool = True,
         batch_size: int = 1,
-        epoch_offset: int = 0,
         balance: Tensor | None = None,
     ) -> None:
         if not 0 <= rank < num_replicas:
@@ -59,7 +57,6 @@ class ResumableSampler(DistributedSampler[tuple[int, int]]):
         self.num_samples = num_samples // num_replicas if drop_last else -(-num_samples // num_replicas)
         self.total_size = self.num_samples * num_replicas
         self.batch_size = batch_size
-        self.epoch_offset = epoch_offset
         self.num_skipped_batches = 0
         self._members = None if balance is None else _members_by_class(balance)
 
@@ -95,9 +92,9 @@ class ResumableSampler(DistributedSampler[tuple[int, int]]):
         Args:
             epoch: Counted from 0. Lightning calls this at the start of every epoch.
         """
-        if epoch + self.epoch_offset != self.epoch:
+        if epoch != self.epoch:
             self.num_skipped_batches = 0
-        self.epoch = epoch + self.epoch_offset
+        self.epoch = epoch
 
     def skip(self, num_batches: int) -> None:
         """Leave out the first batches of the present epoch only.

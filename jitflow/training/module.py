@@ -31,7 +31,9 @@ from jitflow.core.path import (
 from jitflow.core.seeding import mix_seeds, noise_from_seeds, uniform_from_indices
 from jitflow.core.times import TimeDistribution, TimeKind
 from jitflow.errors import ConfigError, unknown_name
+from jitflow.training.lightning_counters import ExactResume
 from jitflow.training.optim import build_adamw
+from jitflow.training.outputs import StepOutputs
 from jitflow.training.sampling import FlowSampling, batch_time
 from jitflow.training.terms import FlowState, LossTerm
 
@@ -39,7 +41,7 @@ from jitflow.training.terms import FlowState, LossTerm
 _STREAM_BATCH, _STREAM_LABEL, _STREAM_VALIDATION = 1, 2, 3
 
 
-class FlowModule(FlowSampling):
+class FlowModule(ExactResume, FlowSampling):
     """Train a network to carry noise to data, and sample from it.
 
     Args:
@@ -286,8 +288,15 @@ class FlowModule(FlowSampling):
         """
         return Condition(), t
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Loss of a batch ``(data, labels)`` at random times with random noise."""
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Loss of a batch ``(data, labels)`` at random times with random noise.
+
+        An override may return a plain loss as well; callbacks then have less to show.
+
+        Returns:
+            ``loss``, 0-d, and for callbacks, detached: ``t``, time of each sample, shape ``(B,)``; ``losses``, loss
+            of each sample, shape ``(B,)``; ``parts``, mean of each loss term by name.
+        """
         data, labels = batch
         x1 = self.codec.encode(data)
         labels = self.drop_labels(labels)
@@ -301,7 +310,8 @@ class FlowModule(FlowSampling):
         self.log("train/loss", loss, batch_size=len(x1))
         if len(means) > 1:
             self.log_dict({f"train/{name}": mean for name, mean in means.items()}, batch_size=len(x1))
-        return loss
+        losses = torch.stack([part.detach() for part in parts.values()]).sum(dim=0)
+        return StepOutputs(loss, t, losses, means).as_dict()
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of a batch with noise and time fixed for each sample, so that epochs can be compared."""
@@ -373,8 +383,9 @@ class FlowModule(FlowSampling):
         A run that was interrupted then draws the same noise, times and dropout as one that was not, with no
         random state to save.
         """
+        super().on_train_batch_start(batch, batch_idx)
         self._batch_index = _sample_index(batch)
-        # The sampler's epoch, where it is known: Lightning renumbers an epoch that max_steps cut short.
+        # That of the data's own draws, where the batch tells it.
         self._batch_epoch = getattr(batch, "epoch", self.current_epoch)
         if self.run_seed is not None:
             torch.manual_seed(mix_seeds(_STREAM_BATCH, self.run_seed, self._batch_epoch, batch_idx, self.global_rank))
@@ -409,7 +420,8 @@ class FlowModule(FlowSampling):
         """
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore both averages and the seed of the run."""
+        """Restore both averages and the seed of the run, and let trainer and data go on where the run stood."""
+        super().on_load_checkpoint(checkpoint)
         self.load_averages(checkpoint)
         extra = checkpoint.get("jitflow", {})
         self.run_seed = extra.get("run_seed", self.run_seed)

@@ -51,4 +51,4 @@ def make_trainer(*callbacks, **options):
         "enable_model_summary": False,
         "accelerator": "cpu",
     }
-    return pl.Trainer(**quiet, callbacks=list(callbacks), **options)
+    return pl.Trainer(**{**quiet, **options}, callbacks=list(callbacks))

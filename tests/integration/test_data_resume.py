@@ -13,7 +13,8 @@ import torch
 from interruption import Interruption, RandomImages, SaveAndStop, make_trainer
 
 from jitflow.data.base import ImageDataModule
-from jitflow.errors import DataError
+from jitflow.errors import ConfigError, DataError
+from jitflow.training.lightning_counters import ExactResume, resume_exactly
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_IMAGES = 26  # 6 batches of 4, and 2 images left out
@@ -28,7 +29,7 @@ class Data(ImageDataModule):
         self.dataset_train, self.dataset_val = RandomImages(self.num), RandomImages(5)
 
 
-class Recorder(pl.LightningModule):
+class Recorder(ExactResume):
     def __init__(self, *, ask_for_steps=True):
         super().__init__()
         self.layer = torch.nn.Linear(4, 1)
@@ -37,6 +38,7 @@ class Recorder(pl.LightningModule):
         self.validated = []
 
     def training_step(self, batch, batch_idx):
+        assert batch.epoch == self.current_epoch
         # The pixels too: they show that the random transforms repeat.
         self.seen.append((batch.epoch, batch.index.tolist(), int(batch.images.sum())))
         return self.layer(batch[0].flatten(1).float()).mean() * 1e-6
@@ -176,6 +178,40 @@ def test_resume_over_changed_data_is_an_error(tmp_path, change, message):
             Recorder(), datamodule=Data(**change), ckpt_path=tmp_path / "x.ckpt", weights_only=True
         )
     assert "\n" not in str(caught.value)
+
+
+class Foreign(pl.LightningModule):
+    """A module that knows nothing of this library; it trains, and has to say what it wants to go on from."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.seen = torch.nn.Linear(4, 1), []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(batch.index.tolist())
+        return self.layer(batch[0].flatten(1).float()).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_a_module_that_does_not_tell_where_to_go_on_is_an_error(tmp_path):
+    first, data, path = Foreign(), Data(), tmp_path / "x.ckpt"
+    fit_until_interrupted(first, data, SaveAndStop("on_train_batch_end", 3, path), max_epochs=1)
+    assert len(first.seen) == 3
+    with pytest.raises(ConfigError, match=r"ExactResume.*on_load_checkpoint") as caught:
+        make_trainer(max_epochs=1).fit(Foreign(), datamodule=Data(), ckpt_path=path, weights_only=True)
+    assert "\n" not in str(caught.value)
+
+    class Told(Foreign):
+        def on_load_checkpoint(self, checkpoint):
+            resume_exactly(self.trainer, checkpoint)
+
+    second, trainer = Told(), make_trainer(max_epochs=1)
+    callbacks = list(trainer.callbacks)
+    trainer.fit(second, datamodule=Data(), ckpt_path=path, weights_only=True)
+    assert trainer.callbacks == callbacks
+    assert first.seen + second.seen == [index for _, index, _ in uninterrupted({"max_epochs": 1})]
 
 
 def test_another_batch_size_is_fine_between_epochs(tmp_path):

@@ -9,6 +9,7 @@ from interruption import Interruption, RandomImages, SaveAndStop
 from interruption import make_trainer as plain_trainer
 
 from jitflow.data.base import ImageDataModule
+from jitflow.training.lightning_counters import ExactResume
 
 NUM_BATCHES = 6
 
@@ -25,7 +26,7 @@ def make_trainer(*callbacks, **options):
     return plain_trainer(Marks(), *callbacks, **options)
 
 
-class Recorder(pl.LightningModule):
+class Recorder(ExactResume):
     """The samples of every step, and when epochs and validations happen, as (what, Lightning's epoch, steps done)."""
 
     def __init__(self):
@@ -36,6 +37,7 @@ class Recorder(pl.LightningModule):
 
     def training_step(self, batch, batch_idx):
         self.seen.append((batch.epoch, batch_idx, batch.index.tolist(), int(batch.images.sum())))
+        assert batch.epoch == self.current_epoch
         # The step that loggers are given.
         assert self.trainer.fit_loop.epoch_loop._batches_that_stepped == self.trainer.global_step
         return self.layer(batch[0].flatten(1).float()).mean() * 1e-6

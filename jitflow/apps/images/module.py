@@ -16,6 +16,7 @@ from jitflow.errors import ConfigError
 from jitflow.layers.transformer import CompiledParts
 from jitflow.nets.jit import JiT
 from jitflow.nets.registry import create_model
+from jitflow.training.lightning_counters import last_finished_epoch
 from jitflow.training.module import FlowModule
 
 if TYPE_CHECKING:
@@ -175,6 +176,5 @@ class JiTLightningModule(FlowModule):
             checkpoint["optimizer"] = checkpoint["optimizer_states"][0]
         checkpoint["args"] = release_args(dict(self.hparams))
         if self._trainer is not None:
-            # The release counts the last finished epoch from 0; Lightning does not read this entry.
-            epochs: Any = self.trainer.fit_loop.epoch_progress.current
-            checkpoint["epoch"] = epochs.processed - 1
+            # The release means the last finished one; Lightning does not read this entry.
+            checkpoint["epoch"] = last_finished_epoch(self.trainer)

@@ -170,7 +170,7 @@ def test_a_module_neither_trains_nor_saves_it(codec, images):
     assert all(name.startswith("net.") for name in module.state_dict())
     assert {id(p) for p in module.parameters()} == {id(p) for p in net.parameters()}
     labels = torch.tensor([0, 1, 2, 0, 1])
-    loss = module.training_step((images, labels), 0)
+    loss = module.training_step((images, labels), 0)["loss"]
     loss.backward()
     assert net.final_layer.linear.weight.grad.abs().sum() > 0
     assert all(p.grad is None and not p.requires_grad for p in codec.vae.parameters())

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from jitflow.apps.microdoppler.data import LatentDataModule, LatentFile, LatentInfo
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.io.array_file import ArrayFileWriter
+from jitflow.training.lightning_counters import ExactResume
 
 INFO = LatentInfo((0.1, -0.2), (1.0, 2.5), "vae_f16d32", "c0ffee" * 8, (32, 48), "f00d")
 USERS = (1, 4, 31)
@@ -101,7 +102,7 @@ def test_a_linear_codec_beside_the_files_is_named(folder):
     assert info["linear_codec"] == str(folder / "linear_codec.safetensors")
 
 
-class Recorder(pl.LightningModule):
+class Recorder(ExactResume):
     """Learns nothing and remembers which samples it saw."""
 
     def __init__(self):

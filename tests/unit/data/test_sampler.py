@@ -65,12 +65,6 @@ def test_keys_hold_the_epoch_and_skip_lasts_one_epoch():
     assert len(list(sampler)) == 12
 
 
-def test_epoch_offset_is_added():
-    sampler = ResumableSampler(12, epoch_offset=-1)
-    sampler.set_epoch(5)
-    assert next(iter(sampler))[0] == 4
-
-
 def test_fixed_order_ignores_the_epoch():
     sampler = FixedOrderSampler(5)
     sampler.set_epoch(7)

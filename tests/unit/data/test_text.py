@@ -14,6 +14,7 @@ from jitflow.apps.text.files import Piece
 from jitflow.apps.text.token_store import TextList, TokenStream, open_tokens, store_name, write_tokens
 from jitflow.apps.text.windows import DocumentWindows, EpochWindows, PackedWindows
 from jitflow.errors import CheckpointError, ConfigError, DataError, MissingFileError
+from jitflow.training.lightning_counters import ExactResume
 
 
 class Letters:
@@ -398,7 +399,7 @@ def test_bad_input(tmp_path):
         make(tmp_path, batch_size=1000).train_dataloader()
 
 
-class Recorder(pl.LightningModule):
+class Recorder(ExactResume):
     def __init__(self):
         super().__init__()
         self.layer = torch.nn.Linear(16, 1)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from jitflow.apps.images.module import JiTLightningModule
 from jitflow.core.seeding import use_seeds
+from jitflow.training.outputs import read_outputs
 
 DOCUMENTED = {
     "model_name": "JiT-B/16",
@@ -145,7 +146,7 @@ def test_documented_training_step_gives_our_loss(make_module, monkeypatch, noise
             module, "sample_timestep", lambda n, device=None: torch.tensor([0.1, 0.5, 0.7, 0.98]).view(n, 1, 1, 1)
         )
         monkeypatch.setattr(module, "drop_labels", lambda labels: torch.where(labels == 1, 5, labels))
-        losses.append(module.training_step(batch, 0).item())
+        losses.append(read_outputs(module.training_step(batch, 0)).loss.item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert losses[1] > 0
 

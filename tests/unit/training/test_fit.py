@@ -148,9 +148,9 @@ def test_bf16_mixed_trains_float32_weights(make_module, make_trainer, loader):
             return out
 
         def training_step(self, batch, batch_idx):
-            loss = super().training_step(batch, batch_idx)
-            losses.append(loss)
-            return loss
+            outputs = super().training_step(batch, batch_idx)
+            losses.append(outputs["loss"].detach())
+            return outputs
 
     module = make_module(Watching)
     make_trainer(precision="bf16-mixed", callbacks=[EMACallback()]).fit(module, loader)

@@ -48,8 +48,10 @@ class Tiny(pl.LightningModule):
         self.net, self.plan, self.fused = Net(), plan, fused
 
     def training_step(self, batch, batch_idx):
-        kind = self.plan.get(batch_idx)
-        x = self.net(batch.images, torch.full((2,), 0.25 + batch_idx / 100))
+        t = torch.full((2,), 0.25 + batch_idx / 100)
+        return {"loss": self.loss(self.net(batch.images, t), self.plan.get(batch_idx)), "t": t}
+
+    def loss(self, x, kind):
         loss = (x**2).mean()
         if kind == "loss":
             return loss * float("inf")
@@ -61,6 +63,13 @@ class Tiny(pl.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.AdamW(self.parameters(), lr=1e-2, fused=self.fused)
+
+
+class LossAlone(Tiny):
+    """Its step returns a plain loss."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx)["loss"]
 
 
 def batches(number):
@@ -83,8 +92,8 @@ class Data(pl.LightningDataModule):
         return torch.utils.data.DataLoader(batches(self.number), batch_size=None)
 
 
-def fit(plan, *callbacks, number=12, files=False, fused=True, **settings):
-    module = Tiny(plan, fused=fused)
+def fit(plan, *callbacks, number=12, files=False, fused=True, cls=Tiny, **settings):
+    module = cls(plan, fused=fused)
     trainer = pl.Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -111,6 +120,11 @@ def test_the_step_its_samples_and_times_are_named(kind, said):
     assert "samples 12 (cat/12.png), 13 (cat/13.png)" in text
     assert "times 0.3100 to 0.3100" in text
     assert "nothing was saved yet" in text and "\n" not in text
+
+
+def test_times_that_the_step_does_not_tell_are_unknown():
+    with pytest.raises(NonFiniteError, match="samples 12, 13, times unknown"):
+        fit({6: "loss"}, FiniteGuard(check_every_n_steps=4), cls=LossAlone)
 
 
 def test_nothing_spoilt_is_saved_and_the_last_good_one_is_named(tmp_path):

@@ -1,12 +1,14 @@
 """Learning rate: its formula, and the rate of every step of a fit."""
 
 import math
-from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
+import torch
+from torch.utils.data import TensorDataset
 
 from jitflow.callbacks.schedule import LearningRateSchedulerCallback, learning_rate_at
+from jitflow.data.base import ImageDataModule
 from jitflow.errors import ConfigError
 
 
@@ -92,15 +94,16 @@ def test_rate_of_every_batch_under_accumulation_and_a_limit(make_module, make_tr
     assert rates.of_step == pytest.approx(expected[1::2])
 
 
-def test_the_sampler_s_epoch_counts_where_it_is_known():
-    group = {"lr": 0.0, "peak_lr": 0.01}
-    trainer = SimpleNamespace(
-        current_epoch=1, num_training_batches=4, optimizers=[SimpleNamespace(param_groups=[group])]
-    )
-    schedule().on_train_batch_start(trainer, None, [], 2)
-    assert group["lr"] == pytest.approx(0.01 * 1.5 / 2)
-    schedule().on_train_batch_start(trainer, None, SimpleNamespace(epoch=0), 2)
-    assert group["lr"] == pytest.approx(0.01 * 0.5 / 2)
+def test_rate_where_every_epoch_reads_the_same_batches(make_module, make_trainer):
+    class Data(ImageDataModule):
+        def setup(self, stage=None):
+            self.dataset_train = TensorDataset(torch.zeros(40, 3, 8, 8, dtype=torch.uint8), torch.arange(40) % 5)
+            self.dataset_train.classes = range(5)
+
+    rates = Rates()
+    trainer = make_trainer(max_epochs=4, overfit_batches=3, callbacks=[schedule(), rates])
+    trainer.fit(make_module(learning_rate=0.01), datamodule=Data(8, 4))
+    assert rates.of_batch == pytest.approx(expected_rates(range(4), 3))
 
 
 def test_the_very_first_step_has_rate_zero(make_module, make_trainer, loader):

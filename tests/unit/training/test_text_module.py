@@ -278,7 +278,7 @@ def test_a_training_step_reaches_every_weight(mapping, self_conditioning):
     module.run_seed, module._batch_index = 0, torch.arange(4)
     ids = text_ids(module, 4)
     module.log = module.log_dict = lambda *args, **kwargs: None
-    loss = module.training_step(ImageBatch(ids, torch.zeros(4, dtype=torch.int64), torch.arange(4)), 0)
+    loss = module.training_step(ImageBatch(ids, torch.zeros(4, dtype=torch.int64), torch.arange(4)), 0)["loss"]
     loss.backward()
     assert loss.isfinite()
     silent = [n for n, p in module.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]

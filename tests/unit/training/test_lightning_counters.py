@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from jitflow.data.restart import RestartCallback, corrected_counters
+from jitflow.data.base import ImageDataModule
+from jitflow.data.position import DataPosition
 from jitflow.errors import CheckpointError
+from jitflow.training.lightning_counters import corrected_counters, resume_exactly
 
 
 def tracker(ready, started, processed, completed):
@@ -51,9 +53,9 @@ CASES = {
 @pytest.mark.parametrize(("saved", "epochs", "batches"), CASES.values(), ids=CASES)
 def test_where_the_training_stands(saved, epochs, batches, by_steps):
     before = copy.deepcopy(saved)
-    state, found_epochs, found_batches = corrected_counters(saved, by_steps=by_steps)
+    state, position = corrected_counters(saved, by_steps=by_steps)
     assert saved == before
-    assert (found_epochs, found_batches) == (epochs, batches)
+    assert position == DataPosition(epochs, batches)
     inside = batches > 0
     for scope in ("total", "current"):
         assert state["epoch_progress"][scope] == tracker(epochs + inside, epochs + inside, epochs, epochs)
@@ -86,7 +88,8 @@ def test_an_epoch_begins_anew_by_steps_whatever_its_length():
 @pytest.mark.parametrize("damage", [{}, {"epoch_progress": 3}, {"epoch_loop.batch_progress": {"current": None}}])
 def test_counters_that_are_none_are_one_error(damage):
     saved = {**counters((3, 3, 3, 3), (6, 6, 6, 6)), **damage} if damage else {}
-    trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), max_steps=-1, accumulate_grad_batches=1)
-    callback = RestartCallback(0, lambda position: pytest.fail("went on"))
+    data = ImageDataModule(2, 4)
+    data.resume_at = lambda position: pytest.fail("went on")
+    trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), datamodule=data, max_steps=-1, accumulate_grad_batches=1)
     with pytest.raises(CheckpointError, match="does not say where its training stood"):
-        callback.on_load_checkpoint(trainer, None, {"loops": {"fit_loop": saved}})
+        resume_exactly(trainer, {"loops": {"fit_loop": saved}})
