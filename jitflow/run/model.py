@@ -61,20 +61,22 @@ def check_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, foreign: 
     if not (isinstance(cls, type) and issubclass(cls, FlowModule)):
         raise ConfigError(f"the recipe's model must be a FlowModule; got {recipe['model']['class_path']}")
     given = recipe["model"]["init_args"]
+    # Stand-ins for what the data and the length of the training will decide.
+    stand_ins = {"ema_decay1": 0.0, "ema_decay2": 0.0, **cls.settings_from_data({})}
+    with torch.device("meta"):
+        module = cls(**_arguments(cls, given, {**stand_ins, **kept}))
+    # As the module keeps them, which may be in other words than the recipe's.
+    now = copy_nested(dict(module.hparams))
     differing = {
-        f"model.{name}": (kept[name], value)
+        f"model.{name}": (kept[name], now.get(name, value))
         for name, value in given.items()
-        if value is not None and name in kept and copy_nested(kept[name]) != value
+        if value is not None and name in kept and kept[name] != now.get(name, value)
     }
     if fixed_settings(differing):
         raise CheckpointError(
             f"the checkpoint was trained with {describe_changes(fixed_settings(differing))}; leave these settings as "
             "they were, or start a new run from its weights with --init_from"
         )
-    # Stand-ins for what the data and the length of the training will decide.
-    stand_ins = {"ema_decay1": 0.0, "ema_decay2": 0.0, **cls.settings_from_data({})}
-    with torch.device("meta"):
-        module = cls(**_arguments(cls, given, {**stand_ins, **kept}))
     if module.num_classes and not module.label_drop_prob > 0 and module.cfg_scale != 1:
         raise ConfigError(
             "guidance needs a network that also saw no label: set label_drop_prob above 0, or cfg_scale to 1"

@@ -47,7 +47,7 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def read_recipe(name: str | Path) -> dict[str, Any]:
-    """Read a recipe's settings; raise ConfigError if it is not valid YAML."""
+    """Read a recipe's settings, classes by their names of today; raise ConfigError if it is not valid YAML."""
     path = find_recipe(name)
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -57,7 +57,18 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
         raise ConfigError(f"recipe {path} is not valid YAML ({reason})") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"recipe {path} must hold settings by name")
-    return settings
+    return {name: _with_present_classes(value) for name, value in settings.items()}
+
+
+def _with_present_classes(value: Any) -> Any:
+    """Give classes inside of nested settings the names they have today."""
+    if isinstance(value, dict):
+        named = {key: _with_present_classes(inner) for key, inner in value.items()}
+        path = named.get("class_path")
+        return (
+            {**named, "class_path": FORMER_CLASSES[path]} if isinstance(path, str) and path in FORMER_CLASSES else named
+        )
+    return [_with_present_classes(item) for item in value] if isinstance(value, list) else value
 
 
 def override(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

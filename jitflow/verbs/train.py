@@ -7,7 +7,10 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from jitflow.errors import ConfigError, option_error
 from jitflow.io.files import write_text
 from jitflow.run.fit import Training, describe_model, fit, prepare
 from jitflow.run.memory import describe_fit
-from jitflow.run.recipe import find_recipe
+from jitflow.run.recipe import find_recipe, read_recipe
 from jitflow.run.settings import CHECKPOINTS
 from jitflow.run.start import AUTO, recipe_to_resume, run_folder_of
 from jitflow.training.module import FlowModule
@@ -124,10 +127,17 @@ def _with_recipe_paths(args: list[str]) -> tuple[list[str], str | None]:
             if not value:
                 raise ConfigError("--config needs the name of a recipe or a file, such as images/jit_b16_256")
             name = name or (Path(value).stem if Path(value).is_file() else value)
-            resolved.append(f"--config={find_recipe(value)}")
+            resolved.append(f"--config={_readable(find_recipe(value))}")
         else:
             resolved.append(word)
     return resolved, name
+
+
+def _readable(path: Path) -> Path:
+    """The recipe itself, or a copy in which classes have the names of today."""
+    recipe = read_recipe(path)
+    held = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return path if recipe == held else _written(recipe)
 
 
 def _with_recorded_recipe(words: list[str]) -> list[str]:
@@ -139,16 +149,16 @@ def _with_recorded_recipe(words: list[str]) -> list[str]:
         if flag == "--resume":
             value = value if equals else "".join(words[place + 1 : place + 2])
             if value and value != AUTO:
-                return [f"--config={_recorded_file(value)}", *words]
+                return [f"--config={_written(recipe_to_resume(value))}", *words]
     return words
 
 
-def _recorded_file(path: str) -> Path:
-    """A file of the recipe by which the run of a path goes on."""
-    import tempfile
-
-    file = Path(tempfile.mkdtemp(prefix="jitflow-")) / "recipe.yaml"
-    write_text(file, yaml.safe_dump(recipe_to_resume(path), sort_keys=False))
+def _written(recipe: dict[str, Any]) -> Path:
+    """A file that holds a recipe, for the parser, which reads files; removed at the end of the process."""
+    folder = tempfile.mkdtemp(prefix="jitflow-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = Path(folder) / "recipe.yaml"
+    write_text(file, yaml.safe_dump(recipe, sort_keys=False))
     return file
 
 

@@ -151,10 +151,6 @@ RESUMING = {
             "text_recipe",
             "jitflow text train --resume text_recipe --epochs 2 --accelerator cpu",
             id="text_recipe-text-train",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="refused with 'holds no optimiser or no settings', though `jitflow runs` recommends it",
-            ),
         ),
     ],
 )
