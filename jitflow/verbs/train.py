@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from jitflow.callbacks import FiniteGuard, JiTModelCheckpoint, LearningRateSchedulerCallback
 from jitflow.checkpoint.find import find_checkpoint
-from jitflow.errors import ConfigError, option_error
+from jitflow.errors import ConfigError
 from jitflow.io.files import write_text
 from jitflow.run.fit import Training, describe_model, fit, prepare
 from jitflow.run.memory import describe_fit
@@ -28,6 +28,7 @@ from jitflow.run.recipe import find_recipe, read_recipe
 from jitflow.run.settings import CHECKPOINTS
 from jitflow.run.start import AUTO, recipe_to_resume, run_folder_of
 from jitflow.training.module import FlowModule
+from jitflow.verbs.option_errors import explain_option_error
 
 log = logging.getLogger(__name__)
 # Options that are no settings of the training.
@@ -49,7 +50,8 @@ def train(args: list[str]) -> None:
     try:
         asked = parser.parse_args(words)
     except argparse.ArgumentError as error:
-        raise option_error(str(error), "jitflow train") from None
+        options = [option for action in parser._actions for option in action.option_strings]
+        raise explain_option_error(str(error), words, _recipe_of(words), options, "jitflow train") from None
     settings: dict[str, Any] = yaml.safe_load(parser.dump(asked, skip_unset=False))
     recipe = {name: value for name, value in settings.items() if name not in _OURS}
     resume, run_dir = asked.resume, asked.run_dir
@@ -67,8 +69,21 @@ def train(args: list[str]) -> None:
     log.info("done: %s", run.checkpoint)
 
 
+def _recipe_of(words: list[str]) -> dict[str, Any]:
+    """The settings that ``--config`` names, with the classes that the options put in their place."""
+    recipe: dict[str, Any] = {}
+    for word in words:
+        flag, _, value = word.partition("=")
+        if flag == "--config":
+            recipe.update(read_recipe(value))
+        elif flag in ("--model", "--data") and value:
+            recipe[flag.removeprefix("--")] = {"class_path": value}
+    return recipe
+
+
 def _parser() -> LightningArgumentParser:
-    parser = LightningArgumentParser(prog="jitflow train", exit_on_error=False)
+    # An option cut short could come to mean another one.
+    parser = LightningArgumentParser(prog="jitflow train", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="config", help="Name of a recipe, or a file.")
     parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run; runs/<recipe>.")
     parser.add_argument(

@@ -1,0 +1,58 @@
+"""Errors of ``jitflow train``'s options: which one is wrong, what it may have meant, and what its class takes."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from jitflow.errors import ConfigError, option_error, unknown_name
+from jitflow.run.recipe import find_class
+
+
+def explain_option_error(
+    text: str, words: Sequence[str], recipe: Mapping[str, Any], options: Iterable[str], command: str
+) -> ConfigError:
+    """Turn a parser's message into one that names the wrong option and the nearest right one.
+
+    Args:
+        text: The parser's message.
+        words: Words of the command line.
+        recipe: Settings of the recipe, whose classes take ``--model.x`` and ``--data.x``.
+        options: Every other option that there is.
+        command: The command whose ``--help`` lists the options.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    known = list(options)
+    for word in words:
+        option = word.partition("=")[0]
+        section, dot, name = option.removeprefix("--").partition(".")
+        if not option.startswith("--"):
+            continue
+        if section in ("model", "data") and dot:
+            takes = _arguments_of(recipe.get(section))
+            if takes and name.partition(".")[0] not in takes[1]:
+                kind, names = takes
+                near = difflib.get_close_matches(name.partition(".")[0].lower(), names, n=2, cutoff=0.6)
+                meant = f"did you mean {' or '.join(f'--{section}.{n}' for n in near)}? " if near else ""
+                return ConfigError(f"there is no option {option}; {meant}{kind} takes {', '.join(names)}")
+        elif section not in ("model", "data") and option not in known:
+            return unknown_name("option", option, known, hint=f"{command} --help lists all.")
+    return option_error(text, command)
+
+
+def _arguments_of(spec: Any) -> tuple[str, list[str]] | None:
+    """Name of the class that a section of a recipe describes, and its arguments; None if it describes none."""
+    if not isinstance(spec, Mapping) or "class_path" not in spec:
+        return None
+    try:
+        cls = find_class(spec, foreign=True)
+    except ConfigError:
+        return None
+    parameters = inspect.signature(cls).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return str(cls.__name__), [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
