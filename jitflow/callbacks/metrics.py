@@ -50,6 +50,10 @@ class MetricLoggerCallback(pl.Callback):
             ours.addHandler(handler)
             ours.setLevel(logging.INFO)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start counting; inside an epoch if the training was cut off there, which then has no other start."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start counting anew, so that validation and checkpoints between epochs do not look like slow steps."""
         self._batches = self._images = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,12 +32,13 @@ from jitflow.io.files import writable_folder
 from jitflow.run.course import Course, ema_decays, plan_course, schedule_of
 from jitflow.run.data_record import describe_data
 from jitflow.run.describe import Run, describe_run
-from jitflow.run.folder import RunRecord, RunState, read_run_record, write_run_folder, write_run_record
+from jitflow.run.folder import RUN_NAME, RunRecord, read_run_record
 from jitflow.run.model import build_model, check_model, kept_settings
 from jitflow.run.recipe import build, build_nested
+from jitflow.run.recorder import RunRecorder
 from jitflow.run.report import write_final_report
 from jitflow.run.settings import LOGGING, complete
-from jitflow.run.start import AUTO, RECIPE_ENTRY, Start, clear_run, find_start
+from jitflow.run.start import AUTO, CONVERTED, Start, clear_run, find_start
 from jitflow.run.strategy import is_first_process, strategy_for, usable_precision
 from jitflow.training.module import FlowModule
 
@@ -87,7 +89,8 @@ def fit(
             on from there, also with another length, other data or other logs, which are named; never with another
             model or optimiser.
         callbacks: Further callbacks; one of a kind that the run has by itself takes its place.
-        restart: Throw away what a training wrote into the folder, and begin anew.
+        restart: Begin anew, and throw away what a training wrote into the folder as soon as nothing is wrong with this
+            one.
         foreign: Allow classes of any package in the recipe, which can run any code.
         command: What goes on with the run, for its record; ``jitflow train --resume`` by default.
 
@@ -101,34 +104,39 @@ def fit(
         MissingFileError: If a path does not exist.
     """
     run_dir = Path(run_dir).expanduser()
-    if restart and is_first_process():
-        clear_run(run_dir)
-    training = prepare(recipe, run_dir, resume, callbacks, foreign=foreign)
-    if training is None:
-        return describe_run(run_dir)
-    module, trainer, start = training.module, training.trainer, training.start
-    application = module.application
+    with no_folder_without_a_run(run_dir):
+        training = prepare(recipe, run_dir, resume, callbacks, restart=restart, foreign=foreign)
+        if training is not None:
+            if restart and is_first_process():
+                clear_run(run_dir)
+            _train(training, command or shlex.join(["jitflow", "train", "--resume", str(run_dir)]))
+    return describe_run(run_dir)
+
+
+def _train(training: Training, command: str) -> None:
+    run_dir, trainer, start = training.run_dir, training.trainer, training.start
+    writable_folder(run_dir)
     record = RunRecord(
-        application,
+        training.module.application,
         training.recipe,
         "running",
-        data=describe_data(training.info, getattr(getattr(training.data, "dataset_train", None), "samples", ())),
-        command=command or f"jitflow train --resume {run_dir}",
+        data=_describe_data(training.data, training.info),
+        command=command,
     )
-    if trainer.is_global_zero:
-        write_run_folder(writable_folder(run_dir), training.recipe, seed=training.recipe["seed_everything"])
-        write_run_record(run_dir, record)
-    log.info("%s in %s: %s", describe_model(module), run_dir, describe_length(training))
+    recorder = RunRecorder(run_dir, record)
+    # Behind all others, which may still refuse to start.
+    trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
+    log.info("%s in %s: %s", describe_model(training.module), run_dir, describe_length(training))
     if start.checkpoint is not None:
         log.info("resuming from %s", start.checkpoint)
-    with warnings.catch_warnings(), _recorded(run_dir, record, trainer):
+    with warnings.catch_warnings(), recorder.end_recorded(trainer):
         # Hints on worker counts and small data sets.
         warnings.filterwarnings("ignore", module="lightning")
         with resumable_exit(trainer, "the same command goes on"):
-            trainer.fit(module, datamodule=training.data, ckpt_path=start.checkpoint)
+            trainer.fit(training.module, datamodule=training.data, ckpt_path=start.checkpoint)
     if trainer.is_global_zero:
+        shutil.rmtree(run_dir / CONVERTED, ignore_errors=True)
         write_final_report(run_dir)
-    return describe_run(run_dir)
 
 
 def prepare(
@@ -137,24 +145,29 @@ def prepare(
     resume: str | Path = AUTO,
     callbacks: Sequence[pl.Callback] = (),
     *,
+    restart: bool = False,
     foreign: bool = False,
 ) -> Training | None:
-    """Build a training and look at everything that can be wrong; a refused one leaves nothing behind.
+    """Build a training and look at everything that can be wrong.
+
+    Only what the data keep (``run_dir/cache``) is written; see :func:`no_folder_without_a_run`.
 
     Args:
         recipe: As in :func:`fit`, as are all further arguments.
         run_dir: See there.
         resume: See there.
         callbacks: See there.
+        restart: Begin anew whatever the folder holds; it is not emptied here.
         foreign: See there.
 
     Returns:
         The training; None if the folder's run is finished.
     """
     recipe = complete(recipe, foreign=foreign)
-    if recipe["init_from"] is not None and str(resume) != AUTO:
-        raise ConfigError("resume continues a run, init_from starts a new one; give one of them")
-    start = find_start(recipe, run_dir, resume)
+    for name, begins_anew in (("init_from", recipe["init_from"] is not None), ("restart", restart)):
+        if begins_anew and str(resume) != AUTO:
+            raise ConfigError(f"resume goes on with a run, {name} begins a new one; give one of them")
+    start = Start() if restart else find_start(recipe, run_dir, resume)
     if start.is_finished:
         log.info(
             "%s is finished: %s holds all the epochs or steps that are asked for; more of them train it longer, "
@@ -163,8 +176,7 @@ def prepare(
             start.checkpoint,
         )
         return None
-    with _nothing_left_behind(run_dir):
-        return _prepare(recipe, run_dir, start, callbacks, foreign=foreign)
+    return _prepare(recipe, run_dir, start, callbacks, foreign=foreign)
 
 
 def _prepare(
@@ -190,9 +202,7 @@ def _prepare(
     module.check_data(info)
     if start.checkpoint is not None:
         # Checked before anything of the run is written over.
-        start = replace(
-            start, checkpoint=resumable(start.checkpoint, module, run_dir / recipe["checkpoint"]["dirpath"])
-        )
+        start = replace(start, checkpoint=resumable(start.checkpoint, module, run_dir / CONVERTED))
     elif recipe["init_from"] is not None:
         init_from(module, find_checkpoint(recipe["init_from"]), ema=recipe["init_ema"])
     trainer = _build_trainer(recipe, run_dir, module, course, callbacks, foreign=foreign)
@@ -219,12 +229,16 @@ def _check_same_data(run_dir: Path, start: Start, data: Any, info: Mapping[str, 
     before = record.data.get("fingerprint") if record is not None else None
     if before is None:
         return
-    now = describe_data(info, getattr(getattr(data, "dataset_train", None), "samples", ()))["fingerprint"]
+    now = _describe_data(data, info)["fingerprint"]
     if now != before:
         raise DataError(
             f"{run_dir} was trained on other data (fingerprint {before[:12]}, now {now[:12]}); restore them, "
             f"--resume {run_dir} to go on with these all the same, or choose another folder"
         )
+
+
+def _describe_data(data: Any, info: Mapping[str, Any]) -> dict[str, Any]:
+    return describe_data(info, getattr(getattr(data, "dataset_train", None), "samples", ()))
 
 
 def _build_trainer(
@@ -269,7 +283,6 @@ def _callbacks(recipe: Mapping[str, Any], run_dir: Path, module: FlowModule, cou
         TrainingWatch(),
         FiniteGuard(**recipe["guard"]),
         JiTModelCheckpoint(run_dir / saving.pop("dirpath"), **saving),
-        _KeepRecipe(recipe),
     ]
     every = recipe["ema_snapshots_every_n_steps"]
     if every is not None:
@@ -292,53 +305,15 @@ def _loggers(logging_settings: Mapping[str, Any], run_dir: Path) -> list[Logger]
     return loggers
 
 
-class _KeepRecipe(pl.Callback):
-    """Keeps the complete recipe in every checkpoint, so that it can be gone on with from anywhere."""
-
-    def __init__(self, recipe: Mapping[str, Any]) -> None:
-        self.recipe = dict(recipe)
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        checkpoint[RECIPE_ENTRY] = self.recipe
-
-
 @contextmanager
-def _recorded(run_dir: Path, record: RunRecord, trainer: pl.Trainer) -> Iterator[None]:
-    """Write into ``run.json`` how a training ended, whatever way it did."""
-    state: RunState = "failed"
-    detail = ""
-    try:
-        yield
-        state = "finished"
-    except (KeyboardInterrupt, SystemExit):
-        state = "interrupted"
-        raise
-    except BaseException as error:
-        detail = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise
-    finally:
-        if trainer.is_global_zero:
-            progress: Any = trainer.fit_loop.epoch_progress.current
-            ended = replace(
-                record, state=state, detail=detail, epochs=int(progress.processed), steps=trainer.global_step
-            )
-            write_run_record(run_dir, ended)
-            if state == "finished":
-                write_run_record(run_dir, replace(ended, score=describe_run(run_dir).score))
-
-
-@contextmanager
-def _nothing_left_behind(run_dir: Path) -> Iterator[None]:
-    """Remove the folder of a run that is refused before it starts, if it was not there before."""
+def no_folder_without_a_run(run_dir: Path) -> Iterator[None]:
+    """Remove a folder that was made for a training that did not start: one that was refused, or a dry run."""
     existed = run_dir.exists()
     try:
         yield
-    except BaseException:
-        if not existed and is_first_process():
+    finally:
+        if not existed and not (run_dir / RUN_NAME).exists() and is_first_process():
             shutil.rmtree(run_dir, ignore_errors=True)
-        raise
 
 
 def describe_model(module: FlowModule) -> str:

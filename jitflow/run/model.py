@@ -64,19 +64,16 @@ def check_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, foreign: 
     # Stand-ins for what the data and the length of the training will decide.
     stand_ins = {"ema_decay1": 0.0, "ema_decay2": 0.0, **cls.settings_from_data({})}
     with torch.device("meta"):
-        module = cls(**_arguments(cls, given, {**stand_ins, **kept}))
-    # As the module keeps them, which may be in other words than the recipe's.
-    now = copy_nested(dict(module.hparams))
-    differing = {
-        f"model.{name}": (kept[name], now.get(name, value))
-        for name, value in given.items()
-        if value is not None and name in kept and kept[name] != now.get(name, value)
-    }
-    if fixed_settings(differing):
+        module = cls(**_arguments(cls, given, stand_ins))
+    differing = fixed_settings(_differences(given, dict(module.hparams), kept))
+    if differing:
         raise CheckpointError(
-            f"the checkpoint was trained with {describe_changes(fixed_settings(differing))}; leave these settings as "
-            "they were, or start a new run from its weights with --init_from"
+            f"the checkpoint was trained with {describe_changes(differing)}; leave these settings as they were, or "
+            "start a new run from its weights with --init_from"
         )
+    if kept:
+        with torch.device("meta"):
+            module = cls(**_arguments(cls, given, {**stand_ins, **kept}))
     if module.num_classes and not module.label_drop_prob > 0 and module.cfg_scale != 1:
         raise ConfigError(
             "guidance needs a network that also saw no label: set label_drop_prob above 0, or cfg_scale to 1"
@@ -87,6 +84,23 @@ def check_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, foreign: 
         optimizer_on_cpu=recipe["optimizer_on_cpu"],
         ema_on_cpu=recipe["ema_on_cpu"],
     )
+
+
+def _differences(
+    given: Mapping[str, Any], made: Mapping[str, Any], kept: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Settings that are given and differ from a checkpoint's: by dotted name, the checkpoint's value and the given one.
+
+    Args:
+        given: Arguments of the model's class; null leaves one to the checkpoint.
+        made: What the class made of them for its checkpoints, such as the JSON of a tokenizer that was named.
+        kept: The checkpoint's.
+    """
+    return {
+        f"model.{name}": (kept[name], value)
+        for name, value in given.items()
+        if value is not None and name in kept and copy_nested(kept[name]) not in (value, copy_nested(made.get(name)))
+    }
 
 
 def _arguments(cls: type[FlowModule], given: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:

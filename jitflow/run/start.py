@@ -14,7 +14,8 @@ import yaml
 from jitflow.applications import get_application
 from jitflow.checkpoint.find import find_checkpoint, resume_point
 from jitflow.checkpoint.lightning import recorded_application
-from jitflow.errors import ConfigError
+from jitflow.checkpoint.recipe import held_recipe
+from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import load_checkpoint, read_json
 from jitflow.run.folder import CONFIG_NAME, RUN_NAME, read_run_record
 from jitflow.run.recipe import flatten, override, read_recipe
@@ -23,8 +24,8 @@ from jitflow.run.settings import changed_settings, complete, describe_changes
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
-RECIPE_ENTRY = "recipe"
-"""Entry of a checkpoint that holds the complete recipe it was trained by."""
+CONVERTED = "converted"
+"""Folder in a run's, for a checkpoint of another format that its training begins with; none of the run's own."""
 _SECTIONS = ("seed_everything", "model", "data", "trainer", "schedule", "checkpoint", "guard", "logging")
 
 
@@ -85,7 +86,8 @@ def _start_from(checkpoint: Path, recipe: Mapping[str, Any], run_dir: Path) -> S
     own = resume_point(run_dir)
     if own is not None and checkpoint.resolve().parent != own.resolve().parent:
         recorded, theirs = recorded_recipe(run_dir, own), recorded_recipe(None, checkpoint)
-        if recorded is None or recorded != theirs:
+        # A copy of a checkpoint of this very run, perhaps from before it was made longer.
+        if recorded is None or theirs is None or changed_settings(flatten(theirs), flatten(recorded)):
             raise ConfigError(
                 f"{run_dir} holds another run than {checkpoint}; leave the folder out to go on where the checkpoint "
                 "lies, or choose an empty one"
@@ -133,8 +135,8 @@ def recorded_recipe(run_dir: Path | None, checkpoint: Path | None) -> dict[str, 
     if record is not None and record.recipe:
         return record.recipe
     if checkpoint is not None:
-        held = load_checkpoint(checkpoint).get(RECIPE_ENTRY)
-        if isinstance(held, dict):
+        held = held_recipe(load_checkpoint(checkpoint))
+        if held is not None:
             return held
     config = _former_config(run_dir) if run_dir is not None else None
     if config is None:
@@ -153,7 +155,7 @@ def recipe_to_resume(path: str | Path) -> dict[str, Any]:
 
     Raises:
         MissingFileError: If there is none.
-        ConfigError: If nothing says by which settings it was trained.
+        CheckpointError: If nothing says by which settings it was trained.
     """
     checkpoint = find_checkpoint(path)
     folder = run_folder_of(checkpoint)
@@ -162,8 +164,9 @@ def recipe_to_resume(path: str | Path) -> dict[str, Any]:
         return recipe
     words = _former_words(folder, load_checkpoint(checkpoint))
     if words is None:
-        raise ConfigError(
-            f"nothing beside {checkpoint} says by which settings it was trained; name them, such as --config RECIPE"
+        raise CheckpointError(
+            f"nothing in {checkpoint} or beside it says by which settings it was trained; name them with `jitflow "
+            "train --config RECIPE`, or start from its weights with --init_from"
         )
     return complete(override(read_recipe(words[0]), words[1]))
 
@@ -204,12 +207,15 @@ def _former_words(run_dir: Path | None, checkpoint: Mapping[str, Any]) -> tuple[
 
 
 def clear_run(run_dir: Path) -> None:
-    """Remove what a training wrote into its folder, and nothing else that may lie there."""
+    """Remove what a training wrote into its folder, and nothing else that may lie there.
+
+    What its data keep there (``cache``) is named by its content and stays: the next training may have opened it.
+    """
     for pattern in ("*.ckpt", "*.pth", ".*.ckpt", ".*.pth", "manifest.json"):
         for place in (run_dir, run_dir / "checkpoints"):
             for file in place.glob(pattern):
                 file.unlink()
-    for name in ("csv", "tensorboard", "lightning_logs", "ema_snapshots", "cache"):
+    for name in ("csv", "tensorboard", "lightning_logs", "ema_snapshots", CONVERTED):
         shutil.rmtree(run_dir / name, ignore_errors=True)
     for name in (RUN_NAME, CONFIG_NAME, "environment.json", "data.json", "report.html", "training.json"):
         (run_dir / name).unlink(missing_ok=True)

@@ -94,7 +94,11 @@ def run_command(name: str, function: Callable[..., Any], args: list[str], *, pos
         for word in args
     ]
     parameters = inspect.signature(function).parameters.values()
-    switches = {f"--{p.name}": str(p.annotation) == "bool" for p in parameters if p.default is False}
+    switches = {
+        f"--{p.name}": str(p.annotation) in ("bool", "bool | None")
+        for p in parameters
+        if p.default is False or (p.default is None and str(p.annotation).startswith("bool"))
+    }
     lists = [f"--{p.name}" for p in parameters if str(p.annotation).startswith("list[")]
     args = _spell_out(_join_lists(args, lists), switches)
     try:
@@ -123,14 +127,14 @@ def _spell_out(args: list[str], switches: dict[str, bool]) -> list[str]:
 
     Args:
         args: Words of a command line.
-        switches: Options that are false by default, and whether true and false are all that they can be.
+        switches: Options that are false by default or have none, and whether true and false are all that they can be.
     """
 
     def is_bare(word: str, after: str) -> bool:
         if word not in switches:
             return False
         if switches[word]:
-            return after.lower() not in ("true", "false", "yes", "no")
+            return after.lower() not in ("true", "false", "yes", "no", "null")
         return not after or after.startswith("-")
 
     following = [*args, ""][1:]

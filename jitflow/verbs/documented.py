@@ -11,9 +11,10 @@ import lightning.pytorch as pl
 
 from jitflow.applications import get_application
 from jitflow.checkpoint.find import find_checkpoint
+from jitflow.errors import CheckpointError
 from jitflow.run.describe import Run
 from jitflow.run.fit import fit
-from jitflow.run.recipe import flatten, override, read_recipe
+from jitflow.run.recipe import find_class, flatten, override, read_recipe
 from jitflow.run.settings import complete
 from jitflow.run.start import AUTO, recipe_to_resume, run_folder_of
 
@@ -70,6 +71,11 @@ def documented_recipe(
 
     Returns:
         The complete recipe.
+
+    Raises:
+        ConfigError: If a value cannot work; names its word.
+        CheckpointError: If what is gone on with belongs to another application, or to nobody knows which recipe.
+        MissingFileError: If it does not exist.
     """
     documented = get_application(application).documented
     assert documented is not None, f"{application} has no documented words"
@@ -77,6 +83,9 @@ def documented_recipe(
     if resume is None:
         return complete(override(read_recipe(documented.recipe), given))
     base = recipe_to_resume(resume)
+    theirs = find_class(base["model"]).application
+    if theirs != application:
+        raise CheckpointError(f"{resume} is no model of {application} but of {theirs or base['model']['class_path']}")
     recipe = complete(override(base, given))
     before, after = flatten(base), flatten(recipe)
     changed = [f"{name} {before[name]} (now {after.get(name)})" for name in before if before[name] != after.get(name)]

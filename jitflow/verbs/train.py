@@ -22,7 +22,7 @@ from jitflow.callbacks import FiniteGuard, JiTModelCheckpoint, LearningRateSched
 from jitflow.checkpoint.find import find_checkpoint
 from jitflow.errors import ConfigError
 from jitflow.io.files import write_text
-from jitflow.run.fit import Training, describe_model, fit, prepare
+from jitflow.run.fit import Training, describe_model, fit, no_folder_without_a_run, prepare
 from jitflow.run.memory import describe_fit
 from jitflow.run.recipe import find_recipe, read_recipe
 from jitflow.run.settings import CHECKPOINTS
@@ -61,9 +61,10 @@ def train(args: list[str]) -> None:
     # "auto" on the command line asks for a run that is there.
     start: str | Path = AUTO if resume is None else folder if resume == AUTO else resume
     if asked.dry_run:
-        training = prepare(recipe, folder, start, foreign=True)
-        if training is not None:
-            _describe(training)
+        with no_folder_without_a_run(folder):
+            training = prepare(recipe, folder, start, restart=asked.restart, foreign=True)
+            if training is not None:
+                _describe(training)
         return
     run = fit(recipe, folder, start, restart=asked.restart, foreign=True)
     log.info("done: %s", run.checkpoint)

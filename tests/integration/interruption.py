@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from typing import Any
+
 import lightning.pytorch as pl
 import torch
 
 
 class Interruption(Exception):
     """The end of a process, as far as a test goes."""
+
+
+class At(pl.Callback):
+    """Does something once, when a batch of training or validation begins after a number of optimiser steps."""
+
+    def __init__(self, step: int, action: Callable[[], Any], *, validation: bool = False) -> None:
+        self.step, self.validation = step, validation
+        self._actions = [action]
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if not self.validation and trainer.global_step == self.step and self._actions:
+            self._actions.pop()()
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if self.validation and trainer.global_step == self.step and self._actions:
+            self._actions.pop()()
+
+
+def send(number):
+    """Return an action that sends this process a signal."""
+    return lambda: os.kill(os.getpid(), number)
+
+
+def power_cut():
+    """An action that ends a training at once."""
+    raise Interruption
 
 
 class RandomImages:

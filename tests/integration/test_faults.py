@@ -17,6 +17,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from interruption import At, send
 from PIL import Image
 
 from jitflow.apps.images.data import JiTDataModule
@@ -32,27 +33,6 @@ from jitflow.io.files import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 NET = {"depth": 2, "hidden_size": 16, "num_heads": 2, "bottleneck_dim": 8}
-
-
-class At(pl.Callback):
-    """Do something once, when a batch of training or validation begins."""
-
-    def __init__(self, step, action, *, validation=False):
-        self.step, self.action, self.validation = step, action, validation
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if not self.validation and trainer.global_step == self.step and self.action:
-            action, self.action = self.action, None
-            action()
-
-    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
-        if self.validation and trainer.global_step == self.step and self.action:
-            action, self.action = self.action, None
-            action()
-
-
-def send(number):
-    return lambda: os.kill(os.getpid(), number)
 
 
 def fit(folder, *more, resume=None, max_epochs=2, max_steps=-1, accumulate_grad_batches=1, **saving):

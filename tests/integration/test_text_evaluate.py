@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from jitflow.verbs.text_train import train
 from torch import Tensor, nn
 
 from jitflow import cli
@@ -21,7 +22,6 @@ from jitflow.core.path import interpolate
 from jitflow.core.seeding import noise_from_seeds
 from jitflow.errors import CheckpointError, ConfigError, DataError, MissingFileError
 from jitflow.io.files import read_json
-from jitflow.verbs.text_train import train
 
 NET = {"depth": 1, "hidden_size": 16, "num_heads": 2, "bottleneck_dim": 8}
 SAMPLING = {"steps": 3, "device": "cpu", "batch_size": 4}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jsonargparse
 import pytest
+from jitflow.verbs.lightning_cli import TrainCLI
 
 from jitflow import cli
-from jitflow.verbs.lightning_cli import TrainCLI
 
 
 class Understood(Exception):

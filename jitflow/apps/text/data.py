@@ -33,7 +33,7 @@ from jitflow.io.files import writable_folder
 from jitflow.io.progress import Meter, meter
 
 _log = logging.getLogger(__name__)
-_STATE = "text"
+_STATE, _BUILTIN = "text", "builtin_corpus"
 # Enough for the frequencies of tokens, whatever the size of the corpus.
 _COUNTED = 20_000_000
 
@@ -207,8 +207,8 @@ class TextDataModule(ImageDataModule):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the data, and how they were cut into windows."""
-        return {**super().state_dict(), _STATE: self._cut()}
+        """Return the position in the data, how they were cut into windows, and whether they are the built-in corpus."""
+        return {**super().state_dict(), _STATE: {**self._cut(), _BUILTIN: self._text_path() is None}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember the position for the next training loader.
@@ -313,6 +313,13 @@ class TextDataModule(ImageDataModule):
             persistent_workers=loader.persistent_workers,
             multiprocessing_context=loader.multiprocessing_context,
         )
+
+
+def on_builtin_corpus(checkpoint: dict[str, Any]) -> bool | None:
+    """Whether a checkpoint was trained on the built-in corpus, as its data module's state says; None if it does not."""
+    state = checkpoint.get(TextDataModule.__qualname__)
+    cut = state.get(_STATE) if isinstance(state, dict) else None
+    return cut.get(_BUILTIN) if isinstance(cut, dict) else None
 
 
 @contextmanager

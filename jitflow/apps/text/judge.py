@@ -19,8 +19,7 @@ from jitflow.apps.text.baselines import (
     unigram_accuracy,
     unigram_probabilities,
 )
-from jitflow.apps.text.data import TextDataModule
-from jitflow.apps.text.files import DEFAULT_DATA_PATH
+from jitflow.apps.text.held_out import Texts, read_texts, spread_windows
 from jitflow.apps.text.module import TextLightningModule
 from jitflow.apps.text.ngram import NgramModel, byte_sequences, halves, perplexity_table, shuffle_tokens
 from jitflow.apps.text.plots import plot_accuracy
@@ -28,13 +27,12 @@ from jitflow.apps.text.recovery import text_recovery_accuracy, token_accuracy
 from jitflow.apps.text.sample_scores import describe_samples, distance_summary, valid_code_share
 from jitflow.apps.text.tables import print_report
 from jitflow.apps.text.token_store import TokenStream
-from jitflow.apps.text.windows import Windows
 from jitflow.apps.text.write import TextSamples, load_text_model, recover, write_texts
 from jitflow.core.condition import Condition
 from jitflow.core.path import data_from_velocity, interpolate
 from jitflow.core.seeding import noise_from_seeds
 from jitflow.errors import ConfigError, DataError
-from jitflow.io.files import load_checkpoint, writable_folder, write_json
+from jitflow.io.files import writable_folder, write_json
 from jitflow.io.progress import meter
 
 log = logging.getLogger(__name__)
@@ -94,7 +92,7 @@ def evaluate(
     Args:
         checkpoint: A model of text as colour.
         data_path: The text that it was trained on, of which the same part is held out as in the training. None takes
-            what the checkpoint records, or else the built-in corpus.
+            what the checkpoint records; for a file that records nothing the built-in corpus, with a warning.
         out: Folder of ``evaluation.json``, ``accuracy.png`` and the samples.
         num_texts: Held-out windows to read, spread over the held-out text; fewer if there are not so many.
         num_samples: Texts to write; 0 leaves the part on samples out.
@@ -115,7 +113,7 @@ def evaluate(
 
     Raises:
         ConfigError: If a number is out of range.
-        MissingFileError: If a path does not exist.
+        MissingFileError: If a path does not exist, such as that of the recorded text.
         CheckpointError: If the checkpoint is damaged or no model of text.
         DataError: If there is no text or nothing of it is held out.
     """
@@ -133,7 +131,7 @@ def evaluate(
     if ema:
         module.ema_parameters(ema)
     folder = writable_folder(out)
-    texts = _read_texts(module, checkpoint, data_path, val_path)
+    texts = read_texts(module, checkpoint, data_path, val_path)
     sampling: dict[str, Any] = {
         "steps": steps,
         "solver": solver,
@@ -143,7 +141,7 @@ def evaluate(
         "batch_size": batch_size,
     }
     report: dict[str, Any] = {"checkpoint": str(checkpoint), "seed": seed, "ema": ema}
-    ids = _spread(texts.held_out, num_texts)
+    ids = spread_windows(texts.held_out, num_texts)
     report["held_out"] = _read_noisy(module, ids, texts, times, seed, ema, batch_size)
     report["recovery"] = _recover(module, ids, recovery_time, seed, sampling)
     if num_samples:
@@ -287,79 +285,10 @@ def stream_texts(module: TextLightningModule, stream: TokenStream, most_tokens: 
     return texts
 
 
-class _Texts(NamedTuple):
-    """Training and held-out text as windows."""
-
-    train: Windows
-    held_out: Windows
-
-
-def _read_texts(
-    module: TextLightningModule, checkpoint: str | Path, data_path: str | Path | None, val_path: str | Path | None
-) -> _Texts:
-    """Cut the text as the training did."""
-    recorded = _recorded_settings(checkpoint)
-    if data_path is None:
-        data_path = recorded.get("data_path")
-        val_path = val_path if val_path is not None else recorded.get("val_path")
-    if data_path is not None and Path(data_path) == DEFAULT_DATA_PATH and not DEFAULT_DATA_PATH.exists():
-        data_path = None
-    if data_path is None:
-        log.info("measuring on the built-in corpus")
-    with meter("tokenising", 1, unit="texts") as progress:
-        data = TextDataModule(
-            data_path,
-            module.tokenizer,
-            module.colours.num_tokens,
-            val_path=val_path,
-            pack=bool(recorded.get("pack", True)),
-            random_offset=False,
-            progress=lambda done, in_all: progress.update(done / max(1, in_all)),
-        )
-        data.prepare_data()
-        data.setup("fit")
-    if data.dataset_val is None or not len(data.dataset_val):
-        raise DataError(
-            f"{data_path}: nothing of this text is held out, it is too short; give held-out text (val_path)"
-        )
-    return _Texts(data.dataset_train, data.dataset_val)
-
-
-def read_held_out(
-    module: TextLightningModule, checkpoint: str | Path, num: int, *, data_path: str | Path | None = None
-) -> Tensor:
-    """Read windows of held-out text, spread over it.
-
-    Args:
-        module: The model.
-        checkpoint: Its file, which may record its text.
-        num: How many at most.
-        data_path: The text it was trained on; None for what the file records.
-
-    Returns:
-        Token ids, shape ``(N, num_tokens)``.
-    """
-    return _spread(_read_texts(module, checkpoint, data_path, None).held_out, num)
-
-
-def _recorded_settings(checkpoint: str | Path) -> dict[str, Any]:
-    """Settings of the training, where the file keeps them; a file of weights alone has none."""
-    if Path(checkpoint).suffix == ".safetensors":
-        return {}
-    settings = load_checkpoint(checkpoint).get("args")
-    return dict(settings) if isinstance(settings, Mapping) else {}
-
-
-def _spread(windows: Windows, num: int) -> Tensor:
-    """Take windows from all over the text: ids, shape ``(B, num_tokens)``."""
-    chosen = torch.linspace(0, len(windows) - 1, min(num, len(windows))).round().long()
-    return windows.read_batch(chosen)[0]
-
-
 def _read_noisy(
     module: TextLightningModule,
     ids: Tensor,
-    texts: _Texts,
+    texts: Texts,
     times: Sequence[float],
     seed: int,
     ema: int,

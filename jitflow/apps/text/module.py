@@ -305,7 +305,7 @@ class TextLightningModule(FlowModule):
         given = info.get("tokenizer", self.tokenizer.fingerprint)
         if given != self.tokenizer.fingerprint:
             raise ConfigError(
-                f"the data was tokenised by another tokeniser ({given[:12]}) than the model's "
+                f"the data was made by another tokenizer ({given[:12]}) than the model's "
                 f"({self.tokenizer.name}, {self.tokenizer.fingerprint[:12]}); use the one of the checkpoint"
             )
 

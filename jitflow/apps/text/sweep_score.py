@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jitflow.apps.text.judge import RECOVERY_TIME, read_held_out
+from jitflow.apps.text.held_out import read_held_out
+from jitflow.apps.text.judge import RECOVERY_TIME
 from jitflow.apps.text.module import TextLightningModule
 from jitflow.apps.text.recovery import text_recovery_accuracy
 from jitflow.apps.text.write import recover

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 from jitflow.callbacks.data_record import DATA_NAME, DataRecord, describe_data
+
 from jitflow.data.digits import DigitsDataModule
 from jitflow.io.files import read_json
 

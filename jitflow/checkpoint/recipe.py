@@ -1,0 +1,14 @@
+"""The recipe that a checkpoint was trained by, as the file itself holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+RECIPE_ENTRY = "recipe"
+
+
+def held_recipe(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the complete recipe in a checkpoint's content; None in files that hold none."""
+    recipe = checkpoint.get(RECIPE_ENTRY)
+    return recipe if isinstance(recipe, dict) else None

@@ -1,0 +1,83 @@
+"""Write a run's folder when its training starts, and how it ended when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from jitflow.checkpoint.recipe import RECIPE_ENTRY
+from jitflow.io.files import writable_folder
+from jitflow.run.describe import describe_run
+from jitflow.run.folder import RunRecord, RunState, write_run_folder, write_run_record
+
+
+class RunRecorder(pl.Callback):
+    """Keep the complete recipe in a run's folder and in every checkpoint, and in ``run.json`` how far the run came.
+
+    The folder is written when the checkpoint and the data have been restored and the first step comes next: a training
+    that is refused before leaves the folder, and the record of the run in it, as they were.
+
+    Args:
+        run_dir: The run's folder.
+        record: What ``run.json`` will say; state and progress are filled in.
+    """
+
+    def __init__(self, run_dir: Path, record: RunRecord) -> None:
+        self._run_dir = run_dir
+        self._record = record
+        self._has_started = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write settings, environment and record."""
+        self._has_started = True
+        if trainer.is_global_zero:
+            recipe = self._record.recipe
+            write_run_folder(writable_folder(self._run_dir), recipe, seed=recipe["seed_everything"])
+            self._write(trainer, "running")
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the recipe, by which the run can be gone on with from the file alone."""
+        checkpoint[RECIPE_ENTRY] = self._record.recipe
+
+    @contextmanager
+    def end_recorded(self, trainer: pl.Trainer) -> Iterator[None]:
+        """Write how a training ended, whatever way it did.
+
+        Args:
+            trainer: What trains inside.
+        """
+        state: RunState = "failed"
+        detail = ""
+        try:
+            yield
+            state = "finished"
+        except (KeyboardInterrupt, SystemExit):
+            state = "interrupted"
+            raise
+        except BaseException as error:
+            detail = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise
+        finally:
+            if self._has_started and trainer.is_global_zero:
+                self._write(trainer, state, detail)
+                if state == "finished":
+                    self._record = replace(self._record, score=describe_run(self._run_dir).score)
+                    self._write(trainer, state)
+
+    def _write(self, trainer: pl.Trainer, state: RunState, detail: str = "") -> None:
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        self._record = replace(
+            self._record,
+            state=state,
+            detail=detail,
+            epochs=int(progress.processed),
+            steps=trainer.global_step,
+        )
+        write_run_record(self._run_dir, self._record)
