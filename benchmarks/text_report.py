@@ -29,7 +29,7 @@ from jitflow.core.seeding import noise_from_seeds
 from jitflow.io.files import read_json, write_json
 from jitflow.io.progress import meter
 from jitflow.run.folder import describe_environment
-from jitflow.verbs.text_train import train
+from jitflow.verbs.documented import train_documented
 
 RESULTS = Path(__file__).parent / "results" / "text_report.json"
 COMMAND = "python benchmarks/text_report.py"
@@ -160,16 +160,10 @@ def _trained(name: str, change: dict[str, Any], folder: Path, seed: int) -> Path
     done = out / "checkpoint-last.pth"
     if done.exists():
         return done
-    return train(
-        None,
-        out,
-        epochs=1000,
-        val_interval=1000,
-        save_interval=1000,
-        accelerator="cpu",
-        seed=seed,
-        **{**BASE, **change},
-    )
+    seldom = {"epochs": 1000, "val_interval": 1000, "save_interval": 1000}
+    run = train_documented("text", {**BASE, **change, **seldom, "accelerator": "cpu", "seed": seed}, out)
+    assert run.checkpoint is not None
+    return run.checkpoint
 
 
 def _training_row(name: str, change: dict[str, Any], folder: Path, seed: int) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def _describe(folder: Path, training: Path) -> Run:
     application = _application(record, content, settings)
     steps, epochs = int(content.get("global_step", 0)), epochs_done(content)
     state, detail = _state(folder, training, record, settings, steps, epochs, problem, checkpoint)
-    continuation = continue_command(folder, training, record, application, str(environment.get("command", "")))
+    continuation = continue_command(folder, training, record, str(environment.get("command", "")))
     next_command = (
         sample_command(checkpoint, application) if state == "finished" and checkpoint is not None else continuation
     )
@@ -186,14 +186,13 @@ def sample_command(checkpoint: str | Path, application: str) -> str:
     return f"jitflow sample {shlex.quote(str(checkpoint))} --count 4"
 
 
-def continue_command(folder: Path, training: Path, record: RunRecord | None, application: str, recorded: str) -> str:
+def continue_command(folder: Path, training: Path, record: RunRecord | None, recorded: str) -> str:
     """Return the command that goes on with a run where its folder lies now.
 
     Args:
         folder: The run's folder.
         training: Folder of its training.
         record: Its ``run.json``, if it has one.
-        application: Its application.
         recorded: The command that started it, as the environment file holds it; may be empty.
 
     Returns:

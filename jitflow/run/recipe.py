@@ -141,9 +141,12 @@ def find_class(spec: Mapping[str, Any], *, foreign: bool = False) -> Any:
     if not foreign and module_name.split(".")[0] not in _trusted():
         raise ConfigError(f"a recipe can only name classes of jitflow, lightning and applications; got {path}")
     try:
-        return getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError):
-        raise ConfigError(f"recipe: there is no class {path}") from None
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        found = None
+    if not isinstance(found, type):
+        raise ConfigError(f"recipe: there is no class {path}")
+    return found
 
 
 def _trusted() -> Iterable[str]:

@@ -86,20 +86,27 @@ def complete(recipe: Mapping[str, Any], *, foreign: bool = False) -> dict[str, A
         if not isinstance(spec, Mapping) or "class_path" not in spec:
             raise ConfigError(f"a recipe needs the section {name} with a class_path and init_args; got {spec!r}")
         cls = find_class(spec, foreign=foreign)
-        given = spec.get("init_args") or {}
+        given = _section(spec.get("init_args"), f"{name}.init_args")
         path = f"{cls.__module__}.{cls.__qualname__}"
         done[name] = {"class_path": path, "init_args": {**_arguments(cls, given, name), **given}}
     for name, (function, left_out) in _ARGUMENTS.items():
-        given = recipe.get(name) or {}
+        given = _section(recipe.get(name), name)
         done[name] = {**_arguments(function, given, name, left_out), **given}
-    if "dirpath" not in (recipe.get("checkpoint") or {}):
+    if "dirpath" not in _section(recipe.get("checkpoint"), "checkpoint"):
         done["checkpoint"]["dirpath"] = CHECKPOINTS
-    given = recipe.get("logging") or {}
+    given = _section(recipe.get("logging"), "logging")
     for name in given:
         if name not in LOGGING:
             raise unknown_name("setting of logging", name, LOGGING)
     done["logging"] = {**LOGGING, **given}
     return {name: copy_nested(done[name]) for name in ("seed_everything", *(n for n in known if n in done))}
+
+
+def _section(given: Any, name: str) -> Mapping[str, Any]:
+    """Settings of a section by name; none where it is left out. ConfigError if it is anything else."""
+    if given is not None and not (isinstance(given, Mapping) and all(isinstance(key, str) for key in given)):
+        raise ConfigError(f"the section {name} of a recipe must hold settings by name; got {given!r:.40}")
+    return given or {}
 
 
 def _arguments(

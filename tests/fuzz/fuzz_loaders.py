@@ -34,7 +34,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jitflow.verbs.lightning_cli import changed_settings
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -71,7 +70,9 @@ from jitflow.io.files import load_checkpoint, read_json
 from jitflow.nets.autoencoder_kl import AutoencoderKL
 from jitflow.nets.lightningdit import LightningDiT, detect_lightningdit, load_lightningdit_weights
 from jitflow.run.curves import read_curves
+from jitflow.run.folder import RUN_NAME, RunRecord, read_run_record, write_run_record
 from jitflow.run.recipe import find_recipe, read_recipe
+from jitflow.run.settings import complete
 from jitflow.training.posthoc_ema import read_snapshot, write_snapshot
 
 FINDINGS = Path(__file__).with_name("findings")
@@ -385,7 +386,9 @@ def _add_more(add: Callable[..., None], folder: Path) -> None:
     (run / "report.json").write_text('{"metrics": {"fid": 3.5}, "protocol": {"seed": 1}}')
     for name in ("config.yaml", "environment.json", "metrics.json", "metrics.csv"):
         add(f"run {name}", run / name, lambda path: describe_path(path.parent), 1, run / name)
-    add("settings of a run", run / "config.yaml", lambda path: changed_settings(path, "model: {init_args: {a: 2}}"), 1)
+    add("settings of a run", find_recipe("images/digits"), lambda path: complete(read_recipe(path)), 1)
+    write_run_record(run, RunRecord("images", complete(read_recipe("images/digits")), "running", epochs=3))
+    add("record of a run", run / RUN_NAME, lambda path: read_run_record(path.parent), 1)
     add("curves", run / "metrics.csv", lambda path: read_curves(path.parent), 1)
     add("report", run / "report.json", read_report, 1)
 

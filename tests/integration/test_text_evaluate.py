@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from jitflow.verbs.text_train import train
+from tiny import train_text
 from torch import Tensor, nn
 
 from jitflow import cli
@@ -66,7 +66,7 @@ def text(tmp_path_factory):
 def checkpoint(text, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     settings = {"model": "JiT-N/4", "img_size": 16, "net_settings": NET, "batch_size": 8, "warmup_epochs": 0}
-    return train(text, out, epochs=1, max_steps=3, accelerator="cpu", val_interval=9, **settings)
+    return train_text(text, out, epochs=1, max_steps=3, accelerator="cpu", val_interval=9, **settings).checkpoint
 
 
 @pytest.fixture(scope="module")

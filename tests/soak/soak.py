@@ -43,7 +43,8 @@ from jitflow.checkpoint.folder import LAST_NAME, CheckpointFolder
 from jitflow.cli import main as jitflow_main
 from jitflow.io.array_file import ArrayFileWriter
 from jitflow.io.files import load_checkpoint
-from jitflow.verbs import lightning_cli, microdoppler_train, text_train  # noqa: F401
+from jitflow.verbs import train  # noqa: F401
+from jitflow.verbs.documented import train_documented
 
 STEPS = 300
 STEP, WRITE, NAME, VALIDATION = range(4)
@@ -141,34 +142,40 @@ def images(folder: Path, inputs: Path) -> None:
 
 def text(folder: Path, inputs: Path) -> None:
     """Text as colour; an epoch of 10 steps, saved and validated after each."""
-    text_train.train(
-        inputs / "text",
+    train_documented(
+        "text",
+        {
+            "data_path": inputs / "text",
+            "model": "JiT-N/4",
+            "img_size": 16,
+            "net_settings": {**NET, "bottleneck_dim": 16},
+            "batch_size": 4,
+            "epochs": 100 if BY_STEPS else STEPS // 10,
+            "max_steps": STEPS + 5 if BY_STEPS else -1,
+            "warmup_epochs": 1,
+            "save_interval": 1,
+            "val_interval": 1,
+            "accelerator": "cpu",
+        },
         folder,
-        model="JiT-N/4",
-        img_size=16,
-        net_settings={**NET, "bottleneck_dim": 16},
-        batch_size=4,
-        epochs=100 if BY_STEPS else STEPS // 10,
-        max_steps=STEPS + 5 if BY_STEPS else -1,
-        warmup_epochs=1,
-        save_interval=1,
-        val_interval=1,
-        accelerator="cpu",
-        resume="auto" if resume_point(folder) else None,
     )
 
 
 def microdoppler(folder: Path, inputs: Path) -> None:
     """Latents of two users; an epoch of 10 steps, saved and validated after each."""
-    microdoppler_train.train(
-        inputs / "latents",
+    train_documented(
+        "microdoppler",
+        {
+            "latent_dir": inputs / "latents",
+            "batch_size": 4,
+            "max_epochs": 100 if BY_STEPS else STEPS // 10,
+            "max_steps": STEPS + 5 if BY_STEPS else -1,
+            "model": "LightningDiT-N/4",
+            "net_settings": NET,
+            "accelerator": "cpu",
+        },
         folder,
-        batch_size=4,
-        max_epochs=100 if BY_STEPS else STEPS // 10,
-        max_steps=STEPS + 5 if BY_STEPS else -1,
-        model="LightningDiT-N/4",
-        net_settings=NET,
-        accelerator="cpu",
+        settings={"checkpoint.save_last_freq": 1},
     )
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jsonargparse
 import pytest
-from jitflow.verbs.lightning_cli import TrainCLI
 
 from jitflow import cli
+from jitflow.verbs import train
 
 
 class Understood(Exception):
@@ -25,12 +25,12 @@ def only_parse(monkeypatch):
         parser = jsonargparse.auto_parser(function, as_positional=as_positional, prog=prog, exit_on_error=exit_on_error)
         read.update(parser.parse_args(args))
 
-    def stop(self):
-        read.update(self.config)
+    def stop(recipe, run_dir, *args, **kwargs):
+        read.update(recipe)
         raise Understood
 
     monkeypatch.setattr(jsonargparse, "auto_cli", parse)
-    monkeypatch.setattr(TrainCLI, "instantiate_classes", stop)
+    monkeypatch.setattr(train, "fit", stop)
     return read
 
 

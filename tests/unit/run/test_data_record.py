@@ -1,11 +1,6 @@
 """A fingerprint follows the data and nothing else."""
 
-from types import SimpleNamespace
-
-from jitflow.callbacks.data_record import DATA_NAME, DataRecord, describe_data
-
-from jitflow.data.digits import DigitsDataModule
-from jitflow.io.files import read_json
+from jitflow.run.data_record import describe_data
 
 INFO = {"num_samples": 3, "num_classes": 2, "classes": ["cat", "dog"], "img_size": 8}
 SAMPLES = [("/a/train/cat/0.png", 0), ("/a/train/cat/1.png", 0), ("/a/train/dog/0.png", 1)]
@@ -33,15 +28,3 @@ def test_it_changes_with_names_labels_order_and_sizes():
 
 def test_data_with_a_fingerprint_of_their_own_keep_it():
     assert describe_data({**INFO, "fingerprint": "abc"}, SAMPLES)["fingerprint"] == "abc"
-
-
-def test_the_callback_writes_it_into_the_run(tmp_path):
-    data = DigitsDataModule()
-    data.setup("fit")
-    trainer = SimpleNamespace(datamodule=data, is_global_zero=True)
-    DataRecord(tmp_path).on_train_start(trainer, None)
-    written = read_json(tmp_path / DATA_NAME)
-    assert written == describe_data(data.get_dataset_info())
-    assert written["num_classes"] == 10
-    DataRecord(tmp_path / "none").on_train_start(SimpleNamespace(is_global_zero=True), None)
-    assert not (tmp_path / "none").exists()

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from jitflow.io.files import temporary_beside
 from jitflow.io.units import format_bytes, format_count, size_on_disk
 from jitflow.run.curves import history_curve, read_curves
 from jitflow.run.describe import continue_command, describe_run, find_runs
+from jitflow.run.folder import RunRecord, read_run_record, write_run_record
 from jitflow.verbs.inspect import runs
 
 NET = {"patch_size": 1, "hidden_size": 32, "depth": 1, "num_heads": 2, "use_rope": True, "use_rmsnorm": True}
@@ -100,8 +103,7 @@ def test_an_unfinished_run_says_how_to_go_on_where_it_lies_now(run_folder, tmp_p
     assert (run.application, run.network, run.state) == ("images", "JiT-N/4", "unfinished")
     assert (run.steps, run.epochs) == (12, 3) and "goal 5 epochs" in run.detail
     assert run.score == ("lowest val/loss_ema", 0.5)
-    where = f"'{moved}'"
-    assert run.command == f"jitflow train --config '{moved}/config.yaml' --run_dir {where} --resume auto"
+    assert run.command == run.continuation == f"jitflow train --resume '{moved}'"
 
 
 def test_a_run_is_finished_at_its_last_epoch_or_step_or_when_it_says_so(run_folder, images):
@@ -139,7 +141,7 @@ def test_runs_are_found_below_a_folder_and_a_stage_belongs_to_its_run(run_folder
     assert find_runs([tmp_path / "runs"]) == [stage, run_folder]
     runs([str(tmp_path / "runs")])
     said = capsys.readouterr().out
-    assert str(run_folder) in said and "unfinished" in said and "--resume auto" in said
+    assert str(run_folder) in said and "unfinished" in said and f"--resume {run_folder}" in said
     with pytest.raises(MissingFileError, match="jitflow demo images"):
         runs([str(tmp_path / "runs" / "no run")])
     with pytest.raises(ConfigError, match="holds no run"):
@@ -147,22 +149,46 @@ def test_runs_are_found_below_a_folder_and_a_stage_belongs_to_its_run(run_folder
 
 
 @pytest.mark.parametrize(
-    ("application", "recorded", "expected"),
+    ("recorded", "has_settings", "expected"),
     [
-        ("images", ".venv/bin/jitflow demo images --seed 1", "jitflow demo images --out here"),
-        ("", "/x/jitflow/__main__.py demo", "jitflow demo images --out here"),
-        ("text", "train.py --epochs 3", "jitflow text train --resume here"),
-        ("microdoppler", "stage2_train_dit.py --lr 1", "python stage2_train_dit.py --lr 1"),
-        ("microdoppler", "", ""),
-        ("microdoppler", "an 'open quote", ""),
+        (".venv/bin/jitflow demo images --seed 1", True, "jitflow demo images --out here"),
+        ("/x/jitflow/__main__.py demo", False, "jitflow demo images --out here"),
+        ("train.py --epochs 3", True, "jitflow train --resume here"),
+        ("stage2_train_dit.py --lr 1", False, "python stage2_train_dit.py --lr 1"),
+        ("", False, ""),
+        ("an 'open quote", False, ""),
     ],
 )
-def test_command_that_goes_on(tmp_path, monkeypatch, application, recorded, expected):
+def test_command_that_goes_on(tmp_path, monkeypatch, recorded, has_settings, expected):
     monkeypatch.chdir(tmp_path)
-    here = tmp_path / "here"
-    here.mkdir()
-    folder = here.relative_to(tmp_path)
-    assert continue_command(folder, folder, application, recorded) == expected
+    folder = Path("here")
+    folder.mkdir()
+    if has_settings:
+        (folder / "config.yaml").write_text("model: {}")
+    assert continue_command(folder, folder, None, recorded) == expected
+    # What run.json says wins, but for the place, which may be another one by now.
+    record = RunRecord("text", {}, "running", command="jitflow train --resume elsewhere")
+    assert continue_command(folder, folder, record, recorded) == "jitflow train --resume here"
+
+
+def test_what_run_json_says_of_a_run_counts(run_folder):
+    settings = yaml.safe_load((run_folder / "config.yaml").read_text())
+    record = RunRecord("images", settings, "interrupted", data={"num_samples": 7, "fingerprint": "f" * 64})
+    for state, detail, expected in (
+        ("running", "", "unfinished"),
+        ("interrupted", "", "unfinished"),
+        ("failed", "DataError: x.png is damaged", "unfinished"),
+        # By the steps it asked for, however many there are.
+        ("finished", "", "finished"),
+    ):
+        write_run_record(run_folder, replace(record, state=state, detail=detail))
+        run = describe_run(run_folder)
+        assert run.state == expected and detail in run.detail and run.data["num_samples"] == 7
+        assert read_run_record(run_folder) == replace(record, state=state, detail=detail)
+    (run_folder / "run.json").write_text("no json")
+    assert describe_run(run_folder).state == "unfinished"
+    with pytest.raises(ConfigError, match=r"run\.json"):
+        read_run_record(run_folder)
 
 
 def test_info_of_models_of_all_applications(images, tmp_path):
@@ -172,12 +198,12 @@ def test_info_of_models_of_all_applications(images, tmp_path):
     assert info.facts["application"] == "images" and info.facts["images"] == "8x8, 1 channels"
     assert info.facts["classes"] == "5" and info.facts["training"].startswith("12 steps, 3 epochs")
     assert info.facts["averages"].startswith("none") and info.facts["optimiser"].startswith("yes")
-    assert info.commands[0] == f"jitflow sample {path} --labels all --count 4"
+    assert info.commands[0] == f"jitflow sample {path} --count 4"
     net = {"hidden_size": 32, "depth": 1, "num_heads": 2, "bottleneck_dim": 16}
     text = TextLightningModule("bytes", img_size=16, net_settings=net)
     info = describe_path(write_checkpoint(tmp_path / "t.ckpt", text))
     assert info.facts["application"] == "text" and info.facts["tokenizer"].startswith("bytes")
-    assert "hidden_size 32" in info.facts["network"] and info.commands[0].startswith("jitflow text sample")
+    assert "hidden_size 32" in info.facts["network"] and info.commands[0].startswith("jitflow sample")
 
 
 def test_info_of_users_and_their_codec(tmp_path):
@@ -200,7 +226,7 @@ def test_info_of_users_and_their_codec(tmp_path):
     )
     info = describe_path(write_checkpoint(tmp_path / "u.ckpt", users))
     assert info.facts["users"] == "3: 1, 4, 7" and "inside this file" in info.facts["codec"]
-    assert info.commands[0].startswith("jitflow microdoppler sample")
+    assert info.commands[0].startswith("jitflow sample")
 
 
 def test_info_of_statistics_records_and_unknown_things(tmp_path, run_folder):
