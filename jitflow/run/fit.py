@@ -33,7 +33,7 @@ from jitflow.run.course import Course, ema_decays, plan_course, schedule_of
 from jitflow.run.data_record import describe_data
 from jitflow.run.describe import Run, describe_run
 from jitflow.run.folder import RUN_NAME, RunRecord, read_run_record
-from jitflow.run.model import build_model, check_model, kept_settings
+from jitflow.run.model import build_model, check_model, check_same_model, kept_settings
 from jitflow.run.recipe import build, build_nested
 from jitflow.run.recorder import RunRecorder
 from jitflow.run.report import write_final_report
@@ -168,6 +168,8 @@ def prepare(
         if begins_anew and str(resume) != AUTO:
             raise ConfigError(f"resume goes on with a run, {name} begins a new one; give one of them")
     start = Start() if restart else find_start(recipe, run_dir, resume)
+    kept = {} if start.checkpoint is None else kept_settings(start.checkpoint)
+    check_same_model(recipe, kept, foreign=foreign)
     if start.is_finished:
         log.info(
             "%s is finished: %s holds all the epochs or steps that are asked for; more of them train it longer, "
@@ -176,13 +178,18 @@ def prepare(
             start.checkpoint,
         )
         return None
-    return _prepare(recipe, run_dir, start, callbacks, foreign=foreign)
+    return _prepare(recipe, run_dir, start, kept, callbacks, foreign=foreign)
 
 
 def _prepare(
-    recipe: dict[str, Any], run_dir: Path, start: Start, callbacks: Sequence[pl.Callback], *, foreign: bool
+    recipe: dict[str, Any],
+    run_dir: Path,
+    start: Start,
+    kept: Mapping[str, Any],
+    callbacks: Sequence[pl.Callback],
+    *,
+    foreign: bool,
 ) -> Training:
-    kept = {} if start.checkpoint is None else kept_settings(start.checkpoint)
     pl.seed_everything(recipe["seed_everything"], workers=True, verbose=False)
     check_model(recipe, kept, foreign=foreign)
     data, info = _open_data(recipe, run_dir, foreign=foreign)

@@ -45,35 +45,42 @@ def build_model(
     return cls(**_arguments(cls, recipe["model"]["init_args"], {**cls.settings_from_data(info), **chosen}))
 
 
-def check_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, foreign: bool = False) -> None:
-    """Look at a model before its data are read and before it takes any memory.
+def check_same_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, foreign: bool = False) -> None:
+    """Compare a recipe's model with the checkpoint that is gone on with.
 
     Args:
         recipe: Complete settings.
-        kept: Arguments of the checkpoint that is gone on with; empty for a new training.
+        kept: Arguments of the checkpoint's model; empty for a new training.
         foreign: Allow classes of any package.
 
     Raises:
-        ConfigError: If a setting cannot work, or the memory does not hold the model's state.
+        ConfigError: If a setting cannot work.
         CheckpointError: If the checkpoint was trained with other settings; names them.
     """
-    cls = find_class(recipe["model"], foreign=foreign)
-    if not (isinstance(cls, type) and issubclass(cls, FlowModule)):
-        raise ConfigError(f"the recipe's model must be a FlowModule; got {recipe['model']['class_path']}")
+    if not kept:
+        return
     given = recipe["model"]["init_args"]
-    # Stand-ins for what the data and the length of the training will decide.
-    stand_ins = {"ema_decay1": 0.0, "ema_decay2": 0.0, **cls.settings_from_data({})}
-    with torch.device("meta"):
-        module = cls(**_arguments(cls, given, stand_ins))
-    differing = fixed_settings(_differences(given, dict(module.hparams), kept))
+    made = _build_without_memory(_model_class(recipe, foreign=foreign), given, {})
+    differing = fixed_settings(_differences(given, dict(made.hparams), kept))
     if differing:
         raise CheckpointError(
             f"the checkpoint was trained with {describe_changes(differing)}; leave these settings as they were, or "
             "start a new run from its weights with --init_from"
         )
-    if kept:
-        with torch.device("meta"):
-            module = cls(**_arguments(cls, given, {**stand_ins, **kept}))
+
+
+def check_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, foreign: bool = False) -> None:
+    """Look at a model before its data are read and before it takes any memory.
+
+    Args:
+        recipe: Complete settings.
+        kept: Arguments of the model of the checkpoint that is gone on with; empty for a new training.
+        foreign: Allow classes of any package.
+
+    Raises:
+        ConfigError: If a setting cannot work, or the memory does not hold the model's state.
+    """
+    module = _build_without_memory(_model_class(recipe, foreign=foreign), recipe["model"]["init_args"], kept)
     if module.num_classes and not module.label_drop_prob > 0 and module.cfg_scale != 1:
         raise ConfigError(
             "guidance needs a network that also saw no label: set label_drop_prob above 0, or cfg_scale to 1"
@@ -84,6 +91,20 @@ def check_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, foreign: 
         optimizer_on_cpu=recipe["optimizer_on_cpu"],
         ema_on_cpu=recipe["ema_on_cpu"],
     )
+
+
+def _model_class(recipe: Mapping[str, Any], *, foreign: bool) -> type[FlowModule]:
+    cls = find_class(recipe["model"], foreign=foreign)
+    if not issubclass(cls, FlowModule):
+        raise ConfigError(f"the recipe's model must be a FlowModule; got {recipe['model']['class_path']}")
+    return cls
+
+
+def _build_without_memory(cls: type[FlowModule], given: Mapping[str, Any], kept: Mapping[str, Any]) -> FlowModule:
+    # Stand-ins for what the data and the length of the training will decide.
+    stand_ins = {"ema_decay1": 0.0, "ema_decay2": 0.0, **cls.settings_from_data({})}
+    with torch.device("meta"):
+        return cls(**_arguments(cls, given, {**stand_ins, **kept}))
 
 
 def _differences(

@@ -17,6 +17,7 @@ import jitflow
 from jitflow import cli
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.model import parse_interval, parse_labels
+from jitflow.run.folder import read_run_record
 from jitflow.run.recipe import find_recipe, list_recipes, read_recipe
 from jitflow.verbs import demo_images
 
@@ -224,7 +225,7 @@ def test_recipes_are_found_by_name_and_by_path(tmp_path):
     assert find_recipe(own) == own
 
 
-def test_train_trains_by_a_recipe_refuses_to_overwrite_and_resumes(tmp_path, capsys, caplog):
+def test_train_trains_by_a_recipe_and_the_same_command_again_goes_on(tmp_path, capsys, caplog):
     words = ["train", "--config", "images/digits", "--trainer.max_epochs", "2", "--schedule.warmup_epochs", "1"]
     words += ["--trainer.limit_train_batches", "2", "--trainer.check_val_every_n_epoch", "1"]
     words += ["--trainer.log_every_n_steps", "1", "--trainer.accelerator", "cpu", "--run_dir", tmp_path / "run"]
@@ -242,7 +243,7 @@ def test_train_trains_by_a_recipe_refuses_to_overwrite_and_resumes(tmp_path, cap
     assert "val/loss_ema" in metrics and "train/loss" in metrics
 
     status, text = run(capsys, *words)
-    assert status == 1 and "--resume auto" in text
+    assert status == 0 and "is finished" in caplog.text
     words[words.index("--trainer.max_epochs") + 1] = "3"
     status, text = run(capsys, *words, "--resume", "auto")
     assert status == 0 and "resuming from" in caplog.text, text
@@ -252,7 +253,7 @@ def test_train_trains_by_a_recipe_refuses_to_overwrite_and_resumes(tmp_path, cap
 
     config = (run_dir / "config.yaml").read_text()
     status, text = run(capsys, *words, "--resume", "auto", "--model.model_name", "JiT-Ti/4")
-    assert status == 1 and "do not fit the model" in text
+    assert status == 1 and "model.model_name JiT-N/4 (now JiT-Ti/4)" in text
     assert (run_dir / "config.yaml").read_text() == config
 
 
@@ -274,7 +275,7 @@ def test_a_training_leaves_a_report_and_says_what_it_was_trained_on(tmp_path):
     assert cli.main([*words, "--schedule.warmup_epochs", "1", "--data.batch_size", "16"]) == 0
     page = (run_dir / "report.html").read_text(encoding="utf-8")
     assert "train/loss" in page and "default-src 'none'" in page
-    data = json.loads((run_dir / "data.json").read_text())
+    data = read_run_record(run_dir).data
     assert data["fingerprint"] and data["num_samples"] > 1000
     (metrics,) = run_dir.glob("csv/*/metrics.csv")
     names = metrics.read_text().splitlines()[0].split(",")

@@ -193,18 +193,23 @@ def test_the_same_command_goes_on_with_its_own_unfinished_run(tmp_path, monkeypa
     assert caught.value.code == 128 + signal.SIGUSR1
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / LAST_NAME)["global_step"] == 3
 
-    # Other settings are another run.
-    assert main(words(tmp_path / "run", "--model.learning_rate", "0.5")) == 1
-    assert "other settings (model.init_args.learning_rate)" in capsys.readouterr().err
+    # Other settings are another run, and what is wrong with the words is said before anything else happens.
+    for word, value, said in (
+        ("--model.learning_rate", "0.5", "model.learning_rate 0.001 (now 0.5)"),
+        ("--trainer.limit_train_batches", "3", "trainer.limit_train_batches 4 (now 3)"),
+    ):
+        assert main(words(tmp_path / "run", word, value)) == 1
+        assert said in capsys.readouterr().err
 
     assert main(words(tmp_path / "run")) == 0
-    assert "holds this very run, unfinished; going on with it" in caplog.text
+    assert "resuming from" in caplog.text
     whole, parts = (load_checkpoint(tmp_path / f / "checkpoints" / LAST_NAME) for f in ("whole", "run"))
     for name, value in whole["state_dict"].items():
         assert torch.equal(parts["state_dict"][name], value), name
 
-    assert main(words(tmp_path / "run")) == 1
-    assert "holds a finished run" in capsys.readouterr().err
+    caplog.clear()
+    assert main(words(tmp_path / "run")) == 0
+    assert "is finished" in caplog.text
     assert main(words(tmp_path / "run", "--trainer.max_epochs", "3")) == 0
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / LAST_NAME)["global_step"] == 12
 

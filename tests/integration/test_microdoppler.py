@@ -14,6 +14,7 @@ from safetensors import safe_open
 from jitflow.apps.microdoppler import stages as microdoppler_run
 from jitflow.apps.microdoppler.gait import SpectrogramSettings, write_dataset
 from jitflow.cli import main
+from jitflow.run.folder import read_run_record
 
 ROOT = Path(__file__).parents[2]
 MODEL = ["--model", "LightningDiT-N/4"]
@@ -139,17 +140,20 @@ def test_pictures_are_named_by_their_seed_and_user(outputs, tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.glob("*user*.png")) == ["micro_doppler_user01_001.png"]
 
 
-def test_training_goes_on_and_refuses_other_settings(outputs, capsys, caplog):
-    words = [
-        *("train", "--latent_dir", outputs / "latent_features", "--output_dir", outputs / "trained_models"),
-        *("--batch_size", 4, *MODEL),
-    ]
-    assert "lr" in error_of(capsys, *words, "--max_epochs", 1, "--lr", 0.5)
-    record = outputs / "trained_models" / "training.json"
-    steps = json.loads(record.read_text())["steps"]
+def test_training_goes_on_and_refuses_other_settings(outputs, tmp_path, capsys, caplog):
+    folder = tmp_path / "trained"
+    shutil.copytree(outputs / "trained_models", folder)
+    words = ["train", "--latent_dir", outputs / "latent_features", "--output_dir", folder, "--batch_size", 4, *MODEL]
+    # As the pipeline gave them.
+    words += ["--devices", 1, "--precision", "16-mixed", "--seed", 42, "--max_steps", -1]
+    assert "model.learning_rate 0.0001 (now 0.5)" in error_of(capsys, *words, "--max_epochs", 1, "--lr", 0.5)
+    before = read_run_record(folder)
+    assert main(["microdoppler", *map(str, words), "--max_epochs", "1"]) == 0
+    assert "is finished" in caplog.text and read_run_record(folder) == before
     assert main(["microdoppler", *map(str, words), "--max_epochs", "2"]) == 0
-    assert json.loads(record.read_text())["steps"] == 2 * steps
     assert "resuming" in caplog.text
+    after = read_run_record(folder)
+    assert (after.state, after.epochs, after.steps) == ("finished", 2, 2 * before.steps)
 
 
 @pytest.mark.slow
@@ -162,7 +166,8 @@ def test_two_processes_on_the_cpu(outputs, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "32-true" in done.stderr
     assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
-    assert json.loads((tmp_path / "training.json").read_text())["finished"]
+    record = read_run_record(tmp_path)
+    assert (record.state, record.application, record.epochs) == ("finished", "microdoppler", 1)
 
 
 def test_bad_input_is_one_line(outputs, tmp_path, capsys):
@@ -170,7 +175,7 @@ def test_bad_input_is_one_line(outputs, tmp_path, capsys):
     train = ["train", "--latent_dir", latents, "--output_dir", tmp_path / "t", *MODEL]
     assert "max_epochs" in error_of(capsys, *train, "--max_epochs", 0)
     assert "max_steps" in error_of(capsys, *train, "--max_steps", 0)
-    assert "no user" in error_of(capsys, *train, "--label_drop_prob", 0)
+    assert "label_drop_prob" in error_of(capsys, *train, "--label_drop_prob", 0)
     assert "LightningDiT" in error_of(capsys, *train[:-1], "LightningDiT-N/5")
     assert "run stage1" in error_of(capsys, *train[:2], tmp_path / "none", *train[3:])
     assert not (tmp_path / "t").exists()
@@ -211,4 +216,8 @@ def test_latents_of_another_codec_are_refused(outputs, data, tmp_path, capsys):
         == 0
     )
     words = ["--latent_dir", tmp_path / "l", "--output_dir", tmp_path / "trained", "--max_epochs", 9, "--batch_size", 4]
-    assert "other settings" in error_of(capsys, "train", *words, *MODEL)
+    assert "data.latent_dir" in error_of(capsys, "train", *words, *MODEL)
+    record = (tmp_path / "trained" / "run.json").read_bytes()
+    # Also where other data are asked for: nothing could decode what is learned from these.
+    assert "codec" in error_of(capsys, "train", *words, *MODEL, "--resume", tmp_path / "trained")
+    assert (tmp_path / "trained" / "run.json").read_bytes() == record
