@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from jitflow.applications import RELEASES, get_application, load_object
+from jitflow.applications import RELEASES, get_application, list_applications, load_object
 from jitflow.checkpoint.formats import read_state
 from jitflow.checkpoint.state import ModelState
 from jitflow.io.units import format_count
@@ -73,7 +73,8 @@ def _network(state: ModelState) -> str:
 
 def _data_facts(state: ModelState) -> dict[str, str]:
     """What the model is of, as its application says it."""
-    describe = get_application(state.application).describe if state.application else ""
+    # A file of an application that is not installed is still a model of so many parameters.
+    describe = get_application(state.application).describe if state.application in list_applications() else ""
     return dict(load_object(f"{describe}:describe_model")(state.settings, state.extra)) if describe else {}
 
 
