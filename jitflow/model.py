@@ -22,6 +22,7 @@ from jitflow.errors import ConfigError, DataError
 from jitflow.io.files import write_json
 from jitflow.training.module import FlowModule
 from jitflow.training.posthoc_ema import reconstruct_ema
+from jitflow.training.sampling_settings import settings_from_words
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[int, int], None]
@@ -156,10 +157,10 @@ class Model:
             log.warning("this model has no EMA; sampling from its weights")
             ema = 0
         self.check_ema(ema)
-        chosen = sampling_settings(
-            module, guidance=guidance, interval=interval, solver=solver, steps=steps, time_shift=time_shift
+        given = settings_from_words(
+            guidance=guidance, interval=interval, solver=solver, steps=steps, time_shift=time_shift
         )
-        with chosen, _weights(module, ema, self.snapshots):
+        with module.sampling(**given), _weights(module, ema, self.snapshots):
             settings = {
                 "checkpoint": self.source,
                 "guidance": module.cfg_scale,
@@ -277,55 +278,11 @@ def parse_interval(text: str) -> tuple[float, float]:
 
 
 @contextmanager
-def sampling_settings(
-    module: FlowModule,
-    *,
-    guidance: float | None = None,
-    interval: tuple[float, float] | None = None,
-    solver: str | None = None,
-    steps: int | None = None,
-    churn: float | None = None,
-    **own: Any,
-) -> Iterator[None]:
-    """Replace a module's sampling settings inside the block; ``None`` keeps the module's own.
-
-    Args:
-        module: The module.
-        guidance: Guidance scale.
-        interval: Times (low, high) between which guidance acts.
-        solver: Name of the solver.
-        steps: Its steps.
-        churn: How far sampling goes back towards the noise before each step, in steps.
-        own: Further attributes that an application's module has, by name.
-
-    Raises:
-        ConfigError: If a setting is out of range.
-    """
-    given = {
-        "cfg_scale": guidance,
-        "cfg_interval": interval,
-        "sampling_method": solver,
-        "num_sampling_steps": steps,
-        "churn": churn,
-        **own,
-    }
-    before = {name: getattr(module, name) for name in given}
-    try:
-        for name, value in given.items():
-            if value is not None:
-                setattr(module, name, value)
-        module._check_sampling()
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(module, name, value)
-
-
-@contextmanager
 def _weights(module: FlowModule, ema: float, snapshots: Path | None) -> Iterator[None]:
     """Use an average of the weights inside the block; see :meth:`Model.sample` for what ``ema`` means."""
     if ema == 0:
-        yield
+        with module.present_weights():
+            yield
     elif 0 < ema < 1 and snapshots is not None:
         with module.other_weights(reconstruct_ema(snapshots, ema)):
             yield

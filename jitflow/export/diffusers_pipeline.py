@@ -18,8 +18,8 @@ from jitflow.checkpoint.load import load_module
 from jitflow.codec.latent import load_image_codec
 from jitflow.core.condition import Condition
 from jitflow.errors import ConfigError
-from jitflow.model import sampling_settings
 from jitflow.training.module import FlowModule
+from jitflow.training.sampling_settings import settings_from_words
 
 WEIGHTS_NAME = "model.safetensors"
 CODEC_NAME = "codec.safetensors"
@@ -119,10 +119,11 @@ class JitflowPipeline(DiffusionPipeline):
         noise = randn_tensor((len(labels), *module.codec.shape), generator=generator, device=module.device)
         if isinstance(module, UserConditionedDiT):
             module.latents.to(module.device)
+        given = settings_from_words(
+            guidance=guidance_scale, interval=interval, solver=solver, steps=num_inference_steps
+        )
         with (
-            sampling_settings(
-                module, guidance=guidance_scale, interval=interval, solver=solver, steps=num_inference_steps
-            ),
+            module.sampling(**given),
             self.progress_bar(total=module.num_sampling_steps) as bar,
             module.watch_sampling(lambda *_: bar.update()),
         ):

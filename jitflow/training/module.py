@@ -35,6 +35,7 @@ from jitflow.training.lightning_counters import ExactResume
 from jitflow.training.optim import build_adamw
 from jitflow.training.outputs import StepOutputs
 from jitflow.training.sampling import FlowSampling, batch_time
+from jitflow.training.sampling_settings import SamplingSettings
 from jitflow.training.terms import FlowState, LossTerm
 
 # Names of independent random streams drawn from one seed.
@@ -151,6 +152,7 @@ class FlowModule(ExactResume, FlowSampling):
         self.time_shift = time_shift
         self.cfg_channels = cfg_channels
         self.churn = churn
+        self.temperature = 1.0
         self.self_conditioning_prob = self_conditioning_prob
         self.velocity_weight = velocity_weight
         self.loss_terms = list(loss_terms)
@@ -158,7 +160,7 @@ class FlowModule(ExactResume, FlowSampling):
         self.run_seed: int | None = None
         self._batch_index: Tensor | None = None
         self._batch_epoch = 0
-        self._check_sampling()
+        SamplingSettings.of(self).check(codec.shape[0])
         self._time_distribution()
 
     @classmethod

@@ -19,7 +19,8 @@ from jitflow.core.path import interpolate
 from jitflow.core.seeding import noise_from_seeds, use_seeds
 from jitflow.errors import CheckpointError, ConfigError, DataError
 from jitflow.io.files import write_json, write_text
-from jitflow.model import load, sampling_settings
+from jitflow.model import load
+from jitflow.training.sampling_settings import settings_from_words
 
 OnProgress = Callable[[int, int], None]
 Precision = Literal["32", "bf16", "16"]
@@ -263,7 +264,7 @@ class _Sampler:
             else torch.autocast(module.device.type, dtype=_PRECISIONS[self.precision])
         )
         pieces = []
-        with module.ema_weights(self.ema) if self.ema else nullcontext(), autocast:
+        with module.ema_weights(self.ema) if self.ema else module.present_weights(), autocast:
             for first in range(0, len(self.seeds), self.batch_size):
                 part = slice(first, first + self.batch_size)
                 pieces.append(self._batch(part, *begin(part)).cpu())
@@ -321,12 +322,8 @@ def _sampling_settings(
     temperature: float | None,
 ) -> Iterator[None]:
     """Replace the module's sampling settings where given, inside the block."""
-    if temperature is not None:
-        if not temperature > 0:
-            raise ConfigError(f"temperature must be positive; got {temperature}")
-        if module.posterior is None and temperature != 1:
-            raise ConfigError("temperature needs probabilities of codewords, which this model (decoder direct) has not")
-    with sampling_settings(module, steps=steps, solver=solver, churn=churn, temperature=temperature):
+    given = settings_from_words(steps=steps, solver=solver, churn=churn, temperature=temperature)
+    with module.sampling(**given):
         yield
 
 
