@@ -122,7 +122,7 @@ class FlowSampling(WeightAverages):
         """
         if condition.label is None:
             raise ConfigError('sampling needs a label for each sample; pass num_classes for "any class"')
-        labels = self._check_labels(condition.label)
+        labels = self.check_labels(condition.label)
         weights = self.ema_weights() if use_ema and self._has_ema() else self.present_weights()
         with open_call(self, condition=condition) as call, self._shared_mode.evaluation(self), weights:
             times = time_grid(self.num_sampling_steps, shift=self.time_shift)
@@ -281,7 +281,8 @@ class FlowSampling(WeightAverages):
         with self.sampling(on_step=on_step):
             yield
 
-    def _check_labels(self, labels: Tensor) -> Tensor:
+    def check_labels(self, labels: Tensor) -> Tensor:
+        """Return labels ``(B,)`` on the module's device; raise ConfigError if they are none, or one is out of range."""
         labels = torch.as_tensor(labels, device=self.device)
         if labels.ndim != 1 or labels.is_floating_point():
             raise ConfigError(f"labels must be whole numbers of shape (B,); got {tuple(labels.shape)}, {labels.dtype}")
