@@ -23,11 +23,12 @@ from jitflow.apps.text.data import TextDataModule
 from jitflow.apps.text.judge import evaluate, judge_samples
 from jitflow.apps.text.module import TextLightningModule
 from jitflow.apps.text.recovery import token_accuracy
-from jitflow.apps.text.write import TextSamples, load_text_model, read_text, write_texts
+from jitflow.apps.text.sampling import TextSamples
 from jitflow.core.condition import Condition
 from jitflow.core.seeding import noise_from_seeds
 from jitflow.io.files import read_json, write_json
 from jitflow.io.progress import meter
+from jitflow.model import load
 from jitflow.run.folder import describe_environment
 from jitflow.verbs.documented import train_documented
 
@@ -202,24 +203,23 @@ def _training_row(name: str, change: dict[str, Any], folder: Path, seed: int) ->
 
 
 def _sampling_row(name: str, checkpoint: Path, churn: float, seed: int) -> dict[str, Any]:
-    module = load_text_model(checkpoint, device="cpu")
-    samples = write_texts(module, _NUM_SAMPLES, seeds=seed, churn=churn, **_SAMPLING)
-    return {"name": name, "churn": churn, **_judged(module, samples, seed)}
+    model = load(checkpoint, device="cpu")
+    samples = model.sample(num=_NUM_SAMPLES, seeds=seed, churn=churn, **_SAMPLING)
+    return {"name": name, "churn": churn, **_judged(model.module, samples, seed)}
 
 
 def _documented_row(checkpoint: Path, seed: int) -> dict[str, Any]:
     """The sampler and the evaluation of the documents: time runs backwards, and samples meet unrelated text."""
-    module = load_text_model(checkpoint, device="cpu")
+    model = load(checkpoint, device="cpu")
+    module, seeds = model.module, list(range(seed, seed + _NUM_SAMPLES))
     with module.ema_weights(1):
-        x = documented_sampling(module, list(range(seed, seed + _NUM_SAMPLES)))
-    ids = module.colours.tokens(x)
-    samples = TextSamples([read_text(module, row) for row in ids.tolist()], ids, module.colours.decode(x), [], {}, x)
-    good = write_texts(module, _NUM_SAMPLES, seeds=seed, churn=1.0, **_SAMPLING)
+        samples = TextSamples.read(module, documented_sampling(module, seeds), seeds)
+    good = model.sample(num=_NUM_SAMPLES, seeds=seed, churn=1.0, **_SAMPLING)
     windows = _corpus(module).dataset_val
     unrelated = windows.read_batch(torch.arange(_NUM_SAMPLES))[0]
     return {
         "name": _DOCUMENTED,
-        "unrelated_text_accuracy": token_accuracy(ids, unrelated),
+        "unrelated_text_accuracy": token_accuracy(samples.ids, unrelated),
         "unrelated_text_accuracy_of_our_sampler": token_accuracy(good.ids, unrelated),
         **_judged(module, samples, seed),
     }

@@ -47,9 +47,9 @@ VERBS = {
         "jitflow train --config images/jit_b16_256 --data.data_path ./data/imagenet",
     ),
     "sample": Verb(
-        "jitflow.verbs.commands",
+        "jitflow.verbs.sample",
         "sample",
-        "draw images from a checkpoint",
+        "draw from a checkpoint: images of classes, spectrograms of users, texts",
         f"jitflow sample {_DEMO} --labels 0,3,7-9 --count 4 --guidance 2",
     ),
     "convert": Verb(

@@ -1,74 +1,36 @@
-"""Sampling: one line in Python, one command in a shell, the same pictures."""
+"""A trained model of any application: one line in Python, one command in a shell, the same samples."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from jitflow import pictures
+from jitflow.applications import get_application, load_object
 from jitflow.checkpoint.load import load_module
+from jitflow.core.condition import Condition
 from jitflow.core.guidance import check_interval
-from jitflow.core.seeding import use_seeds
+from jitflow.core.path import interpolate
+from jitflow.core.seeding import noise_from_seeds, use_seeds
 from jitflow.core.solver import get_solver
-from jitflow.errors import ConfigError, DataError
-from jitflow.io.files import write_json
+from jitflow.errors import CheckpointError, ConfigError, DataError
+from jitflow.training.application import Application
+from jitflow.training.asked import Asked, Numbers
 from jitflow.training.module import FlowModule
 from jitflow.training.posthoc_ema import reconstruct_ema
+from jitflow.training.samples import Samples
+from jitflow.training.sampling_settings import settings_from_words
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[int, int], None]
+BUILTIN = "builtin"
 _PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
-
-
-@dataclass
-class Samples:
-    """Generated images with everything that names them.
-
-    Attributes:
-        pixels: Shape ``(N, C, H, W)``, uint8.
-        labels: Class of each image.
-        seeds: Seed of each image.
-        settings: Settings of the sampling, plain values.
-    """
-
-    pixels: Tensor
-    labels: list[int]
-    seeds: list[int]
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def images(self) -> list[Image.Image]:
-        """Return the images as PIL images."""
-        return [pictures.to_image(p) for p in self.pixels.numpy()]
-
-    def grid(self, *, columns: int | None = None) -> Image.Image:
-        """Lay the images out in one picture, a row for each label where labels repeat."""
-        if columns is None:
-            same = next((i for i, y in enumerate(self.labels) if y != self.labels[0]), len(self.labels))
-            columns = same if 1 < same <= 16 else min(8, len(self))
-        scale = pictures.display_scale(self.pixels.shape[-1])
-        return pictures.grid(self.pixels.numpy(), columns=columns, scale=scale)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write one PNG for each image, ``grid.png`` and ``settings.json``; return the folder."""
-        folder = Path(folder)
-        names = [f"{i:06d}_class{y}_seed{s}.png" for i, (y, s) in enumerate(zip(self.labels, self.seeds, strict=True))]
-        for name, image in zip(names, self.images(), strict=True):
-            pictures.save_image(image, folder / name)
-        pictures.save_image(self.grid(), folder / "grid.png")
-        listed = [{"file": n, "label": y, "seed": s} for n, y, s in zip(names, self.labels, self.seeds, strict=True)]
-        write_json(folder / "settings.json", {**self.settings, "images": listed})
-        return folder
 
 
 class Model:
@@ -84,10 +46,17 @@ class Model:
         self.source = str(source) if source is not None else None
         self.snapshots = _find_snapshots(Path(source)) if source is not None else None
 
+    @cached_property
+    def application(self) -> Application:
+        """The application of the module's class; for a class of a user's own, that of labels in and pixels out."""
+        name = self.module.application
+        return get_application(name) if name else Application(name="", module=type(self.module))
+
     def to(self, device: str | torch.device) -> Model:
         """Move to a device and return the model; raise ConfigError if this machine has no such device."""
         try:
             self.module.to(device)
+            self.module.codec.to(device)
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f"device {device} cannot be used here ({str(error).splitlines()[0]})") from None
         return self
@@ -95,17 +64,30 @@ class Model:
     def compile(self) -> Model:
         """Compile the whole network for sampling with ``torch.compile``, and return the model.
 
-        The first images wait for the compiler; then a step has fewer and longer kernels. On CUDA every call of the
-        network is one graph of kernels, launched at once. Batches of another size compile again, and images agree
+        The first samples wait for the compiler; then a step has fewer and longer kernels. On CUDA every call of the
+        network is one graph of kernels, launched at once. Batches of another size compile again, and samples agree
         with the plain network's up to rounding.
         """
         on_cuda = self.module.device.type == "cuda"
         self.module.net.compile(dynamic=False, mode="reduce-overhead" if on_cuda else None)
         return self
 
+    def ask(self, labels: Numbers | None = None, **asked: Any) -> Asked:
+        """Say what samples a call of :meth:`sample` would draw, and check it, without drawing any.
+
+        Args:
+            labels: As in :meth:`sample`.
+            asked: As in :meth:`sample`.
+
+        Raises:
+            ConfigError: If the application does not know a word, or the model cannot draw this.
+        """
+        found: Asked = load_object(self.application.condition)(self.module, labels=labels, **asked)
+        return found
+
     def sample(
         self,
-        labels: Sequence[int] | Tensor,
+        labels: Numbers | None = None,
         seeds: Sequence[int] | int = 0,
         *,
         guidance: float | None = None,
@@ -113,71 +95,86 @@ class Model:
         solver: str | None = None,
         steps: int | None = None,
         time_shift: float | None = None,
-        ema: float = 1,
+        churn: float | None = None,
+        temperature: float | None = None,
+        ema: float | None = None,
         batch_size: int = 64,
         precision: str = "32",
         on_progress: OnProgress | None = None,
+        **asked: Any,
     ) -> Samples:
-        """Draw one image for each label. A setting that is ``None`` is the model's own.
+        """Draw samples. A setting that is ``None`` is the model's own. Threads may share a model.
 
         Args:
-            labels: Classes, one for each image.
-            seeds: A seed for each image, or the first of consecutive ones. A seed names an image whatever
+            labels: Label of each sample, or text such as ``"0,3,7-9"`` or ``"all"``; None for every class.
+            seeds: A seed for each sample, or the first of consecutive ones. A seed names a sample whatever
                 the batch size.
             guidance: Guidance scale; 1 for none.
             interval: Times (low, high) between which guidance acts.
             solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
             steps: Steps of the solver.
             time_shift: Above 1 puts more of the steps near the noise, below 1 near the image; 1 spaces them evenly.
+            churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
+            temperature: Divides log-probabilities; below 1 it draws what is likeliest. For models that have them.
             ema: Which average of the weights to use, 1 or 2; 0 for the weights themselves; between 0 and 1 a
-                relative width, such as 0.1, for an average reconstructed from the run's snapshots.
-            batch_size: Images at a time.
+                relative width, such as 0.1, for an average reconstructed from the run's snapshots. None is 1 where
+                there is one.
+            batch_size: Samples at a time.
             precision: ``"32"``, ``"bf16"`` or ``"16"`` inside the network; the state stays in float32.
-            on_progress: Called with (steps of images done, steps of images in all).
+            on_progress: Called with (steps of samples done, steps of samples in all).
+            asked: ``num``, samples of each, and the application's own words: ``users`` for micro-Doppler; ``prompt``,
+                or ``texts`` with ``start_time``, for text.
 
         Returns:
-            The images.
+            The samples, which know how to save themselves.
 
         Raises:
-            ConfigError: If a setting is out of range.
+            ConfigError: If a setting is out of range, or the application does not know a word.
+            DataError: If a sample is not finite.
         """
-        labels = [int(y) for y in labels]
-        seeds = list(range(seeds, seeds + len(labels))) if isinstance(seeds, int) else [int(s) for s in seeds]
-        if not labels:
-            raise ConfigError("there is nothing to sample: labels is empty")
-        if len(seeds) != len(labels):
-            raise ConfigError(f"{len(seeds)} seeds were given for {len(labels)} labels; give one for each, or a number")
+        wanted = self.ask(labels, **asked)
+        chosen = _seeds_of(seeds, len(wanted), wanted.unit)
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1; got {batch_size}")
         if precision not in _PRECISIONS:
             raise ConfigError(f"precision must be one of {', '.join(_PRECISIONS)}; got {precision!r}")
-        module, pieces = self.module, []
-        if ema == 1 and not module.ema_params1:
+        module = self.module
+        if ema is None and not module.ema_params1:
             log.warning("this model has no EMA; sampling from its weights")
-            ema = 0
+        ema = (1 if module.ema_params1 else 0) if ema is None else ema
         self.check_ema(ema)
-        chosen = sampling_settings(
-            module, guidance=guidance, interval=interval, solver=solver, steps=steps, time_shift=time_shift
+        given = self.check_settings(
+            guidance=guidance,
+            interval=interval,
+            solver=solver,
+            steps=steps,
+            time_shift=time_shift,
+            churn=churn,
+            temperature=temperature,
         )
-        with chosen, _weights(module, ema, self.snapshots):
-            settings = {
-                "checkpoint": self.source,
-                "guidance": module.cfg_scale,
-                "interval": list(module.cfg_interval),
-                "solver": module.sampling_method,
-                "steps": module.num_sampling_steps,
-                "time_shift": module.time_shift,
-                "network_evaluations": get_solver(module.sampling_method).num_evaluations(module.num_sampling_steps),
-                "ema": ema,
-                "precision": precision,
-                "device": module.device.type,
-                "torch": torch.__version__,
-            }
-            module._check_labels(torch.tensor(labels))
-            for start in range(0, len(labels), batch_size):
+        parts: list[Samples] = []
+        with module.sampling(**given), _weights(module, ema, self.snapshots):
+            settings = {**self._describe(), **wanted.record, "ema": ema, "precision": precision}
+            for start in range(0, len(wanted), batch_size):
                 part = slice(start, start + batch_size)
-                pieces.append(self._sample_batch(labels, seeds, part, precision, on_progress))
-        return Samples(torch.cat(pieces), labels, seeds, settings)
+                x = self._sample_batch(wanted, chosen, part, precision, on_progress)
+                parts.append(load_object(self.application.present)(module, x, wanted.part(part), chosen[part]))
+        return type(parts[0]).join(parts, settings)
+
+    def check_settings(self, **words: Any) -> dict[str, Any]:
+        """Return settings by the names that modules have for them.
+
+        Args:
+            words: ``guidance`` to ``temperature`` of :meth:`sample`.
+
+        Raises:
+            ConfigError: If one is out of range, or the model has no use for it.
+        """
+        given = settings_from_words(**words)
+        if given.get("cfg_scale", 1) != 1 and not self.module.label_drop_prob > 0:
+            raise ConfigError("this model was never trained without labels, so it cannot be guided; use guidance 1")
+        with self.module.sampling(**given):
+            return given
 
     def check_ema(self, ema: float) -> None:
         """Raise ConfigError unless the model has this average; a score must not silently be another's."""
@@ -190,24 +187,53 @@ class Model:
                 f"ema={ema:g} asks for an average made after training, but there is no ema_snapshots folder"
             )
 
-    def _sample_batch(
-        self, labels: list[int], seeds: list[int], part: slice, precision: str, on_progress: OnProgress | None
-    ) -> Tensor:
-        module, size = self.module, len(labels[part])
+    def _describe(self) -> dict[str, Any]:
+        """Settings of the call that runs, plain values by the words of :meth:`sample`."""
+        module = self.module
+        described = {
+            "checkpoint": self.source,
+            "guidance": module.cfg_scale,
+            "interval": list(module.cfg_interval),
+            "solver": module.sampling_method,
+            "steps": module.num_sampling_steps,
+            "time_shift": module.time_shift,
+            "churn": module.churn,
+            "network_evaluations": get_solver(module.sampling_method).num_evaluations(module.num_sampling_steps),
+            "device": module.device.type,
+            "torch": torch.__version__,
+        }
+        return {**described, "temperature": module.temperature} if module.takes_temperature else described
 
-        def on_step(done: int, in_all: int, t: float, x: Tensor) -> None:
+    def _sample_batch(
+        self, wanted: Asked, seeds: list[int], index: slice, precision: str, on_progress: OnProgress | None
+    ) -> Tensor:
+        """States at the end of the path, shape ``(B, *S)``, of some of the samples."""
+        module, part = self.module, wanted.part(index)
+        size = len(part)
+
+        def on_step(done: int, total: int, t: float, x: Tensor) -> None:
             if on_progress is not None:
-                on_progress(part.start * in_all + size * done, len(labels) * in_all)
+                on_progress(index.start * total + size * done, len(wanted) * total)
 
         dtype = _PRECISIONS[precision]
         autocast = nullcontext() if precision == "32" else torch.autocast(module.device.type, dtype=dtype)
-        with use_seeds(seeds[part]), module.watch_sampling(on_step), autocast:
-            x = module.generate(torch.tensor(labels[part], device=module.device), use_ema=False)
+        asked, start = _on_device(part.condition, module.device), None
+        if part.start is not None:
+            noise = module.noise_scale * noise_from_seeds(module.codec.shape, seeds[index])
+            clean, t = part.start
+            start = interpolate(noise, clean.to(noise), torch.full((size,), t)), t
+        with use_seeds(seeds[index]), module.watch_sampling(on_step), autocast:
+            if asked.known is None and start is None:
+                assert asked.label is not None
+                # What users override.
+                x = module.generate(asked.label, use_ema=False)
+            else:
+                x = module.generate_condition(asked, use_ema=False, start=start)
         wrong = int((~x.flatten(1).isfinite().all(dim=1)).sum())
         if wrong:
             # As uint8 they would look like ordinary pixels.
             raise DataError(f"{wrong} of {size} samples hold NaN or infinity; the model has diverged")
-        return module.codec.decode(x).cpu()
+        return x
 
 
 def load(
@@ -215,23 +241,36 @@ def load(
     *,
     device: str | torch.device | None = None,
     module_class: type[FlowModule] | None = None,
+    application: str | None = None,
+    vavae_path: str | Path = BUILTIN,
 ) -> Model:
-    """Load a trained model.
+    """Load a trained model of any application.
 
     Args:
         path: A checkpoint file.
         device: Where to put it; a GPU if there is one by default.
         module_class: Class of the module, where you trained a subclass of your own. By default that of the
             application which the file names; no other class is taken from a file, which could name any code.
+        application: Name of the application that it must be of; any by default.
+        vavae_path: The VA-VAE that made the latents of a model that works on latents; ``builtin`` for the codec inside
+            the checkpoint.
 
     Returns:
         The model; ``load(path).sample(labels=[3, 7], seeds=[0, 1], guidance=2.0, steps=50).images()``.
 
     Raises:
         MissingFileError: If there is no such file.
-        CheckpointError: If it cannot be loaded whole.
+        CheckpointError: If it cannot be loaded whole, or is of another application.
+        ConfigError: If the VA-VAE is not the one that made the latents, or the model has no use for any.
     """
     module = load_module(path, module_class=module_class)
+    if application is not None and module.application != application:
+        raise CheckpointError(
+            f"{path} is no model of {application}; it is of {module.application or 'another class'} "
+            f"({type(module).__name__})"
+        )
+    if str(vavae_path) != BUILTIN:
+        module.load_codec(vavae_path)
     return Model(module, source=path).to(device or default_device())
 
 
@@ -250,23 +289,6 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def parse_labels(text: str, num_classes: int) -> list[int]:
-    """Read labels such as ``"0,3,7-9"`` or ``"all"``; raise ConfigError if they make no sense or are out of range."""
-    if text == "all":
-        return list(range(num_classes))
-    labels: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        try:
-            labels += range(int(first), int(last) + 1) if dash else [int(first)]
-        except ValueError:
-            raise ConfigError(f"labels must look like 0,3,7-9 or all; got {text!r}") from None
-    wrong = [y for y in labels if not 0 <= y <= num_classes]
-    if wrong or not labels:
-        raise ConfigError(f"labels {text!r}: this model has classes 0 to {num_classes - 1} ({num_classes}: any class)")
-    return labels
-
-
 def parse_interval(text: str) -> tuple[float, float]:
     """Read an interval such as ``"0.1,1.0"``; raise ConfigError if it is reversed or no interval."""
     try:
@@ -277,58 +299,26 @@ def parse_interval(text: str) -> tuple[float, float]:
 
 
 @contextmanager
-def sampling_settings(
-    module: FlowModule,
-    *,
-    guidance: float | None = None,
-    interval: tuple[float, float] | None = None,
-    solver: str | None = None,
-    steps: int | None = None,
-    churn: float | None = None,
-    **own: Any,
-) -> Iterator[None]:
-    """Replace a module's sampling settings inside the block; ``None`` keeps the module's own.
-
-    Args:
-        module: The module.
-        guidance: Guidance scale.
-        interval: Times (low, high) between which guidance acts.
-        solver: Name of the solver.
-        steps: Its steps.
-        churn: How far sampling goes back towards the noise before each step, in steps.
-        own: Further attributes that an application's module has, by name.
-
-    Raises:
-        ConfigError: If a setting is out of range.
-    """
-    given = {
-        "cfg_scale": guidance,
-        "cfg_interval": interval,
-        "sampling_method": solver,
-        "num_sampling_steps": steps,
-        "churn": churn,
-        **own,
-    }
-    before = {name: getattr(module, name) for name in given}
-    try:
-        for name, value in given.items():
-            if value is not None:
-                setattr(module, name, value)
-        module._check_sampling()
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(module, name, value)
-
-
-@contextmanager
 def _weights(module: FlowModule, ema: float, snapshots: Path | None) -> Iterator[None]:
     """Use an average of the weights inside the block; see :meth:`Model.sample` for what ``ema`` means."""
     if ema == 0:
-        yield
+        with module.present_weights():
+            yield
     elif 0 < ema < 1 and snapshots is not None:
         with module.other_weights(reconstruct_ema(snapshots, ema)):
             yield
     else:
         with module.ema_weights(int(ema)):
             yield
+
+
+def _seeds_of(seeds: Sequence[int] | int, num: int, unit: str) -> list[int]:
+    chosen = list(range(seeds, seeds + num)) if isinstance(seeds, int) else [int(s) for s in seeds]
+    if len(chosen) != num:
+        raise ConfigError(f"{len(chosen)} seeds were given for {num} {unit}; give one for each, or a number")
+    return chosen
+
+
+def _on_device(condition: Condition, device: torch.device) -> Condition:
+    parts = (condition.label, condition.known, condition.mask)
+    return Condition(*(None if part is None else part.to(device) for part in parts))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Codec(Protocol):
@@ -22,4 +26,8 @@ class Codec(Protocol):
 
     def decode(self, x: Tensor) -> Tensor:
         """Map the model space ``(B, *shape)`` back to data a person can see, uint8 ``(B, C, H, W)``."""
+        ...
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move what decodes to a device; returns itself."""
         ...

@@ -148,7 +148,7 @@ class LatentCodec:
         Raises:
             ConfigError: If there is no image codec.
         """
-        return self._image_codec().decode_float(self.denormalise(x))
+        return self.image_codec().decode_float(self.denormalise(x))
 
     def decode(self, x: Tensor) -> Tensor:
         """Map the model space to pixels.
@@ -162,9 +162,10 @@ class LatentCodec:
         Raises:
             ConfigError: If there is no image codec.
         """
-        return self._image_codec().decode(self.denormalise(x))
+        return self.image_codec().decode(self.denormalise(x))
 
-    def _image_codec(self) -> ImageCodec:
+    def image_codec(self) -> ImageCodec:
+        """Return the image codec; raise ConfigError, saying which one and how to give it, where there is none."""
         if self.images is None:
             raise ConfigError(
                 f"latents become images only through the codec that made them, {self._maker()}; "

@@ -43,3 +43,7 @@ class PixelCodec:
         for target, part in zip(pixels.split(size), x.split(size), strict=True):
             target.copy_((part.float() + 1).div_(2).mul_(255).clamp_(0, 255).round_())
         return pixels
+
+    def to(self, device: torch.device | str) -> PixelCodec:
+        """Nothing is there to be moved; returns itself."""
+        return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -76,13 +77,51 @@ def noise_from_seeds(shape: Sequence[int], seeds: Sequence[int], *, device: torc
     return noise.to(device)
 
 
+class _GlobalGenerators:
+    """torch's generators, which all threads share: seeded by each, given back as they were by the last to leave."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._outside: list[Tensor] = []
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        with self._lock:
+            before = self._states()
+            if not self._users:
+                self._outside = before
+            self._users += 1
+            torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                self._restore(before if self._users else self._outside)
+
+    @staticmethod
+    def _states() -> list[Tensor]:
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count()))]
+
+    @staticmethod
+    def _restore(states: list[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        for i, state in enumerate(states[1:]):
+            torch.cuda.set_rng_state(state, i)
+
+
+_global_generators = _GlobalGenerators()
+
+
 @contextmanager
 def use_seeds(seeds: Sequence[int]) -> Iterator[None]:
     """Fix the seeds of the samples that are generated inside the block.
 
     Going through a context lets a user override ``generate(labels, use_ema=True)`` without having to carry
     seeds. The global generator is seeded too and restored afterwards, so that an override which draws its
-    own noise repeats as well (though not independently of the batch size).
+    own noise repeats as well (though not independently of the batch size, and not while another thread
+    samples: there is one global generator for all).
 
     Args:
         seeds: One seed per sample of the coming call.
@@ -90,8 +129,7 @@ def use_seeds(seeds: Sequence[int]) -> Iterator[None]:
     fixed = tuple(int(s) for s in seeds)
     token = _seeds.set(fixed)
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(mix_seeds(*fixed))
+        with _global_generators.seeded(mix_seeds(*fixed)):
             yield
     finally:
         _seeds.reset(token)

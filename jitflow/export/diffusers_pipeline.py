@@ -13,13 +13,12 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from jitflow import pictures
-from jitflow.apps.microdoppler.module import UserConditionedDiT
 from jitflow.checkpoint.load import load_module
-from jitflow.codec.latent import load_image_codec
 from jitflow.core.condition import Condition
 from jitflow.errors import ConfigError
-from jitflow.model import sampling_settings
+from jitflow.model import Model
 from jitflow.training.module import FlowModule
+from jitflow.training.sampling_settings import settings_from_words
 
 WEIGHTS_NAME = "model.safetensors"
 CODEC_NAME = "codec.safetensors"
@@ -51,8 +50,8 @@ class JitflowModel(ModelMixin):
         """
         folder = Path(path)
         module = load_module(folder / WEIGHTS_NAME)
-        if isinstance(module, UserConditionedDiT) and (folder / CODEC_NAME).is_file():
-            attach_codec(module, folder / CODEC_NAME)
+        if module.takes_codec_file and (folder / CODEC_NAME).is_file():
+            module.load_codec(folder / CODEC_NAME)
         if torch_dtype is not None:
             module.net.to(torch_dtype)
         return cls(module).eval()
@@ -109,7 +108,7 @@ class JitflowPipeline(DiffusionPipeline):
         if output_type not in _OUTPUTS:
             raise ConfigError(f"output_type must be one of {', '.join(_OUTPUTS)}; got {output_type!r}")
         module = self.model.module
-        labels = module._check_labels(self._labels(class_labels, user_ids))
+        labels = self._labels(class_labels, user_ids).to(module.device)
         if seeds is not None:
             if generator is not None:
                 raise ConfigError("seeds and generator both name the noise; give one of them")
@@ -117,12 +116,12 @@ class JitflowPipeline(DiffusionPipeline):
                 raise ConfigError(f"{len(seeds)} seeds were given for {len(labels)} images; give one for each")
             generator = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         noise = randn_tensor((len(labels), *module.codec.shape), generator=generator, device=module.device)
-        if isinstance(module, UserConditionedDiT):
-            module.latents.to(module.device)
+        module.codec.to(module.device)
+        given = settings_from_words(
+            guidance=guidance_scale, interval=interval, solver=solver, steps=num_inference_steps
+        )
         with (
-            sampling_settings(
-                module, guidance=guidance_scale, interval=interval, solver=solver, steps=num_inference_steps
-            ),
+            module.sampling(**given),
             self.progress_bar(total=module.num_sampling_steps) as bar,
             module.watch_sampling(lambda *_: bar.update()),
         ):
@@ -135,20 +134,14 @@ class JitflowPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _labels(self, class_labels: int | Sequence[int] | Tensor | None, user_ids: Sequence[int] | None) -> Tensor:
-        module = self.model.module
         if (class_labels is None) == (user_ids is None):
             raise ConfigError("say what to draw: class_labels or user_ids, one of them")
-        if user_ids is None:
-            return torch.as_tensor(class_labels).reshape(-1)
-        if not isinstance(module, UserConditionedDiT):
-            raise ConfigError("this model has classes, not users; pass class_labels")
-        return module.labels_of(list(user_ids))
-
-
-def attach_codec(module: UserConditionedDiT, path: str | Path) -> None:
-    """Give a user-conditioned model the image codec in a file; ConfigError if its latents were made by another."""
-    size = module.codec_record["img_size"] if module.codec_record is not None else 256
-    module.attach_codec(load_image_codec(path, img_size=size if isinstance(size, int) else tuple(size)))
+        asked: dict[str, Any] = {} if user_ids is None else {"users": list(user_ids)}
+        if class_labels is not None:
+            asked["labels"] = torch.as_tensor(class_labels).reshape(-1)
+        labels = Model(self.model.module).ask(**asked).condition.label
+        assert labels is not None
+        return labels
 
 
 def _output(pixels: Tensor, kind: str) -> Any:

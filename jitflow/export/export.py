@@ -22,6 +22,7 @@ from jitflow.checkpoint.formats import read_state, write_state
 from jitflow.checkpoint.load import load_module
 from jitflow.checkpoint.state import ModelState
 from jitflow.codec.base import Codec
+from jitflow.codec.latent import LatentCodec
 from jitflow.codec.vae import VAECodec
 from jitflow.core.path import Prediction, velocity_from_prediction
 from jitflow.errors import CheckpointError, ConfigError, unknown_name
@@ -148,18 +149,11 @@ def sampling_record(module: FlowModule) -> dict[str, Any]:
 def _load(checkpoint: Path, state: ModelState, vavae_path: str | Path | None, *, needs_images: bool) -> FlowModule:
     """The module with the codec that its pictures need."""
     module = load_module(checkpoint)
-    if not isinstance(module, UserConditionedDiT):
-        if vavae_path is not None:
-            raise ConfigError(f"{checkpoint} works on no latents, so that it has no use for a vavae_path")
-        return module
     if vavae_path is not None:
-        from jitflow.codec.latent import load_image_codec
-
-        size = module.codec_record["img_size"] if module.codec_record is not None else 256
-        module.attach_codec(load_image_codec(vavae_path, img_size=size if isinstance(size, int) else tuple(size)))
-    elif needs_images and module.latents.images is None:
+        module.load_codec(vavae_path)
+    elif needs_images and isinstance(module.codec, LatentCodec):
         # Says which codec made the latents, and what to pass.
-        module.latents.decode(torch.zeros(1, *module.latents.shape))
+        module.codec.image_codec()
     return module
 
 
@@ -173,8 +167,8 @@ def _write_safetensors(folder: Path, state: ModelState, module: FlowModule, ema:
 
 def _write_codec(folder: Path, module: FlowModule) -> None:
     """Put an autoencoder beside the weights; a linear codec is inside them already."""
-    if isinstance(module, UserConditionedDiT) and isinstance(module.latents.images, VAECodec):
-        module.latents.images.export(folder / _CODEC_NAME)
+    if isinstance(module.codec, LatentCodec) and isinstance(module.codec.images, VAECodec):
+        module.codec.images.export(folder / _CODEC_NAME)
 
 
 # ---------------------------------------------------------------------------------------- torch.export

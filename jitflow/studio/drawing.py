@@ -13,12 +13,8 @@ from torch import Tensor
 
 import jitflow
 from jitflow import pictures
-from jitflow.apps.microdoppler.generate import BUILTIN
-from jitflow.apps.microdoppler.module import UserConditionedDiT
-from jitflow.apps.text.module import TextLightningModule
-from jitflow.apps.text.write import write_texts
-from jitflow.model import Model, parse_interval
-from jitflow.studio.request import Request, check, labels_of
+from jitflow.model import BUILTIN, Model, parse_interval
+from jitflow.studio.request import Request, check, words_of
 from jitflow.training.module import FlowModule
 
 OnFrame = Callable[[int, int, Image.Image], None]
@@ -34,7 +30,7 @@ class Drawing:
     """What came of a request.
 
     Attributes:
-        subjects: Classes or users that are drawn, such as ``class 3``, each once; empty for text.
+        subjects: What is drawn, such as ``class 3``, each once; empty where samples have no names.
         texts: Decoded text of each; empty unless the model writes text.
         frames: The images together at times from noise to the end, evenly spread over the steps.
         times: Time of each frame, in ``(0, 1]``, rising.
@@ -64,7 +60,7 @@ def draw(model: Model, request: Request, *, vavae_path: str = BUILTIN, on_frame:
     Args:
         model: A model, on the device where it shall run.
         request: What to draw.
-        vavae_path: The VA-VAE that was attached to a model of users, or ``builtin``; for the record only.
+        vavae_path: The VA-VAE that was attached to a model of latents, or ``builtin``; for the record only.
         on_frame: Told about the progress, at most 24 times; what it raises ends the drawing.
 
     Returns:
@@ -74,69 +70,54 @@ def draw(model: Model, request: Request, *, vavae_path: str = BUILTIN, on_frame:
         ConfigError: If the model cannot draw this; before any work.
         DataError: If a sample is not finite.
     """
-    module = model.module
-    check(request, module)
-    film = _Film(module, 1 if isinstance(module, TextLightningModule) else request.count, on_frame)
-    subjects: list[str] = []
-    texts: list[str] = []
-    with module.watch_sampling(film.take):
-        if isinstance(module, TextLightningModule):
-            written = write_texts(
-                module,
-                request.count,
-                prompt=request.subject or None,
-                seeds=request.seed,
-                steps=request.steps,
-                solver=request.solver,
-                churn=request.churn,
-                ema=request.ema,
-            )
-            pixels, seeds, settings, texts = written.pixels, written.seeds, written.settings, written.texts
-        else:
-            labels = labels_of(request, module)
-            drawn = model.sample(
-                labels,
-                request.seed,
-                guidance=request.guidance,
-                interval=parse_interval(request.interval),
-                solver=request.solver,
-                steps=request.steps,
-                ema=request.ema,
-            )
-            pixels, seeds, settings = drawn.pixels, drawn.seeds, {**drawn.settings, "labels": labels}
-            subjects = [_name(module, y) for y in dict.fromkeys(labels)]
-    film.add(1.0, pixels)
-    record = {"jitflow": jitflow.__version__, **settings, "checkpoint": model.source, "seeds": seeds}
-    if texts:
-        record["texts"] = texts
-    if isinstance(module, UserConditionedDiT) and vavae_path != BUILTIN:
+    check(request, model)
+    words = words_of(request, model)
+    subjects = [caption for caption in dict.fromkeys(model.ask(**words).captions) if caption]
+    film = _Film(model.module, request.count if subjects else 1, on_frame)
+    with model.module.watch_sampling(film.take):
+        drawn = model.sample(
+            **words,
+            seeds=request.seed,
+            guidance=request.guidance,
+            interval=parse_interval(request.interval),
+            solver=request.solver,
+            steps=request.steps,
+            churn=request.churn,
+            ema=request.ema,
+        )
+    film.add(1.0, drawn.pixels)
+    record = {"jitflow": jitflow.__version__, **drawn.settings, "asked": words, "seeds": drawn.seeds}
+    if subjects:
+        record["labels"] = drawn.labels
+    if drawn.texts:
+        record["texts"] = drawn.texts
+    if model.module.takes_codec_file and vavae_path != BUILTIN:
         record["vavae_path"] = vavae_path
     record["command"], record["python"] = command_of(record), python_of(record)
-    return Drawing(subjects, texts, film.frames, film.times, record)
+    return Drawing(subjects, drawn.texts, film.frames, film.times, record)
 
 
 def command_of(record: dict[str, Any]) -> str:
-    """Return the command that draws again what a record describes; empty if none can.
+    """Return the command that draws again what a record describes.
 
     Args:
         record: Of a :class:`Drawing`.
     """
-    if "vavae_path" in record:
-        return ""
-    if "labels" in record:
-        labels, count = record["labels"], 1
-        once = list(dict.fromkeys(labels))
-        if labels == [label for label in once for _ in range(len(labels) // len(once))]:
-            labels, count = once, len(labels) // len(once)
-        words = ["sample", str(record["checkpoint"]), "--labels", ",".join(map(str, labels)), "--count", str(count)]
-        words += ["--guidance", f"{record['guidance']:g}"]
-        words += ["--interval", ",".join(f"{end:g}" for end in record["interval"])]
-    else:
-        words = ["text", "sample", str(record["checkpoint"]), "--count", str(len(record["seeds"]))]
-        words += ["--prompt", record["prompt"]] if record["prompt"] else []
-        words += ["--churn", f"{record['churn']:g}"]
-    words += ["--solver", record["solver"], "--steps", str(record["steps"]), "--ema", str(record["ema"])]
-    return shlex.join(["jitflow", *words, "--seed", str(record["seeds"][0])])
+    words = ["jitflow", "sample", str(record["checkpoint"])]
+    options = {"count" if word == "num" else word: value for word, value in record["asked"].items()}
+    options |= {
+        "guidance": f"{record['guidance']:g}",
+        "interval": ",".join(f"{end:g}" for end in record["interval"]),
+        "churn": f"{record['churn']:g}",
+        "solver": record["solver"],
+        "steps": record["steps"],
+        "ema": record["ema"],
+        "vavae_path": record.get("vavae_path", ""),
+        "seed": record["seeds"][0],
+    }
+    for option, value in options.items():
+        words += [f"--{option}", str(value)] if value != "" else []
+    return shlex.join(words)
 
 
 def python_of(record: dict[str, Any]) -> str:
@@ -145,27 +126,11 @@ def python_of(record: dict[str, Any]) -> str:
     Args:
         record: Of a :class:`Drawing`.
     """
-    common = f"seeds={record['seeds']}, solver={record['solver']!r}, steps={record['steps']}, ema={record['ema']}"
-    if "labels" in record:
-        guided = f"guidance={record['guidance']}, interval={tuple(record['interval'])}"
-        load = f"import jitflow; jitflow.load({record['checkpoint']!r})"
-        if "vavae_path" in record:
-            load = (
-                "from jitflow.apps.microdoppler.generate import load_user_model; "
-                f"load_user_model({record['checkpoint']!r}, vavae_path={record['vavae_path']!r})"
-            )
-        return f"{load}.sample({record['labels']}, {guided}, {common})"
-    prompt = f"prompt={record['prompt']!r}, churn={record['churn']}"
-    return (
-        "from jitflow.apps.text.write import load_text_model, write_texts; "
-        f"write_texts(load_text_model({record['checkpoint']!r}), {len(record['seeds'])}, {prompt}, {common})"
-    )
-
-
-def _name(module: FlowModule, label: int) -> str:
-    if label == module.num_classes:
-        return "any class"
-    return f"user {module.user_ids[label]}" if isinstance(module, UserConditionedDiT) else f"class {label}"
+    given = {**record["asked"], "seeds": record["seeds"], "interval": tuple(record["interval"])}
+    given |= {name: record[name] for name in ("guidance", "churn", "solver", "steps", "ema")}
+    codec = f", vavae_path={record['vavae_path']!r}" if "vavae_path" in record else ""
+    asked = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    return f"import jitflow; jitflow.load({record['checkpoint']!r}{codec}).sample({asked})"
 
 
 class _Film:

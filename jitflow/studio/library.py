@@ -7,11 +7,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from jitflow.apps.microdoppler.generate import BUILTIN, load_user_model
-from jitflow.apps.microdoppler.module import UserConditionedDiT
 from jitflow.errors import ConfigError
 from jitflow.io.files import existing_file
-from jitflow.model import Model, load
+from jitflow.model import BUILTIN, Model, load
 
 _MAX_LOADED = 2
 
@@ -68,6 +66,7 @@ class Library:
 
     def _load(self, path: Path) -> Model:
         model = load(path, device=self._device)
-        if isinstance(model.module, UserConditionedDiT):
-            return load_user_model(path, vavae_path=self.vavae_path, device=self._device)
+        if model.module.takes_codec_file and str(self.vavae_path) != BUILTIN:
+            model.module.load_codec(self.vavae_path)
+            model.to(model.module.device)
         return model

@@ -15,25 +15,19 @@ import torch
 from PIL import Image
 
 from jitflow import pictures
-from jitflow.applications import application_name
 from jitflow.errors import JitflowError
 from jitflow.io.files import write_json
+from jitflow.model import Model
 from jitflow.studio.drawing import Drawing, draw
 from jitflow.studio.library import Library
 from jitflow.studio.request import Request, available_averages, default_request
 from jitflow.studio.worker import Event, StoppedError, events_of
-from jitflow.training.module import FlowModule
 
 SOLVERS = ("euler", "heun", "midpoint", "multistep")
 _QUEUE_SIZE = 8
 _KEPT_SEC = 3600
 _FONTS = ("system-ui", "sans-serif")
 _MONO = ("ui-monospace", "monospace")
-_SUBJECTS = {
-    "images": ("Classes", "Such as 0,3,7-9, or all", "Images of each"),
-    "microdoppler": ("Users", "Such as 1,2, or all", "Images of each"),
-    "text": ("Prompt", "The beginning of every text; may be empty", "Texts"),
-}
 # What a drawing changes, besides the message.
 _OUTPUTS = ("image_a", "image_b", "text_a", "text_b", "time", "command", "png", "record", "drawings")
 _CSS = """
@@ -55,9 +49,8 @@ def build_page(library: Library) -> gr.Blocks:
     Returns:
         The page, not started; see :func:`launch_options` for how to start it.
     """
-    first = library.open(library.names[0]).module
-    shown = default_request(first)
-    label, hint, alike = _SUBJECTS[application_of(first)]
+    first = library.open(library.names[0])
+    shown, named = default_request(first), first.application.subject
     running: dict[str | None, threading.Event] = {}
 
     def generate(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
@@ -79,9 +72,9 @@ def build_page(library: Library) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1, min_width=320):
                 checkpoint = gr.Dropdown(library.names, label="Checkpoint", elem_id="checkpoint")
-                subject = gr.Textbox(shown.subject, label=label, info=hint, lines=1, elem_id="subject")
+                subject = gr.Textbox(shown.subject, label=named.title, info=named.example, lines=1, elem_id="subject")
                 with gr.Row():
-                    count = gr.Number(shown.count, label=alike, min_width=120, elem_id="count")
+                    count = gr.Number(shown.count, label=named.count_title, min_width=120, elem_id="count")
                     seed = gr.Number(shown.seed, label="First seed", min_width=120, elem_id="seed")
                 with gr.Row():
                     button = gr.Button("Generate", variant="primary", elem_id="generate")
@@ -152,11 +145,6 @@ def build_page(library: Library) -> gr.Blocks:
             api_visibility="private",
         )
     return page.queue(max_size=_QUEUE_SIZE, default_concurrency_limit=1)
-
-
-def application_of(module: FlowModule) -> str:
-    """Return the name of a module's application."""
-    return application_name(module.application)
 
 
 def requests_of(subject: str, count: Any, seed: Any, compare: bool, *settings: Any) -> list[Request]:
@@ -286,21 +274,21 @@ class OwnHostOnly:
         await self.app(scope, receive, with_policy)
 
 
-def _setting_fields(module: FlowModule, side: str) -> list[Any]:
-    shown, text = default_request(module), application_of(module) == "text"
+def _setting_fields(model: Model, side: str) -> list[Any]:
+    shown, guided = default_request(model), _is_guided(model)
     with gr.Group():
         with gr.Row():
             steps = gr.Number(shown.steps, label=f"{side.upper()}: steps", min_width=120, elem_id=f"steps-{side}")
             solver = gr.Dropdown(SOLVERS, value=shown.solver, label="Solver", min_width=120, elem_id=f"solver-{side}")
         with gr.Row():
             guidance = gr.Number(
-                shown.guidance, label="Guidance", visible=not text, min_width=120, elem_id=f"guidance-{side}"
+                shown.guidance, label="Guidance", visible=guided, min_width=120, elem_id=f"guidance-{side}"
             )
             interval = gr.Textbox(
-                shown.interval, label="Between times", visible=not text, min_width=120, elem_id=f"interval-{side}"
+                shown.interval, label="Between times", visible=guided, min_width=120, elem_id=f"interval-{side}"
             )
-            churn = gr.Number(shown.churn, label="Churn", visible=text, min_width=120, elem_id=f"churn-{side}")
-        ema = gr.Dropdown(_averages(module), value=shown.ema, label="Weights", elem_id=f"ema-{side}")
+            churn = gr.Number(shown.churn, label="Churn", visible=not guided, min_width=120, elem_id=f"churn-{side}")
+        ema = gr.Dropdown(_averages(model), value=shown.ema, label="Weights", elem_id=f"ema-{side}")
     return [ema, solver, steps, guidance, interval, churn]
 
 
@@ -330,32 +318,38 @@ def _text(side: str) -> gr.Textbox:
     )
 
 
-def _averages(module: FlowModule) -> list[tuple[str, int]]:
-    return [(f"EMA {n}" if n else "no average", n) for n in available_averages(module)]
+def _is_guided(model: Model) -> bool:
+    """Whether guidance makes sense; churn is shown where it does not."""
+    return model.module.label_drop_prob > 0
+
+
+def _averages(model: Model) -> list[tuple[str, int]]:
+    return [(f"EMA {n}" if n else "no average", n) for n in available_averages(model.module)]
 
 
 def _fields_of(library: Library, name: str) -> list[Any]:
     """Fill the fields with the settings of another checkpoint."""
     try:
-        module = library.open(name).module
+        model = library.open(name)
     except JitflowError as error:
         return [_said(str(error), refused=True), *[gr.skip()] * 14]
-    shown, application = default_request(module), application_of(module)
-    text = application == "text"
-    label, hint, alike = _SUBJECTS[application]
+    shown, guided, named = default_request(model), _is_guided(model), model.application.subject
 
     def side() -> list[Any]:
         return [
-            gr.update(choices=_averages(module), value=shown.ema),
+            gr.update(choices=_averages(model), value=shown.ema),
             gr.update(value=shown.solver),
             gr.update(value=shown.steps),
-            gr.update(value=shown.guidance, visible=not text),
-            gr.update(value=shown.interval, visible=not text),
-            gr.update(value=shown.churn, visible=text),
+            gr.update(value=shown.guidance, visible=guided),
+            gr.update(value=shown.interval, visible=guided),
+            gr.update(value=shown.churn, visible=not guided),
         ]
 
-    named = [gr.update(value=shown.subject, label=label, info=hint), gr.update(label=alike)]
-    return [_said(f"{name} is loaded."), *named, *side(), *side()]
+    asked = [
+        gr.update(value=shown.subject, label=named.title, info=named.example),
+        gr.update(label=named.count_title),
+    ]
+    return [_said(f"{name} is loaded."), *asked, *side(), *side()]
 
 
 def _outputs(said: str, **changed: Any) -> list[Any]:

@@ -6,13 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from jitflow.apps.microdoppler.module import UserConditionedDiT
-from jitflow.apps.text.module import TextLightningModule
-from jitflow.apps.text.write import prompt_tokens
+from jitflow.applications import load_object
 from jitflow.core.solver import get_solver
 from jitflow.core.times import time_grid
 from jitflow.errors import ConfigError
-from jitflow.model import parse_interval, parse_labels
+from jitflow.model import Model, parse_interval
 from jitflow.training.module import FlowModule
 
 MAX_IMAGES = 32
@@ -25,15 +23,15 @@ class Request:
     """One drawing as the page's fields hold it.
 
     Attributes:
-        subject: Classes such as ``0,3,7-9`` or ``all``; users' numbers alike; for text the prompt, which may be empty.
-        count: Images for each class or user; texts.
+        subject: What the model's application is asked for: classes such as ``0,3,7-9`` or ``all``, users, a prompt.
+        count: Samples of each.
         seed: Seed of the first image; the others follow.
         ema: Average of the weights, 1 or 2; 0 for the weights themselves.
         solver: Name of the solver.
         steps: Its steps.
-        guidance: Guidance scale; 1 for none. Text has none.
+        guidance: Guidance scale; 1 for none.
         interval: Times ``low,high`` between which guidance acts.
-        churn: For text: how far sampling goes back towards the noise before each step, in steps.
+        churn: How far sampling goes back towards the noise before each step, in steps.
     """
 
     subject: str
@@ -47,11 +45,12 @@ class Request:
     churn: float = 0.0
 
 
-def default_request(module: FlowModule) -> Request:
+def default_request(model: Model) -> Request:
     """Return the request that a model's own settings make."""
+    module = model.module
     low, high = module.cfg_interval
     return Request(
-        subject="" if isinstance(module, TextLightningModule) else _first_subjects(module),
+        subject=load_object(model.application.subject.first)(module),
         count=2,
         ema=1 if module.ema_params1 else 0,
         solver=module.sampling_method,
@@ -68,23 +67,14 @@ def available_averages(module: FlowModule) -> list[int]:
     return [*held, 0]
 
 
-def labels_of(request: Request, module: FlowModule) -> list[int]:
-    """Return the label of each image, by class or user, each repeated ``count`` times.
-
-    Raises:
-        ConfigError: If the subject names none, or one that the model does not have.
-    """
-    if isinstance(module, UserConditionedDiT):
-        text = request.subject.strip()
-        users = module.user_ids if text == "all" else parse_labels(text, max(module.user_ids))
-        labels = [int(label) for label in module.labels_of(users)]
-    else:
-        labels = parse_labels(request.subject.strip(), module.num_classes)
-    return [label for label in labels for _ in range(request.count)]
+def words_of(request: Request, model: Model) -> dict[str, Any]:
+    """Return what :meth:`jitflow.model.Model.sample` is asked in the words of the model's application."""
+    return {model.application.subject.word: request.subject, "num": request.count}
 
 
-def check(request: Request, module: FlowModule) -> None:
+def check(request: Request, model: Model) -> None:
     """Raise ConfigError, in words for the page, unless the model can draw what is asked for."""
+    module = model.module
     whole = {"count": request.count, "seed": request.seed, "steps": request.steps, "EMA": request.ema}
     for name, value in whole.items():
         if not isinstance(value, int) or isinstance(value, bool):
@@ -100,18 +90,14 @@ def check(request: Request, module: FlowModule) -> None:
         raise ConfigError(f"this model has no EMA {request.ema}; choose one of {held} (0: the weights themselves)")
     get_solver(request.solver)
     time_grid(request.steps)
-    if isinstance(module, TextLightningModule):
-        if request.subject:
-            prompt_tokens(module, request.subject)
-        if not (_is_number(request.churn) and request.churn >= 0):
-            raise ConfigError(f"churn must be a number of at least 0; got {_shown(request.churn)}")
-        return
     if not _is_number(request.guidance):
         raise ConfigError(f"guidance must be a number; got {_shown(request.guidance)}")
     if request.guidance != 1 and not module.label_drop_prob > 0:
         raise ConfigError('this model never saw "no class" in training, so it cannot be guided; use guidance 1')
     parse_interval(request.interval)
-    num = len(labels_of(request, module))
+    if not (_is_number(request.churn) and request.churn >= 0):
+        raise ConfigError(f"churn must be a number of at least 0; got {_shown(request.churn)}")
+    num = len(model.ask(**words_of(request, model)))
     if num > MAX_IMAGES:
         raise ConfigError(f"this would be {num} images, at most {MAX_IMAGES} are drawn at a time; ask for fewer")
 
@@ -122,9 +108,3 @@ def _is_number(value: Any) -> bool:
 
 def _shown(value: Any) -> str:
     return "nothing" if value is None else str(value)
-
-
-def _first_subjects(module: FlowModule) -> str:
-    if isinstance(module, UserConditionedDiT):
-        return ",".join(map(str, module.user_ids[:4]))
-    return ",".join(map(str, range(min(4, module.num_classes))))

@@ -14,7 +14,7 @@ Event = tuple[int, int, Image.Image]
 """What ``on_frame`` is told: steps done, steps in all, the images as they are now."""
 
 
-# Two drawings at a time would exchange the weights of a model under each other.
+# Two drawings at a time would each take twice as long, and twice the memory.
 _ONE_AT_A_TIME = threading.Lock()
 
 

@@ -64,12 +64,36 @@ class Description:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """What people name when they ask for samples, for pages and forms.
+
+    Attributes:
+        word: The word of :attr:`Application.condition` that it is given as.
+        title: Name of the field.
+        example: What to fill in.
+        count_title: Name of the field for how many of each.
+        first: ``"module:function"`` of a module, giving the text to begin with.
+    """
+
+    word: str = "labels"
+    title: str = "Classes"
+    example: str = "Such as 0,3,7-9, or all"
+    count_title: str = "Images of each"
+    first: str = "jitflow.training.asked:first_classes"
+
+
+@dataclass(frozen=True)
 class Application:
     """An application of the library: one folder with one object of this class.
 
     Attributes:
         name: What checkpoints, recipes and ``run.json`` store; never a class path.
         module: Class of its modules.
+        condition: How its models are asked for samples, ``"module:function"``: ``(module, *, labels=None, num=None,
+            **asked) -> Asked``, which raises ConfigError for words that it does not know. By default by classes.
+        present: What becomes of the states that sampling ends in, ``"module:function"``: ``(module, x, asked, seeds) ->
+            Samples``, called for each batch. By default the codec's pixels.
+        subject: What people name when they ask for samples.
         headline: Names of scores that may stand for a run, by preference.
         documented: The words of its documents for a training; None where no document says any.
         judge: What ``jitflow evaluate`` means here, ``"module:function"``, whose signature makes the options; empty for
@@ -86,6 +110,9 @@ class Application:
 
     name: str
     module: type[FlowModule]
+    condition: str = "jitflow.training.asked:ask_for_classes"
+    present: str = "jitflow.training.samples:present_pixels"
+    subject: Subject = Subject()
     headline: tuple[str, ...] = ()
     documented: Documented | None = None
     judge: str = ""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jitflow.errors import CheckpointError, ConfigError
+from jitflow.training.sharing import SharedMode, SharedWeights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,6 +33,8 @@ class WeightAverages(pl.LightningModule):
         self.ema_params2: dict[str, Tensor] = {}
         self.ema_on_cpu = False
         self._warned_no_ema = False
+        self._shared_weights = SharedWeights()
+        self._shared_mode = SharedMode()
 
     @contextmanager
     def ema_weights(self, version: int = 1) -> Iterator[None]:
@@ -47,23 +50,20 @@ class WeightAverages(pl.LightningModule):
     def other_weights(self, averages: Mapping[str, Tensor]) -> Iterator[None]:
         """Use other values of the parameters inside the block, and restore the weights whatever happens.
 
-        Nothing is copied where both are float32 on the same device: they exchange their storage.
+        Nothing is copied where both are float32 on the same device: they exchange their storage. Another thread that
+        samples from this module with other weights waits until the block ends.
 
         Args:
             averages: A value for each parameter, by name.
         """
-        weights: list[tuple[nn.Parameter, Tensor]] = []
-        try:
-            for name, parameter in self.named_parameters():
-                weights.append((parameter, parameter.data))
-                parameter.data = averages[name].to(parameter.device, parameter.dtype)
-            # Autocast remembers the half-precision copy of a parameter, not of its storage.
-            torch.clear_autocast_cache()
+        with self._shared_weights.use(self, averages):
             yield
-        finally:
-            for parameter, data in weights:
-                parameter.data = data
-            torch.clear_autocast_cache()
+
+    @contextmanager
+    def present_weights(self) -> Iterator[None]:
+        """Keep what a block around this one uses, or else the weights themselves, whatever other threads do."""
+        with self._shared_weights.use_present(self):
+            yield
 
     def ema_parameters(self, version: int = 1) -> dict[str, Tensor]:
         """Return an average by parameter name; raise ConfigError for a version that is not 1 or 2, or empty."""

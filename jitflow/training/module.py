@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -35,6 +36,7 @@ from jitflow.training.lightning_counters import ExactResume
 from jitflow.training.optim import build_adamw
 from jitflow.training.outputs import StepOutputs
 from jitflow.training.sampling import FlowSampling, batch_time
+from jitflow.training.sampling_settings import SamplingSettings
 from jitflow.training.terms import FlowState, LossTerm
 
 # Names of independent random streams drawn from one seed.
@@ -75,6 +77,7 @@ class FlowModule(ExactResume, FlowSampling):
     Attributes:
         application: Name of the application, which checkpoints store; empty for a class of none.
         has_release_format: Whether the JiT release's ``.pth`` can hold its models.
+        takes_codec_file: Whether part of the codec may lie in a file of its own, see :meth:`load_codec`.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -82,6 +85,7 @@ class FlowModule(ExactResume, FlowSampling):
 
     application: ClassVar[str] = ""
     has_release_format: ClassVar[bool] = False
+    takes_codec_file: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -151,6 +155,7 @@ class FlowModule(ExactResume, FlowSampling):
         self.time_shift = time_shift
         self.cfg_channels = cfg_channels
         self.churn = churn
+        self.temperature = 1.0
         self.self_conditioning_prob = self_conditioning_prob
         self.velocity_weight = velocity_weight
         self.loss_terms = list(loss_terms)
@@ -158,7 +163,7 @@ class FlowModule(ExactResume, FlowSampling):
         self.run_seed: int | None = None
         self._batch_index: Tensor | None = None
         self._batch_epoch = 0
-        self._check_sampling()
+        SamplingSettings.of(self).check(codec.shape[0])
         self._time_distribution()
 
     @classmethod
@@ -170,6 +175,17 @@ class FlowModule(ExactResume, FlowSampling):
                 the kind is right, so that a model can be looked at before its data are read.
         """
         return {}
+
+    def load_codec(self, path: str | Path) -> None:
+        """Load the part of the codec that is no part of checkpoints, such as the autoencoder that made latents.
+
+        Args:
+            path: Its file.
+
+        Raises:
+            ConfigError: If the model works on no latents, or on those of another codec.
+        """
+        raise ConfigError(f"a {type(self).__name__} works on no latents, so that it has no use for {path} (vavae_path)")
 
     def forward(self, x: Tensor, t: Tensor | float, y: Tensor, hint: Tensor | None = None) -> Tensor:
         """Predict from a noisy sample.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,12 @@ from jitflow.core.condition import Condition
 from jitflow.core.guidance import check_interval, guided_velocity
 from jitflow.core.path import Prediction, data_from_velocity, renoise, velocity_from_prediction
 from jitflow.core.seeding import current_seeds, mix_seeds, noise_from_seeds
-from jitflow.core.solver import GoBack, OnStep, Step, Velocity, euler_step, get_solver, heun_step, integrate
+from jitflow.core.solver import GoBack, OnStep, Step, Velocity, euler_step, heun_step, integrate
 from jitflow.core.times import time_grid
 from jitflow.errors import ConfigError
 from jitflow.training.averages import WeightAverages
 from jitflow.training.modulation import ModulationTable, takes_modulation
+from jitflow.training.sampling_call import CallSetting, SamplingCall, open_call, running_call
 
 
 class FlowSampling(WeightAverages):
@@ -38,6 +39,11 @@ class FlowSampling(WeightAverages):
         time_shift: Above 1 moves sampling times towards the noise.
         cfg_channels: Guide only this many leading channels; None guides all.
         churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
+        temperature: Divides log-probabilities where a model has them.
+
+    The settings of :class:`~jitflow.training.sampling_settings.SamplingSettings` among them are, inside a call of
+    sampling, those of the call: an overridden method reads in ``self.cfg_scale`` what the caller asked for, and two
+    threads that sample from one module do not disturb each other.
     """
 
     codec: Codec
@@ -46,26 +52,24 @@ class FlowSampling(WeightAverages):
     prediction: Prediction
     t_eps: float
     noise_scale: float
-    sampling_method: str
-    num_sampling_steps: int
-    cfg_scale: float
-    cfg_interval: tuple[float, float]
-    time_shift: float
-    cfg_channels: int | None
-    churn: float
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._on_step: OnStep | None = None
-        # Of the sample in the making: the latest estimate of the data, and what was asked for.
-        self._hint: Tensor | None = None
-        self._modulation: ModulationTable | None = None
-        self._condition = Condition()
+    sampling_method = CallSetting[str]()
+    num_sampling_steps = CallSetting[int]()
+    cfg_scale = CallSetting[float]()
+    cfg_interval = CallSetting[tuple[float, float]]()
+    time_shift = CallSetting[float]()
+    cfg_channels = CallSetting["int | None"]()
+    churn = CallSetting[float]()
+    temperature = CallSetting[float]()
 
     @property
     def takes_hints(self) -> bool:
         """Whether the network is also told what is known or estimated of the data."""
         return bool(getattr(self.net, "self_conditioning", False))
+
+    @property
+    def takes_temperature(self) -> bool:
+        """Whether the model has log-probabilities, which a temperature divides."""
+        return False
 
     def first_hint(self, x_t: Tensor, t: Tensor) -> Tensor:
         """What a network that takes hints is told before it has said anything: nothing, unless overridden.
@@ -118,40 +122,29 @@ class FlowSampling(WeightAverages):
         """
         if condition.label is None:
             raise ConfigError('sampling needs a label for each sample; pass num_classes for "any class"')
-        labels = self._check_labels(condition.label)
-        self._check_sampling()
-        times = time_grid(self.num_sampling_steps, shift=self.time_shift)
-        seeds = current_seeds(len(labels))
-        if start is None:
-            x = self.noise_scale * noise_from_seeds(self.codec.shape, seeds, device=self.device)
-        else:
-            x, times = self._start_at(*start, times, len(labels))
-        x = condition.apply_known(x)
-
-        def velocity(x: Tensor, t: Tensor) -> Tensor:
-            return condition.freeze_known(self._forward_sample(x, t, labels))
-
-        was_training = self.training
-        self.eval()
-        self._condition = condition
-        first = batch_time(times[0], x)
-        self._hint = condition.apply_known(self.first_hint(x, first)) if self.takes_hints else None
-        steps = self._overridden_steps(labels, condition)
-        self._modulation = None if steps else self._modulation_table(labels, times)
-        try:
-            with self.ema_weights() if use_ema and self._has_ema() else nullcontext():
-                return integrate(
-                    velocity,
-                    x,
-                    times,
-                    solver=self.sampling_method,
-                    on_step=self._on_step,
-                    go_back=self._go_back(seeds, condition) if self.churn else None,
-                    **steps,
-                )
-        finally:
-            self._condition, self._hint, self._modulation = Condition(), None, None
-            self.train(was_training)
+        labels = self.check_labels(condition.label)
+        weights = self.ema_weights() if use_ema and self._has_ema() else self.present_weights()
+        with open_call(self, condition=condition) as call, self._shared_mode.evaluation(self), weights:
+            times = time_grid(self.num_sampling_steps, shift=self.time_shift)
+            seeds = current_seeds(len(labels))
+            if start is None:
+                x = self.noise_scale * noise_from_seeds(self.codec.shape, seeds, device=self.device)
+            else:
+                x, times = self._start_at(*start, times, len(labels))
+            x = condition.apply_known(x)
+            if self.takes_hints:
+                call.hint = condition.apply_known(self.first_hint(x, batch_time(times[0], x)))
+            steps = self._overridden_steps(labels, condition)
+            call.modulation = None if steps else self._modulation_table(labels, times)
+            return integrate(
+                lambda x, t: condition.freeze_known(self._forward_sample(x, t, labels)),
+                x,
+                times,
+                solver=self.sampling_method,
+                on_step=call.on_step,
+                go_back=self._go_back(seeds, condition) if self.churn else None,
+                **steps,
+            )
 
     def _start_at(self, x: Tensor, t: float, times: Tensor, num: int) -> tuple[Tensor, Tensor]:
         """State and times of a sampling that starts on the way."""
@@ -173,14 +166,15 @@ class FlowSampling(WeightAverages):
         Returns:
             Velocity, shape ``(B, C, H, W)``, float32.
         """
-        hint = self._hint
+        call = running_call(self)
+        hint = None if call is None else call.hint
 
         def velocity(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
             if hint is None:
-                return self.velocity_of(self._predict(x, t, y).float(), x, t)
+                return self.velocity_of(self._predict(call, x, t, y).float(), x, t)
             # With guidance both passes share what is known.
             told = hint if len(hint) == len(x) else torch.cat([hint] * (len(x) // len(hint)))
-            return self.velocity_of(self._predict(x, t, y, told).float(), x, t)
+            return self.velocity_of(self._predict(call, x, t, y, told).float(), x, t)
 
         x, times = z.float(), batch_time(t, z, keep_device=True)
         v = guided_velocity(
@@ -193,17 +187,17 @@ class FlowSampling(WeightAverages):
             interval=check_interval(self.cfg_interval),
             channels=self.cfg_channels,
         )
-        if hint is not None:
-            self._hint = self._condition.apply_known(data_from_velocity(v, x, times, t_eps=self.t_eps))
+        if call is not None and hint is not None:
+            call.hint = call.condition.apply_known(data_from_velocity(v, x, times, t_eps=self.t_eps))
         return v
 
-    def _predict(self, x: Tensor, t: Tensor, y: Tensor, *hint: Tensor) -> Tensor:
-        """Output of the network, shape ``(B, C, H, W)``, with the table's modulation where there is one."""
-        if self._modulation is None:
+    def _predict(self, call: SamplingCall | None, x: Tensor, t: Tensor, y: Tensor, *hint: Tensor) -> Tensor:
+        """Output of the network, shape ``(B, C, H, W)``, with the modulation of the call's table if it has one."""
+        if call is None or call.modulation is None:
             return self(x, t, y, *hint)
         dtype = next(p.dtype for p in self.net.parameters() if p.is_floating_point())
         # The time is not looked at, and so stays where it is.
-        return self.net(x.to(dtype), t, y, *(h.to(dtype) for h in hint), modulation=self._modulation.rows(t, y))
+        return self.net(x.to(dtype), t, y, *(h.to(dtype) for h in hint), modulation=call.modulation.rows(t, y))
 
     def _modulation_table(self, labels: Tensor, times: Tensor) -> ModulationTable | None:
         """Table for one sampling; None where the network has no use for it or a user's method comes between."""
@@ -266,40 +260,29 @@ class FlowSampling(WeightAverages):
         return steps
 
     @contextmanager
-    def watch_sampling(self, on_step: OnStep) -> Iterator[None]:
-        """Call ``on_step(steps done, steps in all, time, state)`` after each step sampled inside the block.
+    def sampling(self, *, on_step: OnStep | None = None, **given: Any) -> Iterator[SamplingCall]:
+        """Sample with other settings inside the block, in this thread only.
 
-        Blocks nest: whoever watches from outside is told first.
+        Blocks nest: what is not given is that of the block around, and whoever watches from outside is told first.
+
+        Args:
+            on_step: Called with (steps done, steps in all, time, state) after each step.
+            given: Settings by the names of the attributes, such as ``cfg_scale``.
+
+        Raises:
+            ConfigError: If a setting is out of range.
         """
-        before = self._on_step
+        with open_call(self, on_step=on_step, **given) as call:
+            yield call
 
-        def tell_all(done: int, in_all: int, t: float, x: Tensor) -> None:
-            if before is not None:
-                before(done, in_all, t, x)
-            on_step(done, in_all, t, x)
-
-        self._on_step = tell_all
-        try:
+    @contextmanager
+    def watch_sampling(self, on_step: OnStep) -> Iterator[None]:
+        """Call ``on_step(steps done, steps in all, time, state)`` after each step sampled inside the block."""
+        with self.sampling(on_step=on_step):
             yield
-        finally:
-            self._on_step = before
 
-    def _check_sampling(self) -> None:
-        get_solver(self.sampling_method)
-        if not math.isfinite(self.cfg_scale):
-            raise ConfigError(f"the guidance scale must be a number; got {self.cfg_scale}")
-        if not (math.isfinite(self.churn) and self.churn >= 0):
-            raise ConfigError(f"churn must be a number of at least 0; got {self.churn}")
-        if self.churn and self.sampling_method == "multistep":
-            raise ConfigError("churn disturbs the history that the multistep solver needs; use euler, heun or midpoint")
-        if self.cfg_channels is not None and not 1 <= self.cfg_channels <= self.codec.shape[0]:
-            raise ConfigError(
-                f"cfg_channels must lie between 1 and the {self.codec.shape[0]} channels; got {self.cfg_channels}"
-            )
-        check_interval(self.cfg_interval)
-        time_grid(self.num_sampling_steps, shift=self.time_shift)
-
-    def _check_labels(self, labels: Tensor) -> Tensor:
+    def check_labels(self, labels: Tensor) -> Tensor:
+        """Return labels ``(B,)`` on the module's device; raise ConfigError if they are none, or one is out of range."""
         labels = torch.as_tensor(labels, device=self.device)
         if labels.ndim != 1 or labels.is_floating_point():
             raise ConfigError(f"labels must be whole numbers of shape (B,); got {tuple(labels.shape)}, {labels.dtype}")

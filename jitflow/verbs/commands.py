@@ -1,4 +1,4 @@
-"""The commands ``demo``, ``sample`` and ``models``: options in, printed results out.
+"""The commands ``demo``, ``convert`` and ``models``: options in, printed results out.
 
 Each function with a docstring is one command; jsonargparse makes its options and help from the signature.
 """
@@ -27,11 +27,6 @@ def demo(args: list[str]) -> None:
     if name not in demos:
         raise unknown_name("demo", name, demos)
     run_command(f"demo {name}", demos[name], args)
-
-
-def sample(args: list[str]) -> None:
-    """Run ``jitflow sample``."""
-    run_command("sample", _sample, args)
 
 
 def convert(args: list[str]) -> None:
@@ -189,88 +184,6 @@ def _demo_text(out: str = "runs/demo/text", seed: int = 0, restart: bool = False
     from jitflow.verbs.demo_text import run
 
     run(Path(out), seed=seed, restart=restart, dry_run=dry_run)
-
-
-def _sample(
-    checkpoint: str,
-    labels: str = "all",
-    count: int = 1,
-    guidance: float | None = None,
-    interval: str | None = None,
-    solver: str | None = None,
-    steps: int | None = None,
-    time_shift: float | None = None,
-    seed: int = 0,
-    ema: float = 1,
-    out: str = "outputs/samples",
-    batch_size: int = 64,
-    device: str | None = None,
-    precision: Literal["32", "bf16", "16"] = "32",
-    compile: bool = False,
-    dry_run: bool = False,
-) -> None:
-    """Draw images from a checkpoint: PNG files, one grid, and a JSON with every setting.
-
-    Args:
-        checkpoint: File to load.
-        labels: Classes, such as 0,3,7-9 or all; the number of classes means "any class".
-        count: Images for each label.
-        guidance: Guidance scale; 1 for none; the model's own by default.
-        interval: Times low,high between which guidance acts; 0 is noise, 1 is data.
-        solver: euler, heun, midpoint or multistep.
-        steps: Steps of the solver.
-        time_shift: Above 1 puts more of the steps near the noise, below 1 near the image.
-        seed: Seed of the first image; the others follow.
-        ema: Average of the weights: 1 or 2; 0 for the weights themselves; a width such as 0.1 for an average
-            reconstructed from the run's snapshots.
-        out: Folder of the results.
-        batch_size: Images at a time.
-        device: cpu, cuda, cuda:1, mps; the fastest there is by default.
-        precision: Precision inside the network.
-        compile: Compile the network first, which takes a minute and pays off for many images.
-        dry_run: Say what would be drawn, and draw nothing.
-    """
-    from jitflow.core.solver import get_solver
-    from jitflow.core.times import time_grid
-    from jitflow.io.files import writable_folder
-    from jitflow.io.progress import meter
-    from jitflow.model import load, parse_interval, parse_labels
-
-    # Everything that can be wrong is looked at before the checkpoint is read.
-    if count < 1:
-        raise ConfigError(f"--count must be at least 1; got {count}")
-    if solver is not None:
-        get_solver(solver)
-    if steps is not None:
-        time_grid(steps)
-    if time_shift is not None:
-        time_grid(2, shift=time_shift)
-    window = parse_interval(interval) if interval is not None else None
-    model = load(checkpoint, device=device)
-    wanted = [y for y in parse_labels(labels, model.module.num_classes) for _ in range(count)]
-    console = Console(stderr=True)
-    if dry_run:
-        console.print(f"would draw {len(wanted)} images, seeds {seed} to {seed + len(wanted) - 1}, into {out}")
-        return
-    writable_folder(out)
-    if compile:
-        model.compile()
-    with meter("sampling", len(wanted)) as progress:
-        drawn = model.sample(
-            wanted,
-            seed,
-            guidance=guidance,
-            interval=window,
-            solver=solver,
-            steps=steps,
-            time_shift=time_shift,
-            ema=ema,
-            batch_size=batch_size,
-            precision=precision,
-            on_progress=lambda done, in_all: progress.update(len(wanted) * done / in_all),
-        )
-    folder = drawn.save(out)
-    console.print(f"{len(drawn)} images in {folder} (see {folder / 'grid.png'}, settings in settings.json)")
 
 
 def _convert(

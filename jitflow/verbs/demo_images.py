@@ -37,10 +37,11 @@ from jitflow.evaluation.frechet import frechet_distance
 from jitflow.evaluation.moments import Moments
 from jitflow.io.files import read_json, writable_folder, write_json
 from jitflow.io.progress import meter
-from jitflow.model import Model, Samples, load
+from jitflow.model import Model, load
 from jitflow.run.folder import CONFIG_NAME, write_run_folder
 from jitflow.run.recipe import build, read_recipe
 from jitflow.run.report import REPORT_NAME, write_final_report
+from jitflow.training.samples import Samples
 from jitflow.verbs.demo_folder import check_same_run, remove_run
 
 RECIPE = "images/digits"

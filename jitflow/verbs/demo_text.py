@@ -15,15 +15,17 @@ from jitflow import pictures
 from jitflow.apps.text.corpus import builtin_documents, builtin_size
 from jitflow.apps.text.judge import PLOT_NAME, SAMPLES_NAME, evaluate
 from jitflow.apps.text.module import TextLightningModule
+from jitflow.apps.text.sampling import TextSamples
 from jitflow.apps.text.tables import accuracy_table
-from jitflow.apps.text.write import TextSamples, load_text_model, recover, write_texts
 from jitflow.callbacks.checkpoint import LAST_NAME
 from jitflow.callbacks.history import TrainingHistory
 from jitflow.core.path import interpolate
 from jitflow.core.seeding import noise_from_seeds
 from jitflow.io.files import load_checkpoint, read_json, writable_folder, write_json, write_text
 from jitflow.io.progress import meter
+from jitflow.model import Model, load
 from jitflow.run.report import REPORT_NAME, write_final_report
+from jitflow.training.samples import Samples
 from jitflow.verbs.demo_folder import Laps, check_same_run, remove_run
 from jitflow.verbs.text_train import train
 
@@ -137,10 +139,12 @@ def run(
         **settings["sampling"],
     )
     laps.lap("evaluate")
-    module = load_text_model(checkpoint, device="cpu")
-    continued = _continue_prompt(module, settings)
+    model = load(checkpoint, device="cpu")
+    module = model.module
+    assert isinstance(module, TextLightningModule)
+    continued = _continue_prompt(model, settings)
     laps.lap("prompt")
-    _save_pictures(out, module, history["losses"], settings)
+    _save_pictures(out, model, module, history["losses"], settings)
     written = (out / _EVALUATION / SAMPLES_NAME / _SAMPLES).read_text(encoding="utf-8")
     prompted = "".join(f"--- prompt {settings['prompt']!r}\n{text}\n\n" for text in continued.texts)
     write_text(out / _SAMPLES, prompted + written)
@@ -206,12 +210,11 @@ def _train(folder: Path, settings: dict[str, Any], console: Console) -> tuple[Pa
     return last, history
 
 
-def _continue_prompt(module: TextLightningModule, settings: dict[str, Any]) -> TextSamples:
+def _continue_prompt(model: Model, settings: dict[str, Any]) -> Samples:
     num = settings["num_continuations"]
     with meter("continuing the prompt", num, unit="texts") as progress:
-        return write_texts(
-            module,
-            num,
+        return model.sample(
+            num=num,
             prompt=settings["prompt"],
             seeds=settings["seed"],
             on_progress=lambda done, in_all: progress.update(num * done / in_all),
@@ -219,7 +222,9 @@ def _continue_prompt(module: TextLightningModule, settings: dict[str, Any]) -> T
         )
 
 
-def _save_pictures(out: Path, module: TextLightningModule, losses: list[float], settings: dict[str, Any]) -> None:
+def _save_pictures(
+    out: Path, model: Model, module: TextLightningModule, losses: list[float], settings: dict[str, Any]
+) -> None:
     """The curves, and a held-out text as an image: clean, under noise, recovered."""
     shutil.copyfile(out / _EVALUATION / PLOT_NAME, out / PLOT_NAME)
     pictures.plot_curve(
@@ -236,7 +241,8 @@ def _save_pictures(out: Path, module: TextLightningModule, losses: list[float], 
     clean = colours.encode(ids)
     noise = module.noise_scale * noise_from_seeds(module.codec.shape, [seed])
     noisy = interpolate(noise, clean, torch.tensor([t]))
-    back = recover(module, ids, t, seeds=seed, **settings["sampling"])
+    back = model.sample(texts=ids, start_time=t, seeds=seed, **settings["sampling"])
+    assert isinstance(back, TextSamples)
     strip = torch.cat([colours.decode(clean), colours.decode(noisy), back.pixels])
     pictures.save_image(
         pictures.grid(strip.numpy(), columns=3, scale=_IMAGE_SCALE * 64 // colours.img_size, gap_px=12), out / _IMAGE

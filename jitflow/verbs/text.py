@@ -193,36 +193,19 @@ def sample_command(
         device: cpu, cuda, cuda:1, mps; the fastest there is by default.
         precision: Precision inside the network.
     """
-    from jitflow.apps.text.write import load_text_model, write_texts
-    from jitflow.core.times import time_grid
-    from jitflow.io.files import writable_folder
-    from jitflow.io.progress import meter
+    from jitflow.model import load
+    from jitflow.verbs.sample import check_numbers, draw
 
-    if count < 1:
-        raise ConfigError(f"--count must be at least 1; got {count}")
-    if steps is not None:
-        time_grid(steps)
-    module = load_text_model(checkpoint, device=device)
-    writable_folder(out)
-    with meter("writing", count, unit="texts") as progress:
-        written = write_texts(
-            module,
-            count,
-            prompt=prompt,
-            seeds=seed,
-            steps=steps,
-            solver=solver,
-            churn=churn,
-            temperature=temperature,
-            ema=ema,
-            batch_size=batch_size,
-            precision=precision,
-            on_progress=lambda done, in_all: progress.update(count * done / in_all),
-        )
-    written.settings["checkpoint"] = checkpoint
-    folder = written.save(out)
-    console = Console(soft_wrap=True)
-    for number, content in zip(written.seeds, written.texts, strict=True):
-        console.rule(f"seed {number}", align="left")
-        console.print(content, markup=False, highlight=False)
-    Console(stderr=True, soft_wrap=True).print(f"{len(written)} texts in {folder}", markup=False)
+    settings: dict[str, Any] = {"steps": steps, "solver": solver, "churn": churn, "temperature": temperature}
+    check_numbers(count, settings)
+    model = load(checkpoint, device=device, application="text")
+    draw(
+        model,
+        {"prompt": prompt, "num": count},
+        settings,
+        seed=seed,
+        ema=ema,
+        out=out,
+        batch_size=batch_size,
+        precision=precision,
+    )

@@ -16,9 +16,10 @@ from PIL import Image
 import jitflow
 from jitflow import cli
 from jitflow.errors import CheckpointError, ConfigError
-from jitflow.model import parse_interval, parse_labels
+from jitflow.model import parse_interval
 from jitflow.run.folder import read_run_record
 from jitflow.run.recipe import find_recipe, list_recipes, read_recipe
+from jitflow.training.asked import parse_labels
 from jitflow.verbs import demo_images
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,8 +17,8 @@ from jitflow import cli
 from jitflow.apps.text.baselines import context_free_scores, unigram_probabilities
 from jitflow.apps.text.judge import PLOT_NAME, REPORT_NAME, evaluate, judge_samples, read_noisy, stream_texts
 from jitflow.apps.text.module import TextLightningModule
+from jitflow.apps.text.sampling import TextSamples
 from jitflow.apps.text.token_store import TokenStream
-from jitflow.apps.text.write import TextSamples
 from jitflow.core.path import interpolate
 from jitflow.core.seeding import noise_from_seeds
 from jitflow.errors import CheckpointError, ConfigError, DataError, MissingFileError
@@ -171,9 +172,8 @@ def stream(texts: list[str]) -> TokenStream:
 
 def samples_of(module: TextLightningModule, texts: list[str]) -> TextSamples:
     rows = [(list(text.encode()) + [256] + [257] * 16)[:16] for text in texts]
-    ids = torch.tensor(rows)
-    x = module.colours.encode(ids)
-    return TextSamples(texts, ids, module.colours.decode(x), list(range(len(texts))), {}, x)
+    x = module.colours.encode(torch.tensor(rows))
+    return replace(TextSamples.read(module, x, range(len(texts))), texts=texts)
 
 
 def test_real_text_passes_for_real_and_noise_does_not():

@@ -18,15 +18,17 @@ import torch
 from PIL import Image
 from tiny import TEXT, TEXT_NET, epochs_done, train_text, write_corpus
 
+import jitflow
 from jitflow.apps.text.data import TextDataModule
 from jitflow.apps.text.module import TextLightningModule
 from jitflow.apps.text.network import load_pretrained_jit
+from jitflow.apps.text.sampling import read_text
 from jitflow.apps.text.tokenizer import ByteTokenizer, tokenizer_from_json
-from jitflow.apps.text.write import load_text_model, read_text, recover, write_texts
 from jitflow.callbacks.history import TrainingHistory
 from jitflow.data.batch import ImageBatch
 from jitflow.errors import CheckpointError, ConfigError, DataError, JitflowError, MissingFileError
 from jitflow.io.files import load_checkpoint, read_json
+from jitflow.model import Model
 from jitflow.run.recipe import read_recipe
 from jitflow.run.settings import complete
 from jitflow.verbs import text as text_commands
@@ -65,7 +67,7 @@ def test_the_files_hold_what_is_promised(whole, text):
     best = [v["best_value"] for k, v in saved["callbacks"].items() if "Checkpoint" in k]
     assert len(best) == 1 and 0 < best[0] < 10
     net = load_pretrained_jit("JiT-N/4", pretrained_path=out / "best_model.pth", img_size=16, **TEXT_NET)
-    module = load_text_model(out / "best_model.pth", device="cpu")
+    module = jitflow.load(out / "best_model.pth", device="cpu").module
     for (name, a), b in zip(net.state_dict().items(), module.net.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
@@ -139,7 +141,7 @@ def test_other_settings_than_the_checkpoint_are_refused(whole, text, tmp_path):
 def test_a_learned_tokenizer_goes_with_the_checkpoint(text, tmp_path):
     out = tmp_path / "run"
     train_text(text, out, tokenizer="bpe:300", epochs=1, save_interval=1, **TEXT)
-    module = load_text_model(out / "checkpoint_epoch_1.pth", device="cpu")
+    module = jitflow.load(out / "checkpoint_epoch_1.pth", device="cpu").module
     assert module.tokenizer.name == "bpe:300" and module.tokenizer.vocab_size > 258
     train_text(text, resume=out, tokenizer="bpe:300", epochs=2, accelerator="cpu")
     record = (out / "run.json").read_bytes()
@@ -155,15 +157,15 @@ def test_a_learned_tokenizer_goes_with_the_checkpoint(text, tmp_path):
 @pytest.mark.parametrize("mapping", ["lattice", "base256"])
 def test_the_mappings_of_one_pixel_train_and_write(text, tmp_path, mapping):
     settings = {**TEXT, "img_size": 8, "mapping": mapping, "epochs": 1}
-    module = load_text_model(train_text(text, tmp_path, **settings).best, device="cpu")
+    module = jitflow.load(train_text(text, tmp_path, **settings).best, device="cpu").module
     assert module.colours.num_tokens == 64
-    samples = write_texts(module, 2, steps=3)
+    samples = Model(module).sample(num=2, steps=3)
     assert samples.ids.shape == (2, 64)
 
 
 def test_velocity_prediction_trains(text, tmp_path):
     run = train_text(text, tmp_path, predict_clean=False, max_steps=3, epochs=9, **TEXT)
-    module = load_text_model(run.checkpoint, device="cpu")
+    module = jitflow.load(run.checkpoint, device="cpu").module
     assert module.prediction == "velocity"
     assert load_checkpoint(tmp_path / "checkpoint-last.pth")["global_step"] == 3
 
@@ -259,12 +261,12 @@ def test_wandb_has_to_be_there(text, tmp_path):
 
 @pytest.fixture
 def module(whole):
-    return load_text_model(whole[0] / "best_model.pth", device="cpu")
+    return jitflow.load(whole[0] / "best_model.pth", device="cpu").module
 
 
 def test_a_seed_names_a_text_whatever_the_batch(module):
-    together = write_texts(module, 5, seeds=3, steps=4, churn=0.5)
-    apart = write_texts(module, 5, seeds=[3, 4, 5, 6, 7], steps=4, churn=0.5, batch_size=2)
+    together = Model(module).sample(num=5, seeds=3, steps=4, churn=0.5)
+    apart = Model(module).sample(num=5, seeds=[3, 4, 5, 6, 7], steps=4, churn=0.5, batch_size=2)
     assert together.texts == apart.texts and together.seeds == apart.seeds == [3, 4, 5, 6, 7]
     torch.testing.assert_close(together.states, apart.states, atol=1e-4, rtol=1e-4)
     assert len(set(together.texts)) > 1
@@ -274,25 +276,25 @@ def test_a_seed_names_a_text_whatever_the_batch(module):
 
 
 def test_settings_have_effect_and_are_recorded(module):
-    plain = write_texts(module, 3, steps=4)
+    plain = Model(module).sample(num=3, steps=4)
     for given in ({"churn": 1.0}, {"temperature": 0.3}, {"solver": "heun"}, {"ema": 0}, {"steps": 5}, {"seeds": 9}):
-        other = write_texts(module, 3, **{"steps": 4, **given})
+        other = Model(module).sample(num=3, **{"steps": 4, **given})
         assert not torch.equal(plain.states, other.states), given
         for name, value in given.items():
             assert name == "seeds" or other.settings[name] == value
     assert plain.settings["ema"] == 1 and plain.settings["tokenizer"] == "bytes"
-    half = write_texts(module, 3, steps=4, precision="bf16")
+    half = Model(module).sample(num=3, steps=4, precision="bf16")
     torch.testing.assert_close(half.states, plain.states, atol=0.5, rtol=0)
     assert not torch.equal(half.states, plain.states)
 
 
 def test_a_prompt_comes_first_and_is_kept(module):
-    samples = write_texts(module, 3, prompt="Grüße", steps=4, churn=0.5)
+    samples = Model(module).sample(num=3, prompt="Grüße", steps=4, churn=0.5)
     assert all(text.startswith("Grüße") for text in samples.texts)
     assert samples.ids[:, :7].tolist() == [WORDS.encode("Grüße")] * 3
     with pytest.raises(ConfigError, match="the prompt has 16 tokens and an image holds 16; give at most 15"):
-        write_texts(module, 1, prompt="x" * 16)
-    assert len(write_texts(module, 1, prompt="x" * 15, steps=2).texts[0]) >= 15
+        Model(module).sample(num=1, prompt="x" * 16)
+    assert len(Model(module).sample(num=1, prompt="x" * 15, steps=2).texts[0]) >= 15
 
 
 def test_reading_stops_at_the_first_end(module):
@@ -313,31 +315,31 @@ class Oracle(torch.nn.Module):
 
 def test_recovery_starts_from_the_noisy_text(module):
     texts = ["all of a text", "and another"]
-    late = recover(module, texts, 0.9, seeds=5, steps=10)
+    late = Model(module).sample(texts=texts, start_time=0.9, seeds=5, steps=10)
     # At this time every place tells its token by itself.
     assert late.texts == texts
     ids = late.ids
     assert ids[0, 13].item() == WORDS.end_id and set(ids[0, 14:].tolist()) == {WORDS.pad_id}
-    again = recover(module, ids, 0.9, seeds=[5, 6], steps=10)
+    again = Model(module).sample(texts=ids, start_time=0.9, seeds=[5, 6], steps=10)
     assert again.texts == texts and torch.equal(again.states, late.states)
-    early = recover(module, texts, 0.0, seeds=5, steps=10)
-    assert torch.equal(early.states, write_texts(module, 2, seeds=5, steps=10).states)
+    early = Model(module).sample(texts=texts, start_time=0.0, seeds=5, steps=10)
+    assert torch.equal(early.states, Model(module).sample(num=2, seeds=5, steps=10).states)
     assert late.settings["start_time"] == 0.9
     with pytest.raises(ConfigError, match="17 tokens with its end and an image holds 16"):
-        recover(module, ["x" * 16], 0.5)
+        Model(module).sample(texts=["x" * 16], start_time=0.5)
     for t in (1.0, -0.1):
         with pytest.raises(ConfigError, match=r"\[0, 1\)"):
-            recover(module, texts, t)
+            Model(module).sample(texts=texts, start_time=t)
     with pytest.raises(ConfigError, match="empty"):
-        recover(module, [], 0.5)
+        Model(module).sample(texts=[], start_time=0.5)
 
 
 def test_recovery_with_an_oracle_is_exact_from_anywhere(module):
     texts = ["all of a text", "and another"]
-    x1 = module.colours.encode(recover(module, texts, 0.95, steps=5).ids)
+    x1 = module.colours.encode(Model(module).sample(texts=texts, start_time=0.95, steps=5).ids)
     module.net = Oracle(4 * x1)
     for t in (0.0, 0.3, 0.55):
-        assert recover(module, texts, t, ema=0, steps=7, churn=0.5).texts == texts
+        assert Model(module).sample(texts=texts, start_time=t, ema=0, steps=7, churn=0.5).texts == texts
 
 
 def test_bad_settings_of_sampling(module):
@@ -354,17 +356,17 @@ def test_bad_settings_of_sampling(module):
     ]
     for given in cases:
         with pytest.raises(ConfigError):
-            write_texts(module, **{"num": 2, "steps": 2, **given})
+            Model(module).sample(**{"num": 2, "steps": 2, **given})
     module.posterior = None
     with pytest.raises(ConfigError, match="temperature needs"):
-        write_texts(module, 1, temperature=0.5)
+        Model(module).sample(num=1, temperature=0.5)
 
 
 def test_a_model_that_has_diverged_says_so(module):
     with torch.no_grad():
         next(module.net.parameters()).fill_(float("nan"))
     with pytest.raises(DataError, match="diverged"):
-        write_texts(module, 2, steps=2, ema=0)
+        Model(module).sample(num=2, steps=2, ema=0)
 
 
 PAGE = """
@@ -408,12 +410,12 @@ def test_a_page_is_memorised_and_sampled_back_word_for_word(tmp_path):
         val_interval=10**6,
         accelerator="cpu",
     )
-    module = load_text_model(tmp_path / "run" / "checkpoint-last.pth", device="cpu")
+    module = jitflow.load(tmp_path / "run" / "checkpoint-last.pth", device="cpu").module
     for i, line in enumerate(lines):
         # Three tokens: a prompt that ends inside one would begin another text.
         prompt = module.tokenizer.decode(module.tokenizer.encode(line)[:3])
-        assert write_texts(module, 1, prompt=prompt, steps=50, seeds=i).texts == [line]
-    written = write_texts(module, 64, steps=100).texts
+        assert Model(module).sample(num=1, prompt=prompt, steps=50, seeds=i).texts == [line]
+    written = Model(module).sample(num=64, steps=100).texts
     # From nothing but noise: lines of the page, and most of them.
     assert sum(text in lines for text in written) >= 60
     assert len(set(written) & set(lines)) >= len(lines) // 2
@@ -441,7 +443,7 @@ def test_sample_command_leaves_texts_images_and_a_record(whole, tmp_path, capsys
             assert image.size == (16, 16)
     assert (out / "grid.png").exists() and "seed 8" in shown
     # The picture is the text.
-    module = load_text_model(path, device="cpu")
+    module = jitflow.load(path, device="cpu").module
     pixels = torch.from_numpy(np.array(Image.open(out / record["samples"][0]["file"])))
     x = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
     assert read_text(module, module.colours.tokens(x)[0].tolist()) == record["samples"][0]["text"]
@@ -479,7 +481,7 @@ def test_a_recipe_trains_and_its_checkpoint_writes(text, tmp_path, recipe):
     words += ["--trainer.limit_train_batches", "2", "--schedule.warmup_epochs", "0.5", "--trainer.accelerator", "cpu"]
     assert cli.main(words) == 0
     best = tmp_path / "run" / "checkpoints" / "best_model.pth"
-    assert len(write_texts(load_text_model(best, device="cpu"), 1, steps=2)) == 1
+    assert len(jitflow.load(best, device="cpu").sample(num=1, steps=2)) == 1
 
 
 def test_a_recipe_for_images_of_another_size_is_refused(text):

@@ -8,6 +8,8 @@ from jitflow.training.application import Application
 IMAGES = Application(
     name="images",
     module=JiTLightningModule,
+    condition="jitflow.apps.images.sampling:ask_for_images",
+    present="jitflow.apps.images.sampling:present_images",
     headline=("fid", "class_agreement"),
     describe="jitflow.apps.images.describe",
     pictures={"trajectory.png": "One sample forming out of noise"},

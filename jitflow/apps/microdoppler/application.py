@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jitflow.apps.microdoppler.module import UserConditionedDiT
-from jitflow.training.application import Application, Documented
+from jitflow.training.application import Application, Documented, Subject
 
 DOCUMENTED = Documented(
     recipe="microdoppler/xl1",
@@ -38,6 +38,14 @@ DOCUMENTED = Documented(
 MICRODOPPLER = Application(
     name="microdoppler",
     module=UserConditionedDiT,
+    condition="jitflow.apps.microdoppler.sampling:ask_for_users",
+    present="jitflow.apps.microdoppler.sampling:present_users",
+    subject=Subject(
+        word="users",
+        title="Users",
+        example="Such as 1,2, or all",
+        first="jitflow.apps.microdoppler.sampling:first_users",
+    ),
     headline=("identity_accuracy",),
     documented=DOCUMENTED,
     judge="jitflow.apps.microdoppler.checkpoint_judge:evaluate_command",

@@ -1,35 +1,27 @@
-"""Stage 3 of micro-Doppler: draw spectrograms of users, one picture each and one of all."""
+"""Stage 3 of micro-Doppler: draw spectrograms of users into a folder, unless they are there already."""
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from jitflow import pictures
 from jitflow.apps.microdoppler.module import UserConditionedDiT
-from jitflow.codec.latent import load_image_codec
+from jitflow.apps.microdoppler.sampling import UserSamples
 from jitflow.core.seeding import mix_seeds
 from jitflow.core.solver import get_solver
 from jitflow.core.times import time_grid
-from jitflow.errors import CheckpointError, ConfigError
-from jitflow.io.files import read_json, writable_folder, write_json
+from jitflow.errors import ConfigError
+from jitflow.io.files import read_json, writable_folder
 from jitflow.io.progress import meter
-from jitflow.model import Model, Samples, load
+from jitflow.model import BUILTIN, load
 
 log = logging.getLogger(__name__)
 
-BUILTIN = "builtin"
-RECORD_NAME = "generation.json"
-GRID_NAME = "micro_doppler_grid.png"
-_NAME = re.compile(r"micro_doppler_user\d+_\d+\.png")
-# More pictures in a row or column than this would be too small to look at.
-_GRID_SIDE = 8
+RECORD_NAME = UserSamples.record_name
+GRID_NAME = UserSamples.grid_name
 
 
 def generate(
@@ -63,7 +55,7 @@ def generate(
         batch_size: Pictures at a time.
         solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``; the model's own by default.
         interval: Times (low, high) between which guidance acts; the model's own by default.
-        ema: Average of the weights to use, as in :meth:`jitflow.model.Model.sample`.
+        ema: Average of the weights to use, as in :meth:`jitflow.model.Model.sample`; 1 is none where there is none.
 
     Returns:
         The folder.
@@ -82,15 +74,10 @@ def generate(
         time_grid(num_steps)
     if solver is not None:
         get_solver(solver)
-    model = load_user_model(dit_checkpoint, vavae_path=vavae_path, device=device)
-    module = model.module
-    assert isinstance(module, UserConditionedDiT)
-    users = [user for user in user_ids for _ in range(num_samples_per_user)]
-    labels = module.labels_of(users)
-    if guidance_scale is not None and guidance_scale != 1 and not module.hparams["label_drop_prob"] > 0:
-        raise ConfigError('this model never saw "no user" in training, so it cannot be guided; use guidance_scale 1')
-    numbers = [i + 1 for _ in user_ids for i in range(num_samples_per_user)]
-    seeds = [mix_seeds(seed, user, number) for user, number in zip(users, numbers, strict=True)]
+    model = load(dit_checkpoint, application=UserConditionedDiT.application, device=device, vavae_path=vavae_path)
+    # What cannot be drawn is refused before the folder is made.
+    model.ask(users=user_ids, num=num_samples_per_user)
+    seeds = [mix_seeds(seed, user, number + 1) for user in user_ids for number in range(num_samples_per_user)]
     asked: dict[str, Any] = {
         "dit_checkpoint": str(dit_checkpoint),
         "checkpoint_time_ns": Path(dit_checkpoint).stat().st_mtime_ns,
@@ -105,79 +92,32 @@ def generate(
         "ema": ema,
     }
     folder = writable_folder(output_dir)
-    names = [f"micro_doppler_user{user:02d}_{number:03d}.png" for user, number in zip(users, numbers, strict=True)]
-    if _is_finished(folder, asked, names):
-        log.info("%s holds these %d pictures already", folder, len(names))
+    if _is_finished(folder, asked):
+        log.info("%s holds these %d pictures already", folder, len(seeds))
         return folder
-    with meter("sampling", len(users), unit="pictures") as progress:
+    with meter("sampling", len(seeds), unit="pictures") as progress:
         drawn = model.sample(
-            labels,
-            seeds,
+            users=user_ids,
+            num=num_samples_per_user,
+            seeds=seeds,
             guidance=guidance_scale,
             interval=interval,
             solver=solver,
             steps=num_steps,
-            ema=ema if module.ema_params1 or ema != 1 else 0,
+            ema=None if ema == 1 else ema,
             batch_size=batch_size,
-            on_progress=lambda done, in_all: progress.update(len(users) * done / in_all),
+            on_progress=lambda done, total: progress.update(len(seeds) * done / total),
         )
-    # Pictures of other settings must not be taken for these.
-    for old in folder.iterdir():
-        if _NAME.fullmatch(old.name) and old.name not in names:
-            old.unlink()
-    (folder / RECORD_NAME).unlink(missing_ok=True)
-    for name, image in zip(names, drawn.images(), strict=True):
-        pictures.save_image(image, folder / name)
-    pictures.save_image(_grid(drawn, len(user_ids), num_samples_per_user), folder / GRID_NAME)
-    listed = [{"file": name, "user": user, "seed": s} for name, user, s in zip(names, users, seeds, strict=True)]
-    write_json(folder / RECORD_NAME, {"asked": asked, "settings": drawn.settings, "images": listed})
-    return folder
+    assert isinstance(drawn, UserSamples)
+    return drawn.save(folder, asked=asked)
 
 
-def load_user_model(path: str | Path, *, vavae_path: str | Path = BUILTIN, device: str | None = None) -> Model:
-    """Load a checkpoint of stage 2 with the image codec that its latents need.
-
-    Args:
-        path: The checkpoint.
-        vavae_path: The VA-VAE that made the latents, or ``builtin`` for the codec inside the checkpoint.
-        device: Where to put it; the fastest there is by default.
-
-    Returns:
-        The model, ready to sample pictures.
-
-    Raises:
-        CheckpointError: If the checkpoint is no user-conditioned model.
-        ConfigError: If its latents need another codec.
-    """
-    model = load(path, device=device)
-    module = model.module
-    if not isinstance(module, UserConditionedDiT):
-        raise CheckpointError(
-            f"{path} is a {type(module).__name__}, not a model of stage 2 (UserConditionedDiT); "
-            "its name is trained_models/checkpoints/best.ckpt"
-        )
-    if str(vavae_path) != BUILTIN:
-        size = module.codec_record["img_size"] if module.codec_record is not None else 256
-        module.attach_codec(load_image_codec(vavae_path, img_size=size if isinstance(size, int) else tuple(size)))
-    elif module.latents.images is None:
-        # Says which codec made the latents, and what to pass.
-        module.latents.decode(torch.zeros(1, *module.latents.shape))
-    if module.latents.images is not None:
-        module.latents.to(module.device)
-    return model
-
-
-def _grid(drawn: Samples, num_users: int, num_each: int) -> Any:
-    """Lay the pictures out, a row for each user, as many as can be looked at."""
-    rows, columns = min(num_users, 2 * _GRID_SIDE), min(num_each, _GRID_SIDE)
-    pixels = drawn.pixels.unflatten(0, (num_users, num_each))[:rows, :columns].flatten(0, 1)
-    return pictures.grid(pixels.numpy(), columns=columns, scale=pictures.display_scale(pixels.shape[-1]))
-
-
-def _is_finished(folder: Path, asked: dict[str, Any], names: list[str]) -> bool:
+def _is_finished(folder: Path, asked: dict[str, Any]) -> bool:
+    """Whether the folder holds every picture of the same call."""
     path = folder / RECORD_NAME
     if not path.exists():
         return False
     record = read_json(path)
+    names = [entry["file"] for entry in record.get("images", [])]
     same: bool = record.get("asked") == json.loads(json.dumps(asked))
     return same and all((folder / name).exists() for name in [*names, GRID_NAME])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from jitflow.codec.latent import LatentCodec
+from jitflow.codec.latent import LatentCodec, load_image_codec
 from jitflow.codec.linear import LinearCodec
 from jitflow.core.path import Prediction
 from jitflow.core.times import TimeKind
@@ -63,6 +64,7 @@ class UserConditionedDiT(FlowModule):
     """
 
     application: ClassVar[str] = "microdoppler"
+    takes_codec_file: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -187,6 +189,11 @@ class UserConditionedDiT(FlowModule):
     def attach_codec(self, images: Any) -> None:
         """Attach the image codec that the latents were made by; raise ConfigError if it is another one."""
         self.latents.attach(images)
+
+    def load_codec(self, path: str | Path) -> None:
+        """Load the image codec that the latents were made by; raise ConfigError if the file holds another one."""
+        size = self.codec_record["img_size"] if self.codec_record is not None else 256
+        self.attach_codec(load_image_codec(path, img_size=size if isinstance(size, int) else tuple(size)))
 
     def extra_state(self) -> dict[str, Any]:
         """Keep what turns latents into images again, and the users' numbers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jitflow.apps.text.module import TextLightningModule
-from jitflow.training.application import Application, Documented
+from jitflow.training.application import Application, Documented, Subject
 
 DOCUMENTED = Documented(
     recipe="text/jit_b4",
@@ -63,6 +63,15 @@ DOCUMENTED = Documented(
 TEXT = Application(
     name="text",
     module=TextLightningModule,
+    condition="jitflow.apps.text.sampling:ask_for_texts",
+    present="jitflow.apps.text.sampling:present_texts",
+    subject=Subject(
+        word="prompt",
+        title="Prompt",
+        example="The beginning of every text; may be empty",
+        count_title="Texts",
+        first="jitflow.apps.text.sampling:no_prompt",
+    ),
     headline=("text_recovery_accuracy", "token_accuracy"),
     documented=DOCUMENTED,
     judge="jitflow.apps.text.judge:evaluate_command",

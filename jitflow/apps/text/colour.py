@@ -103,6 +103,10 @@ class ColourCodec:
         """Turn an image into pixels a person can look at, shape ``(B, 3, H, W)``, uint8, rounded and clipped."""
         return ((x.float() + 1) / 2 * 255).clamp(0, 255).round().to(torch.uint8)
 
+    def to(self, device: torch.device | str) -> ColourCodec:
+        """The codewords follow the images by themselves; returns itself."""
+        return self
+
     def tokens(self, x: Tensor) -> Tensor:
         """Read the token ids of a noisy image: the nearest code of each place.
 
@@ -132,12 +136,13 @@ class ColourCodec:
 
     def codes(self, device: torch.device | str | None = None) -> Tensor:
         """Codewords of the mapping ``codebook``, shape ``(vocab_size, 48)``; ConfigError for another mapping."""
-        if self._codes is None:
+        codes = self._codes
+        if codes is None:
             raise ConfigError(f"the mapping {self.mapping} has no codewords")
         # Kept where they were last needed: a training asks for them in every step.
-        if device is not None and self._codes.device != torch.device(device):
-            self._codes = self._codes.to(device)
-        return self._codes
+        if device is not None and codes.device != torch.device(device):
+            self._codes = codes = codes.to(device)
+        return codes
 
     def levels(self, device: torch.device | str | None = None) -> Tensor:
         """Values that a colour channel can take under the mappings of one pixel, rising from -1 to 1."""

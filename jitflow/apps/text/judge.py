@@ -25,15 +25,16 @@ from jitflow.apps.text.ngram import NgramModel, byte_sequences, halves, perplexi
 from jitflow.apps.text.plots import plot_accuracy
 from jitflow.apps.text.recovery import text_recovery_accuracy, token_accuracy
 from jitflow.apps.text.sample_scores import describe_samples, distance_summary, valid_code_share
+from jitflow.apps.text.sampling import TextSamples
 from jitflow.apps.text.tables import print_report
 from jitflow.apps.text.token_store import TokenStream
-from jitflow.apps.text.write import TextSamples, load_text_model, recover, write_texts
 from jitflow.core.condition import Condition
 from jitflow.core.path import data_from_velocity, interpolate
 from jitflow.core.seeding import noise_from_seeds
 from jitflow.errors import ConfigError, DataError
 from jitflow.io.files import writable_folder, write_json
 from jitflow.io.progress import meter
+from jitflow.model import Model, load
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,9 @@ def evaluate(
         raise ConfigError(f"times must be numbers between 0 and 1; got {list(times)}")
     if not 0 <= recovery_time < 1:
         raise ConfigError(f"recovery_time must lie in [0, 1); got {recovery_time}")
-    module = load_text_model(checkpoint, device=device)
+    model = load(checkpoint, device=device, application=TextLightningModule.application)
+    module = model.module
+    assert isinstance(module, TextLightningModule)
     ema = (1 if module.ema_params1 else 0) if ema is None else ema
     if ema:
         module.ema_parameters(ema)
@@ -143,17 +146,16 @@ def evaluate(
     report: dict[str, Any] = {"checkpoint": str(checkpoint), "seed": seed, "ema": ema}
     ids = spread_windows(texts.held_out, num_texts)
     report["held_out"] = _read_noisy(module, ids, texts, times, seed, ema, batch_size)
-    report["recovery"] = _recover(module, ids, recovery_time, seed, sampling)
+    report["recovery"] = _recover(model, module, ids, recovery_time, seed, sampling)
     if num_samples:
         with meter("writing", num_samples, unit="texts") as progress:
-            samples = write_texts(
-                module,
-                num_samples,
+            samples = model.sample(
+                num=num_samples,
                 seeds=seed,
                 on_progress=lambda done, in_all: progress.update(num_samples * done / in_all),
                 **sampling,
             )
-        samples.settings["checkpoint"] = str(checkpoint)
+        assert isinstance(samples, TextSamples)
         samples.save(folder / SAMPLES_NAME)
         report["samples"] = judge_samples(module, samples, texts.train.stream, texts.held_out.stream, seed=seed)
     held_out = report["held_out"]
@@ -377,18 +379,18 @@ def _read_in_batches(
 
 
 def _recover(
-    module: TextLightningModule, ids: Tensor, t: float, seed: int, sampling: Mapping[str, Any]
+    model: Model, module: TextLightningModule, ids: Tensor, t: float, seed: int, sampling: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Sample on from noisy text and compare what it says then."""
     with meter("recovering", len(ids), unit="texts") as progress:
-        back = recover(
-            module,
-            ids,
-            t,
+        back = model.sample(
+            texts=ids,
+            start_time=t,
             seeds=seed,
             on_progress=lambda done, in_all: progress.update(len(ids) * done / in_all),
             **sampling,
         )
+    assert isinstance(back, TextSamples)
     decode = module.tokenizer.decode
     # Whole windows: a document may end, and another begin, in the middle of one.
     scores = text_recovery_accuracy([decode(row) for row in ids.tolist()], [decode(row) for row in back.ids.tolist()])

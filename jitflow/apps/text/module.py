@@ -80,7 +80,8 @@ class TextLightningModule(FlowModule):
         posterior: Makes probabilities of codewords of the output; None for the decoder ``direct``.
         token_bias: Logit of each token whatever the place, shape ``(vocab_size,)``: the log-frequencies of the training
             text at first, trained on from there; None for the decoder ``direct``.
-        temperature: Divides the log-probabilities of codewords while sampling; below 1 it writes what is likeliest.
+        temperature: Divides the log-probabilities of codewords while sampling (decoder ``expected`` only); below 1 it
+            writes what is likeliest.
 
     Raises:
         ConfigError: If a value is out of its range or the mapping cannot hold the vocabulary.
@@ -183,9 +184,13 @@ class TextLightningModule(FlowModule):
         self.prompt_prob = prompt_prob
         self.posterior = CodePosterior(colours, noise_scale=noise_scale) if decoder == "expected" else None
         self.token_bias = nn.Parameter(torch.zeros(words.vocab_size)) if decoder == "expected" else None
-        self.temperature = 1.0
         # Not in the loggers: a learned tokeniser is long.
         self.save_hyperparameters(logger=False)
+
+    @property
+    def takes_temperature(self) -> bool:
+        """Whether the decoder gives probabilities of codewords."""
+        return self.posterior is not None
 
     def velocity_of(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Turn what the network predicts into a velocity; arguments and shapes as in the base class."""

@@ -9,7 +9,7 @@ from jitflow.apps.text.held_out import read_held_out
 from jitflow.apps.text.judge import RECOVERY_TIME
 from jitflow.apps.text.module import TextLightningModule
 from jitflow.apps.text.recovery import text_recovery_accuracy
-from jitflow.apps.text.write import recover
+from jitflow.apps.text.sampling import TextSamples
 from jitflow.errors import ConfigError
 from jitflow.evaluation.evaluate import Plan
 from jitflow.io.files import file_checksum
@@ -38,7 +38,8 @@ class RecoveryScorer:
     def __init__(self, model: Model, base: Plan, *, reference: str | None, extractor: str) -> None:
         if not isinstance(model.module, TextLightningModule) or model.source is None:
             raise ConfigError("this sweep needs a checkpoint of text as colour")
-        self._module = model.module
+        self._model = model
+        self._decode = model.module.tokenizer.decode
         self._ids = read_held_out(model.module, model.source, base.num_images, data_path=reference)
         self.card: dict[str, Any] = {
             "checkpoint": model.source,
@@ -52,10 +53,9 @@ class RecoveryScorer:
 
     def __call__(self, plan: Plan, on_progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
         """Cover the texts with noise, sample on from there, and compare."""
-        back = recover(
-            self._module,
-            self._ids,
-            RECOVERY_TIME,
+        back = self._model.sample(
+            texts=self._ids,
+            start_time=RECOVERY_TIME,
             seeds=plan.seed,
             steps=plan.steps,
             solver=plan.solver,
@@ -63,7 +63,8 @@ class RecoveryScorer:
             batch_size=plan.batch_size,
             on_progress=on_progress,
         )
-        decode = self._module.tokenizer.decode
+        assert isinstance(back, TextSamples)
+        decode = self._decode
         scores = text_recovery_accuracy(
             [decode(row) for row in self._ids.tolist()], [decode(row) for row in back.ids.tolist()]
         )

@@ -11,6 +11,7 @@ from jitflow.core.seeding import use_seeds
 from jitflow.model import Model
 from jitflow.nets.jit import JiT
 from jitflow.training.modulation import ModulationTable, takes_modulation
+from jitflow.training.sampling_call import running_call
 
 LABELS = torch.tensor([3, 0, 3, 4, 1, 0])
 
@@ -179,11 +180,11 @@ def test_networks_without_modulation(make_module):
 def test_nothing_is_kept_after_sampling(make_module):
     module = make_module()
     draw(module)
-    assert module._modulation is None
+    assert running_call(module) is None
     module.net.register_forward_hook(lambda net, args, out: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         draw(module)
-    assert module._modulation is None
+    assert running_call(module) is None
 
 
 def test_rows_are_the_network_s_and_blocks_stay_within_their_bound(make_module):

@@ -312,7 +312,6 @@ def test_sampling_can_start_on_the_way():
     with use_seeds([1, 2]), module.watch_sampling(lambda done, n, t, x: reached.update({round(t, 6): x.clone()})):
         whole = module.generate(labels, use_ema=False)
     # Without hints from the steps before, the rest of the way is the same.
-    module._hint = None
     plain = shaken(make(num_sampling_steps=10, self_conditioning=False))
     with use_seeds([1, 2]), plain.watch_sampling(lambda done, n, t, x: reached.update({round(t, 6): x.clone()})):
         whole = plain.generate(labels, use_ema=False)

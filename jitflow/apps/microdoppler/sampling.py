@@ -1,0 +1,145 @@
+"""How a model of users is asked for spectrograms, and how these are saved under their documented names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from jitflow import pictures
+from jitflow.apps.microdoppler.module import UserConditionedDiT
+from jitflow.core.condition import Condition
+from jitflow.errors import ConfigError
+from jitflow.io.files import write_json
+from jitflow.training.asked import Asked, Numbers, parse_numbers, read_labels, refuse_words, repeat_each
+from jitflow.training.samples import Samples
+
+_NAME = re.compile(r"micro_doppler_(user\d+|any)_\d+\.png")
+# More pictures in a row or column than this would be too small to look at.
+_GRID_SIDE = 8
+
+
+@dataclass
+class UserSamples(Samples):
+    """Spectrograms of users: ``micro_doppler_user01_001.png`` and so on, a grid, and ``generation.json``."""
+
+    unit: ClassVar[str] = "pictures"
+    grid_name: ClassVar[str] = "micro_doppler_grid.png"
+    record_name: ClassVar[str] = "generation.json"
+
+    def file_names(self) -> list[str]:
+        """Name each picture by its user and its number among the user's, from 1."""
+        counts: dict[str, int] = {}
+        names = []
+        for name in self.names:
+            counts[name] = counts.get(name, 0) + 1
+            names.append(f"micro_doppler_{name}_{counts[name]:03d}.png")
+        return names
+
+    def grid(self, *, columns: int | None = None) -> Image.Image:
+        """Lay the pictures out, a row for each user, as many as can be looked at."""
+        each = next((i for i, name in enumerate(self.names) if name != self.names[0]), len(self))
+        rows, rest = divmod(len(self), each)
+        if (
+            columns is not None
+            or rest
+            or any(len(set(self.names[i : i + each])) > 1 for i in range(0, len(self), each))
+        ):
+            return super().grid(columns=columns)
+        shown = self.pixels.unflatten(0, (rows, each))[: 2 * _GRID_SIDE, :_GRID_SIDE].flatten(0, 1)
+        scale = pictures.display_scale(shown.shape[-1])
+        return pictures.grid(shown.numpy(), columns=min(each, _GRID_SIDE), scale=scale)
+
+    def save(self, folder: str | Path, *, asked: Mapping[str, Any] | None = None) -> Path:
+        """Write the pictures, their grid and the record; return the folder.
+
+        Args:
+            folder: Where to; it is made. Pictures of an earlier call, which could be taken for these, are removed.
+            asked: Goes into the record.
+        """
+        folder, names = Path(folder), self.file_names()
+        for old in folder.glob("*.png"):
+            if _NAME.fullmatch(old.name) and old.name not in names:
+                old.unlink()
+        # Its presence says that all pictures are there.
+        (folder / self.record_name).unlink(missing_ok=True)
+        self._save_images(folder)
+        users = [_user_of(name) for name in self.names]
+        listed = [{"file": n, "user": u, "seed": s} for n, u, s in zip(names, users, self.seeds, strict=True)]
+        record = {"settings": self.settings, "images": listed}
+        write_json(folder / self.record_name, record if asked is None else {"asked": dict(asked), **record})
+        return folder
+
+
+def ask_for_users(
+    module: UserConditionedDiT,
+    *,
+    labels: Numbers | None = None,
+    num: int | None = None,
+    users: Numbers | None = None,
+    **unknown: Any,
+) -> Asked:
+    """Ask a model for spectrograms of users.
+
+    Args:
+        module: The model.
+        labels: Labels of the network, from 0, in place of users; the number of users means "any user".
+        num: Pictures of each, one after the other; None for one.
+        users: The users' own numbers; text such as ``"1,4,7-9"`` or ``"all"``; None for every user.
+        unknown: Words of other applications.
+
+    Returns:
+        What is asked for.
+
+    Raises:
+        ConfigError: If a user is unknown, a word is, or the codec that made the latents is not there.
+    """
+    refuse_words(unknown, module.application, takes=("users", "labels", "num"))
+    if labels is not None and users is not None:
+        raise ConfigError("labels and users both say whom to draw; give one of them")
+    # Says which codec made the latents, and what to pass.
+    module.latents.image_codec()
+    if labels is None:
+        numbers = module.user_ids if users is None else _read_users(users, module)
+        chosen = repeat_each(module.labels_of(numbers).tolist(), num, what="users")
+    else:
+        chosen = repeat_each(read_labels(labels, module), num, what="labels")
+    of_label = [*(f"user {user}" for user in module.user_ids), "any user"]
+    return Asked(
+        Condition(label=torch.tensor(chosen)),
+        [f"user{module.user_ids[y]:02d}" if y < module.num_classes else "any" for y in chosen],
+        [of_label[y] for y in chosen],
+        unit=UserSamples.unit,
+    )
+
+
+def present_users(module: UserConditionedDiT, x: Tensor, asked: Asked, seeds: list[int]) -> UserSamples:
+    """Decode latents to spectrograms; the presenter of :class:`~jitflow.training.application.Application`."""
+    return UserSamples.of(module.codec.decode(x), asked, seeds)
+
+
+def first_users(module: UserConditionedDiT) -> str:
+    """Write down the first users, four at most, as :func:`ask_for_users` reads them."""
+    return ",".join(map(str, module.user_ids[:4]))
+
+
+def _read_users(users: Numbers, module: UserConditionedDiT) -> list[int]:
+    if not isinstance(users, str):
+        return [int(user) for user in users]
+    if users.strip() == "all":
+        return module.user_ids
+    runs = parse_numbers(users, what="users", example="1,4,7-9")
+    # The ends of a run first, which may claim to be of any length.
+    module.labels_of([end for run in runs if run for end in (run[0], run[-1])])
+    return [user for run in runs for user in run]
+
+
+def _user_of(name: str) -> int | None:
+    number = name.removeprefix("user")
+    return int(number) if number.isdigit() else None

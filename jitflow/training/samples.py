@@ -1,0 +1,135 @@
+"""Samples: what a model drew, with everything that names and reproduces it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from jitflow import pictures
+from jitflow.io.files import write_json
+from jitflow.training.asked import Asked
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from jitflow.training.module import FlowModule
+
+_WIDEST_ROW, _COLUMNS = 16, 8
+
+
+@dataclass
+class Samples:
+    """Samples as images, with everything that names them. An application may derive its own class.
+
+    Attributes:
+        pixels: Shape ``(N, C, H, W)``, uint8, on the CPU.
+        labels: Label of each sample.
+        seeds: Seed of each sample.
+        names: What each file is named by, such as ``class3``; empty where there is nothing to tell.
+        captions: What each is for people, such as ``class 3``; empty where there is nothing to tell.
+        settings: Settings of the sampling, plain values.
+        texts: What each sample says, where the application writes text; else empty.
+        unit: What the samples are, in the plural.
+        grid_name: File of the picture of all samples.
+        record_name: File of the settings.
+    """
+
+    pixels: Tensor
+    labels: list[int]
+    seeds: list[int]
+    names: list[str]
+    captions: list[str]
+    settings: dict[str, Any] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
+
+    unit: ClassVar[str] = "samples"
+    grid_name: ClassVar[str] = "grid.png"
+    record_name: ClassVar[str] = "settings.json"
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @classmethod
+    def of(cls, pixels: Tensor, asked: Asked, seeds: list[int]) -> Self:
+        """Make samples, without settings, of pixels and what was asked for them.
+
+        Args:
+            pixels: Shape ``(B, C, H, W)``, uint8, on any device.
+            asked: What was asked for these samples.
+            seeds: Seed of each.
+        """
+        return cls(pixels.cpu(), asked.labels, seeds, list(asked.names), list(asked.captions))
+
+    @classmethod
+    def join(cls, parts: Sequence[Self], settings: dict[str, Any]) -> Self:
+        """Make one of the samples of several batches.
+
+        Args:
+            parts: At least one, of this class.
+            settings: Settings of all of them.
+        """
+        joined: dict[str, Any] = {"settings": settings}
+        for name in (f.name for f in fields(cls) if f.name != "settings"):
+            values = [getattr(part, name) for part in parts]
+            joined[name] = torch.cat(values) if isinstance(values[0], Tensor) else [v for some in values for v in some]
+        return cls(**joined)
+
+    def images(self) -> list[Image.Image]:
+        """Return the images as PIL images."""
+        return [pictures.to_image(p) for p in self.pixels.numpy()]
+
+    def grid(self, *, columns: int | None = None) -> Image.Image:
+        """Lay the images out in one picture, a row for each label where labels repeat."""
+        if columns is None:
+            same = next((i for i, y in enumerate(self.labels) if y != self.labels[0]), len(self.labels))
+            columns = same if 1 < same <= _WIDEST_ROW else min(_COLUMNS, len(self))
+        scale = pictures.display_scale(self.pixels.shape[-1])
+        return pictures.grid(self.pixels.numpy(), columns=columns, scale=scale)
+
+    def file_names(self) -> list[str]:
+        """Name each image's file by its place, its name and its seed."""
+        named = zip(self.names, self.seeds, strict=True)
+        return [
+            "_".join(filter(None, (f"{i:06d}", name, f"seed{seed}"))) + ".png" for i, (name, seed) in enumerate(named)
+        ]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write one PNG for each image, ``grid.png`` and ``settings.json``; return the folder.
+
+        Args:
+            folder: Where to; it is made.
+        """
+        folder = self._save_images(folder)
+        listed = zip(self.file_names(), self.labels, self.seeds, strict=True)
+        records = [{"file": name, "label": y, "seed": s} for name, y, s in listed]
+        write_json(folder / self.record_name, {**self.settings, self.unit: records})
+        return folder
+
+    def _save_images(self, folder: str | Path) -> Path:
+        """Write one PNG for each image, and the picture of all."""
+        folder = Path(folder)
+        for name, image in zip(self.file_names(), self.images(), strict=True):
+            pictures.save_image(image, folder / name)
+        pictures.save_image(self.grid(), folder / self.grid_name)
+        return folder
+
+
+def present_pixels(module: FlowModule, x: Tensor, asked: Asked, seeds: list[int]) -> Samples:
+    """Turn states at the end of the path into samples that are images.
+
+    Args:
+        module: The model.
+        x: States in the model space, shape ``(B, *S)``.
+        asked: What was asked for these samples.
+        seeds: Seed of each.
+
+    Returns:
+        The samples, without settings.
+    """
+    return Samples.of(module.codec.decode(x), asked, seeds)

@@ -1,0 +1,151 @@
+"""One call of sampling: what was asked for, and what is known of the samples in the making.
+
+Users override the methods of a module with the documented arguments only, so that settings, hints and listeners reach
+them through the call that runs in their thread. Nothing of a call is kept on the module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from torch import Tensor
+
+from jitflow.core.condition import Condition
+from jitflow.core.solver import OnStep
+from jitflow.errors import ConfigError
+from jitflow.training.modulation import ModulationTable
+from jitflow.training.sampling_settings import SamplingSettings
+
+if TYPE_CHECKING:
+    from jitflow.training.sampling import FlowSampling
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class SamplingCall:
+    """One call of sampling on a module, in one thread.
+
+    Attributes:
+        module: The module.
+        settings: How samples are drawn.
+        on_step: Told about each step.
+        condition: What the samples are asked to be.
+        hint: Latest estimate of the data, shape ``(B, C, H, W)``, for a network that takes hints.
+        modulation: What the network is told about times and labels, computed beforehand; None for the plain loop.
+        outer: The call around this one in the same thread.
+    """
+
+    module: FlowSampling
+    settings: SamplingSettings
+    on_step: OnStep | None = None
+    condition: Condition = field(default_factory=Condition)
+    hint: Tensor | None = None
+    modulation: ModulationTable | None = None
+    outer: SamplingCall | None = None
+
+
+# A thread begins with no call, whatever runs in others.
+_innermost: ContextVar[SamplingCall | None] = ContextVar("jitflow_sampling_call", default=None)
+
+
+def running_call(module: FlowSampling) -> SamplingCall | None:
+    """Return the innermost call of sampling on a module that runs in this thread; None where there is none."""
+    call = _innermost.get()
+    while call is not None and call.module is not module:
+        call = call.outer
+    return call
+
+
+@contextmanager
+def open_call(
+    module: FlowSampling, *, on_step: OnStep | None = None, condition: Condition | None = None, **given: Any
+) -> Iterator[SamplingCall]:
+    """Begin a call of sampling on a module, for the block and this thread.
+
+    Args:
+        module: The module. Its attributes give the settings that are not given, which inside another call on the same
+            module are that call's.
+        on_step: Told about each step after the listeners of the calls around this one.
+        condition: What the samples are asked to be.
+        given: Fields of :class:`SamplingSettings`.
+
+    Yields:
+        The call.
+
+    Raises:
+        ConfigError: If a setting is out of range.
+    """
+    settings = SamplingSettings.of(module, **given)
+    settings.check(module.codec.shape[0])
+    if settings.temperature != 1 and not module.takes_temperature:
+        raise ConfigError("temperature needs log-probabilities, which this model does not have; leave it at 1")
+    around = running_call(module)
+    told = None if around is None else around.on_step
+    call = SamplingCall(
+        module,
+        settings,
+        on_step=_tell_both(told, on_step) if told is not None and on_step is not None else on_step or told,
+        condition=condition or Condition(),
+        outer=_innermost.get(),
+    )
+    token = _innermost.set(call)
+    try:
+        hidden = [name for name, value in given.items() if getattr(module, name) != value]
+        if hidden:
+            raise ConfigError(
+                f"{type(module).__name__} defines {hidden[0]} in its class, so that it cannot be given another value; "
+                "set it in __init__ instead"
+            )
+        yield call
+    finally:
+        _innermost.reset(token)
+
+
+def _tell_both(first: OnStep, second: OnStep) -> OnStep:
+    def on_step(done: int, total: int, t: float, x: Tensor) -> None:
+        first(done, total, t, x)
+        second(done, total, t, x)
+
+    return on_step
+
+
+class CallSetting(Generic[T]):
+    """An attribute of a module that holds a setting of sampling.
+
+    Read inside a call on the module, it is the call's setting, and writing it changes the call alone; elsewhere it is
+    an ordinary attribute, the default of later calls.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, module: None, owner: type) -> CallSetting[T]: ...
+
+    @overload
+    def __get__(self, module: FlowSampling, owner: type) -> T: ...
+
+    def __get__(self, module: FlowSampling | None, owner: type) -> CallSetting[T] | T:
+        if module is None:
+            return self
+        call = running_call(module)
+        if call is not None:
+            found: T = getattr(call.settings, self.name)
+            return found
+        if self.name not in vars(module):
+            raise AttributeError(f"{owner.__name__} has no {self.name} yet")
+        stored: T = vars(module)[self.name]
+        return stored
+
+    def __set__(self, module: FlowSampling, value: T) -> None:
+        call = running_call(module)
+        if call is not None:
+            changed: dict[str, Any] = {self.name: value}
+            call.settings = replace(call.settings, **changed)
+        else:
+            vars(module)[self.name] = value

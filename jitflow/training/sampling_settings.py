@@ -1,0 +1,105 @@
+"""Settings of sampling: everything but the condition, the weights and the seeds that decides about a sample."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from jitflow.core.guidance import check_interval
+from jitflow.core.solver import get_solver
+from jitflow.core.times import time_grid
+from jitflow.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How samples are drawn. A module has an attribute of the same name for each, which is its default.
+
+    Attributes:
+        sampling_method: Solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
+        num_sampling_steps: Steps of the solver.
+        cfg_scale: Guidance scale; 1 for none.
+        cfg_interval: Times (low, high) between which guidance acts; 0 is noise, 1 is data.
+        time_shift: Above 1 moves sampling times towards the noise.
+        cfg_channels: Guide only this many leading channels; None guides all.
+        churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
+        temperature: Divides log-probabilities where a model has them; below 1 it draws what is likeliest.
+    """
+
+    sampling_method: str
+    num_sampling_steps: int
+    cfg_scale: float
+    cfg_interval: tuple[float, float]
+    time_shift: float
+    cfg_channels: int | None
+    churn: float
+    temperature: float
+
+    @classmethod
+    def of(cls, module: Any, **given: Any) -> SamplingSettings:
+        """Read a module's attributes.
+
+        Args:
+            module: Has an attribute for each setting.
+            given: Settings that win over the module's.
+        """
+        return cls(**{f.name: given.get(f.name, getattr(module, f.name)) for f in fields(cls)})
+
+    def check(self, num_channels: int) -> None:
+        """Raise ConfigError if a setting is out of range, or two do not go together.
+
+        Args:
+            num_channels: Channels of the model space.
+        """
+        get_solver(self.sampling_method)
+        if not math.isfinite(self.cfg_scale):
+            raise ConfigError(f"the guidance scale must be a number; got {self.cfg_scale}")
+        if not (math.isfinite(self.churn) and self.churn >= 0):
+            raise ConfigError(f"churn must be a number of at least 0; got {self.churn}")
+        if self.churn and self.sampling_method == "multistep":
+            raise ConfigError("churn disturbs the history that the multistep solver needs; use euler, heun or midpoint")
+        if self.cfg_channels is not None and not 1 <= self.cfg_channels <= num_channels:
+            raise ConfigError(
+                f"cfg_channels must lie between 1 and the {num_channels} channels; got {self.cfg_channels}"
+            )
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ConfigError(f"temperature must be positive; got {self.temperature}")
+        check_interval(self.cfg_interval)
+        time_grid(self.num_sampling_steps, shift=self.time_shift)
+
+
+def settings_from_words(
+    *,
+    guidance: float | None = None,
+    interval: tuple[float, float] | None = None,
+    solver: str | None = None,
+    steps: int | None = None,
+    time_shift: float | None = None,
+    churn: float | None = None,
+    temperature: float | None = None,
+) -> dict[str, Any]:
+    """Translate the words that people use for settings into the fields of :class:`SamplingSettings`.
+
+    Args:
+        guidance: Guidance scale; here as for all that follow, None leaves the setting out.
+        interval: Times (low, high) between which guidance acts.
+        solver: Name of the solver.
+        steps: Its steps.
+        time_shift: Shift of the times.
+        churn: Steps back towards the noise.
+        temperature: Divisor of log-probabilities.
+
+    Returns:
+        What was given, by the names of the fields.
+    """
+    named = {
+        "cfg_scale": guidance,
+        "cfg_interval": interval,
+        "sampling_method": solver,
+        "num_sampling_steps": steps,
+        "time_shift": time_shift,
+        "churn": churn,
+        "temperature": temperature,
+    }
+    return {name: value for name, value in named.items() if value is not None}
