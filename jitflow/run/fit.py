@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from jitflow.callbacks import (
@@ -273,11 +274,12 @@ def _build_trainer(
     # Counted better by our own line and by `jitflow models`.
     asked["enable_model_summary"] = asked["enable_model_summary"] or False
     asked["default_root_dir"] = asked["default_root_dir"] or str(run_dir)
-    return pl.Trainer(
-        **asked,
-        callbacks=[*chosen, *ours],
-        logger=_loggers(recipe["logging"], run_dir) if logger is None or logger is True else logger,
-    )
+    logger = _loggers(recipe["logging"], run_dir) if logger is None or logger is True else logger
+    try:
+        return pl.Trainer(**asked, callbacks=[*chosen, *ours], logger=logger)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        # Lightning's own words name its arguments.
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
 
 
 def _callbacks(recipe: Mapping[str, Any], run_dir: Path, module: FlowModule, course: Course) -> list[pl.Callback]:
@@ -286,7 +288,7 @@ def _callbacks(recipe: Mapping[str, Any], run_dir: Path, module: FlowModule, cou
     callbacks: list[pl.Callback] = [
         EMACallback(module.ema_decay1, module.ema_decay2, on_cpu=recipe["ema_on_cpu"]),
         schedule_of(recipe, course),
-        TrainingProgress(),
+        *([TrainingProgress()] if recipe["trainer"]["enable_progress_bar"] is not False else []),
         TrainingWatch(),
         FiniteGuard(**recipe["guard"]),
         JiTModelCheckpoint(run_dir / saving.pop("dirpath"), **saving),

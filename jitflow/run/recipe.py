@@ -149,6 +149,18 @@ def find_class(spec: Mapping[str, Any], *, foreign: bool = False) -> Any:
     return found
 
 
+def check_classes(settings: Any) -> None:
+    """Raise ConfigError if nested settings, which came in a file, name a foreign class or one that does not exist."""
+    if isinstance(settings, Mapping):
+        if "class_path" in settings:
+            find_class(settings)
+        for inner in settings.values():
+            check_classes(inner)
+    elif isinstance(settings, list):
+        for inner in settings:
+            check_classes(inner)
+
+
 def _trusted() -> Iterable[str]:
     return {"jitflow", "lightning", *(application_module(name).split(".")[0] for name in list_applications())}
 

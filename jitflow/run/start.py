@@ -171,6 +171,30 @@ def recipe_to_resume(path: str | Path) -> dict[str, Any]:
     return complete(override(read_recipe(words[0]), words[1]))
 
 
+def resumed_folder(resume: str | Path | None, run_dir: str | Path | None, default: str | Path) -> Path:
+    """Return the folder in which a run goes on, or a new one begins.
+
+    Args:
+        resume: What is gone on with: a checkpoint, a folder, ``"auto"`` for the run's folder; None for nothing.
+        run_dir: Folder that was named; None where none was.
+        default: Folder where nothing else says one.
+
+    Returns:
+        The folder that was named, else that of the run which is resumed, so that no other run is written over.
+
+    Raises:
+        MissingFileError: If there is nothing to resume.
+    """
+    if run_dir is not None:
+        return Path(run_dir).expanduser()
+    if resume is None or str(resume) == AUTO:
+        return Path(default)
+    checkpoint = find_checkpoint(resume)
+    folder = run_folder_of(checkpoint)
+    # A file of no run, such as one of the JiT release, begins a run elsewhere: what lies beside it is not ours.
+    return folder if recorded_settings(folder, checkpoint) is not None else Path(default)
+
+
 def run_folder_of(checkpoint: Path) -> Path:
     """Return the run's folder that a checkpoint lies in: its own folder, or the one above ``checkpoints``."""
     folder = checkpoint.parent

@@ -10,13 +10,12 @@ from typing import Any
 import lightning.pytorch as pl
 
 from jitflow.applications import get_application
-from jitflow.checkpoint.find import find_checkpoint
 from jitflow.errors import CheckpointError
 from jitflow.run.describe import Run
 from jitflow.run.fit import fit
 from jitflow.run.recipe import find_class, flatten, override, read_recipe
 from jitflow.run.settings import complete
-from jitflow.run.start import AUTO, recipe_to_resume, run_folder_of
+from jitflow.run.start import AUTO, recipe_to_resume
 
 log = logging.getLogger(__name__)
 
@@ -92,12 +91,3 @@ def documented_recipe(
     if changed:
         log.info("going on with other settings: %s", ", ".join(changed))
     return recipe
-
-
-def resumed_folder(resume: str | Path | None, run_dir: str | Path | None, default: str) -> Path:
-    """Return the folder of a run: the one that is named, else that of what is resumed, else the documented one."""
-    if run_dir is not None:
-        return Path(run_dir).expanduser()
-    if resume is None or resume == AUTO:
-        return Path(default)
-    return run_folder_of(find_checkpoint(resume))

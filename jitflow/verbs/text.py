@@ -135,7 +135,8 @@ def train_command(
     words = dict(locals())
     import torch
 
-    from jitflow.verbs.documented import resumed_folder, train_documented
+    from jitflow.run.start import resumed_folder
+    from jitflow.verbs.documented import train_documented
 
     if tokenizer is not None and tokenizer_path is not None:
         raise ConfigError("--tokenizer and --tokenizer_path say the same thing; give one of them")

@@ -19,14 +19,13 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from jitflow.callbacks import FiniteGuard, JiTModelCheckpoint, LearningRateSchedulerCallback
-from jitflow.checkpoint.find import find_checkpoint
 from jitflow.errors import ConfigError
 from jitflow.io.files import write_text
 from jitflow.run.fit import Training, describe_model, fit, no_folder_without_a_run, prepare
 from jitflow.run.memory import describe_fit
-from jitflow.run.recipe import find_recipe, read_recipe
+from jitflow.run.recipe import check_classes, find_recipe, read_recipe
 from jitflow.run.settings import CHECKPOINTS
-from jitflow.run.start import AUTO, recipe_to_resume, run_folder_of
+from jitflow.run.start import AUTO, recipe_to_resume, resumed_folder
 from jitflow.training.module import FlowModule
 from jitflow.verbs.option_errors import explain_option_error
 
@@ -54,10 +53,8 @@ def train(args: list[str]) -> None:
         raise explain_option_error(str(error), words, _recipe_of(words), options, "jitflow train") from None
     settings: dict[str, Any] = yaml.safe_load(parser.dump(asked, skip_unset=False))
     recipe = {name: value for name, value in settings.items() if name not in _OURS}
-    resume, run_dir = asked.resume, asked.run_dir
-    if resume is not None and run_dir is None and resume != AUTO:
-        run_dir = run_folder_of(find_checkpoint(resume))
-    folder = Path(run_dir or Path("runs") / (recipe_name or "train").replace("/", "_")).expanduser()
+    resume = asked.resume
+    folder = resumed_folder(resume, asked.run_dir, Path("runs") / (recipe_name or "train").replace("/", "_"))
     # "auto" on the command line asks for a run that is there.
     start: str | Path = AUTO if resume is None else folder if resume == AUTO else resume
     if asked.dry_run:
@@ -165,7 +162,12 @@ def _with_recorded_recipe(words: list[str]) -> list[str]:
         if flag == "--resume":
             value = value if equals else "".join(words[place + 1 : place + 2])
             if value and value != AUTO:
-                return [f"--config={_written(recipe_to_resume(value))}", *words]
+                recipe = recipe_to_resume(value)
+                try:
+                    check_classes(recipe)
+                except ConfigError as error:
+                    raise ConfigError(f"{value}: {error}; if you trust it, name its recipe with --config") from None
+                return [f"--config={_written(recipe)}", *words]
     return words
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import shutil
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+import yaml
+from interruption import Interruption, power_cut
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, TensorDataset
@@ -24,6 +28,8 @@ from jitflow.checkpoint.jit_release import optimizer_names
 from jitflow.checkpoint.load import init_from, load_module
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.io.files import load_checkpoint
+from jitflow.run.describe import describe_run
+from jitflow.run.recipe import copy_nested
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 RELEASE = REFERENCE / "jit_tiny_checkpoint-last.pth"
@@ -197,6 +203,62 @@ def test_a_release_run_goes_on_where_it_stopped(tmp_path):
     assert {"model", "optimizer", "epoch", "args", "model_ema1", "model_ema2"} <= saved.keys()
     assert saved["model"].keys() == load_checkpoint(RELEASE)["model"].keys()
     assert saved["args"]["class_num"] == 10
+
+
+@pytest.fixture
+def release_run(tmp_path, monkeypatch) -> list[str]:
+    """Words that go on with a copy of the release's file, in a folder that holds nothing else."""
+    monkeypatch.chdir(tmp_path)
+    for i in range(8):
+        path = Path("data/train") / f"class{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (30 * i, 0, 0)).save(path)
+    Path("theirs/checkpoints").mkdir(parents=True)
+    shutil.copy(RELEASE, "theirs/checkpoints/checkpoint-last.pth")
+    settings = dict(read_state(RELEASE).settings)
+    assert settings.pop("learning_rate") == 1e-3
+    recipe = {
+        "model": {"class_path": "jitflow.apps.images.module.JiTLightningModule", "init_args": settings},
+        "data": {
+            "class_path": "jitflow.apps.images.data.JiTDataModule",
+            "init_args": {"data_path": "data", "img_size": 32, "batch_size": 4, "num_workers": 0},
+        },
+        "trainer": {"max_epochs": 10, "accelerator": "cpu", "enable_progress_bar": False},
+        "logging": {"tensorboard": None},
+    }
+    Path("mine.yaml").write_text(yaml.safe_dump(copy_nested(recipe)))
+    return ["train", "--config", "mine.yaml", "--resume", "theirs/checkpoints/checkpoint-last.pth"]
+
+
+def test_train_goes_on_with_a_release_run_in_a_folder_of_its_own(release_run, capsys):
+    before = RELEASE.read_bytes()
+    assert cli.main([*release_run, "--model.learning_rate", "1e-3"]) == 0
+    assert [path.name for path in Path("theirs").rglob("*")] == ["checkpoints", "checkpoint-last.pth"]
+    assert Path("theirs/checkpoints/checkpoint-last.pth").read_bytes() == before
+    # Epoch 7 was its last one, with three steps done.
+    run = describe_run("runs/mine")
+    assert (run.state, run.epochs, run.steps) == ("finished", 10, 3 + 2 * 2)
+    assert not Path("runs/mine/converted").exists()
+    # Without another word, in the folder where it lies now.
+    assert cli.main(["train", "--resume", "runs/mine", "--trainer.max_epochs", "11"]) == 0
+    assert describe_run("runs/mine").epochs == 11
+
+
+def test_a_release_run_keeps_its_learning_rate(release_run, capsys):
+    assert cli.main([*release_run, "--model.learning_rate", "1e-5"]) == 1
+    assert "model.learning_rate 0.001 (now 1e-05)" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_the_same_words_go_on_after_an_interruption_of_a_release_run(release_run, monkeypatch):
+    """What it was converted to is no checkpoint of its own, and no other run."""
+    words = [*release_run, "--model.learning_rate", "1e-3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(pl.Trainer, "fit", lambda *args, **kwargs: power_cut())
+        with pytest.raises(Interruption):
+            cli.main(words)
+    assert cli.main(words) == 0
+    assert describe_run("runs/mine").epochs == 10
 
 
 def test_the_release_entries_share_storage_with_lightnings(tmp_path):

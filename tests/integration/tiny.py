@@ -15,7 +15,8 @@ from jitflow.apps.microdoppler.data import LatentInfo
 from jitflow.io.array_file import ArrayFileWriter
 from jitflow.io.files import load_checkpoint
 from jitflow.run.describe import Run
-from jitflow.verbs.documented import resumed_folder, train_documented
+from jitflow.run.start import resumed_folder
+from jitflow.verbs.documented import train_documented
 
 TEXT_NET = {"depth": 2, "hidden_size": 32, "num_heads": 2, "bottleneck_dim": 16}
 # 16 tokens an image.
