@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from interruption import At, Interruption, power_cut
+from jitflow.apps.text.write import load_text_model
 from tiny import TEXT, TEXT_NET, assert_same_training, epochs_done, train_text, write_corpus
 
 from jitflow import cli
 from jitflow.apps.text.data import TextDataModule
 from jitflow.apps.text.held_out import read_texts
 from jitflow.apps.text.judge import REPORT_NAME
-from jitflow.apps.text.write import load_text_model
 from jitflow.checkpoint.find import find_checkpoint
 from jitflow.errors import MissingFileError
 from jitflow.io.files import read_json
