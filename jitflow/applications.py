@@ -31,6 +31,17 @@ BUILT_IN = {
     "text": "jitflow.apps.text.application:TEXT",
     "microdoppler": "jitflow.apps.microdoppler.application:MICRODOPPLER",
 }
+# Of applications with commands of their own: a line of help, and a command that works.
+COMMANDS = {
+    "text": (
+        "text as colour: train, sample, evaluate",
+        'jitflow text sample runs/demo/text/training/best_model.pth --prompt "The import statement"',
+    ),
+    "microdoppler": (
+        "spectrograms of users: simulate, extract, train, sample, evaluate, run (all three stages)",
+        "jitflow microdoppler run --data_dir ./data_split --output_dir ./outputs --model LightningDiT-B/1",
+    ),
+}
 # Checkpoints of published code name no application; their formats do.
 RELEASES = {"JiT": "images", "LightningDiT": "microdoppler"}
 # Class paths that files of earlier versions hold, and where those classes are now. Such files stay readable for ever.

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jitflow import __version__
+from jitflow.applications import COMMANDS, list_applications
 from jitflow.errors import ConfigError, JitflowError, unknown_name
 from jitflow.host import keep_freed_memory, let_threads_wait_briefly
 
@@ -76,18 +77,6 @@ VERBS = {
         "find the best guidance, EMA, interval, solver and steps",
         f"jitflow sweep {_DEMO} --cfg 1:3:1 --num_images 1000 --reference digits --extractor digits",
     ),
-    "microdoppler": Verb(
-        "jitflow.verbs.microdoppler",
-        "microdoppler",
-        "spectrograms of users: simulate, extract, train, sample, evaluate, run (all three stages)",
-        "jitflow microdoppler run --data_dir ./data_split --output_dir ./outputs --model LightningDiT-B/1",
-    ),
-    "text": Verb(
-        "jitflow.verbs.text",
-        "text",
-        "text as colour: train, sample, evaluate",
-        'jitflow text sample runs/demo/text/training/best_model.pth --prompt "The import statement"',
-    ),
     "data": Verb(
         "jitflow.verbs.data",
         "data",
@@ -120,12 +109,13 @@ VERBS = {
     "models": Verb(
         "jitflow.verbs.commands", "models", "list networks with their size and cost", "jitflow models 'JiT-B*'"
     ),
+    **{name: Verb("jitflow.verbs.application", "application", *said) for name, said in COMMANDS.items()},
 }
 
 
 TASKS = {
     "begin": ("demo", "doctor"),
-    "train": ("train", "text", "microdoppler", "data"),
+    "train": ("train", *COMMANDS, "data"),
     "draw": ("sample", "studio"),
     "judge": ("evaluate", "sweep", "stats"),
     "look": ("runs", "report", "info", "models"),
@@ -175,11 +165,15 @@ def main(args: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
     try:
         verb = VERBS.get(words[0])
+        if verb is None and words[0] in list_applications():
+            # One of another package.
+            verb = Verb("jitflow.verbs.application", "application", "", f"jitflow {words[0]}")
         if verb is None:
             raise unknown_name("verb", words[0], VERBS, hint="`jitflow --help` lists all.")
         if {"-h", "--help"} & set(words[1:]):
             sys.stdout.write(f"example: {verb.example}\n\n")
-        getattr(importlib.import_module(verb.module), verb.function)(words[1:])
+        run = getattr(importlib.import_module(verb.module), verb.function)
+        run(*([words[0]] if words[0] in list_applications() else []), words[1:])
     except JitflowError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

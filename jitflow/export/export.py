@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from jitflow.applications import get_application
-from jitflow.apps.microdoppler.module import UserConditionedDiT
 from jitflow.checkpoint.formats import read_state, write_state
 from jitflow.checkpoint.load import load_module
 from jitflow.checkpoint.state import ModelState
@@ -141,9 +140,7 @@ def sampling_record(module: FlowModule) -> dict[str, Any]:
         "num_classes": module.num_classes,
         "null_label": module.num_classes,
     }
-    if isinstance(module, UserConditionedDiT):
-        record["user_of_label"] = list(module.user_ids)
-    return record
+    return {**record, **module.describe_labels()}
 
 
 def _load(checkpoint: Path, state: ModelState, vavae_path: str | Path | None, *, needs_images: bool) -> FlowModule:

@@ -18,7 +18,6 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import jitflow
-from jitflow.apps.images.shards import is_shard_folder, open_shard_folder
 from jitflow.errors import JitflowError
 from jitflow.evaluation.features import find_inception_weights
 from jitflow.evaluation.frechet import find_statistics
@@ -162,6 +161,8 @@ def check_data(data: str | Path | None) -> Finding:
     folder = Path(data).expanduser()
     if not folder.is_dir():
         return Finding("data", "error", f"{folder} is no folder", "name the folder that holds train/<class>/*.jpg")
+    from jitflow.apps.images.shards import is_shard_folder, open_shard_folder
+
     if is_shard_folder(folder):
         try:
             shards = open_shard_folder(folder)

@@ -424,6 +424,10 @@ class FlowModule(ExactResume, FlowSampling):
             **self.extra_state(),
         }
 
+    def describe_labels(self) -> dict[str, Any]:
+        """What an export tells of the labels besides their number, plain values by name; nothing by default."""
+        return {}
+
     def extra_state(self) -> dict[str, Any]:
         """What an application keeps in its checkpoints besides weights and settings: tensors and plain values."""
         return {}

@@ -43,14 +43,18 @@ def models(args: list[str]) -> None:
 
 def run_group(
     name: str, commands: Mapping[str, Callable[..., Any]], args: list[str], *, positional: Collection[str] = ()
-) -> None:
+) -> Any:
     """Run one of several commands that share a verb; without a word, or with ``--help``, list them.
 
     Args:
         name: The verb.
         commands: Function of each command.
         args: Words after the verb.
-        positional: Commands whose required arguments are given by place; the others' are options.
+        positional: Commands whose required arguments are given by place, as in those that begin with a checkpoint; the
+            others' are options.
+
+    Returns:
+        What the command returns; None for a list.
 
     Raises:
         ConfigError: If there is no such command.
@@ -62,13 +66,15 @@ def run_group(
         console = Console()
         console.print(table)
         console.print(f"\n`jitflow {name} <command> --help` lists a command's options.")
-        return
+        return None
     if args[0] not in commands:
         raise unknown_name(f"{name} command", args[0], commands)
-    run_command(f"{name} {args[0]}", commands[args[0]], args[1:], positional=args[0] in positional)
+    function = commands[args[0]]
+    by_place = args[0] in positional or next(iter(inspect.signature(function).parameters), "") == "checkpoint"
+    return run_command(f"{name} {args[0]}", function, args[1:], positional=by_place)
 
 
-def run_command(name: str, function: Callable[..., Any], args: list[str], *, positional: bool = True) -> None:
+def run_command(name: str, function: Callable[..., Any], args: list[str], *, positional: bool = True) -> Any:
     """Make the options of a command from a function's signature and docstring, and run it.
 
     Args:
@@ -76,6 +82,9 @@ def run_command(name: str, function: Callable[..., Any], args: list[str], *, pos
         function: What to run.
         args: Words after the verb.
         positional: Whether required arguments are given by place; else as options.
+
+    Returns:
+        What the function returns.
     """
     import jsonargparse
 
@@ -97,7 +106,7 @@ def run_command(name: str, function: Callable[..., Any], args: list[str], *, pos
     lists = [f"--{p.name}" for p in parameters if str(p.annotation).startswith("list[")]
     args = _spell_out(_join_lists(args, lists), switches)
     try:
-        jsonargparse.auto_cli(function, args=args, prog=prog, as_positional=positional, exit_on_error=False)
+        return jsonargparse.auto_cli(function, args=args, prog=prog, as_positional=positional, exit_on_error=False)
     except argparse.ArgumentError as error:
         raise option_error(str(error), prog) from None
 

@@ -11,9 +11,9 @@ import page_runner
 import pytest
 from pages import NAMES, PAGES, README, ROOT, Page, all_blocks, blocks_of, stale, text_of
 
+from jitflow.applications import get_application, load_object
 from jitflow.cli import VERBS, main
 from jitflow.verbs import demo_images
-from jitflow.verbs.microdoppler import COMMANDS
 
 
 def _pages_to_run():
@@ -123,7 +123,8 @@ def test_options_of_training_exist(name, capfd):
 
 
 def test_options_of_microdoppler_exist():
-    known = {name for command in COMMANDS.values() for name in inspect.signature(command).parameters}
+    commands = [load_object(path) for path in get_application("microdoppler").commands.values()]
+    known = {name for command in commands for name in inspect.signature(command).parameters}
     flags = re.findall(r"`--(\w+)", text_of("coming_from_lightningdit.md"))
     assert len(flags) > 15
     assert not set(flags) - known

@@ -31,7 +31,7 @@ from jitflow.io.files import load_checkpoint, read_json
 from jitflow.model import Model
 from jitflow.run.recipe import read_recipe
 from jitflow.run.settings import complete
-from jitflow.verbs import text as text_commands
+from jitflow.verbs.application import application
 
 ROOT = Path(__file__).parents[2]
 WORDS = ByteTokenizer()
@@ -253,7 +253,7 @@ def test_a_checkpoint_of_something_else_is_refused(text, tmp_path):
 @pytest.mark.skipif(shutil.which("wandb") is not None, reason="wandb is installed")
 def test_wandb_has_to_be_there(text, tmp_path):
     with pytest.raises(ConfigError, match="pip install wandb"):
-        text_commands.text(["train", "--data_path", str(text), "--output_dir", str(tmp_path), "--use_wandb"])
+        application("text", ["train", "--data_path", str(text), "--output_dir", str(tmp_path), "--use_wandb"])
 
 
 # ------------------------------------------------------------------------------------------- sampling
@@ -427,7 +427,7 @@ def test_a_page_is_memorised_and_sampled_back_word_for_word(tmp_path):
 def test_sample_command_leaves_texts_images_and_a_record(whole, tmp_path, capsys):
     out = tmp_path / "out"
     path = str(whole[0] / "best_model.pth")
-    text_commands.text(
+    application("text",
         ["sample", path, "--prompt", "Doc", "--count", "3", "--seed", "7", "--steps", "3", "--churn", "0.5",
          "--temperature", "0.8", "--ema", "0", "--device", "cpu", "--out", str(out)]
     )  # fmt: skip
@@ -461,7 +461,7 @@ def test_commands_that_cannot_work(whole, tmp_path):
         (["sample", str(tmp_path / "none.pth")], "does not exist"),
     ):
         with pytest.raises(JitflowError, match=message):
-            text_commands.text(args)
+            application("text", args)
 
 
 @pytest.mark.parametrize("recipe", ["text/jit_n4_bytes", "text/jit_b4_bytes"])

@@ -56,6 +56,7 @@ MICRODOPPLER = Application(
         "latent_features/reconstruction.png": "Above pictures, below what their latents decode to",
     },
     commands={
-        name: f"jitflow.apps.microdoppler.commands:{name}" for name in ("simulate", "extract", "evaluate", "run")
+        name: f"jitflow.apps.microdoppler.commands:{name}"
+        for name in ("simulate", "extract", "train", "sample", "evaluate", "run")
     },
 )

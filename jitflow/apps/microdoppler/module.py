@@ -195,6 +195,10 @@ class UserConditionedDiT(FlowModule):
         size = self.codec_record["img_size"] if self.codec_record is not None else 256
         self.attach_codec(load_image_codec(path, img_size=size if isinstance(size, int) else tuple(size)))
 
+    def describe_labels(self) -> dict[str, Any]:
+        """Which user's number each label is."""
+        return {"user_of_label": list(self.user_ids)}
+
     def extra_state(self) -> dict[str, Any]:
         """Keep what turns latents into images again, and the users' numbers."""
         if self.codec_record is None:

@@ -80,4 +80,9 @@ TEXT = Application(
     pictures={"text.png": "A written text as its image", "accuracy.png": "Accuracy"},
     texts=("samples.txt", "evaluation/samples/samples.txt"),
     exports=("safetensors",),
+    commands={
+        "train": "jitflow.apps.text.commands:train",
+        "sample": "jitflow.apps.text.commands:sample",
+        "evaluate": "jitflow.apps.text.judge:evaluate_command",
+    },
 )

@@ -1,4 +1,4 @@
-"""The commands of text as colour: ``jitflow text <what>``, and ``train.py`` at the checkout's root.
+"""The commands of text as colour, in the words of its documents; ``train`` is also ``train.py`` of the checkout.
 
 Each function with a docstring is one command; jsonargparse makes its options and help from the signature.
 """
@@ -6,28 +6,13 @@ Each function with a docstring is one command; jsonargparse makes its options an
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from typing import Any, Literal
 
-from rich.console import Console
-
 from jitflow.errors import ConfigError
-from jitflow.verbs.commands import run_group
+from jitflow.training.requests import DrawingRequest, TrainingRequest
 
 
-def text(args: list[str]) -> None:
-    """Run ``jitflow text``."""
-    from jitflow.apps.text.judge import evaluate_command
-
-    commands: dict[str, Callable[..., None]] = {
-        "train": train_command,
-        "sample": sample_command,
-        "evaluate": evaluate_command,
-    }
-    run_group("text", commands, args, positional=("sample", "evaluate"))
-
-
-def train_command(
+def train(
     data_path: str | None = None,
     model: str | None = None,
     img_size: int | None = None,
@@ -75,7 +60,7 @@ def train_command(
     wandb_name: str | None = None,
     wandb_entity: str | None = None,
     restart: bool = False,
-) -> None:
+) -> TrainingRequest:
     """Train a model of text as colour (the text application; images and all others: `jitflow train`).
 
     Run again, it goes on where it stopped; a finished training is left alone. Writes best_model.pth (lowest validation
@@ -135,9 +120,6 @@ def train_command(
     words = dict(locals())
     import torch
 
-    from jitflow.run.start import resumed_folder
-    from jitflow.verbs.documented import train_documented
-
     if tokenizer is not None and tokenizer_path is not None:
         raise ConfigError("--tokenizer and --tokenizer_path say the same thing; give one of them")
     if not use_amp and precision not in (None, "32-true"):
@@ -149,11 +131,8 @@ def train_command(
         words["precision"] = "bf16-mixed"
     if use_wandb:
         words["wandb"] = _wandb_settings(wandb_project, wandb_name, wandb_entity)
-    run = train_documented(
-        "text", words, resumed_folder(resume, output_dir, "./output"), resume=resume, restart=restart
-    )
-    done = run.best or run.checkpoint
-    Console(stderr=True, soft_wrap=True).print(f"done: {done}; `jitflow text sample {done}` writes text", markup=False)
+    ending = "done: {best}; `jitflow text sample {best}` writes text"
+    return TrainingRequest(words, output_dir, resume=resume, restart=restart, ending=ending)
 
 
 def _wandb_settings(project: str, name: str | None, entity: str | None) -> dict[str, Any]:
@@ -162,7 +141,7 @@ def _wandb_settings(project: str, name: str | None, entity: str | None) -> dict[
     return {"project": project, "name": name, "entity": entity}
 
 
-def sample_command(
+def sample(
     checkpoint: str,
     prompt: str | None = None,
     count: int = 4,
@@ -176,7 +155,7 @@ def sample_command(
     batch_size: int = 64,
     device: str | None = None,
     precision: Literal["32", "bf16", "16"] = "32",
-) -> None:
+) -> DrawingRequest:
     """Write texts: samples.txt, samples.json with every setting, a PNG of each text, and a grid of them.
 
     Args:
@@ -194,19 +173,14 @@ def sample_command(
         device: cpu, cuda, cuda:1, mps; the fastest there is by default.
         precision: Precision inside the network.
     """
-    from jitflow.model import load
-    from jitflow.verbs.sample import check_numbers, draw
-
-    settings: dict[str, Any] = {"steps": steps, "solver": solver, "churn": churn, "temperature": temperature}
-    check_numbers(count, settings)
-    model = load(checkpoint, device=device, application="text")
-    draw(
-        model,
-        {"prompt": prompt, "num": count},
-        settings,
+    return DrawingRequest(
+        checkpoint,
+        asked={"prompt": prompt, "num": count},
+        settings={"steps": steps, "solver": solver, "churn": churn, "temperature": temperature},
+        out=out,
         seed=seed,
         ema=ema,
-        out=out,
         batch_size=batch_size,
+        device=device,
         precision=precision,
     )
