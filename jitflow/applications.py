@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from jitflow.errors import ConfigError, unknown_name
@@ -95,10 +96,7 @@ def get_application(name: str) -> Application:
     if name in BUILT_IN:
         found: Application = load_object(BUILT_IN[name])
         return found
-    plugins = _plugins(_import_path())
-    if name not in plugins:
-        raise unknown_name("application", name, [*BUILT_IN, *plugins])
-    return _load_plugin(name, plugins[name])
+    return _load_plugin(name, _find_plugin(name))
 
 
 def application_module(name: str) -> str:
@@ -112,10 +110,7 @@ def application_module(name: str) -> str:
     """
     if name in BUILT_IN:
         return BUILT_IN[name].partition(":")[0]
-    plugins = _plugins(_import_path())
-    if name not in plugins:
-        raise unknown_name("application", name, [*BUILT_IN, *plugins])
-    return next(iter(plugins[name].values())).value.partition(":")[0]
+    return next(iter(_find_plugin(name).values())).value.partition(":")[0]
 
 
 def recipe_folder(name: str) -> Path:
@@ -128,10 +123,29 @@ def recipe_folder(name: str) -> Path:
     return Path(spec.origin).parent.joinpath(*inner[:-1], "recipes")
 
 
+def application_packages() -> set[str]:
+    """Names of the top-level packages that bring the applications; none of them is imported."""
+    return {application_module(name).partition(".")[0] for name in list_applications()}
+
+
+def import_module(name: str) -> ModuleType:
+    """Import a module; of a package that brings an application never what lies in the working folder.
+
+    Args:
+        name: Its dotted name.
+
+    Raises:
+        ImportError: If there is no such module.
+    """
+    installed = name.partition(".")[0] in application_packages()
+    with _without_working_folder() if installed else nullcontext():
+        return importlib.import_module(name)
+
+
 def load_object(path: str) -> Any:
     """Import what a string names, such as ``"jitflow.apps.text.judge:evaluate_command"``."""
     module, _, attribute = path.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return getattr(import_module(module), attribute)
 
 
 @cache
@@ -146,6 +160,14 @@ def _plugins(path: tuple[str, ...]) -> dict[str, dict[str, EntryPoint]]:
                 # Of a package that is there twice, Python imports the first.
                 found.setdefault(entry.name, {}).setdefault(str(distribution.metadata["Name"]), entry)
     return found
+
+
+def _find_plugin(name: str) -> dict[str, EntryPoint]:
+    """Entry points that bring an application, by name of the package; raise ConfigError if there is none."""
+    plugins = _plugins(_import_path())
+    if name not in plugins:
+        raise unknown_name("application", name, [*BUILT_IN, *plugins])
+    return plugins[name]
 
 
 def _load_plugin(name: str, entries: dict[str, EntryPoint]) -> Application:

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from jitflow.applications import get_application, list_applications, load_object
+from jitflow.applications import BUILT_IN, get_application, load_object
 from jitflow.codec.linear import FORMAT as LINEAR_FORMAT
 from jitflow.errors import CheckpointError, ConfigError, JitflowError
 from jitflow.inspect.info_model import describe_model_file
@@ -68,8 +68,11 @@ def describe_file(path: Path) -> Info:
 
 
 def ask_applications(path: Path, content: Mapping[str, Any]) -> Info | None:
-    """Ask every application whether a file or folder is one of its own; None if it is nobody's."""
-    for name in list_applications():
+    """Ask every built-in application whether a file or folder is one of its own; None if it is nobody's.
+
+    Those of other packages are only imported when somebody names them.
+    """
+    for name in BUILT_IN:
         describe = get_application(name).describe
         found = load_object(f"{describe}:describe_file")(path, content) if describe else None
         if found is not None:

@@ -36,7 +36,8 @@ def describe_model_file(path: Path) -> tuple[str, dict[str, str], list[str]]:
         CheckpointError: If it is no trained model, damaged, or unsafe to read.
     """
     state = read_state(path)
-    facts = {"application": state.application, "network": _network(state), **_data_facts(state)}
+    installed = "" if state.application in list_applications() else " (not installed)"
+    facts = {"application": f"{state.application}{installed}", "network": _network(state), **_data_facts(state)}
     facts["parameters"] = format_count(sum(value.numel() for value in state.weights.values()))
     facts["training"] = _training(state)
     averages = [(n, value) for n, value in ((1, state.ema1), (2, state.ema2)) if value is not None]
@@ -72,7 +73,7 @@ def _network(state: ModelState) -> str:
 
 
 def _data_facts(state: ModelState) -> dict[str, str]:
-    """What the model is of, as its application says it."""
+    """What the model is of, as its application says it, if it is installed."""
     # A file of an application that is not installed is still a model of so many parameters.
     describe = get_application(state.application).describe if state.application in list_applications() else ""
     return dict(load_object(f"{describe}:describe_model")(state.settings, state.extra)) if describe else {}

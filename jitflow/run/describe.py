@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from jitflow.applications import application_name, get_application, list_applications
+from jitflow.applications import BUILT_IN, application_name, get_application
 from jitflow.checkpoint.folder import CheckpointFolder, Record
 from jitflow.checkpoint.lightning import recorded_application
 from jitflow.checkpoint.state import errors_of_damage
@@ -351,7 +351,7 @@ def _application(record: RunRecord | None, content: Mapping[str, Any], settings:
     model = settings.get("model")
     if isinstance(model, Mapping):
         return application_name(str(model.get("class_path", "")))
-    return next((name for name in list_applications() if _is_documented(name, settings)), "")
+    return next((name for name in BUILT_IN if _is_documented(name, settings)), "")
 
 
 def _is_documented(application: str, settings: Mapping[str, Any]) -> bool:

@@ -6,14 +6,13 @@ line to be built.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from jitflow.applications import FORMER_CLASSES, application_module, list_applications, recipe_folder
+from jitflow.applications import FORMER_CLASSES, application_packages, import_module, list_applications, recipe_folder
 from jitflow.errors import ConfigError, MissingFileError, unknown_name
 
 
@@ -40,10 +39,13 @@ def find_recipe(name: str | Path) -> Path:
         return path
     if path.suffix in (".yaml", ".yml"):
         raise MissingFileError(f"recipe {path} does not exist")
-    if str(name) not in list_recipes():
-        raise unknown_name("recipe", str(name), list_recipes())
     application, _, stem = str(name).partition("/")
-    return recipe_folder(application) / f"{stem}.yaml"
+    # Only the application that is named is looked at: another package's, which may be broken, is none of its business.
+    if application in list_applications() and "/" not in stem:
+        path = recipe_folder(application) / f"{stem}.yaml"
+        if path.is_file():
+            return path
+    raise unknown_name("recipe", str(name), list_recipes())
 
 
 def read_recipe(name: str | Path) -> dict[str, Any]:
@@ -138,10 +140,10 @@ def find_class(spec: Mapping[str, Any], *, foreign: bool = False) -> Any:
     """
     path = str(spec.get("class_path"))
     module_name, _, class_name = FORMER_CLASSES.get(path, path).rpartition(".")
-    if not foreign and module_name.split(".")[0] not in _trusted():
+    if not foreign and module_name.partition(".")[0] not in {"lightning", *application_packages()}:
         raise ConfigError(f"a recipe can only name classes of jitflow, lightning and applications; got {path}")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        found = getattr(import_module(module_name), class_name)
     except (ImportError, AttributeError, TypeError, ValueError):
         found = None
     if not isinstance(found, type):
@@ -159,10 +161,6 @@ def check_classes(settings: Any) -> None:
     elif isinstance(settings, list):
         for inner in settings:
             check_classes(inner)
-
-
-def _trusted() -> Iterable[str]:
-    return {"jitflow", "lightning", *(application_module(name).split(".")[0] for name in list_applications())}
 
 
 def build(spec: Mapping[str, Any], *, foreign: bool = False) -> Any:

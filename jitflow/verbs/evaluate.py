@@ -32,11 +32,10 @@ def _judge_of(args: list[str]) -> Callable[..., Any] | None:
     if path is None or not Path(path).expanduser().is_file():
         # Help, or a mistake that the general command will name.
         return None
-    from jitflow.applications import get_application
     from jitflow.checkpoint.formats import read_state
+    from jitflow.checkpoint.state import application_of
 
-    name = read_state(path).application
-    judge = get_application(name).judge if name else ""
+    judge = application_of(read_state(path), path, otherwise="evaluate another checkpoint").judge
     return load_object(judge) if judge else None
 
 

@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from jitflow.applications import BUILT_IN, FORMER_CLASSES, application_name, get_application, list_applications
+from jitflow.applications import (
+    BUILT_IN,
+    FORMER_CLASSES,
+    application_name,
+    get_application,
+    list_applications,
+    load_object,
+)
 from jitflow.errors import ConfigError
+from jitflow.run.recipe import find_class, find_recipe
 
 ROOT = Path(__file__).parents[2]
 TOY = """
@@ -171,6 +179,24 @@ def test_a_package_installed_as_editable_works_in_its_own_folder(here):
     sys.path.append(str(here))
     get_application("toy")
     assert sys.modules["editable_toy"].__file__ == str(here / "editable_toy.py")
+
+
+def test_a_class_of_a_package_never_comes_from_the_working_folder(site, here):
+    package(site, "painted_toy", "class Net: pass", "toy = painted_toy:TOY")
+    (here / "painted_toy.py").write_text("raise RuntimeError('code of the working folder ran')")
+    (here / "my_own.py").write_text("class Net: pass")
+    assert find_class({"class_path": "painted_toy.Net"}).__module__ == "painted_toy"
+    assert load_object("painted_toy:Net") is sys.modules["painted_toy"].Net
+    # A class that the user names is the user's business.
+    assert find_class({"class_path": "my_own.Net"}, foreign=True).__module__ == "my_own"
+
+
+def test_a_broken_package_leaves_the_recipes_of_the_others(site):
+    package(site, "bare_toy", entry="toy = bare_toy:TOY")
+    (site / "bare_toy.py").unlink()
+    assert find_recipe("images/digits").is_file()
+    with pytest.raises(ConfigError, match="toy"):
+        find_recipe("toy/tiny")
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_a_file_of_an_application_that_is_not_installed(tmp_path, suffix):
     with pytest.raises(CheckpointError, match=r"'radar'.*install the package.*\.safetensors"):
         convert(path, tmp_path / "release.pth")
     # Everything that needs no code of the application goes on working.
-    assert describe_path(path).facts["application"] == "radar"
+    assert describe_path(path).facts["application"].startswith("radar")
     assert type(load_module(path, module_class=JiTLightningModule)) is JiTLightningModule
     convert(path, tmp_path / "again.ckpt")
     assert read_state(tmp_path / "again.ckpt").application == "radar"
