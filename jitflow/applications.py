@@ -32,17 +32,6 @@ BUILT_IN = {
     "text": "jitflow.apps.text.application:TEXT",
     "microdoppler": "jitflow.apps.microdoppler.application:MICRODOPPLER",
 }
-# Of applications with commands of their own: a line of help, and a command that works.
-COMMANDS = {
-    "text": (
-        "text as colour: train, sample, evaluate",
-        'jitflow text sample runs/demo/text/training/best_model.pth --prompt "The import statement"',
-    ),
-    "microdoppler": (
-        "spectrograms of users: simulate, extract, train, sample, evaluate, run (all three stages)",
-        "jitflow microdoppler run --data_dir ./data_split --output_dir ./outputs --model LightningDiT-B/1",
-    ),
-}
 # Checkpoints of published code name no application; their formats do.
 RELEASES = {"JiT": "images", "LightningDiT": "microdoppler"}
 # Class paths that files of earlier versions hold, and where those classes are now. Such files stay readable for ever.
@@ -74,6 +63,17 @@ def application_name(recorded: str, *, default: str = "images") -> str:
             return name
     # A class path holds a dot, the name of an application does not.
     return current if current and "." not in current else default
+
+
+def summaries() -> dict[str, tuple[str, str]]:
+    """Say in a line what the commands of the built-in applications do, and give one that works, by name.
+
+    Those that have commands say it in their package (``SUMMARY``, ``EXAMPLE``), which imports nothing else.
+    """
+    packages = {
+        name: importlib.import_module(path.partition(":")[0].rpartition(".")[0]) for name, path in BUILT_IN.items()
+    }
+    return {name: (p.SUMMARY, p.EXAMPLE) for name, p in packages.items() if hasattr(p, "SUMMARY")}
 
 
 def list_applications() -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jitflow import __version__
-from jitflow.applications import COMMANDS, list_applications
+from jitflow.applications import list_applications, summaries
 from jitflow.errors import ConfigError, JitflowError, unknown_name
 from jitflow.host import keep_freed_memory, let_threads_wait_briefly
 
@@ -36,6 +36,7 @@ class Verb:
     example: str
 
 
+_APPLICATIONS = summaries()
 _DEMO = "runs/demo/images/checkpoints/last.ckpt"
 VERBS = {
     "demo": Verb(
@@ -109,13 +110,13 @@ VERBS = {
     "models": Verb(
         "jitflow.verbs.commands", "models", "list networks with their size and cost", "jitflow models 'JiT-B*'"
     ),
-    **{name: Verb("jitflow.verbs.application", "application", *said) for name, said in COMMANDS.items()},
+    **{name: Verb("jitflow.verbs.application", "application", *said) for name, said in _APPLICATIONS.items()},
 }
 
 
 TASKS = {
     "begin": ("demo", "doctor"),
-    "train": ("train", *COMMANDS, "data"),
+    "train": ("train", *_APPLICATIONS, "data"),
     "draw": ("sample", "studio"),
     "judge": ("evaluate", "sweep", "stats"),
     "look": ("runs", "report", "info", "models"),
