@@ -198,10 +198,11 @@ def test_inside_an_epoch_other_data_are_refused_before_anything_is_written(text,
     assert not (tmp_path / "another").exists()
 
 
-def test_both_commands_resume_it_and_end_bit_equal(run_dir, tmp_path):
+def test_both_commands_resume_it_and_end_bit_equal(run_dir, tmp_path, caplog):
     other = shutil.copytree(run_dir, tmp_path / "other", symlinks=True)
     assert cli.main(["text", "train", "--resume", str(run_dir), "--epochs", "2", "--accelerator", "cpu"]) == 0
     assert cli.main(["train", "--resume", str(other), "--trainer.max_epochs", "2"]) == 0
+    assert caplog.text.count("trainer.max_epochs 1 (now 2)") == 2
     first, second = find_checkpoint(run_dir), find_checkpoint(other)
     assert epochs_done(first) == 2 and first.relative_to(run_dir) == second.relative_to(other)
     assert_same_training(first, second)
