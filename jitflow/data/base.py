@@ -293,11 +293,13 @@ class ImageDataModule(pl.LightningDataModule):
         """Check that a loaded state fits the present data where they are to be read on."""
         seed, saved_samples, saved_batch = (loaded[key] for key in ("seed", "num_samples", "global_batch_size"))
         balanced = loaded.get("class_balanced", False)
-        if saved_samples != num_samples:
+        if position.num_batches and saved_samples != num_samples:
             raise DataError(
-                f"the checkpoint was trained on {saved_samples} images and the data set now has {num_samples}; "
-                "restore the data set, or start a new run from the checkpoint's weights"
+                f"the checkpoint lies inside an epoch of {saved_samples} images and there are now {num_samples}; "
+                "restore the data set until the epoch is over, or start a new run from the checkpoint's weights"
             )
+        if saved_samples != num_samples:
+            _log.warning("the checkpoint was trained on %d images, and goes on with %d", saved_samples, num_samples)
         if self.seed is not None and self.seed != seed:
             _log.info("the data order continues with the checkpoint's seed %d instead of %d", seed, self.seed)
         if position.num_batches and balanced != self.class_balanced:

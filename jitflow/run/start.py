@@ -92,6 +92,10 @@ def _start_from(checkpoint: Path, recipe: Mapping[str, Any], run_dir: Path) -> S
                 f"{run_dir} holds another run than {checkpoint}; leave the folder out to go on where the checkpoint "
                 "lies, or choose an empty one"
             )
+    before, now = recorded_settings(run_folder_of(checkpoint), checkpoint) or {}, flatten(recipe)
+    changed = {name: (before[name], now.get(name)) for name in before if before[name] != now.get(name)}
+    if changed:
+        log.info("going on with other settings: %s", describe_changes(changed, most=20))
     return Start(checkpoint, is_finished=is_finished(checkpoint, recipe))
 
 

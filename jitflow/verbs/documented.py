@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,9 @@ from jitflow.applications import get_application
 from jitflow.errors import CheckpointError
 from jitflow.run.describe import Run
 from jitflow.run.fit import fit
-from jitflow.run.recipe import find_class, flatten, override, read_recipe
+from jitflow.run.recipe import find_class, override, read_recipe
 from jitflow.run.settings import complete
 from jitflow.run.start import AUTO, recipe_to_resume
-
-log = logging.getLogger(__name__)
 
 
 def train_documented(
@@ -85,9 +82,4 @@ def documented_recipe(
     theirs = find_class(base["model"]).application
     if theirs != application:
         raise CheckpointError(f"{resume} is no model of {application} but of {theirs or base['model']['class_path']}")
-    recipe = complete(override(base, given))
-    before, after = flatten(base), flatten(recipe)
-    changed = [f"{name} {before[name]} (now {after.get(name)})" for name in before if before[name] != after.get(name)]
-    if changed:
-        log.info("going on with other settings: %s", ", ".join(changed))
-    return recipe
+    return complete(override(base, given))

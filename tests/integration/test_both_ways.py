@@ -19,7 +19,7 @@ from jitflow.apps.text.data import TextDataModule
 from jitflow.apps.text.held_out import read_texts
 from jitflow.apps.text.judge import REPORT_NAME
 from jitflow.checkpoint.find import find_checkpoint
-from jitflow.errors import MissingFileError
+from jitflow.errors import DataError, MissingFileError
 from jitflow.io.files import read_json
 from jitflow.run.describe import describe_run
 from jitflow.run.fit import fit
@@ -169,10 +169,40 @@ def test_another_command_is_refused_and_changes_nothing(text, run_dir, way, caps
     assert {file: file.read_bytes() for file in run_dir.rglob("*") if file.is_file()} == before
 
 
-def test_both_commands_resume_it_and_end_bit_equal(run_dir, tmp_path):
+def test_it_goes_on_with_other_data_where_an_epoch_ends_and_only_when_asked(run_dir, way, tmp_path, capsys, caplog):
+    record = (run_dir / "run.json").read_bytes()
+    more = write_corpus(tmp_path / "more", documents=80)
+    capsys.readouterr()
+    assert cli.main(words(way, more, run_dir, epochs=2)) == 1
+    assert "data.data_path" in capsys.readouterr().err and (run_dir / "run.json").read_bytes() == record
+    assert cli.main([*words(way, more, run_dir, epochs=2), "--resume", str(run_dir)]) == 0
+    assert "goes on with" in caplog.text
+    record = read_run_record(run_dir)
+    assert record.epochs == 2 and record.data["num_documents"] > 60
+    # The data lie where they were and are others: found by what they are.
+    write_corpus(more, documents=70)
+    assert cli.main(words(way, more, run_dir, epochs=3)) == 1
+    assert "other data" in capsys.readouterr().err
+
+
+def test_inside_an_epoch_other_data_are_refused_before_anything_is_written(text, tmp_path):
+    saving = {"checkpoint.save_last_every_n_steps": 2}
+    with pytest.raises(Interruption):
+        train_text(text, tmp_path / "run", epochs=1, settings=saving, callbacks=[At(5, power_cut)], **TEXT)
+    before = {file: file.read_bytes() for file in (tmp_path / "run").glob("*.json")}
+    more = write_corpus(tmp_path / "more", documents=80)
+    for folder in ({}, {"output_dir": tmp_path / "another"}):
+        with pytest.raises(DataError, match="inside an epoch"):
+            train_text(more, resume=tmp_path / "run", **folder)
+    assert {file: file.read_bytes() for file in (tmp_path / "run").glob("*.json")} == before
+    assert not (tmp_path / "another").exists()
+
+
+def test_both_commands_resume_it_and_end_bit_equal(run_dir, tmp_path, caplog):
     other = shutil.copytree(run_dir, tmp_path / "other", symlinks=True)
     assert cli.main(["text", "train", "--resume", str(run_dir), "--epochs", "2", "--accelerator", "cpu"]) == 0
     assert cli.main(["train", "--resume", str(other), "--trainer.max_epochs", "2"]) == 0
+    assert caplog.text.count("trainer.max_epochs 1 (now 2)") == 2
     first, second = find_checkpoint(run_dir), find_checkpoint(other)
     assert epochs_done(first) == 2 and first.relative_to(run_dir) == second.relative_to(other)
     assert_same_training(first, second)
