@@ -72,7 +72,7 @@ def test_components_are_orthonormal_ordered_and_signed(codec, images):
     gram = codec.components @ codec.components.T
     assert (gram - torch.eye(32)).abs().max() < 1e-5
     deviations = codec.encode(images).permute(1, 0, 2, 3).flatten(1).std(1)
-    assert (deviations.diff() <= 1e-6).all()
+    assert (deviations.diff() <= 1e-5).all()
     largest = codec.components.gather(1, codec.components.abs().argmax(1, keepdim=True))
     assert (largest > 0).all()
 

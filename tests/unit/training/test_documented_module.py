@@ -158,7 +158,7 @@ def test_documented_steps_give_our_samples(make_module, solver):
         module = make_module(cls, sampling_method=solver, cfg_scale=2.0, cfg_interval=(0.1, 1.0))
         with use_seeds([0, 1]):
             images.append(module.generate(torch.tensor([0, 3]), use_ema=False))
-    torch.testing.assert_close(*images, rtol=0, atol=1e-5)
+    torch.testing.assert_close(*images, rtol=0, atol=1e-4)
 
 
 def test_every_documented_method_can_be_overridden(make_module, make_trainer, loader):
@@ -208,7 +208,7 @@ def test_overridden_steps_are_taken_where_the_solver_takes_them(make_module, sol
         with use_seeds([3]):
             images.append(module.generate(torch.tensor([1]), use_ema=False))
     # The plain loop computes modulations one step at a time, which can differ in the last bits.
-    torch.testing.assert_close(*images, rtol=0, atol=1e-5)
+    torch.testing.assert_close(*images, rtol=0, atol=1e-4)
     assert (len(calls["euler"]), len(calls["heun"])) == (euler, heun)
     for t, t_next in calls["euler"] + calls["heun"]:
         assert t.ndim == t_next.ndim == 0

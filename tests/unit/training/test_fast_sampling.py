@@ -15,6 +15,9 @@ from jitflow.training.sampling_call import running_call
 
 LABELS = torch.tensor([3, 0, 3, 4, 1, 0])
 
+# What is promised of equal samples: sums in another order differ in their last digits, by processor more or less.
+ROUNDING = 1e-4
+
 
 class Plain(JiTLightningModule):
     """An overridden method, though it changes nothing."""
@@ -55,7 +58,7 @@ def test_same_images_as_the_plain_loop(make_module, settings):
     given_fast, given_plain = watch(fast)[0], watch(plain)[0]
     images = draw(fast)
     assert images.std() > 0.1
-    assert (images - draw(plain)).abs().max() < 1e-5
+    assert (images - draw(plain)).abs().max() < ROUNDING
     assert given_fast and all(given_fast)
     assert given_plain and not any(given_plain)
 
@@ -64,7 +67,7 @@ def test_same_images_with_churn(make_module):
     settings = {"cfg_scale": 2.0}
     fast, plain = make_module(**settings), make_module(Plain, **settings)
     fast.churn = plain.churn = 1.0
-    assert (draw(fast) - draw(plain)).abs().max() < 1e-5
+    assert (draw(fast) - draw(plain)).abs().max() < ROUNDING
 
 
 def test_each_time_and_label_is_embedded_once(make_module):
@@ -88,7 +91,7 @@ def test_an_average_is_sampled_with_its_own_modulations(make_module):
         average.add_(0.05 * torch.randn(average.shape, generator=generator))
     plain.ema_params1.update({name: average.clone() for name, average in fast.ema_params1.items()})
     images = draw(fast, use_ema=True)
-    assert (images - draw(plain, use_ema=True)).abs().max() < 1e-5
+    assert (images - draw(plain, use_ema=True)).abs().max() < ROUNDING
     assert (images - draw(fast)).abs().max() > 1e-2
 
 
@@ -140,7 +143,7 @@ def test_an_overridden_method_is_called_and_ends_the_table(make_module, method):
     images = draw(module)
     assert calls
     assert not any(given)
-    assert (images - draw(make_module(cfg_scale=2.0))).abs().max() < 1e-5
+    assert (images - draw(make_module(cfg_scale=2.0))).abs().max() < ROUNDING
 
 
 def test_a_forward_set_on_the_instance_is_called(make_module):
@@ -173,7 +176,7 @@ def test_networks_without_modulation(make_module):
     assert takes_modulation(module.net)
     module.net = Other(module.net)
     assert not takes_modulation(module.net)
-    assert (draw(module) - expected).abs().max() < 1e-5
+    assert (draw(module) - expected).abs().max() < ROUNDING
     assert not takes_modulation(Users(8, 4, hidden_size=16, depth=1, num_heads=2, in_context_start=0))
 
 
@@ -215,4 +218,4 @@ def test_guidance_in_one_batch_equals_two_passes(make_module):
         module.cfg_scale = 2.5
         w = guidance_weight(t[None], 2.5, (0.2, 0.8)).item()
         assert w == (2.5 if time == 0.5 else 1.0)
-        torch.testing.assert_close(together, uncond + w * (cond - uncond), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together, uncond + w * (cond - uncond), rtol=1e-4, atol=ROUNDING)
