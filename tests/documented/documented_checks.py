@@ -114,7 +114,7 @@ def _(ns):
     assert losses_of(ns["tiny"](type(model)), ns) == losses_of(plain, ns)
     # An overridden step takes the plain loop, which can differ in the last bits.
     ours, plain_ones = samples(model, use_ema=False), samples(ns["trained_plain"], use_ema=False)
-    torch.testing.assert_close(ours, plain_ones, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, plain_ones, rtol=0, atol=1e-4)
 
 
 @check("model_module 7")
@@ -163,7 +163,7 @@ def solver_step_check(solver):
         for cls in (type(ns["model"]), JiTLightningModule):
             module = ns["tiny"](cls, sampling_method=solver, cfg_scale=2.0, cfg_interval=(0.1, 1.0))
             images.append(samples(module, use_ema=False))
-        torch.testing.assert_close(*images, rtol=0, atol=1e-5)
+        torch.testing.assert_close(*images, rtol=0, atol=1e-4)
         # The printed step is what ran: with another one the images differ.
         step = f"_{solver}_step"
         other = type("Other", (type(ns["model"]),), {step: lambda self, z, t, t_next, labels: z})
@@ -195,7 +195,7 @@ def _(ns):
         z = torch.randn(2, 3, 16, 16)
     for i in range(3):
         z = z + 0.5 / 3 * model._forward_sample(z, i / 3, labels)
-    torch.testing.assert_close(drawn, z, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(drawn, z, rtol=1e-4, atol=1e-4)
 
 
 @check("model_module 15")

@@ -73,8 +73,8 @@ def test_components_are_orthonormal_ordered_and_signed(codec, images):
     assert (gram - torch.eye(32)).abs().max() < 1e-5
     deviations = codec.encode(images).permute(1, 0, 2, 3).flatten(1).std(1)
     assert (deviations.diff() <= 1e-5).all()
-    largest = codec.components.gather(1, codec.components.abs().argmax(1, keepdim=True))
-    assert (largest > 0).all()
+    # The largest number is positive; two that are equal but for rounding may stand for each other.
+    assert (codec.components.max(dim=1).values >= -codec.components.min(dim=1).values - 1e-6).all()
 
 
 def test_latents_lie_where_their_patch_lies(codec, images):
