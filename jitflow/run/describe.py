@@ -98,11 +98,11 @@ def find_runs(folders: Sequence[str | Path]) -> list[Path]:
 def training_folder(folder: str | Path) -> Path | None:
     """Return the folder of a run's training: the folder itself, a stage inside it, or None if it is no run."""
     folder = Path(folder)
-    for place in (folder, *(folder / name for name in _TRAININGS)):
-        marks = (RUN_NAME, ENVIRONMENT_NAME, "training.json")
-        if any((place / mark).is_file() for mark in marks) or _checkpoint_folders(place):
-            return place
-    return None
+    marks = (RUN_NAME, ENVIRONMENT_NAME, "training.json")
+    trained = {place: bool(_checkpoint_folders(place)) for place in (folder, *(folder / name for name in _TRAININGS))}
+    found = [place for place in trained if trained[place] or any((place / mark).is_file() for mark in marks)]
+    # A run of several stages has its own record beside the folder that its training's checkpoints lie in.
+    return next((place for place in found if trained[place]), found[0] if found else None)
 
 
 def describe_run(folder: str | Path) -> Run:
@@ -132,12 +132,13 @@ def describe_run(folder: str | Path) -> Run:
 
 def _describe(folder: Path, training: Path) -> Run:
     environment, record = _plain_json(training / ENVIRONMENT_NAME), _record(training)
+    whole = _record(folder) if folder != training else None
     settings = record.recipe if record is not None and record.recipe else _settings(training)
     checkpoint, content, problem = _newest_checkpoint(training)
     application = _application(record, content, settings)
     steps, epochs = int(content.get("global_step", 0)), epochs_done(content)
-    state, detail = _state(folder, training, record, settings, steps, epochs, problem, checkpoint)
-    continuation = continue_command(folder, training, record, str(environment.get("command", "")))
+    state, detail = _state(folder, training, record, whole, settings, steps, epochs, problem, checkpoint)
+    continuation = continue_command(folder, training, whole or record, str(environment.get("command", "")))
     next_command = (
         sample_command(checkpoint, application) if state == "finished" and checkpoint is not None else continuation
     )
@@ -201,7 +202,9 @@ def continue_command(folder: Path, training: Path, record: RunRecord | None, rec
     words = _tidy_command(record.command if record is not None and record.command else recorded)
     if words[:2] == ["jitflow", "demo"]:
         name = words[2] if len(words) > 2 and not words[2].startswith("-") else "images"
-        return shlex.join(["jitflow", "demo", name, "--out", str(folder)])
+        # The training of a demo goes on with the demo around it.
+        is_stage = folder.name in _TRAININGS and (folder.parent / RUN_NAME).is_file()
+        return shlex.join(["jitflow", "demo", name, "--out", str(folder.parent if is_stage else folder)])
     if record is not None or (training / CONFIG_NAME).is_file():
         return shlex.join(["jitflow", "train", "--resume", str(training)])
     return shlex.join(words)
@@ -272,6 +275,7 @@ def _state(
     folder: Path,
     training: Path,
     record: RunRecord | None,
+    whole: RunRecord | None,
     settings: Mapping[str, Any],
     steps: int,
     epochs: int,
@@ -284,10 +288,15 @@ def _state(
     trainer = settings.get("trainer") or settings
     max_epochs, max_steps = (_positive(trainer.get(name)) for name in ("max_epochs", "max_steps"))
     max_epochs = max_epochs or _positive(settings.get("epochs"))
-    if record is not None and record.state == "failed":
-        return "unfinished", f"{done}; failed: {record.detail}"
+    ended = whole or record
+    if ended is not None and ended.state == "failed":
+        return "unfinished", f"{done}; failed: {ended.detail}"
     reached = bool(max_epochs and epochs >= max_epochs) or bool(max_steps and steps >= max_steps)
-    if record is not None:
+    if whole is not None:
+        finished = whole.state == "finished"
+        if reached and not finished:
+            return "unfinished", f"{done}; the training is done, but not what follows it"
+    elif record is not None:
         finished = record.state == "finished" or reached
     else:
         # A folder from before there was run.json.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import shutil
 import warnings
@@ -44,6 +45,7 @@ from jitflow.run.strategy import is_first_process, strategy_for, usable_precisio
 from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)
+_RUN_DIR = "{run_dir}"
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def _open_data(
     recipe: Mapping[str, Any], run_dir: Path, *, foreign: bool
 ) -> tuple[pl.LightningDataModule, dict[str, Any]]:
     """Build the data module and let it look at its files."""
-    arguments = dict(recipe["data"]["init_args"])
+    arguments = {name: in_run_folder(value, run_dir) for name, value in recipe["data"]["init_args"].items()}
     if "cache_dir" in arguments and arguments["cache_dir"] is None:
         arguments["cache_dir"] = str(run_dir / "cache")
     data: pl.LightningDataModule = build({**recipe["data"], "init_args": arguments}, foreign=foreign)
@@ -229,6 +231,17 @@ def _open_data(
     data.setup("fit")
     info: dict[str, Any] = getattr(data, "get_dataset_info", dict)()
     return data, info
+
+
+def in_run_folder(value: Any, run_dir: Path) -> Any:
+    """Return a setting with ``{run_dir}`` at its beginning replaced, such as ``{run_dir}/../latents``.
+
+    So a recipe can name data that lie beside its run, and stays the same wherever both are moved.
+    """
+    if not isinstance(value, str) or not value.startswith(_RUN_DIR):
+        return value
+    # Without the dots, for the run's folder need not exist yet.
+    return os.path.normpath(f"{run_dir}{value.removeprefix(_RUN_DIR)}")
 
 
 def _check_same_data(run_dir: Path, start: Start, data: Any, info: Mapping[str, Any]) -> None:

@@ -8,6 +8,8 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -87,6 +89,28 @@ def read_run_record(folder: str | Path) -> RunRecord | None:
         return dataclasses.replace(record, score=score)
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} is damaged ({error}); remove it to have the run read from its checkpoints") from None
+
+
+@contextmanager
+def outcome_recorded(write: Callable[[RunState, str], None]) -> Iterator[None]:
+    """Have it written how the work inside the block ended, whatever way it did.
+
+    Args:
+        write: Called at the end with ``finished``, ``interrupted`` or ``failed``, and with why it failed, in one line.
+    """
+    state: RunState = "failed"
+    detail = ""
+    try:
+        yield
+        state = "finished"
+    except (KeyboardInterrupt, SystemExit):
+        state = "interrupted"
+        raise
+    except BaseException as error:
+        detail = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise
+    finally:
+        write(state, detail)
 
 
 def describe_environment() -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import lightning.pytorch as pl
 from jitflow.checkpoint.recipe import RECIPE_ENTRY
 from jitflow.io.files import writable_folder
 from jitflow.run.describe import describe_run
-from jitflow.run.folder import RunRecord, RunState, write_run_folder, write_run_record
+from jitflow.run.folder import RunRecord, RunState, outcome_recorded, write_run_folder, write_run_record
 
 
 class RunRecorder(pl.Callback):
@@ -46,30 +45,21 @@ class RunRecorder(pl.Callback):
         """Add the recipe, by which the run can be gone on with from the file alone."""
         checkpoint[RECIPE_ENTRY] = self._record.recipe
 
-    @contextmanager
-    def end_recorded(self, trainer: pl.Trainer) -> Iterator[None]:
-        """Write how a training ended, whatever way it did.
+    def end_recorded(self, trainer: pl.Trainer) -> AbstractContextManager[None]:
+        """Write how the training inside the block ended, whatever way it did.
 
         Args:
             trainer: What trains inside.
         """
-        state: RunState = "failed"
-        detail = ""
-        try:
-            yield
-            state = "finished"
-        except (KeyboardInterrupt, SystemExit):
-            state = "interrupted"
-            raise
-        except BaseException as error:
-            detail = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise
-        finally:
+
+        def write(state: RunState, detail: str) -> None:
             if self._has_started and trainer.is_global_zero:
                 self._write(trainer, state, detail)
                 if state == "finished":
                     self._record = replace(self._record, score=describe_run(self._run_dir).score)
                     self._write(trainer, state)
+
+        return outcome_recorded(write)
 
     def _write(self, trainer: pl.Trainer, state: RunState, detail: str = "") -> None:
         progress: Any = trainer.fit_loop.epoch_progress.current

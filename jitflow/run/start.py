@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,9 @@ def clear_run(run_dir: Path) -> None:
         for place in (run_dir, run_dir / "checkpoints"):
             for file in place.glob(pattern):
                 file.unlink()
+    # Empty by now, unless something else lies there.
+    with suppress(OSError):
+        (run_dir / "checkpoints").rmdir()
     for name in ("csv", "tensorboard", "lightning_logs", "ema_snapshots", CONVERTED):
         shutil.rmtree(run_dir / name, ignore_errors=True)
     for name in (RUN_NAME, CONFIG_NAME, "environment.json", "data.json", "report.html", "training.json"):
