@@ -12,10 +12,10 @@ import torch
 
 import jitflow
 from jitflow import pictures
+from jitflow.apps.images.digit_judge import DigitJudge
 from jitflow.core.condition import Condition
 from jitflow.core.seeding import use_seeds
 from jitflow.data.digits import DigitsDataModule
-from jitflow.verbs.demo_images import DigitJudge
 
 NUM, SHOWN = 200, 16
 

@@ -40,7 +40,7 @@ _APPLICATIONS = summaries()
 _DEMO = "runs/demo/images/checkpoints/last.ckpt"
 VERBS = {
     "demo": Verb(
-        "jitflow.verbs.commands", "demo", "train and sample on built-in data, from nothing", "jitflow demo images"
+        "jitflow.verbs.demo", "demo", "train and sample on built-in data, from nothing", "jitflow demo images"
     ),
     "train": Verb(
         "jitflow.verbs.train",

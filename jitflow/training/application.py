@@ -106,6 +106,7 @@ class Application:
         texts: Text files of a run for its report; the first that is there is shown.
         exports: Formats that ``jitflow export`` can write.
         commands: Commands of its own by name, ``jitflow <application> <command>``, each ``"module:function"``.
+        demo: What ``jitflow demo`` runs, ``"module:object"``, a :class:`jitflow.training.demo.Demo`; empty for none.
     """
 
     name: str
@@ -122,3 +123,4 @@ class Application:
     texts: Sequence[str] = ()
     exports: Sequence[str] = ("safetensors", "torch_export", "diffusers")
     commands: Mapping[str, str] = field(default_factory=dict)
+    demo: str = ""

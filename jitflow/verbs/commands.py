@@ -1,4 +1,4 @@
-"""The commands ``demo``, ``convert`` and ``models``: options in, printed results out.
+"""The commands ``convert`` and ``models``: options in, printed results out.
 
 Each function with a docstring is one command; jsonargparse makes its options and help from the signature.
 """
@@ -16,17 +16,6 @@ from rich.table import Table
 
 from jitflow.errors import ConfigError, option_error, unknown_name
 from jitflow.nets.registry import get_variant, list_models
-
-
-def demo(args: list[str]) -> None:
-    """Run ``jitflow demo``."""
-    demos = {"images": _demo_images, "text": _demo_text, "microdoppler": _demo_microdoppler}
-    name = "images"
-    if args[:1] and not args[0].startswith("-"):
-        name, args = args[0], args[1:]
-    if name not in demos:
-        raise unknown_name("demo", name, demos)
-    run_command(f"demo {name}", demos[name], args)
 
 
 def convert(args: list[str]) -> None:
@@ -143,56 +132,6 @@ def _spell_out(args: list[str], switches: dict[str, bool]) -> list[str]:
 
     following = [*args, ""][1:]
     return [f"{word}=true" if is_bare(word, after) else word for word, after in zip(args, following, strict=True)]
-
-
-def _demo_images(out: str = "runs/demo/images", seed: int = 0, restart: bool = False, dry_run: bool = False) -> None:
-    """Train a small JiT on scikit-learn's handwritten digits and draw some.
-
-    Run again, it goes on where it stopped, or reports what is there.
-
-    Args:
-        out: Folder of the results.
-        seed: Seed of the training.
-        restart: Throw away what is in the folder and train anew.
-        dry_run: Say what would be done, and do nothing.
-    """
-    from jitflow.verbs.demo_images import run
-
-    run(Path(out), seed=seed, restart=restart, dry_run=dry_run)
-
-
-def _demo_microdoppler(
-    out: str = "runs/demo/microdoppler", seed: int = 0, restart: bool = False, dry_run: bool = False
-) -> None:
-    """Simulate five walking people seen by a radar, learn their spectrograms, draw some and judge them.
-
-    Run again, it goes on where it stopped, or reports what is there.
-
-    Args:
-        out: Folder of the results.
-        seed: Seed of everything.
-        restart: Throw away what is in the folder and start anew.
-        dry_run: Say what would be done, and do nothing.
-    """
-    from jitflow.verbs.demo_microdoppler import run
-
-    run(Path(out), seed=seed, restart=restart, dry_run=dry_run)
-
-
-def _demo_text(out: str = "runs/demo/text", seed: int = 0, restart: bool = False, dry_run: bool = False) -> None:
-    """Train a small model of text as colour on Python's own documentation, and read what it recovers and writes.
-
-    Run again, it goes on where it stopped, or reports what is there.
-
-    Args:
-        out: Folder of the results.
-        seed: Seed of everything.
-        restart: Throw away what is in the folder and start anew.
-        dry_run: Say what would be done, and do nothing.
-    """
-    from jitflow.verbs.demo_text import run
-
-    run(Path(out), seed=seed, restart=restart, dry_run=dry_run)
 
 
 def _convert(

@@ -21,16 +21,16 @@ from pages import ROOT, Block, Page, commands_of, replaced
 
 from jitflow.apps.microdoppler.gait import write_dataset
 from jitflow.cli import main
+from jitflow.verbs import demo
 
 # What the pages use of a checkout.
 _LINKED = (
     "benchmarks", "docs", "examples", "example_usage.py", "train.py", "train.sh", "run_complete_pipeline.py",
     "stage1_extract_features.py", "stage2_train_dit.py", "stage3_inference.py",
 )  # fmt: skip
-_DEMOS = ("demo_images", "demo_text", "demo_microdoppler")
 
 
-def make_checkout(folder: Path, page: Page, demo: Path | None) -> None:
+def make_checkout(folder: Path, page: Page, images: Path | None) -> None:
     """Fill a folder with a checkout's scripts, checkpoints of both releases and, if a page uses it, the demo's run."""
     for name in _LINKED:
         (folder / name).symlink_to(ROOT / name)
@@ -42,15 +42,13 @@ def make_checkout(folder: Path, page: Page, demo: Path | None) -> None:
             shutil.copy(path, folder / "data" / "train" / f"{path.stem}.txt")
     if page.users:
         write_dataset(folder / "data_split", num_users=2, images_per_user=10, min_cadence_gap=0.1)
-    if demo is not None:
-        shutil.copytree(demo, folder / "runs" / "demo" / "images", symlinks=True)
+    if images is not None:
+        shutil.copytree(images, folder / "runs" / "demo" / "images", symlinks=True)
 
 
 def quicken_demos(patch: pytest.MonkeyPatch) -> None:
     """Let the demos train for two epochs: what their commands do is the same, what they draw is not readable."""
-    for name in _DEMOS:
-        module = __import__(f"jitflow.verbs.{name}", fromlist=["run"])
-        patch.setattr(module, "run", partial(module.run, quick=True))
+    patch.setattr(demo, "run_demo", partial(demo.run_demo, quick=True))
 
 
 def execute(block: Block, page: Page, names: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from pages import NAMES, PAGES, README, ROOT, Page, all_blocks, blocks_of, stale
 
 from jitflow.applications import get_application, load_object
 from jitflow.cli import VERBS, main
-from jitflow.verbs import demo_images
+from jitflow.verbs.demo import run_demo
 
 
 def _pages_to_run():
@@ -26,7 +26,7 @@ def _pages_to_run():
 def demo(tmp_path_factory):
     """The run of the demo, two epochs long."""
     folder = tmp_path_factory.mktemp("demo") / "images"
-    demo_images.run(folder, quick=True)
+    run_demo("images", folder, quick=True)
     return folder
 
 

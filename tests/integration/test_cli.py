@@ -11,22 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import jitflow
 from jitflow import cli
-from jitflow.errors import CheckpointError, ConfigError
+from jitflow.errors import CheckpointError
 from jitflow.model import parse_interval
 from jitflow.run.folder import read_run_record
 from jitflow.run.recipe import find_recipe, list_recipes, read_recipe
 from jitflow.training.asked import parse_labels
-from jitflow.verbs import demo_images
+from jitflow.verbs.demo import run_demo
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "images"
-    demo_images.run(out, quick=True)
+    run_demo("images", out, quick=True)
     return out
 
 
@@ -75,43 +74,6 @@ def test_help_lists_every_verb(capsys):
     assert status == 0
     for verb in cli.VERBS:
         assert verb in text
-
-
-def test_demo_leaves_what_it_promises(demo):
-    for name in ("samples.png", "trajectory.png", "loss.png"):
-        with Image.open(demo / name) as image:
-            assert min(image.size) > 50
-    metrics = json.loads((demo / "metrics.json").read_text())
-    assert {"class_agreement", "train_seconds", "images_per_sec"} <= metrics.keys()
-    assert metrics["svm_accuracy_on_held_out_scans"] > 0.95
-    assert metrics["train_steps"] == 2 * 22
-    assert (demo / "checkpoints" / "last.ckpt").resolve() == (demo / "checkpoints" / "checkpoint-last.pth").resolve()
-
-
-def test_demo_run_again_reports_and_does_not_retrain(demo, monkeypatch):
-    monkeypatch.setattr(demo_images, "_train", lambda *a: pytest.fail("retrained"))
-    assert demo_images.run(demo, quick=True)["train_steps"] == 44
-
-
-def test_demo_refuses_a_folder_with_other_settings(demo):
-    with pytest.raises(ConfigError, match="other settings"):
-        demo_images.run(demo, seed=5, quick=True)
-
-
-def test_demo_resumes_after_an_interruption(demo, tmp_path):
-    # As if the power went after the last save of training, before the pictures.
-    for name in ("metrics.json", "samples.png"):
-        (demo / name).rename(tmp_path / name)
-    try:
-        before = (demo / "checkpoints" / "checkpoint-last.pth").read_bytes()
-        metrics = demo_images.run(demo, quick=True)
-        assert metrics["train_steps"] == 44
-        state = torch.load(demo / "checkpoints" / "checkpoint-last.pth", weights_only=True)["state_dict"]
-        (tmp_path / "before.pth").write_bytes(before)
-        for name, value in torch.load(tmp_path / "before.pth", weights_only=True)["state_dict"].items():
-            assert torch.equal(value, state[name])
-    finally:
-        assert (demo / "samples.png").read_bytes() == (tmp_path / "samples.png").read_bytes()
 
 
 def test_sample_writes_images_a_grid_and_every_setting(demo, tmp_path, capsys):

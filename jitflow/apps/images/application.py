@@ -13,4 +13,5 @@ IMAGES = Application(
     headline=("fid", "class_agreement"),
     describe="jitflow.apps.images.describe",
     pictures={"trajectory.png": "One sample forming out of noise"},
+    demo="jitflow.apps.images.demo:DEMO",
 )

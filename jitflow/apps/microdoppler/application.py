@@ -59,4 +59,5 @@ MICRODOPPLER = Application(
         name: f"jitflow.apps.microdoppler.commands:{name}"
         for name in ("simulate", "extract", "train", "sample", "evaluate", "run")
     },
+    demo="jitflow.apps.microdoppler.demo:DEMO",
 )

@@ -85,4 +85,5 @@ TEXT = Application(
         "sample": "jitflow.apps.text.commands:sample",
         "evaluate": "jitflow.apps.text.judge:evaluate_command",
     },
+    demo="jitflow.apps.text.demo:DEMO",
 )
