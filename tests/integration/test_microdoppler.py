@@ -198,26 +198,16 @@ def test_bad_input_is_one_line(outputs, tmp_path, capsys):
     assert "extract" in error_of(capsys, "extrat")
 
 
-def test_latents_of_another_codec_are_refused(outputs, data, tmp_path, capsys):
-    shutil.copytree(outputs / "trained_models", tmp_path / "trained")
-    assert (
-        main(
-            [
-                "microdoppler",
-                "extract",
-                "--data_dir",
-                str(data),
-                "--output_path",
-                str(tmp_path / "l"),
-                "--img_size",
-                "128",
-            ]
-        )
-        == 0
-    )
-    words = ["--latent_dir", tmp_path / "l", "--output_dir", tmp_path / "trained", "--max_epochs", 9, "--batch_size", 4]
-    assert "data.latent_dir" in error_of(capsys, "train", *words, *MODEL)
-    record = (tmp_path / "trained" / "run.json").read_bytes()
+def test_latents_of_another_codec_are_refused(outputs, tmp_path, capsys):
+    trained, others = tmp_path / "trained", tmp_path / "latents"
+    shutil.copytree(outputs / "trained_models", trained)
+    small = SpectrogramSettings(height_px=64, width_px=64)
+    write_dataset(tmp_path / "others", num_users=2, images_per_user=6, val_fraction=0.34, seed=1, settings=small)
+    extract = ["extract", "--data_dir", str(tmp_path / "others"), "--output_path", str(others)]
+    assert main(["microdoppler", *extract]) == 0
+    words = ["--latent_dir", others, "--output_dir", trained, "--max_epochs", 9, "--batch_size", 4, *MODEL]
+    record = (trained / "run.json").read_bytes()
+    assert "data.latent_dir" in error_of(capsys, "train", *words)
     # Also where other data are asked for: nothing could decode what is learned from these.
-    assert "codec" in error_of(capsys, "train", *words, *MODEL, "--resume", tmp_path / "trained")
-    assert (tmp_path / "trained" / "run.json").read_bytes() == record
+    assert "codec" in error_of(capsys, "train", *words, "--resume", trained)
+    assert (trained / "run.json").read_bytes() == record
