@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from interruption import At, Interruption, power_cut
-from jitflow.apps.text.write import load_text_model
 from tiny import TEXT, TEXT_NET, assert_same_training, epochs_done, train_text, write_corpus
 
+import jitflow
 from jitflow import cli
 from jitflow.apps.text.data import TextDataModule
 from jitflow.apps.text.held_out import read_texts
@@ -95,7 +95,7 @@ def held_out_ids(text: Path, *, val_fraction: float) -> torch.Tensor:
 
 def test_it_is_judged_on_what_was_held_out_of_its_own_text(text, trained, way):
     checkpoint = find_checkpoint(trained[way])
-    texts = read_texts(load_text_model(checkpoint, device="cpu"), checkpoint)
+    texts = read_texts(jitflow.load(checkpoint, device="cpu").module, checkpoint)
     expected = held_out_ids(text, val_fraction=0.2 if way == "recipe" else 0.05)
     assert torch.equal(torch.from_numpy(texts.held_out.stream.ids.copy()), expected)
     assert texts.train.stream.num_documents + texts.held_out.stream.num_documents == 60
@@ -133,7 +133,7 @@ def test_the_documented_folder_may_have_been_the_built_in_corpus(way, tmp_path, 
     shutil.rmtree("data")
     for folder, is_corpus in (("on_corpus", True), ("on_files", False)):
         checkpoint = find_checkpoint(folder)
-        module = load_text_model(checkpoint, device="cpu")
+        module = jitflow.load(checkpoint, device="cpu").module
         if is_corpus:
             assert read_texts(module, checkpoint).held_out.stream.num_documents == 20
         else:

@@ -19,8 +19,8 @@ from tiny import TEXT, TEXT_NET, assert_same_training, train_text, write_corpus,
 from jitflow.apps.images.module import JiTLightningModule
 from jitflow.callbacks import JiTModelCheckpoint, create_default_callbacks
 from jitflow.callbacks.history import TrainingHistory
+from jitflow.checkpoint.find import resume_point
 from jitflow.checkpoint.folder import LAST_NAME
-from jitflow.checkpoint.load import resume_point
 from jitflow.data.digits import DigitsDataModule
 from jitflow.io.files import load_checkpoint
 from jitflow.run.fit import fit
