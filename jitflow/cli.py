@@ -55,7 +55,7 @@ VERBS = {
         f"jitflow sample {_DEMO} --labels 0,3,7-9 --count 4 --guidance 2",
     ),
     "convert": Verb(
-        "jitflow.verbs.commands",
+        "jitflow.verbs.models",
         "convert",
         "convert a checkpoint: JiT release .pth, Lightning .ckpt, .safetensors",
         "jitflow convert checkpoint-last.pth model.safetensors --ema 1",
@@ -108,7 +108,7 @@ VERBS = {
         "jitflow.verbs.studio", "studio", "a local web page to sample, watch and compare", f"jitflow studio {_DEMO}"
     ),
     "models": Verb(
-        "jitflow.verbs.commands", "models", "list networks with their size and cost", "jitflow models 'JiT-B*'"
+        "jitflow.verbs.models", "models", "list networks with their size and cost", "jitflow models 'JiT-B*'"
     ),
     **{name: Verb("jitflow.verbs.application", "application", *said) for name, said in _APPLICATIONS.items()},
 }

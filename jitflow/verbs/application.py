@@ -6,7 +6,7 @@ from rich.console import Console
 
 from jitflow.applications import get_application, load_object
 from jitflow.training.requests import DrawingRequest, TrainingRequest
-from jitflow.verbs.commands import run_group
+from jitflow.verbs.commandline import run_group
 
 
 def application(name: str, args: list[str]) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jitflow.errors import DataError
-from jitflow.verbs.commands import run_group
+from jitflow.verbs.commandline import run_group
 
 
 def data(args: list[str]) -> None:

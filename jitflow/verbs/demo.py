@@ -27,7 +27,7 @@ from jitflow.run.report import REPORT_NAME, write_final_report
 from jitflow.run.settings import changed_settings, complete, describe_changes
 from jitflow.run.start import clear_run, recorded_recipe
 from jitflow.training.demo import Demo, DemoState, Step
-from jitflow.verbs.commands import run_command
+from jitflow.verbs.commandline import run_command
 
 METRICS_NAME = "metrics.json"
 # Where a demo kept its settings before there was run.json.

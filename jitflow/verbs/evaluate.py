@@ -12,7 +12,7 @@ from rich.table import Table
 
 from jitflow.applications import load_object
 from jitflow.errors import ConfigError
-from jitflow.verbs.commands import run_command
+from jitflow.verbs.commandline import run_command
 
 log = logging.getLogger(__name__)
 _GUIDANCES = "1.0:4.0:0.5"

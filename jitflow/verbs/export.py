@@ -7,7 +7,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from jitflow.verbs.commands import run_command
+from jitflow.verbs.commandline import run_command
 
 
 def export(args: list[str]) -> None:

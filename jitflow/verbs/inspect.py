@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jitflow.errors import ConfigError, MissingFileError
-from jitflow.verbs.commands import run_command
+from jitflow.verbs.commandline import run_command
 
 _COLOURS = {"ok": "green", "note": "yellow", "error": "red"}
 _STATES = {"finished": "green", "unfinished": "yellow", "damaged": "red"}

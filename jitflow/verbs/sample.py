@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from jitflow.errors import ConfigError
-from jitflow.verbs.commands import run_command
+from jitflow.verbs.commandline import run_command
 
 if TYPE_CHECKING:
     from jitflow.model import Model

@@ -9,7 +9,7 @@ import os
 import tempfile
 
 from jitflow.errors import ConfigError
-from jitflow.verbs.commands import run_command
+from jitflow.verbs.commandline import run_command
 
 log = logging.getLogger(__name__)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -17,7 +17,7 @@ README = "README.md"
 NAMES = [README, *sorted(p.name for p in (ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(
     r"^(?:(?:<!-- not run: (?P<comment>[^\n]+) -->|\*Not run by the tests: (?P<line>[^\n]+)\.\*)\n+)?"
-    r"```(?P<language>bash|python|yaml)\n(?P<code>.*?)^```$",
+    r"```(?P<language>bash|python|yaml|toml)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 _VARIABLE = re.compile(r"[A-Z_]+=")
@@ -30,7 +30,7 @@ class Block:
     Attributes:
         page: File name of its page.
         number: From 1, in order of the page.
-        language: ``bash``, ``python`` or ``yaml``.
+        language: ``bash``, ``python``, ``yaml`` or ``toml``.
         code: Its text.
         reason: Why it is not executed, or ``""``.
     """
