@@ -333,7 +333,7 @@ def test_check_data_names_what_does_not_fit():
     module.check_data({"num_tokens": 16, "tokenizer": WORDS.fingerprint, "num_classes": 1})
     with pytest.raises(ConfigError, match="num_tokens=16"):
         module.check_data({"num_tokens": 256})
-    with pytest.raises(ConfigError, match="another tokeni[sz]er"):
+    with pytest.raises(ConfigError, match="another tokenizer"):
         module.check_data({"tokenizer": "0" * 64})
 
 
