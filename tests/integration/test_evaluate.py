@@ -16,10 +16,10 @@ from jitflow.checkpoint.formats import write_state
 from jitflow.checkpoint.state import ModelState
 from jitflow.errors import ConfigError, DataError
 from jitflow.evaluation import evaluate as evaluate_module
-from jitflow.evaluation import sweep as sweep_module
 from jitflow.evaluation.evaluate import Plan, evaluate
 from jitflow.evaluation.extractors import make_extractor
 from jitflow.evaluation.reference import load_reference
+from jitflow.evaluation.scorer import FrechetScorer
 from jitflow.evaluation.sweep import Grid, parse_intervals, parse_numbers, sweep
 from jitflow.model import Model, load
 
@@ -233,24 +233,30 @@ def test_numbers_and_intervals_of_a_sweep_are_read():
             parse_numbers(bad, what="--cfg")
 
 
-def test_a_sweep_scores_every_point_draws_them_and_goes_on(checkpoint, tmp_path, monkeypatch):
+class CountedScorer(FrechetScorer):
+    """Counts the points, and is interrupted at the sixth."""
+
+    calls = 0
+
+    def __call__(self, plan, on_progress=None):
+        type(self).calls += 1
+        if self.calls == 6:
+            raise KeyboardInterrupt
+        return super().__call__(plan, on_progress)
+
+
+def test_a_sweep_scores_every_point_draws_them_and_goes_on(checkpoint, tmp_path):
     model = load(checkpoint, device="cpu")
     grid = Grid((1.0, 2.0, 3.0), (1, 2), solvers=("euler", "multistep"), steps=(3,))
-    options = {"reference": "digits:val", "extractor": "pixels:4", "out": tmp_path}
-    calls = []
-    real = sweep_module.extract
 
-    def counted(model, plan, *args):
-        calls.append(plan)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return real(model, plan, *args)
+    def run(base):
+        scorer = CountedScorer(model, base, reference="digits:val", extractor="pixels:4")
+        return sweep(model, grid, base, scorer, tmp_path)
 
-    monkeypatch.setattr(sweep_module, "extract", counted)
     with pytest.raises(KeyboardInterrupt):
-        sweep(model, grid, Plan(40), **options)
-    rows = sweep(model, grid, Plan(40), **options)
-    assert len(calls) == 13  # twelve points, one of them begun twice
+        run(Plan(40))
+    rows = run(Plan(40))
+    assert CountedScorer.calls == 13  # twelve points, one of them begun twice
     distances = [row["frechet_distance"] for row in rows]
     assert distances == sorted(distances) and len(set(distances)) > 6
     single = evaluate(
@@ -264,7 +270,7 @@ def test_a_sweep_scores_every_point_draws_them_and_goes_on(checkpoint, tmp_path,
         assert min(image.size) > 200
     assert len((tmp_path / "sweep.csv").read_text().splitlines()) == 13
     with pytest.raises(ConfigError, match="another protocol"):
-        sweep(model, grid, Plan(80), **options)
+        run(Plan(80))
 
 
 @pytest.mark.parametrize(
