@@ -3,68 +3,15 @@
 import ast
 import subprocess
 import sys
-from functools import cache
-from pathlib import Path
 
 import pytest
+from house_source import LEVELS, ROOT, House, part_of
 
 from jitflow.applications import BUILT_IN
 
-ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "jitflow"
-FILES = sorted(PACKAGE.rglob("*.py"))
+HOUSE = House(ROOT)
+PACKAGE, FILES = HOUSE.package, HOUSE.files
 IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
-
-# A part may import those of a lower level and itself.
-LEVELS = {
-    "errors": 0,
-    "host": 1,
-    "io": 2,
-    "pictures": 3,
-    "core": 4,
-    "layers": 5,
-    "nets": 6,
-    "codec": 7,
-    "data": 7,
-    "training": 8,
-    "applications": 9,
-    "checkpoint": 10,
-    "model": 11,
-    "evaluation": 12,
-    "callbacks": 13,
-    "apps": 14,
-    "run": 15,
-    "inspect": 16,
-    "export": 16,
-    "studio": 17,
-    "verbs": 18,
-    "cli": 19,
-    "__main__": 20,
-}
-
-
-@cache
-def tree(path):
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def imported_modules(path):
-    """Every module that a file imports, at its top or later."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} has a relative import"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def part_of(module):
-    """Which part of jitflow a dotted name is in; None if foreign or the package itself."""
-    words = module.split(".")
-    if words[0] != "jitflow" or len(words) == 1 or (len(words) == 2 and words[1] == "__version__"):
-        return None
-    return words[1]
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
@@ -74,7 +21,7 @@ def test_dependencies_point_one_way(path):
     if own == "__init__":
         return
     assert own in LEVELS, f"{own} has no place in the order of dependencies"
-    for part in {part_of(module) for module in imported_modules(path)} - {None, own}:
+    for part in {part_of(module) for module in HOUSE.imported_modules(path)} - {None, own}:
         assert LEVELS[part] < LEVELS[own], f"{relative} imports {part}"
 
 
@@ -82,13 +29,13 @@ def test_dependencies_point_one_way(path):
 def test_no_application_imports_another(path):
     own = path.relative_to(PACKAGE / "apps").parts[0]
     others = {path.name for path in (PACKAGE / "apps").iterdir() if path.is_dir()} - {own, "__pycache__"}
-    words = [module.split(".") for module in imported_modules(path)]
+    words = [module.split(".") for module in HOUSE.imported_modules(path)]
     assert not [w for w in words if w[:2] == ["jitflow", "apps"] and len(w) > 2 and w[2] in others]
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name in ("training", "checkpoint")], ids=str)
 def test_training_and_checkpoints_name_no_application(path):
-    words = [node.value for node in ast.walk(tree(path)) if isinstance(node, ast.Constant)]
+    words = [node.value for node in HOUSE.nodes(path, ast.Constant)]
     assert not set(words) & set(BUILT_IN)
     assert not [word for word in words if isinstance(word, str) and "jitflow.apps." in word]
 
@@ -96,21 +43,21 @@ def test_training_and_checkpoints_name_no_application(path):
 def test_the_rule_sees_every_package():
     found = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
     assert {"core", "layers", "nets", "codec", "data", "training", "callbacks", "apps"} <= found
-    seen = {part_of(module) for path in FILES for module in imported_modules(path)}
+    seen = {part_of(module) for path in FILES for module in HOUSE.imported_modules(path)}
     assert {"core", "errors", "io", "pictures", "training"} <= seen
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_one_lightning_and_no_print(path):
-    assert not [m for m in imported_modules(path) if m.split(".")[0] == "pytorch_lightning"]
-    calls = [n for n in ast.walk(tree(path)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    assert not [m for m in HOUSE.imported_modules(path) if m.split(".")[0] == "pytorch_lightning"]
+    calls = [node for node in HOUSE.nodes(path, ast.Call) if isinstance(node.func, ast.Name)]
     assert "print" not in [call.func.id for call in calls]
 
 
 @pytest.mark.parametrize("package", ["core", "layers", "nets"])
 def test_mathematics_and_networks_need_torch_only(package):
     foreign = {
-        module.split(".")[0] for path in (PACKAGE / package).rglob("*.py") for module in imported_modules(path)
+        module.split(".")[0] for path in (PACKAGE / package).rglob("*.py") for module in HOUSE.imported_modules(path)
     } - set(sys.stdlib_module_names)
     assert foreign <= {"jitflow", "torch"}
 
@@ -151,7 +98,7 @@ def test_documented_packages_hold_re_exports_only(folder):
     assert files
     for path in files:
         assert len(path.read_text(encoding="utf-8").splitlines()) < 20, path
-        docstring, *rest = tree(path).body
+        docstring, *rest = HOUSE.tree(path).body
         assert isinstance(docstring, ast.Expr), path
         for node in rest:
             if isinstance(node, ast.Assign):
@@ -163,4 +110,4 @@ def test_documented_packages_hold_re_exports_only(folder):
 
 def test_every_file_says_what_it_is():
     for path in FILES:
-        assert ast.get_docstring(tree(path)), path
+        assert ast.get_docstring(HOUSE.tree(path)), path
