@@ -89,7 +89,7 @@ def _training(state: ModelState) -> str:
 
 
 def _commands(path: Path, application: str) -> list[str]:
-    commands = [sample_command(path, application)]
+    commands = [sample_command(path)]
     quoted = shlex.quote(str(path))
     commands.append(f"jitflow evaluate {quoted}")
     if path.suffix != ".safetensors":

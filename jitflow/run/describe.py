@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from jitflow.applications import BUILT_IN, application_name, get_application
+from jitflow.applications import BUILT_IN, application_name, get_application, list_applications
 from jitflow.checkpoint.folder import CheckpointFolder, Record
 from jitflow.checkpoint.lightning import recorded_application
 from jitflow.checkpoint.state import errors_of_damage
@@ -140,7 +140,7 @@ def _describe(folder: Path, training: Path) -> Run:
     state, detail = _state(folder, training, record, whole, settings, steps, epochs, problem, checkpoint)
     continuation = continue_command(folder, training, whole or record, str(environment.get("command", "")))
     next_command = (
-        sample_command(checkpoint, application) if state == "finished" and checkpoint is not None else continuation
+        sample_command(checkpoint) if state == "finished" and checkpoint is not None else continuation
     )
     hyper = content.get("hyper_parameters", {})
     return Run(
@@ -182,8 +182,8 @@ def _best_checkpoint(training: Path, settings: Mapping[str, Any]) -> Path | None
     return path if path.is_file() else None
 
 
-def sample_command(checkpoint: str | Path, application: str) -> str:
-    """Return a command that draws samples from a checkpoint of an application."""
+def sample_command(checkpoint: str | Path) -> str:
+    """Return a command that draws samples from a checkpoint, whatever its application."""
     return f"jitflow sample {shlex.quote(str(checkpoint))} --count 4"
 
 
@@ -201,7 +201,7 @@ def continue_command(folder: Path, training: Path, record: RunRecord | None, rec
     """
     words = _tidy_command(record.command if record is not None and record.command else recorded)
     if words[:2] == ["jitflow", "demo"]:
-        name = words[2] if len(words) > 2 and not words[2].startswith("-") else "images"
+        name = words[2] if len(words) > 2 and not words[2].startswith("-") else list_applications()[0]
         # The training of a demo goes on with the demo around it.
         is_stage = folder.name in _TRAININGS and (folder.parent / RUN_NAME).is_file()
         return shlex.join(["jitflow", "demo", name, "--out", str(folder.parent if is_stage else folder)])
