@@ -139,9 +139,7 @@ def _describe(folder: Path, training: Path) -> Run:
     steps, epochs = int(content.get("global_step", 0)), epochs_done(content)
     state, detail = _state(folder, training, record, whole, settings, steps, epochs, problem, checkpoint)
     continuation = continue_command(folder, training, whole or record, str(environment.get("command", "")))
-    next_command = (
-        sample_command(checkpoint) if state == "finished" and checkpoint is not None else continuation
-    )
+    next_command = sample_command(checkpoint) if state == "finished" and checkpoint is not None else continuation
     hyper = content.get("hyper_parameters", {})
     return Run(
         folder=folder,

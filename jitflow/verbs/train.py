@@ -14,20 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import yaml
-from lightning.pytorch.cli import LightningArgumentParser
 
-from jitflow.callbacks import FiniteGuard, JiTModelCheckpoint, LearningRateSchedulerCallback
 from jitflow.errors import ConfigError
 from jitflow.io.files import write_text
-from jitflow.run.fit import Training, describe_model, fit, no_folder_without_a_run, prepare
-from jitflow.run.memory import describe_fit
 from jitflow.run.recipe import check_classes, find_recipe, read_recipe
-from jitflow.run.settings import CHECKPOINTS
-from jitflow.run.start import AUTO, recipe_to_resume, resumed_folder
-from jitflow.training.module import FlowModule
-from jitflow.verbs.option_errors import explain_option_error
 
 log = logging.getLogger(__name__)
 # Options that are no settings of the training.
@@ -44,8 +35,14 @@ def train(args: list[str]) -> None:
         JitflowError: If a setting, the data or a path cannot work; before training starts.
     """
     words, recipe_name = _with_recipe_paths(args)
+    # What follows imports torch; a recipe that does not exist was named without.
+    from jitflow.run.fit import fit, no_folder_without_a_run, prepare
+    from jitflow.run.start import AUTO, resumed_folder
+    from jitflow.verbs.option_errors import explain_option_error
+    from jitflow.verbs.train_options import describe_dry_run, train_parser
+
     words = _with_recorded_recipe(words)
-    parser = _parser()
+    parser = train_parser()
     try:
         asked = parser.parse_args(words)
     except argparse.ArgumentError as error:
@@ -61,7 +58,7 @@ def train(args: list[str]) -> None:
         with no_folder_without_a_run(folder):
             training = prepare(recipe, folder, start, restart=asked.restart, foreign=True)
             if training is not None:
-                _describe(training)
+                describe_dry_run(training)
         return
     run = fit(recipe, folder, start, restart=asked.restart, foreign=True)
     log.info("done: %s", run.checkpoint)
@@ -77,56 +74,6 @@ def _recipe_of(words: list[str]) -> dict[str, Any]:
         elif flag in ("--model", "--data") and value:
             recipe[flag.removeprefix("--")] = {"class_path": value}
     return recipe
-
-
-def _parser() -> LightningArgumentParser:
-    # An option cut short could come to mean another one.
-    parser = LightningArgumentParser(prog="jitflow train", exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("-c", "--config", action="config", help="Name of a recipe, or a file.")
-    parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run; runs/<recipe>.")
-    parser.add_argument(
-        "--resume",
-        type=str | None,
-        default=None,
-        help="Continue a run: a checkpoint, a run's folder, or 'auto' for the folder of --run_dir; without --config by "
-        "its recorded settings. An unfinished run with the same settings is continued without.",
-    )
-    parser.add_argument("--restart", action="store_true", help="Throw away what a training left in the folder.")
-    parser.add_argument(
-        "--init_from", type=str | None, default=None, help="Start a new run from the weights of this checkpoint."
-    )
-    parser.add_argument("--init_ema", type=int, default=1, help="Average that --init_from takes.")
-    parser.add_argument(
-        "--ema_snapshots_every_n_steps",
-        type=int | None,
-        default=None,
-        help="Also keep snapshots from which an average of any width can be made after training; off by default.",
-    )
-    parser.add_argument(
-        "--ema_on_cpu", action="store_true", help="Keep both averages in the host's memory; slower, less on the GPU."
-    )
-    parser.add_argument(
-        "--optimizer_on_cpu",
-        action="store_true",
-        help="Keep the optimiser's state in the host's memory and step there; slower, less on the GPU.",
-    )
-    parser.add_argument("--dry_run", action="store_true", help="Check everything, say what would run, stop.")
-    parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything random.")
-    parser.add_lightning_class_args(FlowModule, "model", subclass_mode=True)
-    parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
-    parser.add_lightning_class_args(pl.Trainer, "trainer")
-    sections = {"schedule": LearningRateSchedulerCallback, "checkpoint": JiTModelCheckpoint, "guard": FiniteGuard}
-    for name, function in sections.items():
-        skip = {"epochs"} if name == "schedule" else set()
-        parser.add_class_arguments(function, name, skip=skip, instantiate=False, sub_configs=False)
-    # In the run's folder.
-    parser.set_defaults({"checkpoint.dirpath": CHECKPOINTS})
-    parser.add_argument("--logging.tensorboard", type=str | None, default="tensorboard", help="Folder of its logs.")
-    parser.add_argument("--logging.csv", type=str | None, default="csv", help="Folder of the CSV logs.")
-    parser.add_argument(
-        "--logging.wandb", type=dict[str, Any] | None, default=None, help="Settings of a Weights & Biases run."
-    )
-    return parser
 
 
 def _with_recipe_paths(args: list[str]) -> tuple[list[str], str | None]:
@@ -155,6 +102,8 @@ def _readable(path: Path) -> Path:
 
 def _with_recorded_recipe(words: list[str]) -> list[str]:
     """Put the recorded recipe of a run before the options, where only ``--resume`` says what shall be trained."""
+    from jitflow.run.start import AUTO, recipe_to_resume
+
     if any(word.startswith("--config=") for word in words) or {"-h", "--help"} & set(words):
         return words
     for place, word in enumerate(words):
@@ -178,25 +127,3 @@ def _written(recipe: dict[str, Any]) -> Path:
     file = Path(folder) / "recipe.yaml"
     write_text(file, yaml.safe_dump(recipe, sort_keys=False))
     return file
-
-
-def _describe(training: Training) -> None:
-    training.data.train_dataloader()
-    trainer = training.trainer
-    lines = {
-        "run folder": training.run_dir,
-        "resume": training.start.checkpoint or "no",
-        "model": describe_model(training.module),
-        "data": ", ".join(f"{k} {v}" for k, v in training.info.items() if isinstance(v, (int, str))),
-        "devices": f"{trainer.num_devices} x {trainer.strategy.root_device.type}, {trainer.precision}",
-        "length": f"{trainer.max_epochs} epochs",
-        "needs": describe_fit(
-            training.module,
-            getattr(training.data, "batch_size", None),
-            trainer.strategy.root_device,
-            precision=str(trainer.precision),
-        ),
-    }
-    log.info("dry run, nothing is trained:")
-    for key, value in lines.items():
-        log.info("  %-11s %s", key, value)

@@ -43,7 +43,7 @@ from jitflow.checkpoint.folder import LAST_NAME, CheckpointFolder
 from jitflow.cli import main as jitflow_main
 from jitflow.io.array_file import ArrayFileWriter
 from jitflow.io.files import load_checkpoint
-from jitflow.verbs import train  # noqa: F401
+from jitflow.verbs import train_options  # noqa: F401
 from jitflow.verbs.documented import train_documented
 
 STEPS = 300

@@ -73,6 +73,8 @@ def run(code):
         "from jitflow.cli import main; assert main(['--help']) == 0",
         "from jitflow.cli import main; assert main(['--version']) == 0",
         "from jitflow.cli import main; assert main(['trian']) == 1",
+        "from jitflow.cli import main; assert main(['train', '--config', 'images/jit_b61']) == 1",
+        "from jitflow.cli import main; assert main(['train', '--config', 'no/such.yaml']) == 1",
     ],
 )
 def test_help_answers_without_torch(code):

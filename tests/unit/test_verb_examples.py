@@ -9,7 +9,7 @@ import jsonargparse
 import pytest
 
 from jitflow import cli
-from jitflow.verbs import train
+from jitflow.run import fit
 
 
 class Understood(Exception):
@@ -30,7 +30,7 @@ def only_parse(monkeypatch):
         raise Understood
 
     monkeypatch.setattr(jsonargparse, "auto_cli", parse)
-    monkeypatch.setattr(train, "fit", stop)
+    monkeypatch.setattr(fit, "fit", stop)
     return read
 
 
