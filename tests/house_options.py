@@ -88,10 +88,12 @@ def _options(function: Function, *, by_place: bool) -> list[str]:
 
 
 def _parser_options(house: House, module: str, name: str) -> list[str]:
-    """Options that a module adds to a parser by name."""
-    added = [
-        call for call in house.nodes(house.path(module), ast.Call) if getattr(call.func, "attr", "") == "add_argument"
-    ]
+    """Options that are added to a parser by name, in a module or in those beside it that it imports."""
+    package = f"{module.rpartition('.')[0]}."
+    beside = {path for path in map(house.path, house.imported_modules(house.path(module))) if path.is_file()}
+    files = [house.path(module), *sorted(path for path in beside if house.module(path).startswith(package))]
+    calls = [call for path in files for call in house.nodes(path, ast.Call)]
+    added = [call for call in calls if getattr(call.func, "attr", "") == "add_argument"]
     assert added, f"{name} hands no function to run_command or run_group and makes no parser"
     words = [node.value for call in added for node in call.args if isinstance(node, ast.Constant)]
     return [word[2:] for word in words if word.startswith("--") and "." not in word]

@@ -267,8 +267,8 @@ def test_options_of_verbs_and_applications(build):
             "def _make(folder, out='x'): ...\ndef _see(folder, out='x'): ...\n"
             "def open(args):\n    def command(port=1): ...\n"
             "    run_command(f'open', command, args, positional=False)\n",
-            "jitflow/train": "parser.add_argument('-c', '--config')\n"
-            "parser.add_argument('--logging.csv')\ndef main(args): ...\n",
+            "jitflow/train": "def main(args):\n    from jitflow.parser import parser\n",
+            "jitflow/parser": "parser.add_argument('-c', '--config')\nparser.add_argument('--logging.csv')\n",
             "jitflow/applications": "BUILT_IN = {'toy': 'jitflow.toy:TOY', 'bare': 'jitflow.toy:BARE'}\n",
             "jitflow/toy": "TOY = Application(name='toy', judge='jitflow.judge:judge',\n"
             "    commands={n: f'jitflow.judge:{n}' for n in ('judge', 'fit')})\n"
