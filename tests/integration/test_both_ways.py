@@ -111,6 +111,24 @@ def test_the_command_judges_on_it_as_well(text, trained, way, tmp_path, monkeypa
     assert recorded["held_out"] == named["held_out"]
 
 
+def test_the_general_verbs_judge_and_sweep_it(trained, way, tmp_path, capsys):
+    checkpoint = str(find_checkpoint(trained[way]))
+    quick = ["--num_texts", "4", "--num_samples", "0", "--steps", "2", "--device", "cpu"]
+    for name, verb in (("general", ["evaluate"]), ("own", ["text", "evaluate"])):
+        assert cli.main([*verb, checkpoint, *quick, "--out", str(tmp_path / name)]) == 0
+    general, own = (read_json(tmp_path / name / REPORT_NAME) for name in ("general", "own"))
+    assert general == own
+    swept = ["--num_images", "4", "--steps", "2,3", "--ema", "1", "--device", "cpu", "--out", str(tmp_path / "sweep")]
+    capsys.readouterr()
+    assert cli.main(["sweep", checkpoint, *swept]) == 0
+    said = capsys.readouterr()
+    points = [read_json(path) for path in (tmp_path / "sweep" / "points").iterdir()]
+    assert len(points) == 2 and all(0 <= point["text_recovery_accuracy"] <= 1 for point in points)
+    # The command that is printed for the best point runs.
+    (command,) = [line.partition(": ")[2] for line in said.err.splitlines() if "jitflow evaluate" in line]
+    assert cli.main([*shlex.split(command)[1:], *quick[:4]]) == 0
+
+
 def test_a_recorded_text_that_is_gone_is_one_error(way, tmp_path, capsys):
     text = write_corpus(tmp_path / "gone")
     assert cli.main([*words(way, text, tmp_path / "run"), *_one_step(way)]) == 0
