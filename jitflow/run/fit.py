@@ -8,7 +8,7 @@ import shlex
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from jitflow.run.recipe import build, build_nested
 from jitflow.run.recorder import RunRecorder
 from jitflow.run.report import write_final_report
 from jitflow.run.settings import LOGGING, complete
-from jitflow.run.start import AUTO, CONVERTED, Start, clear_run, find_start
+from jitflow.run.start import AUTO, CONVERTED, Start, find_start, run_set_aside
 from jitflow.run.strategy import is_first_process, strategy_for, usable_precision
 from jitflow.training.module import FlowModule
 
@@ -110,13 +110,12 @@ def fit(
     with no_folder_without_a_run(run_dir):
         training = prepare(recipe, run_dir, resume, callbacks, restart=restart, foreign=foreign)
         if training is not None:
-            if restart and is_first_process():
-                clear_run(run_dir)
-            _train(training, command or shlex.join(["jitflow", "train", "--resume", str(run_dir)]))
+            goes_on = command or shlex.join(["jitflow", "train", "--resume", str(run_dir)])
+            _train(training, goes_on, restart=restart and is_first_process())
     return describe_run(run_dir)
 
 
-def _train(training: Training, command: str) -> None:
+def _train(training: Training, command: str, *, restart: bool) -> None:
     run_dir, trainer, start = training.run_dir, training.trainer, training.start
     writable_folder(run_dir)
     record = RunRecord(
@@ -132,7 +131,8 @@ def _train(training: Training, command: str) -> None:
     log.info("%s in %s: %s", describe_model(training.module), run_dir, describe_length(training))
     if start.checkpoint is not None:
         log.info("resuming from %s", start.checkpoint)
-    with warnings.catch_warnings(), recorder.end_recorded(trainer):
+    aside = run_set_aside(run_dir, lambda: recorder.has_started) if restart else nullcontext()
+    with aside, warnings.catch_warnings(), recorder.end_recorded(trainer):
         # Hints on worker counts and small data sets.
         warnings.filterwarnings("ignore", module="lightning")
         with resumable_exit(trainer, "the same command goes on"):

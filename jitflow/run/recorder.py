@@ -29,11 +29,11 @@ class RunRecorder(pl.Callback):
     def __init__(self, run_dir: Path, record: RunRecord) -> None:
         self._run_dir = run_dir
         self._record = record
-        self._has_started = False
+        self.has_started = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write settings, environment and record."""
-        self._has_started = True
+        self.has_started = True
         if trainer.is_global_zero:
             recipe = self._record.recipe
             write_run_folder(writable_folder(self._run_dir), recipe, seed=recipe["seed_everything"])
@@ -53,7 +53,7 @@ class RunRecorder(pl.Callback):
         """
 
         def write(state: RunState, detail: str) -> None:
-            if self._has_started and trainer.is_global_zero:
+            if self.has_started and trainer.is_global_zero:
                 self._write(trainer, state, detail)
                 if state == "finished":
                     self._record = replace(self._record, score=describe_run(self._run_dir).score)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from jitflow.run.settings import changed_settings, complete, describe_changes
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
+_ASIDE = ".before-restart"
 CONVERTED = "converted"
 """Folder in a run's, for a checkpoint of another format that its training begins with; none of the run's own."""
 _SECTIONS = ("seed_everything", "model", "data", "trainer", "schedule", "checkpoint", "guard", "logging")
@@ -240,14 +241,44 @@ def clear_run(run_dir: Path) -> None:
 
     What its data keep there (``cache``) is named by its content and stays: the next training may have opened it.
     """
-    for pattern in ("*.ckpt", "*.pth", ".*.ckpt", ".*.pth", "manifest.json"):
-        for place in (run_dir, run_dir / "checkpoints"):
-            for file in place.glob(pattern):
-                file.unlink()
+    for path in _written_by_a_run(run_dir):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
     # Empty by now, unless something else lies there.
     with suppress(OSError):
         (run_dir / "checkpoints").rmdir()
-    for name in ("csv", "tensorboard", "lightning_logs", "ema_snapshots", CONVERTED):
-        shutil.rmtree(run_dir / name, ignore_errors=True)
-    for name in (RUN_NAME, CONFIG_NAME, "environment.json", "data.json", "report.html", "training.json"):
-        (run_dir / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def run_set_aside(run_dir: Path, has_started: Callable[[], bool]) -> Iterator[None]:
+    """Put a run out of the way of another, and back again if that one is refused before its first step.
+
+    Args:
+        run_dir: The run's folder.
+        has_started: Whether the other training has begun, asked at the end of the block.
+    """
+    aside = run_dir / _ASIDE
+    for path in _written_by_a_run(run_dir):
+        kept = aside / path.relative_to(run_dir)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(kept)
+    try:
+        yield
+    finally:
+        if not has_started():
+            clear_run(run_dir)
+            for path in _written_by_a_run(aside):
+                back = run_dir / path.relative_to(aside)
+                back.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(back)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _written_by_a_run(run_dir: Path) -> list[Path]:
+    """Files and folders that a training wrote."""
+    patterns = ("*.ckpt", "*.pth", ".*.ckpt", ".*.pth", "manifest.json")
+    files = [
+        file for pattern in patterns for place in (run_dir, run_dir / "checkpoints") for file in place.glob(pattern)
+    ]
+    names: tuple[str, ...] = ("csv", "tensorboard", "lightning_logs", "ema_snapshots", CONVERTED, RUN_NAME, CONFIG_NAME)
+    names += ("environment.json", "data.json", "report.html", "training.json")
+    return [*dict.fromkeys(files), *(run_dir / name for name in names if (run_dir / name).exists())]
