@@ -65,7 +65,8 @@ def find_start(recipe: Mapping[str, Any], run_dir: Path, resume: str | Path = AU
     """
     if str(resume) != AUTO:
         return _start_from(find_checkpoint(resume), recipe, run_dir)
-    found = resume_point(run_dir)
+    # The recipe may keep its checkpoints elsewhere than where a folder is looked through.
+    found = resume_point(run_dir) or resume_point(run_dir / recipe["checkpoint"]["dirpath"])
     if found is None:
         return Start()
     recorded = recorded_settings(run_dir, found)
