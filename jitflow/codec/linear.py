@@ -116,8 +116,10 @@ class LinearCodec:
                 "for; are all images alike or of one colour?"
             )
         components = vectors.flip(1).T[:num_components]
-        # A component is as good with the opposite sign; its largest number is made positive.
-        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+        # A component is as good with the opposite sign; its largest number is made positive, the first of those that
+        # only rounding tells apart, so that two processors agree.
+        sizes = components.abs()
+        largest = components.gather(1, (sizes > sizes.amax(1, keepdim=True) - 1e-9).int().argmax(1, keepdim=True))
         return cls(components * largest.sign(), mean / 127.5 - 1.0, img_size=size)
 
     @property
