@@ -46,19 +46,18 @@ for line in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """A folder as an installer leaves it: the module, its recipes, and the entry point."""
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "recipes").mkdir()
-    (code,) = blocks("python")
-    (recipe,) = blocks("yaml")
-    (entry,) = blocks("toml")
-    (folder / "toy.py").write_text(code)
-    (folder / "recipes" / "tiny.yaml").write_text(recipe)
-    information = folder / "toy-0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 0\n")
-    group = re.search(r"\[project\.entry-points\.\"(.+?)\"\]", entry)[1]
-    (information / "entry_points.txt").write_text(f"[{group}]\n" + entry.partition("\n")[2].replace('"', ""))
+    """A folder into which pip installed the page's package."""
+    project, folder = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("site")
+    for kind in ("python", "yaml"):
+        (text,) = blocks(kind)
+        path = project / text.partition("\n")[0].removeprefix("# ")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    (settings,) = blocks("toml")
+    (project / "pyproject.toml").write_text(settings)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
+    words = ["--no-deps", "--no-build-isolation", "--target", folder, project]
+    subprocess.run([*pip, *map(str, words)], check=True)
     return folder
 
 
@@ -81,7 +80,7 @@ def test_a_toy_application_goes_through_the_ordinary_verbs(installed, tmp_path):
 
 def test_a_package_in_the_working_folder_is_not_imported(installed, tmp_path):
     shutil.copytree(installed, tmp_path / "here")
-    with (tmp_path / "here" / "toy.py").open("a") as file:
+    with (tmp_path / "here" / "toy" / "__init__.py").open("a") as file:
         file.write("\nraise SystemExit('imported')\n")
     done = run(_VERBS, "jitflow train --config toy/tiny", cwd=tmp_path / "here")
     assert done.returncode == 1 and "imported" not in done.stderr
