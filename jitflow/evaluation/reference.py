@@ -24,6 +24,7 @@ from jitflow.evaluation.frechet import Statistics, load_statistics
 from jitflow.evaluation.moments import Moments
 from jitflow.io.files import file_checksum
 from jitflow.io.npz_file import read_npz
+from jitflow.training.samples import GRID_NAME
 
 BUILT_IN = {"digits": "train", "digits:val": "val"}
 
@@ -47,7 +48,8 @@ class ImageFiles(Dataset[Tensor]):
     """Every image below a folder, centre-cropped as in training, unflipped.
 
     Args:
-        folder: Searched through all its folders, in the order of names.
+        folder: Searched through all its folders, in the order of names; the picture of all samples in a folder of
+            samples is left out.
         img_size: Side in pixels, or (height, width).
         channels: 3 for colour, 1 for grey.
 
@@ -60,7 +62,8 @@ class ImageFiles(Dataset[Tensor]):
         folder = Path(folder).expanduser()
         if not folder.is_dir():
             raise MissingFileError(f"{folder} is not a folder of images")
-        self.files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
+        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
+        self.files = [path for path in found if not _shows_all_samples(path)]
         if not self.files:
             raise DataError(f"there are no images in {folder} (looked for {', '.join(IMG_EXTENSIONS)})")
         self.img_size = img_size
@@ -73,6 +76,11 @@ class ImageFiles(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         image = open_image(str(self.files[index]), channels=self.channels)
         return self._to_tensor(center_crop_arr(image, self.img_size))
+
+
+def _shows_all_samples(path: Path) -> bool:
+    """Whether a file is the picture of all samples that lies beside samples and their record."""
+    return path.name.endswith(GRID_NAME) and next(path.parent.glob("*.json"), None) is not None
 
 
 def reference_features(

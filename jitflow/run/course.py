@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jitflow.callbacks.schedule import LearningRateSchedulerCallback
+from jitflow.errors import ConfigError
 from jitflow.run.strategy import count_devices
 
 log = logging.getLogger(__name__)
@@ -44,15 +45,31 @@ def plan_course(recipe: Mapping[str, Any], num_samples: int | None, *, batch_siz
         num_samples: Training samples; None if the data do not say.
         batch_size: Samples of a batch on one process.
         drop_last: Whether the last, smaller batch of an epoch is left out.
+
+    Raises:
+        ConfigError: If there is no device, no node, or no batch for a step, or validation is due after more
+            batches than an epoch has.
     """
     trainer = recipe["trainer"]
-    world = count_devices(trainer["devices"], trainer["accelerator"]) * int(trainer["num_nodes"])
+    counts = {name: int(trainer[name]) for name in ("num_nodes", "accumulate_grad_batches")}
+    counts["devices"] = count_devices(trainer["devices"], trainer["accelerator"])
+    for name, count in counts.items():
+        if count < 1:
+            raise ConfigError(f"trainer.{name} must be at least 1; got {trainer[name]!r}")
+    world = counts["devices"] * counts["num_nodes"]
     share = (num_samples or 0) / (batch_size * world)
     batches = max(1, math.floor(share) if drop_last else math.ceil(share))
     limit = trainer["limit_train_batches"]
     if limit is not None:
         batches = max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
-    steps = math.ceil(batches / trainer["accumulate_grad_batches"])
+    between = trainer["val_check_interval"]
+    counted = isinstance(between, int) and num_samples is not None and trainer["check_val_every_n_epoch"] is not None
+    if counted and between > batches and trainer["limit_val_batches"] != 0:
+        raise ConfigError(
+            f"trainer.val_check_interval {between} is more than the {batches} batches of an epoch; with "
+            "trainer.check_val_every_n_epoch null it counts batches across epochs"
+        )
+    steps = math.ceil(batches / counts["accumulate_grad_batches"])
     lengths = []
     if trainer["max_epochs"] is not None and trainer["max_epochs"] > 0:
         lengths.append(float(trainer["max_epochs"]))

@@ -380,6 +380,7 @@ def _network(settings: Mapping[str, Any]) -> str:
 
 def _changed(*folders: Path) -> datetime:
     """Latest time at which something directly in the folders or among the checkpoints changed."""
-    places = [place for folder in folders for place in (folder, folder / "checkpoints")]
-    times = [entry.stat().st_mtime for place in places if place.is_dir() for entry in os.scandir(place)]
+    places = [place for folder in folders for place in (folder, folder / "checkpoints") if place.is_dir()]
+    # A link may lead nowhere.
+    times = [entry.stat(follow_symlinks=False).st_mtime for place in places for entry in os.scandir(place)]
     return datetime.fromtimestamp(max(times, default=0.0), timezone.utc).replace(microsecond=0)

@@ -167,9 +167,8 @@ def prepare(
         The training; None if the folder's run is finished.
     """
     recipe = complete(recipe, foreign=foreign)
-    for name, begins_anew in (("init_from", recipe["init_from"] is not None), ("restart", restart)):
-        if begins_anew and str(resume) != AUTO:
-            raise ConfigError(f"resume goes on with a run, {name} begins a new one; give one of them")
+    if restart and str(resume) != AUTO:
+        raise ConfigError("resume goes on with a run, restart begins a new one; give one of them")
     start = Start() if restart else find_start(recipe, run_dir, resume)
     kept = {} if start.checkpoint is None else kept_settings(start.checkpoint)
     check_same_model(recipe, kept, foreign=foreign)
@@ -193,7 +192,7 @@ def _prepare(
     *,
     foreign: bool,
 ) -> Training:
-    pl.seed_everything(recipe["seed_everything"], workers=True, verbose=False)
+    _seed(recipe["seed_everything"])
     check_model(recipe, kept, foreign=foreign)
     data, info = _open_data(recipe, run_dir, foreign=foreign)
     _check_same_data(run_dir, start, data, info)
@@ -205,7 +204,7 @@ def _prepare(
         batch_size=getattr(data, "batch_size", 1),
         drop_last=bool(getattr(data, "drops_last", getattr(data, "drop_last", False))),
     )
-    pl.seed_everything(recipe["seed_everything"], workers=True, verbose=False)
+    _seed(recipe["seed_everything"])
     chosen = ema_decays(recipe["model"]["init_args"], course)
     module = build_model(recipe, info, {**chosen, **kept}, foreign=foreign)
     module.optimizer_on_cpu = recipe["optimizer_on_cpu"]
@@ -217,6 +216,13 @@ def _prepare(
         init_from(module, find_checkpoint(recipe["init_from"]), ema=recipe["init_ema"])
     trainer = _build_trainer(recipe, run_dir, module, course, callbacks, foreign=foreign)
     return Training(recipe, run_dir, start, module, data, info, course, trainer)
+
+
+def _seed(seed: int) -> None:
+    try:
+        pl.seed_everything(seed, workers=True, verbose=False)
+    except ValueError as error:
+        raise ConfigError(f"seed_everything: {error}") from None
 
 
 def _open_data(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,8 +39,6 @@ _MAY_CHANGE = (
     "data.pin_memory",
     "ema_on_cpu",
     "guard.",
-    "init_ema",
-    "init_from",
     "logging.",
     "model.compile",
     "optimizer_on_cpu",
@@ -94,6 +93,12 @@ def complete(recipe: Mapping[str, Any], *, foreign: bool = False) -> dict[str, A
         done[name] = {**_arguments(function, given, name, left_out), **given}
     if "dirpath" not in _section(recipe.get("checkpoint"), "checkpoint"):
         done["checkpoint"]["dirpath"] = CHECKPOINTS
+    if os.path.normpath(done["checkpoint"]["dirpath"]) not in (CHECKPOINTS, os.curdir):
+        # Where a run is looked for again.
+        raise ConfigError(
+            f"checkpoint.dirpath must be {CHECKPOINTS} or {os.curdir}, places of the run's folder; got "
+            f"{done['checkpoint']['dirpath']}; for another disk, put the run's folder there"
+        )
     given = _section(recipe.get("logging"), "logging")
     for name in given:
         if name not in LOGGING:

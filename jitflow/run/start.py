@@ -28,7 +28,10 @@ AUTO = "auto"
 _ASIDE = ".before-restart"
 CONVERTED = "converted"
 """Folder in a run's, for a checkpoint of another format that its training begins with; none of the run's own."""
-_SECTIONS = ("seed_everything", "model", "data", "trainer", "schedule", "checkpoint", "guard", "logging")
+_SECTIONS = (
+    *("seed_everything", "init_from", "init_ema", "model", "data"),
+    *("trainer", "schedule", "checkpoint", "guard", "logging"),
+)
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,7 @@ def find_start(recipe: Mapping[str, Any], run_dir: Path, resume: str | Path = AU
     """
     if str(resume) != AUTO:
         return _start_from(find_checkpoint(resume), recipe, run_dir)
-    # The recipe may keep its checkpoints elsewhere than where a folder is looked through.
-    found = resume_point(run_dir) or resume_point(run_dir / recipe["checkpoint"]["dirpath"])
+    found = resume_point(run_dir)
     if found is None:
         return Start()
     recorded = recorded_settings(run_dir, found)
@@ -96,6 +98,8 @@ def _start_from(checkpoint: Path, recipe: Mapping[str, Any], run_dir: Path) -> S
                 "lies, or choose an empty one"
             )
     before, now = recorded_settings(run_folder_of(checkpoint), checkpoint) or {}, flatten(recipe)
+    if now["init_from"] not in (None, before.get("init_from")):
+        raise ConfigError("resume goes on with a run, init_from begins a new one; give one of them")
     changed = {name: (before[name], now.get(name)) for name in before if before[name] != now.get(name)}
     if changed:
         log.info("going on with other settings: %s", describe_changes(changed, most=20))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from jitflow.training.module import FlowModule
 
+GRID_NAME = "grid.png"
 _WIDEST_ROW, _COLUMNS = 16, 8
 
 
@@ -49,7 +50,8 @@ class Samples:
     texts: list[str] = field(default_factory=list)
 
     unit: ClassVar[str] = "samples"
-    grid_name: ClassVar[str] = "grid.png"
+    # Of every application it ends so: a folder of samples that is judged is judged without it.
+    grid_name: ClassVar[str] = GRID_NAME
     record_name: ClassVar[str] = "settings.json"
 
     def __len__(self) -> int:

@@ -106,18 +106,25 @@ def _with_recorded_recipe(words: list[str]) -> list[str]:
 
     if any(word.startswith("--config=") for word in words) or {"-h", "--help"} & set(words):
         return words
+    resume = _value_of("--resume", words)
+    place = _value_of("--run_dir", words) if resume == AUTO else resume
+    if not place:
+        return words
+    recipe = recipe_to_resume(place)
+    try:
+        check_classes(recipe)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}; if you trust it, name its recipe with --config") from None
+    return [f"--config={_written(recipe)}", *words]
+
+
+def _value_of(option: str, words: list[str]) -> str:
+    """What follows an option, as a word of its own or after ``=``; empty where it is not given."""
     for place, word in enumerate(words):
         flag, equals, value = word.partition("=")
-        if flag == "--resume":
-            value = value if equals else "".join(words[place + 1 : place + 2])
-            if value and value != AUTO:
-                recipe = recipe_to_resume(value)
-                try:
-                    check_classes(recipe)
-                except ConfigError as error:
-                    raise ConfigError(f"{value}: {error}; if you trust it, name its recipe with --config") from None
-                return [f"--config={_written(recipe)}", *words]
-    return words
+        if flag == option:
+            return value if equals else "".join(words[place + 1 : place + 2])
+    return ""
 
 
 def _written(recipe: dict[str, Any]) -> Path:

@@ -18,10 +18,11 @@ from jitflow.errors import ConfigError, DataError
 from jitflow.evaluation import evaluate as evaluate_module
 from jitflow.evaluation.evaluate import Plan, evaluate
 from jitflow.evaluation.extractors import make_extractor
-from jitflow.evaluation.reference import load_reference
+from jitflow.evaluation.reference import ImageFiles, load_reference
 from jitflow.evaluation.scorer import FrechetScorer
 from jitflow.evaluation.sweep import Grid, parse_intervals, parse_numbers, sweep
 from jitflow.model import Model, load
+from jitflow.training.samples import Samples
 
 FEW = ("--num_images", "20")
 PIXELS = {"reference": "digits:val", "extractor": "pixels:4", "device": "cpu"}
@@ -304,3 +305,14 @@ def test_too_few_images_for_the_dimension_are_warned_about(checkpoint, tmp_path)
     report = evaluate(checkpoint, Plan(20), reference="digits:val", extractor="pixels:8", device="cpu", out=tmp_path)
     assert "at least 65" in report["warnings"][0]
     assert json.loads((tmp_path / "report.json").read_text())["warnings"] == report["warnings"]
+
+
+def test_a_folder_of_samples_is_judged_without_the_picture_of_all(tmp_path):
+    pixels = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    samples = Samples(pixels, [0] * 5, list(range(5)), ["one"] * 5, ["one"] * 5)
+    folder = samples.save(tmp_path / "drawn")
+    assert (folder / samples.grid_name).is_file()
+    assert [path.name for path in ImageFiles(tmp_path, 16).files] == samples.file_names()
+    # Without a record beside it, it is a picture like another.
+    (folder / samples.record_name).unlink()
+    assert len(ImageFiles(tmp_path, 16)) == 6
