@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import lightning.pytorch as pl
 
 from jitflow.callbacks import FiniteGuard, JiTModelCheckpoint, LearningRateSchedulerCallback
 from jitflow.errors import ConfigError, unknown_name
+from jitflow.run.arguments import arguments_of
 from jitflow.run.recipe import copy_nested, find_class
 
 # Sections of a recipe whose values are arguments of one callable, without those that the run itself gives.
@@ -118,15 +118,12 @@ def _arguments(
     function: Callable[..., Any], given: Mapping[str, Any], section: str, left_out: set[str] | None = None
 ) -> dict[str, Any]:
     """Defaults of a callable's arguments by name; ConfigError if one that is given does not exist."""
-    parameters = inspect.signature(function).parameters.values()
-    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    names = [name for name in names if name not in (left_out or ())]
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    takes = arguments_of(function)
+    names = [name for name in takes.names if name not in (left_out or ())]
     for name in given:
-        if name not in names and not takes_all:
+        if name not in names and not takes.takes_all:
             raise unknown_name(f"setting {section}.", name, names)
-    defaults = {p.name: p.default for p in parameters if p.name in names and p.default is not p.empty}
-    return {name: value for name, value in defaults.items() if name not in given}
+    return {name: value for name, value in takes.defaults.items() if name in names and name not in given}
 
 
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

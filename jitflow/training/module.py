@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,8 +23,6 @@ from jitflow.codec.pixel import PixelCodec
 from jitflow.core.condition import Condition
 from jitflow.core.loss import mse_per_sample
 from jitflow.core.path import (
-    PREDICTIONS,
-    Prediction,
     data_from_velocity,
     interpolate,
     perfect_prediction,
@@ -31,12 +30,12 @@ from jitflow.core.path import (
 )
 from jitflow.core.seeding import mix_seeds, noise_from_seeds, uniform_from_indices
 from jitflow.core.times import TimeDistribution, TimeKind
-from jitflow.errors import ConfigError, unknown_name
+from jitflow.errors import ConfigError
+from jitflow.training.flow_settings import FlowSettings
 from jitflow.training.lightning_counters import ExactResume
 from jitflow.training.optim import build_adamw
 from jitflow.training.outputs import StepOutputs
 from jitflow.training.sampling import FlowSampling, batch_time
-from jitflow.training.sampling_settings import SamplingSettings
 from jitflow.training.terms import FlowState, LossTerm
 
 # Names of independent random streams drawn from one seed.
@@ -50,42 +49,34 @@ class FlowModule(ExactResume, FlowSampling):
         codec: Between data and the model space.
         net: Network ``(x, t, label) -> prediction``, shapes ``(B, C, H, W)``, ``(B,)``, ``(B,)``.
         num_classes: Number of classes; this number is the null label.
-        learning_rate: Step size of AdamW.
-        weight_decay: Decay of matrices; vectors and biases never decay.
-        ema_decay1: Decay of the first average of the weights, the one that is sampled from. In a recipe null is
-            chosen by the length of the training, for both.
-        ema_decay2: Decay of the second average.
-        P_mean: Mean of the logit of the training times.
-        P_std: Standard deviation of the logit of the training times.
-        noise_scale: Standard deviation of the noise; the JiT release uses image size / 256.
-        t_eps: Smallest ``1 - t`` that a data prediction is divided by, in training and sampling.
-        label_drop_prob: Share of training labels replaced by the null label.
-        sampling_method: Solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
-        num_sampling_steps: Steps of the solver.
-        cfg_scale: Guidance scale; 1 switches guidance off.
-        cfg_interval: Times (low, high) between which guidance acts.
-        prediction: What the network predicts.
-        time_kind: Distribution of the training times.
-        time_shift: Above 1 moves sampling times towards the noise.
-        cfg_channels: Guide only this many leading channels; None guides all.
-        churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
-        self_conditioning_prob: Share of training batches in which a network that takes hints is given its own
-            estimate of the data.
-        velocity_weight: Factor of the velocity's loss.
+        settings: Settings of the flow; each is an attribute of the module under its name.
         loss_terms: Losses that are added to the velocity's.
 
     Attributes:
         application: Name of the application, which checkpoints store; empty for a class of none.
         has_release_format: Whether the JiT release's ``.pth`` can hold its models.
         takes_codec_file: Whether part of the codec may lie in a file of its own, see :meth:`load_codec`.
+        settings_class: Settings that the constructor's further keywords, ``**settings``, belong to.
 
     Raises:
-        ConfigError: If a value is out of its range.
+        ConfigError: If a setting does not go with the model space.
     """
 
     application: ClassVar[str] = ""
     has_release_format: ClassVar[bool] = False
     takes_codec_file: ClassVar[bool] = False
+    settings_class: ClassVar[type[FlowSettings]] = FlowSettings
+
+    learning_rate: float
+    weight_decay: float
+    ema_decay1: float
+    ema_decay2: float
+    P_mean: float
+    P_std: float
+    label_drop_prob: float
+    time_kind: TimeKind
+    self_conditioning_prob: float
+    velocity_weight: float
 
     def __init__(
         self,
@@ -93,78 +84,21 @@ class FlowModule(ExactResume, FlowSampling):
         net: nn.Module,
         *,
         num_classes: int,
-        learning_rate: float = 1e-4,
-        weight_decay: float = 0.0,
-        ema_decay1: float | None = 0.9999,
-        ema_decay2: float | None = 0.9996,
-        P_mean: float = -0.8,
-        P_std: float = 0.8,
-        noise_scale: float = 1.0,
-        t_eps: float = 5e-2,
-        label_drop_prob: float = 0.1,
-        sampling_method: str = "heun",
-        num_sampling_steps: int = 50,
-        cfg_scale: float = 1.0,
-        cfg_interval: tuple[float, float] = (0.0, 1.0),
-        prediction: Prediction = "data",
-        time_kind: TimeKind = "logit_normal",
-        time_shift: float = 1.0,
-        cfg_channels: int | None = None,
-        churn: float = 0.0,
-        self_conditioning_prob: float = 0.5,
-        velocity_weight: float = 1.0,
+        settings: FlowSettings = FlowSettings(),  # noqa: B008 (frozen)
         loss_terms: Sequence[LossTerm] = (),
     ) -> None:
         super().__init__()
-        if not 0 <= label_drop_prob <= 1:
-            raise ConfigError(f"label_drop_prob must lie in [0, 1]; got {label_drop_prob}")
-        if not 0 < t_eps < 1:
-            raise ConfigError(f"t_eps must lie between 0 and 1; got {t_eps}")
-        if not 0 <= self_conditioning_prob <= 1:
-            raise ConfigError(f"self_conditioning_prob must lie in [0, 1]; got {self_conditioning_prob}")
-        if not learning_rate > 0:
-            raise ConfigError(f"learning_rate must be positive; got {learning_rate}")
-        if weight_decay < 0:
-            raise ConfigError(f"weight_decay must not be negative; got {weight_decay}")
-        if not noise_scale > 0:
-            raise ConfigError(f"noise_scale must be positive; got {noise_scale}")
-        if ema_decay1 is None or ema_decay2 is None:
-            raise ConfigError("ema_decay1 and ema_decay2 are only left open in a recipe; give both")
-        if not (0 <= ema_decay1 <= 1 and 0 <= ema_decay2 <= 1):
-            raise ConfigError(f"the EMA decays must lie in [0, 1]; got {ema_decay1} and {ema_decay2}")
-        if prediction not in PREDICTIONS:
-            raise unknown_name("prediction", prediction, PREDICTIONS)
         self.codec = codec
         self.net = net
         self.num_classes = num_classes
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.ema_decay1 = ema_decay1
-        self.ema_decay2 = ema_decay2
-        self.P_mean = P_mean
-        self.P_std = P_std
-        self.noise_scale = noise_scale
-        self.t_eps = t_eps
-        self.label_drop_prob = label_drop_prob
-        self.sampling_method = sampling_method
-        self.num_sampling_steps = num_sampling_steps
-        self.cfg_scale = cfg_scale
-        self.cfg_interval = cfg_interval
-        self.prediction = prediction
-        self.time_kind = time_kind
-        self.time_shift = time_shift
-        self.cfg_channels = cfg_channels
-        self.churn = churn
-        self.temperature = 1.0
-        self.self_conditioning_prob = self_conditioning_prob
-        self.velocity_weight = velocity_weight
+        for field in fields(settings):
+            setattr(self, field.name, getattr(settings, field.name))
         self.loss_terms = list(loss_terms)
         self.optimizer_on_cpu = False
         self.run_seed: int | None = None
         self._batch_index: Tensor | None = None
         self._batch_epoch = 0
-        SamplingSettings.of(self).check(codec.shape[0])
-        self._time_distribution()
+        settings.check(codec.shape[0])
 
     @classmethod
     def settings_from_data(cls, info: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,18 +27,18 @@ class SamplingSettings:
         temperature: Divides log-probabilities where a model has them; below 1 it draws what is likeliest.
     """
 
-    sampling_method: str
-    num_sampling_steps: int
-    cfg_scale: float
-    cfg_interval: tuple[float, float]
-    time_shift: float
-    cfg_channels: int | None
-    churn: float
-    temperature: float
+    sampling_method: str = "heun"
+    num_sampling_steps: int = 50
+    cfg_scale: float = 1.0
+    cfg_interval: tuple[float, float] = (0.0, 1.0)
+    time_shift: float = 1.0
+    cfg_channels: int | None = None
+    churn: float = 0.0
+    temperature: float = 1.0
 
     @classmethod
     def of(cls, module: Any, **given: Any) -> SamplingSettings:
-        """Read a module's attributes.
+        """Read the settings of sampling from a module's attributes.
 
         Args:
             module: Has an attribute for each setting.

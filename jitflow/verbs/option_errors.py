@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jitflow.errors import ConfigError, option_error, unknown_name
+from jitflow.run.arguments import arguments_of
 from jitflow.run.recipe import find_class
 
 
@@ -52,7 +52,5 @@ def _arguments_of(spec: Any) -> tuple[str, list[str]] | None:
         cls = find_class(spec, foreign=True)
     except ConfigError:
         return None
-    parameters = inspect.signature(cls).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return str(cls.__name__), [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    takes = arguments_of(cls)
+    return None if takes.takes_all else (str(cls.__name__), takes.names)

@@ -15,6 +15,7 @@ from jitflow.core.path import interpolate, velocity_from_data
 from jitflow.nets.jit import JiT
 from jitflow.nets.registry import create_model
 from jitflow.training import sampling as sampling_file
+from jitflow.training.flow_settings import FlowSettings
 from jitflow.training.module import FlowModule
 
 HERE = Path(__file__).parent
@@ -48,9 +49,8 @@ def config():
 def module(golden, config):
     net = JiT(**{name: config[name] for name in NET_ARGUMENTS})
     net.load_state_dict({k.removeprefix("weights/"): v for k, v in golden.items() if k.startswith("weights/")})
-    return FlowModule(
-        PixelCodec(net.img_size), net, num_classes=config["num_classes"], learning_rate=config["lr"], t_eps=0.05
-    )
+    settings = FlowSettings(learning_rate=config["lr"], t_eps=0.05)
+    return FlowModule(PixelCodec(net.img_size), net, num_classes=config["num_classes"], settings=settings)
 
 
 def deviation(ours, reference):

@@ -17,6 +17,7 @@ from jitflow.layers.embed import sincos_position_table
 from jitflow.nets.lightningdit import LightningDiT, detect_lightningdit, load_lightningdit_weights
 from jitflow.nets.registry import create_model
 from jitflow.nets.weights import load_strictly
+from jitflow.training.flow_settings import FlowSettings
 from jitflow.training.module import FlowModule
 from jitflow.training.terms import CosineTerm
 
@@ -83,7 +84,7 @@ def test_loss_terms(net, golden, config):
         PixelCodec((8, 8), 4),
         net,
         num_classes=config["num_classes"],
-        prediction="velocity",
+        settings=FlowSettings(prediction="velocity"),
         loss_terms=[CosineTerm()],
     )
     with torch.no_grad():

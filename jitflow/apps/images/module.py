@@ -10,12 +10,11 @@ import torch
 from jitflow.checkpoint.jit_release import release_args
 from jitflow.checkpoint.load import load_module
 from jitflow.codec.pixel import PixelCodec
-from jitflow.core.path import Prediction
-from jitflow.core.times import TimeKind
 from jitflow.errors import ConfigError
 from jitflow.layers.transformer import CompiledParts
 from jitflow.nets.jit import JiT
 from jitflow.nets.registry import create_model
+from jitflow.training.flow_settings import FlowSettings
 from jitflow.training.lightning_counters import last_finished_epoch
 from jitflow.training.module import FlowModule
 
@@ -48,13 +47,11 @@ class JiTLightningModule(FlowModule):
         cfg_scale: Guidance scale; 1 switches guidance off.
         cfg_interval: Times (low, high) between which guidance acts.
         in_channels: 3 for colour, 1 for grey.
-        prediction: What the network predicts.
-        time_kind: Distribution of the training times.
-        time_shift: Above 1 moves sampling times towards the noise.
         net_settings: Arguments of the network that replace the variant's, such as ``{"depth": 6}``; with
             ``model_name="JiT"`` they say everything.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
         compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one.
+        settings: Further :class:`~jitflow.training.flow_settings.FlowSettings`.
 
     Attributes:
         net: The network, a :class:`jitflow.nets.jit.JiT`.
@@ -87,29 +84,12 @@ class JiTLightningModule(FlowModule):
         cfg_interval: tuple[float, float] = (0.0, 1.0),
         *,
         in_channels: int = 3,
-        prediction: Prediction = "data",
-        time_kind: TimeKind = "logit_normal",
-        time_shift: float = 1.0,
         net_settings: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
         compile: bool | CompiledParts = False,
+        **settings: Any,
     ) -> None:
-        net = create_model(
-            model_name,
-            img_size=img_size,
-            in_channels=in_channels,
-            num_classes=num_classes,
-            attn_dropout=attn_dropout,
-            proj_dropout=proj_dropout,
-            gradient_checkpointing=gradient_checkpointing,
-            **(net_settings or {}),
-        )
-        assert isinstance(net, JiT)
-        net.compile_parts(compile)
-        super().__init__(
-            PixelCodec(net.img_size, in_channels),
-            net,
-            num_classes=num_classes,
+        flow = FlowSettings(
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             ema_decay1=ema_decay1,
@@ -123,12 +103,24 @@ class JiTLightningModule(FlowModule):
             num_sampling_steps=num_sampling_steps,
             cfg_scale=cfg_scale,
             cfg_interval=cfg_interval,
-            prediction=prediction,
-            time_kind=time_kind,
-            time_shift=time_shift,
+            **settings,
         )
+        net = create_model(
+            model_name,
+            img_size=img_size,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            attn_dropout=attn_dropout,
+            proj_dropout=proj_dropout,
+            gradient_checkpointing=gradient_checkpointing,
+            **(net_settings or {}),
+        )
+        assert isinstance(net, JiT)
+        net.compile_parts(compile)
+        super().__init__(PixelCodec(net.img_size, in_channels), net, num_classes=num_classes, settings=flow)
         self.model_name = model_name
         self.img_size = img_size
+        self.save_hyperparameters(flow.arguments())
         self.save_hyperparameters()
 
     @classmethod

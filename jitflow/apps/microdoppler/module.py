@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,13 +13,31 @@ from torch import Tensor
 from jitflow.codec.latent import LatentCodec, load_image_codec
 from jitflow.codec.linear import LinearCodec
 from jitflow.core.path import Prediction
-from jitflow.core.times import TimeKind
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.layers.transformer import CompiledParts
 from jitflow.nets.lightningdit import LightningDiT
 from jitflow.nets.registry import create_model
+from jitflow.training.flow_settings import FlowSettings
 from jitflow.training.module import FlowModule
 from jitflow.training.terms import CosineTerm
+
+
+@dataclass(frozen=True)
+class LatentFlowSettings(FlowSettings):
+    """Settings of a flow between noise and latents: those of the LightningDiT release, with the document's guidance.
+
+    Attributes:
+        num_sampling_steps: Steps of the solver. The release's "250 steps" are 250 points, which are 249 steps.
+        cfg_channels: Guide only this many leading channels, 3 in the release; None guides all.
+        time_shift: Above 1 moves sampling times towards the noise; the release's shift ``s`` is ``1 / s`` here.
+    """
+
+    P_mean: float = 0.0
+    P_std: float = 1.0
+    prediction: Prediction = "velocity"
+    sampling_method: str = "euler"
+    num_sampling_steps: int = 250
+    cfg_scale: float = 4.0
 
 
 class UserConditionedDiT(FlowModule):
@@ -33,27 +52,11 @@ class UserConditionedDiT(FlowModule):
             what the data hold.
         model_name: Name of the network, see ``jitflow models 'LightningDiT*'``.
         latent_shape: Shape of one latent, (channels, height, width). In a recipe null is what the data hold.
-        learning_rate: Step size of AdamW.
-        weight_decay: Decay of matrices; vectors and biases never decay.
-        ema_decay1: Decay of the first average of the weights, the one that is sampled from.
-        ema_decay2: Decay of the second average.
         cosine_weight: Factor of the second loss, the direction of the velocity; 0 leaves it out.
-        P_mean: Mean of the logit of the training times.
-        P_std: Standard deviation of the logit of the training times.
-        noise_scale: Standard deviation of the noise.
-        t_eps: Smallest ``1 - t`` that a data prediction is divided by.
-        label_drop_prob: Share of training labels replaced by "no user".
-        sampling_method: Solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
-        num_sampling_steps: Steps of the solver. The release's "250 steps" are 250 points, which are 249 steps.
-        cfg_scale: Guidance scale; 1 switches guidance off.
-        cfg_interval: Times (low, high) between which guidance acts.
-        cfg_channels: Guide only this many leading channels, 3 in the release; None guides all.
-        prediction: What the network predicts.
-        time_kind: Distribution of the training times.
-        time_shift: Above 1 moves sampling times towards the noise; the release's shift ``s`` is ``1 / s`` here.
         net_settings: Arguments of the network that replace the variant's.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
         compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one.
+        settings: Further :class:`LatentFlowSettings`.
 
     Attributes:
         user_ids: The users' own numbers by label, 1-based unless the data says otherwise.
@@ -65,6 +68,7 @@ class UserConditionedDiT(FlowModule):
 
     application: ClassVar[str] = "microdoppler"
     takes_codec_file: ClassVar[bool] = True
+    settings_class = LatentFlowSettings
 
     def __init__(
         self,
@@ -72,28 +76,13 @@ class UserConditionedDiT(FlowModule):
         model_name: str = "LightningDiT-XL/1",
         latent_shape: tuple[int, int, int] | None = (32, 16, 16),
         *,
-        learning_rate: float = 1e-4,
-        weight_decay: float = 0.0,
-        ema_decay1: float | None = 0.9999,
-        ema_decay2: float | None = 0.9996,
         cosine_weight: float = 1.0,
-        P_mean: float = 0.0,
-        P_std: float = 1.0,
-        noise_scale: float = 1.0,
-        t_eps: float = 5e-2,
-        label_drop_prob: float = 0.1,
-        sampling_method: str = "euler",
-        num_sampling_steps: int = 250,
-        cfg_scale: float = 4.0,
-        cfg_interval: tuple[float, float] = (0.0, 1.0),
-        cfg_channels: int | None = None,
-        prediction: Prediction = "velocity",
-        time_kind: TimeKind = "logit_normal",
-        time_shift: float = 1.0,
         net_settings: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
         compile: bool | CompiledParts = False,
+        **settings: Any,
     ) -> None:
+        flow = LatentFlowSettings(**settings)
         if num_users is None or latent_shape is None:
             raise ConfigError("num_users and latent_shape are only left to the data in a recipe; give both")
         if num_users < 1:
@@ -117,28 +106,13 @@ class UserConditionedDiT(FlowModule):
             self.latents,
             net,
             num_classes=num_users,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            ema_decay1=ema_decay1,
-            ema_decay2=ema_decay2,
-            P_mean=P_mean,
-            P_std=P_std,
-            noise_scale=noise_scale,
-            t_eps=t_eps,
-            label_drop_prob=label_drop_prob,
-            sampling_method=sampling_method,
-            num_sampling_steps=num_sampling_steps,
-            cfg_scale=cfg_scale,
-            cfg_interval=cfg_interval,
-            cfg_channels=cfg_channels,
-            prediction=prediction,
-            time_kind=time_kind,
-            time_shift=time_shift,
+            settings=flow,
             loss_terms=[CosineTerm(cosine_weight)] if cosine_weight else [],
         )
         self.model_name = model_name
         self.user_ids = list(range(1, num_users + 1))
         self.codec_record: dict[str, Any] | None = None
+        self.save_hyperparameters(flow.arguments())
         self.save_hyperparameters()
 
     def labels_of(self, user_ids: Sequence[int]) -> Tensor:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from jitflow.apps.text.code_posterior import CodePosterior, digit_cross_entropy
 from jitflow.apps.text.colour import ColourCodec
 from jitflow.apps.text.colour import Mapping as ColourMapping
+from jitflow.apps.text.flow_settings import TextFlowSettings
 from jitflow.apps.text.network import build_jit_model
 from jitflow.apps.text.tokenizer import Tokenizer, make_tokenizer, tokenizer_from_json
 from jitflow.core.condition import Condition
 from jitflow.core.path import data_from_velocity, velocity_from_data
 from jitflow.core.seeding import mix_seeds, noise_from_seeds
-from jitflow.core.times import TimeKind
 from jitflow.errors import ConfigError, unknown_name
 from jitflow.layers.transformer import CompiledParts
 from jitflow.training.module import FlowModule
@@ -43,36 +43,14 @@ class TextLightningModule(FlowModule):
         img_size: Side of the images in pixels.
         mapping: ``codebook``, ``lattice`` or ``base256``.
         codebook_seed: Seed of the codebook.
-        predict_clean: Predict the image; False predicts the velocity.
         decoder: What the output means. ``expected``: directions that, with the evidence of each place, give
             probabilities of codewords, whose average is the predicted image (codebook and ``predict_clean`` only).
             ``direct``: the predicted image or velocity itself.
-        learning_rate: Step size of AdamW.
-        weight_decay: Decay of matrices; vectors and biases never decay.
-        ema_decay1: Decay of the first average of the weights, the one that is sampled from.
-        ema_decay2: Decay of the second average.
-        velocity_weight: Factor of the velocity's squared error.
-        cross_entropy_weight: Factor of the cross-entropy of the tokens; 0 leaves it out.
-        pad_weight: Weight of padding in the losses. Not 0, or a sampler would never learn where a text ends.
         self_conditioning: Tell the network its own estimate of the text.
-        self_conditioning_prob: Share of training batches in which it is told.
-        infill_prob: Share of training texts that have gaps: most tokens are shown clean, of the others hardly anything.
-            From noisy texts alone a network learns to use context late: what a place says by itself is worth more at
-            first, and it stays there for long.
-        prompt_prob: Share of the other training texts of which a random beginning is known; it is shown clean.
-        P_mean: Mean of the logit of the training times.
-        P_std: Standard deviation of the logit of the training times.
-        noise_scale: Standard deviation of the noise.
-        t_eps: Smallest ``1 - t`` that a data prediction is divided by. No larger than the last step of sampling, or
-            a sample keeps some of its noise, which the mappings of one pixel cannot bear.
-        sampling_method: Solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
-        num_sampling_steps: Steps of the solver.
-        churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
-        time_kind: Distribution of the training times.
-        time_shift: Above 1 moves sampling times towards the noise.
         net_settings: Arguments of the network that replace the variant's.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
         compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one.
+        settings: Further :class:`TextFlowSettings`.
 
     Attributes:
         tokenizer: The tokeniser.
@@ -88,6 +66,12 @@ class TextLightningModule(FlowModule):
     """
 
     application: ClassVar[str] = "text"
+    settings_class = TextFlowSettings
+
+    cross_entropy_weight: float
+    pad_weight: float
+    infill_prob: float
+    prompt_prob: float
 
     def __init__(
         self,
@@ -97,41 +81,15 @@ class TextLightningModule(FlowModule):
         *,
         mapping: ColourMapping = "codebook",
         codebook_seed: int = 0,
-        predict_clean: bool = True,
         decoder: Decoder | None = None,
-        learning_rate: float = 1e-4,
-        weight_decay: float = 0.0,
-        ema_decay1: float | None = 0.9999,
-        ema_decay2: float | None = 0.9996,
-        velocity_weight: float = 1.0,
-        cross_entropy_weight: float = 1.0,
-        pad_weight: float = 0.1,
         self_conditioning: bool = True,
-        self_conditioning_prob: float = 0.5,
-        infill_prob: float = 0.75,
-        prompt_prob: float = 0.25,
-        P_mean: float = -0.8,
-        P_std: float = 0.8,
-        noise_scale: float = 1.0,
-        t_eps: float = 1e-2,
-        sampling_method: str = "euler",
-        num_sampling_steps: int = 100,
-        churn: float = 0.0,
-        time_kind: TimeKind = "logit_normal",
-        time_shift: float = 1.0,
         net_settings: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
         compile: bool | CompiledParts = False,
+        **settings: Any,
     ) -> None:
-        for name, value in (("velocity_weight", velocity_weight), ("cross_entropy_weight", cross_entropy_weight)):
-            if not value >= 0:
-                raise ConfigError(f"{name} must not be negative; got {value}")
-        if not velocity_weight + cross_entropy_weight > 0:
-            raise ConfigError("velocity_weight and cross_entropy_weight are both 0, so there is nothing to learn from")
-        for name, value in (("pad_weight", pad_weight), ("infill_prob", infill_prob), ("prompt_prob", prompt_prob)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name} must lie in [0, 1]; got {value}")
-        can_choose = mapping == "codebook" and predict_clean
+        flow = TextFlowSettings(**settings)
+        can_choose = mapping == "codebook" and flow.predict_clean
         decoder = decoder or ("expected" if can_choose else "direct")
         if decoder not in DECODERS:
             raise unknown_name("decoder", decoder, DECODERS)
@@ -146,7 +104,7 @@ class TextLightningModule(FlowModule):
         net = build_jit_model(
             model_name,
             img_size,
-            predict_clean,
+            flow.predict_clean,
             self_conditioning=self_conditioning,
             gradient_checkpointing=gradient_checkpointing,
             **(net_settings or {}),
@@ -157,34 +115,16 @@ class TextLightningModule(FlowModule):
             net,
             # Class 0 is "no class", and there is no other.
             num_classes=0,
-            label_drop_prob=0.0,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            ema_decay1=ema_decay1,
-            ema_decay2=ema_decay2,
-            P_mean=P_mean,
-            P_std=P_std,
-            noise_scale=noise_scale,
-            t_eps=t_eps,
-            sampling_method=sampling_method,
-            num_sampling_steps=num_sampling_steps,
-            churn=churn,
-            prediction="data" if predict_clean else "velocity",
-            time_kind=time_kind,
-            time_shift=time_shift,
-            self_conditioning_prob=self_conditioning_prob,
-            velocity_weight=velocity_weight,
-            loss_terms=[_TokenCrossEntropy(self, cross_entropy_weight)] if cross_entropy_weight else [],
+            settings=flow,
+            loss_terms=[_TokenCrossEntropy(self, flow.cross_entropy_weight)] if flow.cross_entropy_weight else [],
         )
         self.model_name = model_name
         self.tokenizer = words
         self.colours = colours
-        self.pad_weight = pad_weight
-        self.infill_prob = infill_prob
-        self.prompt_prob = prompt_prob
-        self.posterior = CodePosterior(colours, noise_scale=noise_scale) if decoder == "expected" else None
+        self.posterior = CodePosterior(colours, noise_scale=flow.noise_scale) if decoder == "expected" else None
         self.token_bias = nn.Parameter(torch.zeros(words.vocab_size)) if decoder == "expected" else None
         # Not in the loggers: a learned tokeniser is long.
+        self.save_hyperparameters(flow.arguments(), logger=False)
         self.save_hyperparameters(logger=False)
 
     @property

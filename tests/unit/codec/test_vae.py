@@ -13,6 +13,7 @@ from jitflow.codec.vae import VAECodec, load_autoencoder, weights_checksum
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.nets.autoencoder_kl import AutoencoderKL
 from jitflow.nets.lightningdit import LightningDiT
+from jitflow.training.flow_settings import FlowSettings
 from jitflow.training.module import FlowModule
 
 TINY = {
@@ -165,7 +166,8 @@ def test_statistics_are_copied(vae):
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log:UserWarning")
 def test_a_module_neither_trains_nor_saves_it(codec, images):
     net = LightningDiT(input_size=8, in_channels=4, hidden_size=16, depth=1, num_heads=2, num_classes=3)
-    module = FlowModule(codec, net, num_classes=3, prediction="velocity", sampling_method="euler", num_sampling_steps=2)
+    settings = FlowSettings(prediction="velocity", sampling_method="euler", num_sampling_steps=2)
+    module = FlowModule(codec, net, num_classes=3, settings=settings)
     assert not isinstance(codec, nn.Module)
     assert all(name.startswith("net.") for name in module.state_dict())
     assert {id(p) for p in module.parameters()} == {id(p) for p in net.parameters()}

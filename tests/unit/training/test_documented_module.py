@@ -41,7 +41,7 @@ def test_signature():
     positional = {n: p.default for n, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD}
     assert list(positional.items()) == list(DOCUMENTED.items())
     ours = [p for p in parameters.values() if p.kind is not p.POSITIONAL_OR_KEYWORD]
-    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in ours)
+    assert all(p.kind is p.VAR_KEYWORD or (p.kind is p.KEYWORD_ONLY and p.default is not p.empty) for p in ours)
 
 
 def test_arguments_are_attributes_and_hyperparameters(make_module):

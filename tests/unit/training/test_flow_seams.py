@@ -10,6 +10,7 @@ from jitflow.core.loss import cosine_per_sample, mse_per_sample
 from jitflow.core.path import interpolate, renoise
 from jitflow.core.seeding import use_seeds
 from jitflow.errors import ConfigError
+from jitflow.training.flow_settings import FlowSettings
 from jitflow.training.module import FlowModule
 from jitflow.training.sampling_call import running_call
 from jitflow.training.terms import CosineTerm, FlowState
@@ -31,8 +32,10 @@ class Oracle(nn.Module):
         return self.image.expand_as(x) * (1 + 0 * y.view(-1, 1, 1, 1))
 
 
-def module_of(net, **settings):
-    return FlowModule(PixelCodec(SHAPE[1:], SHAPE[0]), net, num_classes=3, **settings)
+def module_of(net, loss_terms=(), **settings):
+    return FlowModule(
+        PixelCodec(SHAPE[1:], SHAPE[0]), net, num_classes=3, settings=FlowSettings(**settings), loss_terms=loss_terms
+    )
 
 
 @pytest.fixture

@@ -1,0 +1,87 @@
+"""Settings of a flow model: its path, losses, optimiser and averages, and how it samples unless told otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from jitflow.core.path import PREDICTIONS, Prediction
+from jitflow.core.times import TimeDistribution, TimeKind
+from jitflow.errors import ConfigError, unknown_name
+from jitflow.training.sampling_settings import SamplingSettings
+
+
+@dataclass(frozen=True)
+class FlowSettings(SamplingSettings):
+    """Settings that a flow model is trained with, and its defaults of sampling.
+
+    An application's own settings are a subclass with other defaults: the only place where its defaults are written.
+
+    Attributes:
+        learning_rate: Step size of AdamW.
+        weight_decay: Decay of matrices; vectors and biases never decay.
+        ema_decay1: Decay of the first average of the weights, the one that is sampled from. In a recipe null is
+            chosen by the length of the training, for both.
+        ema_decay2: Decay of the second average.
+        P_mean: Mean of the logit of the training times.
+        P_std: Standard deviation of the logit of the training times.
+        noise_scale: Standard deviation of the noise; the JiT release uses image size / 256.
+        t_eps: Smallest ``1 - t`` that a data prediction is divided by, in training and sampling.
+        label_drop_prob: Share of training labels replaced by the null label, which guidance needs.
+        prediction: What the network predicts: ``data``, ``velocity`` or ``noise``.
+        time_kind: Distribution of the training times: ``logit_normal`` or ``uniform``.
+        self_conditioning_prob: Share of training batches in which a network that takes hints is given its own
+            estimate of the data.
+        velocity_weight: Weight of the velocity's squared error among the losses.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+    ema_decay1: float | None = 0.9999
+    ema_decay2: float | None = 0.9996
+    P_mean: float = -0.8
+    P_std: float = 0.8
+    noise_scale: float = 1.0
+    t_eps: float = 5e-2
+    label_drop_prob: float = 0.1
+    prediction: Prediction = "data"
+    time_kind: TimeKind = "logit_normal"
+    self_conditioning_prob: float = 0.5
+    velocity_weight: float = 1.0
+    # A choice of each sampling, not of a model.
+    temperature: float = field(init=False, default=1.0)
+
+    def __post_init__(self) -> None:
+        """Check every range that does not depend on the model space."""
+        # YAML and JSON have lists only.
+        object.__setattr__(self, "cfg_interval", tuple(self.cfg_interval))
+        for name in ("label_drop_prob", "self_conditioning_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1]; got {getattr(self, name)}")
+        if not 0 < self.t_eps < 1:
+            raise ConfigError(f"t_eps must lie between 0 and 1; got {self.t_eps}")
+        for name in ("learning_rate", "noise_scale"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
+        for name in ("weight_decay", "velocity_weight"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
+        for name, decay in (("ema_decay1", self.ema_decay1), ("ema_decay2", self.ema_decay2)):
+            if decay is None:
+                raise ConfigError(f"{name} is only left open in a recipe; give it")
+            if not 0 <= decay <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1]; got {decay}")
+        if self.prediction not in PREDICTIONS:
+            raise unknown_name("prediction", self.prediction, PREDICTIONS)
+        self.times()
+
+    def times(self) -> TimeDistribution:
+        """Return the distribution of the training times."""
+        return TimeDistribution(self.time_kind, self.P_mean, self.P_std)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the settings that a constructor takes, by name, as a checkpoint keeps them."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
