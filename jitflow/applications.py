@@ -143,7 +143,7 @@ def import_module(name: str) -> ModuleType:
 
 
 def load_object(path: str) -> Any:
-    """Import what a string names, such as ``"jitflow.apps.text.judge:evaluate_command"``."""
+    """Import what a string names, such as ``"jitflow.apps.text.commands:sample"``."""
     module, _, attribute = path.partition(":")
     return getattr(import_module(module), attribute)
 

@@ -74,7 +74,7 @@ TEXT = Application(
     ),
     headline=("text_recovery_accuracy", "token_accuracy"),
     documented=DOCUMENTED,
-    judge="jitflow.apps.text.judge:evaluate_command",
+    judge="jitflow.apps.text.evaluate_command:evaluate_command",
     scorer="jitflow.apps.text.sweep_score:RecoveryScorer",
     describe="jitflow.apps.text.describe",
     pictures={"text.png": "A written text as its image", "accuracy.png": "Accuracy"},
@@ -83,7 +83,7 @@ TEXT = Application(
     commands={
         "train": "jitflow.apps.text.commands:train",
         "sample": "jitflow.apps.text.commands:sample",
-        "evaluate": "jitflow.apps.text.judge:evaluate_command",
+        "evaluate": "jitflow.apps.text.evaluate_command:evaluate_command",
     },
     demo="jitflow.apps.text.demo:DEMO",
 )
