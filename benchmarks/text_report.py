@@ -20,9 +20,11 @@ from rich.console import Console
 from torch import Tensor
 
 from jitflow.apps.text.data import TextDataModule
-from jitflow.apps.text.judge import evaluate, judge_samples
+from jitflow.apps.text.evaluation_settings import TextEvaluation
+from jitflow.apps.text.judge import evaluate
 from jitflow.apps.text.module import TextLightningModule
 from jitflow.apps.text.recovery import token_accuracy
+from jitflow.apps.text.sample_judge import judge_samples
 from jitflow.apps.text.sampling import TextSamples
 from jitflow.core.condition import Condition
 from jitflow.core.seeding import noise_from_seeds
@@ -173,18 +175,15 @@ def _training_row(name: str, change: dict[str, Any], folder: Path, seed: int) ->
     seconds = time.process_time() - started
     mapping = {**BASE, **change}["mapping"]
     per_image = 64 if mapping == "codebook" else 1024
-    report = evaluate(
-        checkpoint,
-        None,
-        folder / "evaluation",
-        _NUM_TOKENS // per_image,
+    settings = TextEvaluation(
+        num_texts=_NUM_TOKENS // per_image,
         # As much text from each mapping.
-        max(4, _NUM_SAMPLES * 64 // per_image),
-        seed,
+        num_samples=max(4, _NUM_SAMPLES * 64 // per_image),
+        seed=seed,
         times=TIMES[mapping],
-        device="cpu",
         **_SAMPLING,
     )
+    report = evaluate(checkpoint, None, folder / "evaluation", settings, device="cpu")
     held_out, nearest = report["held_out"], f"{report['held_out']['time_nearest_half']:g}"
     one_pass = held_out["token_accuracy_one_pass"]
     return {

@@ -49,6 +49,10 @@ class Meter:
             left = format_seconds((self.total - done) / rate)
             log.info("%s %d/%d  %.1f %s/s  ETA %s", self.label, done, self.total, rate, self.unit, left)
 
+    def update_share(self, done: int, total: int) -> None:
+        """Say that ``done`` of ``total`` equal steps of the whole are done, as an ``on_progress`` callback does."""
+        self.update(self.total * done / total)
+
 
 @contextmanager
 def meter(label: str, total: float, *, unit: str = "images") -> Iterator[Meter]:

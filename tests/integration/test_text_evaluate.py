@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from jitflow import cli
 from jitflow.apps.text.baselines import context_free_scores, unigram_probabilities
-from jitflow.apps.text.judge import PLOT_NAME, REPORT_NAME, evaluate, judge_samples, read_noisy, stream_texts
+from jitflow.apps.text.evaluation_settings import TextEvaluation
+from jitflow.apps.text.judge import PLOT_NAME, REPORT_NAME, evaluate
 from jitflow.apps.text.module import TextLightningModule
+from jitflow.apps.text.noisy_reading import read_noisy
+from jitflow.apps.text.sample_judge import judge_samples, stream_texts
 from jitflow.apps.text.sampling import TextSamples
 from jitflow.apps.text.token_store import TokenStream
 from jitflow.core.path import interpolate
@@ -25,7 +28,7 @@ from jitflow.errors import CheckpointError, ConfigError, DataError, MissingFileE
 from jitflow.io.files import read_json
 
 NET = {"depth": 1, "hidden_size": 16, "num_heads": 2, "bottleneck_dim": 8}
-SAMPLING = {"steps": 3, "device": "cpu", "batch_size": 4}
+SETTINGS = TextEvaluation(7, 3, times=(0.1, 0.2, 0.3), steps=3, batch_size=4)
 SENTENCES = [f"Line {i} says that {word} follows {i + 1}.\n" for i, word in enumerate(["this", "that", "more"] * 40)]
 
 
@@ -73,7 +76,7 @@ def checkpoint(text, tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(checkpoint, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluation")
-    return evaluate(checkpoint, None, out, 7, 3, times=(0.1, 0.2, 0.3), **SAMPLING), out
+    return evaluate(checkpoint, None, out, SETTINGS, device="cpu"), out
 
 
 def test_a_network_that_says_nothing_reads_as_well_as_anyone_who_does_not_know_the_frequencies(ids):
@@ -158,7 +161,7 @@ def test_the_baseline_is_that_of_the_same_noise(report, text):
 
 
 def test_the_batch_size_changes_nothing(report, checkpoint, tmp_path):
-    again = evaluate(checkpoint, None, tmp_path, 7, 0, times=(0.1, 0.2, 0.3), **{**SAMPLING, "batch_size": 7})
+    again = evaluate(checkpoint, None, tmp_path, replace(SETTINGS, num_samples=0, batch_size=7), device="cpu")
     assert "samples" not in again
     for name, curve in report[0]["held_out"].items():
         assert again["held_out"][name] == pytest.approx(curve, rel=1e-4)
@@ -242,14 +245,14 @@ def test_the_command_prints_tables(checkpoint, tmp_path, capsys):
 def test_mistakes_are_told_before_anything_is_computed(checkpoint, tmp_path):
     for wrong in ({"num_texts": 0}, {"num_samples": -1}, {"batch_size": 0}):
         with pytest.raises(ConfigError, match="num_texts"):
-            evaluate(checkpoint, out=tmp_path / "x", **wrong)
+            TextEvaluation(**wrong)
     for times in ((), (0.0,), (0.2, 1.0)):
         with pytest.raises(ConfigError, match="times"):
-            evaluate(checkpoint, out=tmp_path / "x", times=times)
+            TextEvaluation(times=times)
     with pytest.raises(ConfigError, match="recovery_time"):
-        evaluate(checkpoint, out=tmp_path / "x", recovery_time=1.0)
+        TextEvaluation(recovery_time=1.0)
     with pytest.raises(ConfigError, match="ema_version"):
-        evaluate(checkpoint, out=tmp_path / "x", ema=3, device="cpu")
+        evaluate(checkpoint, None, tmp_path / "x", TextEvaluation(ema=3), device="cpu")
     with pytest.raises(MissingFileError):
         evaluate(tmp_path / "none.pth", out=tmp_path / "x")
     with pytest.raises(MissingFileError):

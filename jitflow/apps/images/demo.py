@@ -86,7 +86,7 @@ def _draw(model: Model, labels: list[int]) -> Samples:
             labels,
             _FIRST_SEED,
             batch_size=250,
-            on_progress=lambda done, total: progress.update(len(labels) * done / total),
+            on_progress=progress.update_share,
         )
 
 

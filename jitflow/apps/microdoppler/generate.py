@@ -106,7 +106,7 @@ def generate(
             steps=num_steps,
             ema=None if ema == 1 else ema,
             batch_size=batch_size,
-            on_progress=lambda done, total: progress.update(len(seeds) * done / total),
+            on_progress=progress.update_share,
         )
     assert isinstance(drawn, UserSamples)
     return drawn.save(folder, asked=asked)

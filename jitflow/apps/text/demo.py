@@ -13,6 +13,7 @@ from rich.text import Text
 
 from jitflow import pictures
 from jitflow.apps.text.corpus import builtin_documents
+from jitflow.apps.text.evaluation_settings import TextEvaluation
 from jitflow.apps.text.judge import PLOT_NAME, SAMPLES_NAME, evaluate
 from jitflow.apps.text.module import TextLightningModule
 from jitflow.apps.text.sampling import TextSamples
@@ -43,17 +44,14 @@ def _evaluate(state: DemoState) -> None:
         f"reading {settings['num_texts']} noisy held-out texts, writing {settings['num_samples']} of its own"
     )
     assert state.checkpoint is not None
-    report = evaluate(
-        state.checkpoint,
-        None,
-        state.out / _EVALUATION,
-        settings["num_texts"],
-        settings["num_samples"],
-        state.seed,
+    measured = TextEvaluation(
+        num_texts=settings["num_texts"],
+        num_samples=settings["num_samples"],
+        seed=state.seed,
         times=settings["times"],
-        device="cpu",
         **settings["sampling"],
     )
+    report = evaluate(state.checkpoint, None, state.out / _EVALUATION, measured, device="cpu")
     held_out, samples = report["held_out"], report["samples"]
     state.metrics.update(
         {
@@ -110,7 +108,7 @@ def _write(model: Model, state: DemoState) -> TextSamples:
             num=num,
             prompt=state.settings["prompt"],
             seeds=state.seed,
-            on_progress=lambda done, total: progress.update(num * done / total),
+            on_progress=progress.update_share,
             **state.settings["sampling"],
         )
     assert isinstance(samples, TextSamples)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jitflow.apps.text.judge import PLOT_NAME, RECOVERY_TIME, REPORT_NAME, evaluate
+from jitflow.apps.text.evaluation_settings import RECOVERY_TIME, TextEvaluation
+from jitflow.apps.text.judge import PLOT_NAME, REPORT_NAME, evaluate
 from jitflow.apps.text.tables import print_report
 
 
@@ -49,22 +50,18 @@ def evaluate_command(
         batch_size: Images at a time.
         device: cpu, cuda, cuda:1, mps; the fastest there is by default.
     """
-    report = evaluate(
-        checkpoint,
-        data_path,
-        out,
+    settings = TextEvaluation(
         num_texts,
         num_samples,
         seed,
         ema,
-        val_path=val_path,
         recovery_time=recovery_time,
         steps=steps,
         solver=solver,
         churn=churn,
         temperature=temperature,
         batch_size=batch_size,
-        device=device,
     )
+    report = evaluate(checkpoint, data_path, out, settings, val_path=val_path, device=device)
     print_report(report)
     Console(stderr=True, soft_wrap=True).print(f"{Path(out) / REPORT_NAME}, {Path(out) / PLOT_NAME}", markup=False)

@@ -20,6 +20,8 @@ from jitflow.io.files import load_checkpoint
 from jitflow.io.progress import meter
 
 log = logging.getLogger(__name__)
+# Training text that is compared with, in tokens: the search for copies needs 60 bytes of memory a character.
+MOST_TOKENS = 20_000_000
 _DEFAULTS = (str(DEFAULT_DATA_PATH), f"./{DEFAULT_DATA_PATH}")
 
 

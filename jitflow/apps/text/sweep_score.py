@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from jitflow.apps.text.evaluation_settings import RECOVERY_TIME
 from jitflow.apps.text.held_out import read_held_out
-from jitflow.apps.text.judge import RECOVERY_TIME
 from jitflow.apps.text.module import TextLightningModule
-from jitflow.apps.text.recovery import text_recovery_accuracy
-from jitflow.apps.text.sampling import TextSamples
+from jitflow.apps.text.noise_recovery import recover_texts
 from jitflow.errors import ConfigError
 from jitflow.evaluation.evaluate import Plan
 from jitflow.io.files import file_checksum
@@ -39,7 +38,6 @@ class RecoveryScorer:
         if not isinstance(model.module, TextLightningModule) or model.source is None:
             raise ConfigError("this sweep needs a checkpoint of text as colour")
         self._model = model
-        self._decode = model.module.tokenizer.decode
         self._ids = read_held_out(model.module, model.source, base.num_images, data_path=reference)
         self.card: dict[str, Any] = {
             "checkpoint": model.source,
@@ -53,19 +51,15 @@ class RecoveryScorer:
 
     def __call__(self, plan: Plan, on_progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
         """Cover the texts with noise, sample on from there, and compare."""
-        back = self._model.sample(
-            texts=self._ids,
-            start_time=RECOVERY_TIME,
+        _, scores = recover_texts(
+            self._model,
+            self._ids,
+            RECOVERY_TIME,
             seeds=plan.seed,
+            on_progress=on_progress,
             steps=plan.steps,
             solver=plan.solver,
             ema=int(plan.ema),
             batch_size=plan.batch_size,
-            on_progress=on_progress,
-        )
-        assert isinstance(back, TextSamples)
-        decode = self._decode
-        scores = text_recovery_accuracy(
-            [decode(row) for row in self._ids.tolist()], [decode(row) for row in back.ids.tolist()]
         )
         return {self.score_name: scores.accuracy, "exact": scores.exact}

@@ -1,4 +1,4 @@
-"""Tables of how well a model of text as colour reads and writes, for the terminal."""
+"""Tables of a text model's evaluation for the terminal."""
 
 from __future__ import annotations
 

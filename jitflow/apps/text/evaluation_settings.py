@@ -1,0 +1,62 @@
+"""Settings of a text model's evaluation: how much text, at which noise levels, and how it is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jitflow.errors import ConfigError
+
+TIMES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
+RECOVERY_TIME = 0.3
+
+
+@dataclass(frozen=True)
+class TextEvaluation:
+    """What to measure of a text model, and how to sample for it.
+
+    Attributes:
+        num_texts: Held-out windows to read, spread over the held-out text; fewer if there are not so many.
+        num_samples: Texts to generate; 0 leaves the scores of samples out.
+        seed: Seed of the first noise; the others follow.
+        ema: Average of the weights, 1 or 2; 0 for the weights themselves. None is 1 where there is one.
+        times: Times of the noisy texts, in ``(0, 1)``.
+        recovery_time: Time from which texts are recovered, in ``[0, 1)``.
+        steps: Steps of the solver. None, here and in the next three, is the model's own setting.
+        solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
+        churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
+        temperature: Divides the log-probabilities of codewords while sampling.
+        batch_size: Images at a time.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    num_texts: int = 64
+    num_samples: int = 64
+    seed: int = 0
+    ema: int | None = None
+    times: Sequence[float] = TIMES
+    recovery_time: float = RECOVERY_TIME
+    steps: int | None = None
+    solver: str | None = None
+    churn: float | None = None
+    temperature: float | None = None
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.num_texts < 1 or self.num_samples < 0 or self.batch_size < 1:
+            raise ConfigError(
+                f"num_texts and batch_size must be at least 1 and num_samples at least 0; "
+                f"got {self.num_texts}, {self.batch_size} and {self.num_samples}"
+            )
+        if not self.times or not all(0 < t < 1 for t in self.times):
+            raise ConfigError(f"times must be numbers between 0 and 1; got {list(self.times)}")
+        if not 0 <= self.recovery_time < 1:
+            raise ConfigError(f"recovery_time must lie in [0, 1); got {self.recovery_time}")
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Sampling settings, by the argument names of :meth:`jitflow.model.Model.sample`."""
+        return {name: getattr(self, name) for name in ("steps", "solver", "churn", "temperature", "ema", "batch_size")}
