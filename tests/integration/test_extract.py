@@ -20,13 +20,15 @@ from safetensors.torch import load_file
 
 from jitflow.apps.microdoppler import extract as pipeline
 from jitflow.apps.microdoppler.data import LatentDataModule
-from jitflow.apps.microdoppler.extract import channel_statistics, extract
+from jitflow.apps.microdoppler.extract import extract
+from jitflow.apps.microdoppler.latent_statistics import channel_statistics
 from jitflow.apps.microdoppler.user_images import find_user_images, read_user_image
 from jitflow.codec.latent import LatentCodec, load_image_codec
 from jitflow.codec.linear import LinearCodec, psnr
 from jitflow.codec.vae import VAECodec
 from jitflow.core.seeding import mix_seeds, noise_from_seeds
 from jitflow.errors import CheckpointError, ConfigError, DataError, MissingFileError
+from jitflow.io.array_file import ArrayFileWriter
 from jitflow.nets.autoencoder_kl import AutoencoderKL
 
 ROOT = Path(__file__).parents[2]
@@ -270,7 +272,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(data, done, tmp_
 
 def test_a_run_that_stops_between_the_two_files_goes_on(data, done, tmp_path, monkeypatch):
     options = {"img_size": SIDE, "batch_size": 4, "device": "cpu"}
-    finish = pipeline.ArrayFileWriter.finish
+    finish = ArrayFileWriter.finish
 
     def only_train(writer, metadata):
         if writer.path.name == "val.safetensors":
@@ -278,7 +280,7 @@ def test_a_run_that_stops_between_the_two_files_goes_on(data, done, tmp_path, mo
         return finish(writer, metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.ArrayFileWriter, "finish", only_train)
+        patch.setattr(ArrayFileWriter, "finish", only_train)
         with pytest.raises(Interrupted):
             extract(data, tmp_path, **options)
     assert (tmp_path / "train.safetensors").exists()
@@ -294,7 +296,7 @@ def test_a_run_that_stops_before_its_first_batch_goes_on(data, done, vae_file, t
     codecs = {"builtin": "builtin", "vae": vae_file, "linear": done / "linear_codec.safetensors"}
     options = {"vavae_path": codecs[kind], "img_size": SIDE, "device": "cpu"}
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_fill", lambda *a, **k: (_ for _ in ()).throw(Interrupted()))
+        patch.setattr(pipeline, "fill_missing", lambda *a, **k: (_ for _ in ()).throw(Interrupted()))
         with pytest.raises(Interrupted):
             extract(data, tmp_path, **options)
     assert (tmp_path / "val.safetensors.part").exists()
@@ -318,7 +320,7 @@ def test_another_batch_size_goes_on_too(data, done, tmp_path, monkeypatch):
 KILLED = """
 import sys, time
 from jitflow.apps.microdoppler import extract as pipeline
-pipeline._RECORD_EVERY_SEC = 0
+pipeline.RECORD_EVERY_SEC = 0
 fill = pipeline.fill_rows
 def slowly(tasks, codec, **options):
     for task in fill(tasks, codec, **options):

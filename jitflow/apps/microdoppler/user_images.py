@@ -63,6 +63,10 @@ class UserImages:
     train: tuple[UserImage, ...]
     val: tuple[UserImage, ...]
 
+    def of_split(self, split: str) -> tuple[UserImage, ...]:
+        """Return the pictures of ``"train"`` or ``"val"``."""
+        return self.train if split == "train" else self.val
+
     def fingerprint(self) -> str:
         """SHA-256 of what the data set consists of: labels, names, sizes and ends of the files, and their split.
 
@@ -79,6 +83,11 @@ class UserImages:
                 digest.update(f"{split}\0{name}\0{image.user_id}\0{image.label}\0{size}\0".encode())
                 digest.update(tail)
         return digest.hexdigest()
+
+
+def spread_indices(num: int, most: int) -> list[int]:
+    """Choose at most ``most`` indices of ``num`` images, evenly spread from the first to the last."""
+    return sorted({round(place) for place in np.linspace(0, num - 1, min(num, most)).tolist()})
 
 
 def find_user_images(data_dir: str | Path, *, val_fraction: float | None = None, seed: int = 42) -> UserImages:
