@@ -11,8 +11,10 @@ from PIL import Image
 from rich.console import Console
 
 from jitflow.apps.microdoppler.gait import SpectrogramSettings, Variation, write_dataset
-from jitflow.apps.microdoppler.judge import evaluate, evaluate_images, read_generated
+from jitflow.apps.microdoppler.image_scores import evaluate_images
+from jitflow.apps.microdoppler.judge import evaluate
 from jitflow.apps.microdoppler.judge_pictures import print_report
+from jitflow.apps.microdoppler.labelled_images import ImageSets, LabelledImages, read_generated
 from jitflow.apps.microdoppler.physics import GaitTruth, truth_from_simulation
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.io.files import read_json
@@ -58,13 +60,17 @@ def arrays(data):
     return (*read_generated(data / "generated", range(1, USERS + 1)), *read("train"), *read("val"))
 
 
-def judge(arrays, generated=None, labels=None, **more):
+def sets_of(arrays, user_ids):
+    made, made_labels, train, train_labels, val, val_labels = arrays
+    sets = (LabelledImages(made, made_labels), LabelledImages(train, train_labels), LabelledImages(val, val_labels))
+    return ImageSets(*sets, user_ids)
+
+
+def judge(arrays, generated=None, labels=None, user_ids=(1, 2, 3), **more):
     """Evaluate with other generated images or labels."""
     made, made_labels, *real = arrays
-    options = {"user_ids": [1, 2, 3], "settings": SETTINGS, "num_steps": STEPS, **more}
-    return evaluate_images(
-        made if generated is None else generated, made_labels if labels is None else labels, *real, **options
-    )
+    changed = (made if generated is None else generated, made_labels if labels is None else labels, *real)
+    return evaluate_images(sets_of(changed, user_ids), **{"settings": SETTINGS, "num_steps": STEPS, **more})
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +186,7 @@ def test_a_given_truth_is_what_counts(arrays, data):
     assert report["truth_source"] == "elsewhere"
     with pytest.raises(ConfigError, match="about 3 users, but there are 2"):
         two = [part[keep] for i in (1, 3, 5) for keep in [arrays[i] < 2] for part in arrays[i - 1 : i + 1]]
-        evaluate_images(*two, user_ids=[1, 2], settings=SETTINGS, truth=truth)
+        evaluate_images(sets_of(two, [1, 2]), settings=SETTINGS, truth=truth)
 
 
 def test_the_seed_decides(arrays, good):

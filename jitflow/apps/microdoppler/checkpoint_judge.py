@@ -10,7 +10,8 @@ import torch
 
 from jitflow.apps.microdoppler.generate import generate
 from jitflow.apps.microdoppler.identity import train_classifier
-from jitflow.apps.microdoppler.judge import evaluate, read_real
+from jitflow.apps.microdoppler.judge import evaluate
+from jitflow.apps.microdoppler.labelled_images import read_real
 from jitflow.apps.microdoppler.user_images import find_user_images
 from jitflow.errors import ConfigError
 from jitflow.evaluation.evaluate import Plan

@@ -12,7 +12,8 @@ from jitflow.apps.microdoppler.extract import extract
 from jitflow.apps.microdoppler.extraction_folder import DONE_NAME, RECONSTRUCTION_NAME
 from jitflow.apps.microdoppler.gait import Variation, radar_for_carrier, settings_for_radar, write_dataset
 from jitflow.apps.microdoppler.generate import GRID_NAME, generate
-from jitflow.apps.microdoppler.judge import IMAGES_NAME, evaluate
+from jitflow.apps.microdoppler.judge import evaluate
+from jitflow.apps.microdoppler.judge_pictures import IMAGES_NAME
 from jitflow.apps.microdoppler.stages import BEST_NAME, GENERATED, LATENTS, TRAINED
 from jitflow.io.cores import available_cores
 from jitflow.io.files import read_json

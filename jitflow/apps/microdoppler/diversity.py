@@ -1,4 +1,4 @@
-"""Are the images of a user different from each other, and from those that the generator has seen?
+"""Diversity within a user's images, and their distance to the training images, which shows copies.
 
 Distances are root mean square differences of the components of two vectors, of grey levels where the vectors are
 pixels. They are computed in float64, tile by tile, so that memory beyond the vectors is constant.
@@ -25,7 +25,7 @@ _COPY_QUANTILE = 0.01
 
 
 class CopyScores(NamedTuple):
-    """How near images come to the training images.
+    """Distances of images to the nearest training images.
 
     Attributes:
         median_generated: Median over the generated images of the distance to the nearest training image.
@@ -42,7 +42,7 @@ class CopyScores(NamedTuple):
 
 
 def pixel_vectors(images: Tensor, *, side_px: int = 64) -> Tensor:
-    """Make vectors of images: means over ``side_px x side_px`` areas of each channel, rounded.
+    """Turn images into vectors: means over ``side_px x side_px`` areas of each channel, rounded.
 
     Args:
         images: Shape ``(N, C, H, W)``, uint8, C 1 or 3.
@@ -63,7 +63,7 @@ def pixel_vectors(images: Tensor, *, side_px: int = 64) -> Tensor:
 
 
 def mean_pairwise_distance(vectors: Tensor) -> float:
-    """Mean distance over all pairs of different rows.
+    """Compute the mean distance over all pairs of different rows.
 
     Args:
         vectors: Shape ``(N, D)``, N at least 2.
@@ -84,7 +84,7 @@ def mean_pairwise_distance(vectors: Tensor) -> float:
 
 
 def diversity_per_user(vectors: Tensor, users: Tensor, num_users: int) -> Tensor:
-    """Mean distance between the images of each user: how much a user's images differ.
+    """Compute the mean distance between the images of each user.
 
     Args:
         vectors: Shape ``(N, D)``: pixels, or features of a classifier.
@@ -110,7 +110,7 @@ def diversity_per_user(vectors: Tensor, users: Tensor, num_users: int) -> Tensor
 
 
 def nearest_distances(vectors: Tensor, reference: Tensor) -> Tensor:
-    """Distance of each vector to the nearest of a reference set.
+    """Compute the distance of each vector to the nearest of a reference set.
 
     Args:
         vectors: Shape ``(N, D)``.

@@ -1,14 +1,14 @@
-"""Whose walk is it? A small network that tells users by their spectrograms, as the judge of generated ones."""
+"""User classifier: a small convolutional network that names the user of a spectrogram, to judge generated ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, gelu
 
+from jitflow.apps.microdoppler.labelled_images import check_labels
 from jitflow.errors import ConfigError, DataError
 from jitflow.evaluation.features import check_images
 
@@ -22,14 +22,14 @@ _CROP_PX = 56
 _BATCH_SIZE = 32
 _LR, _WEIGHT_DECAY, _WARMUP_STEPS, _LABEL_SMOOTHING = 3e-3, 0.05, 30, 0.05
 _LEAST_STEPS, _NUM_EPOCHS = 300, 20
-# Images looked at together when nothing is learned; bounds memory.
+# Images per batch of inference; bounds memory.
 _CHUNK = 256
 
 OnProgress = Callable[[int, int], None]
 
 
 class IdentityClassifier:
-    """A trained judge of who walks; made by :func:`train_classifier`.
+    """A trained classifier of users; made by :func:`train_classifier`.
 
     It averages images over areas to 64 x 64, so that their size only has to show the same time and velocities as
     those it was trained on. Its answer for an image does not depend on the others.
@@ -46,7 +46,7 @@ class IdentityClassifier:
         self._net = net
 
     def features(self, images: Tensor) -> Tensor:
-        """Vectors in which users lie apart, those before the last layer.
+        """Compute feature vectors, the input of the last layer, in which users lie apart.
 
         Args:
             images: Shape ``(N, C, H, W)``, uint8; C is 3, or 1, which is repeated.
@@ -85,7 +85,7 @@ class IdentityClassifier:
         return float((self.predict(images) == labels).double().mean())
 
     def confusion(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Count who is taken for whom; see :func:`confusion_matrix`."""
+        """Count the confusions of users; see :func:`confusion_matrix`."""
         check_labels(images, labels, self.num_users)
         return confusion_matrix(labels, self.predict(images), self.num_users)
 
@@ -96,22 +96,6 @@ class IdentityClassifier:
             for first in range(0, len(pixels), _CHUNK):
                 found[first : first + _CHUNK] = function(pixels[first : first + _CHUNK])
         return found
-
-
-class TransferScores(NamedTuple):
-    """How well a classifier names users of real images that it has not seen, by what it was trained on.
-
-    Attributes:
-        tstr: Accuracy after training on synthetic images (train on synthetic, test on real).
-        trtr: Accuracy after training on real images (train on real, test on real).
-        num_train: Images in each of the two training sets.
-        num_test: Real images that both were tested on.
-    """
-
-    tstr: float
-    trtr: float
-    num_train: int
-    num_test: int
 
 
 def train_classifier(
@@ -165,73 +149,8 @@ def train_classifier(
     return IdentityClassifier(net, num_users)
 
 
-def tstr_trtr(
-    synthetic: Tensor,
-    synthetic_labels: Tensor,
-    real_train: Tensor,
-    train_labels: Tensor,
-    real_val: Tensor,
-    val_labels: Tensor,
-    num_users: int,
-    *,
-    seed: int = 0,
-    num_steps: int | None = None,
-    on_progress: OnProgress | None = None,
-) -> TransferScores:
-    """Compare generated with real images as training data.
-
-    Two classifiers, one trained on synthetic images and one on real ones, name the users of real held-out images. Both
-    get the same number of images of each user (the smaller of the two numbers there are, drawn from the seed), the
-    same network, steps and seed, so that only the images differ.
-
-    Args:
-        synthetic: Generated images, shape ``(M, C, H, W)``, uint8.
-        synthetic_labels: Users they were made for, shape ``(M,)``, in ``[0, num_users)``.
-        real_train: Real training images, shape ``(N, C, H, W)``, uint8.
-        train_labels: Their users, shape ``(N,)``.
-        real_val: Real images that neither the generator nor the classifiers were trained on.
-        val_labels: Their users.
-        num_users: Number of users, at least 2.
-        seed: Seed of the choice of images and of both trainings.
-        num_steps: As of :func:`train_classifier`.
-        on_progress: Called with (steps done, steps of both trainings).
-
-    Returns:
-        Both accuracies and the sizes of the sets.
-
-    Raises:
-        ConfigError: If an argument cannot work.
-        DataError: If a user lacks images in a training set.
-    """
-    check_labels(synthetic, synthetic_labels, num_users)
-    check_labels(real_train, train_labels, num_users)
-    check_labels(real_val, val_labels, num_users)
-    counts = torch.minimum(
-        torch.bincount(synthetic_labels, minlength=num_users), torch.bincount(train_labels, minlength=num_users)
-    )
-
-    def accuracy(images: Tensor, labels: Tensor, part: int) -> float:
-        chosen = _draw_per_user(labels, counts, seed)
-
-        def progress(done: int, total: int) -> None:
-            if on_progress:
-                on_progress(done + part * total, 2 * total)
-
-        classifier = train_classifier(
-            images[chosen], labels[chosen], num_users, seed=seed, num_steps=num_steps, on_progress=progress
-        )
-        return classifier.accuracy(real_val, val_labels)
-
-    return TransferScores(
-        tstr=accuracy(synthetic, synthetic_labels, 0),
-        trtr=accuracy(real_train, train_labels, 1),
-        num_train=int(counts.sum()),
-        num_test=len(real_val),
-    )
-
-
 def confusion_matrix(labels: Tensor, predicted: Tensor, num_users: int) -> Tensor:
-    """Count who is taken for whom.
+    """Count images by true and named user: the confusion matrix.
 
     Args:
         labels: True users, shape ``(N,)``, in ``[0, num_users)``.
@@ -242,30 +161,6 @@ def confusion_matrix(labels: Tensor, predicted: Tensor, num_users: int) -> Tenso
         Counts, shape ``(K, K)``, int64: row the true user, column the named one.
     """
     return torch.bincount(labels.long() * num_users + predicted, minlength=num_users**2).unflatten(0, (num_users, -1))
-
-
-def check_labels(images: Tensor, labels: Tensor, num_users: int) -> None:
-    """Refuse images and labels that do not belong together.
-
-    Args:
-        images: Shape ``(N, C, H, W)``, uint8.
-        labels: Shape ``(N,)``, whole numbers.
-        num_users: Number of users.
-
-    Raises:
-        ConfigError: If the shapes or types do not fit, or a label is not in ``[0, num_users)``.
-        DataError: If there are no images.
-    """
-    check_images(images)
-    if labels.dtype.is_floating_point or labels.shape != (len(images),):
-        raise ConfigError(
-            f"labels must be whole numbers of shape ({len(images)},), one for each image; got {labels.dtype}, "
-            f"{tuple(labels.shape)}"
-        )
-    if not len(labels):
-        raise DataError("there are no images")
-    if not 0 <= int(labels.min()) <= int(labels.max()) < num_users:
-        raise ConfigError(f"labels must lie in [0, {num_users}); got {int(labels.min())} to {int(labels.max())}")
 
 
 class _Net(nn.Module):
@@ -348,11 +243,3 @@ def _crop_in_time(pixels: Tensor, generator: torch.Generator) -> Tensor:
     starts = torch.randint(_SIDE_PX - _CROP_PX + 1, (len(pixels),), generator=generator)
     columns = starts[:, None] + torch.arange(_CROP_PX)
     return pixels.gather(3, columns[:, None, None, :].expand(*pixels.shape[:3], -1))
-
-
-def _draw_per_user(labels: Tensor, counts: Tensor, seed: int) -> Tensor:
-    """Indices of ``counts[k]`` images of each user k, drawn from the seed."""
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(len(labels), generator=generator)
-    chosen = [shuffled[labels[shuffled] == user][: int(count)] for user, count in enumerate(counts)]
-    return torch.cat(chosen).sort().values

@@ -1,4 +1,4 @@
-"""What people see of an evaluation of spectrograms: a table, images side by side, who is taken for whom."""
+"""Tables and figures of an evaluation of spectrograms: scores, images side by side, confusion matrices."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from jitflow.apps.microdoppler.gait import SpectrogramSettings
+from jitflow.apps.microdoppler.labelled_images import ImageSets
 from jitflow.io.files import atomic_path
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     """Show the scores as a table, and each user's below.
 
     Args:
-        report: What :func:`evaluate_images` returned.
+        report: What :func:`~jitflow.apps.microdoppler.image_scores.evaluate_images` returned.
         console: Where.
     """
     table = Table("", "generated", "real", title=f"{report['num_generated']} generated images")
@@ -65,7 +66,7 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
 
 
 def _user_table(users: Sequence[Mapping[str, Any]]) -> Table:
-    """Each user's scores, narrow enough for a terminal of 80 columns."""
+    """Lay out each user's scores, narrow enough for a terminal of 80 columns."""
     gait = "step_frequency_hz" in users[0]
     table = Table(title="each user: median of generated images, the user's own, share near it" if gait else "each user")
     headings = ["user", "identity", "real"] + (["steps/s", "own", "5 %", "torso m/s", "own", "5 %"] if gait else [])
@@ -84,32 +85,23 @@ def _user_table(users: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def save_pictures(
-    folder: str | Path,
-    report: Mapping[str, Any],
-    generated: Tensor,
-    generated_labels: Tensor,
-    real_val: Tensor,
-    val_labels: Tensor,
-    *,
-    settings: SpectrogramSettings | None = None,
+    folder: str | Path, report: Mapping[str, Any], sets: ImageSets, *, settings: SpectrogramSettings | None = None
 ) -> None:
     """Draw ``real_and_generated.png``, the first images of each user as they come, and ``confusion.png``.
 
     Args:
         folder: Where.
-        report: What :func:`evaluate_images` returned for these images.
-        generated: Generated images, shape ``(M, C, H, W)``, uint8.
-        generated_labels: Their users, shape ``(M,)``.
-        real_val: Real held-out images.
-        val_labels: Their users.
+        report: What :func:`~jitflow.apps.microdoppler.image_scores.evaluate_images` returned for these images.
+        sets: The images.
         settings: Axes of the images, where they are known.
     """
     user_ids = [user["user_id"] for user in report["users"]]
-    shown = [(generated_labels == label).nonzero()[:_SHOWN_PER_USER, 0] for label in range(len(user_ids))]
+    generated, real = sets.generated, sets.real_val
+    shown = [(generated.labels == label).nonzero()[:_SHOWN_PER_USER, 0] for label in range(len(user_ids))]
     draw_real_and_generated(
         Path(folder) / IMAGES_NAME,
-        [real_val[val_labels == label][:_SHOWN_PER_USER] for label in range(len(user_ids))],
-        [generated[index] for index in shown],
+        [real.images[real.labels == label][:_SHOWN_PER_USER] for label in range(len(user_ids))],
+        [generated.images[index] for index in shown],
         user_ids=user_ids,
         taken_for=[[user_ids[report["predicted"][i]] for i in index.tolist()] for index in shown],
         settings=settings,
@@ -175,7 +167,7 @@ def draw_real_and_generated(
 
 
 def draw_confusion(path: str | Path, panels: dict[str, Any], *, user_ids: Sequence[int]) -> None:
-    """Draw who is taken for whom, a panel for each set of images.
+    """Draw confusion matrices of users, a panel for each set of images.
 
     Args:
         path: Where to save the PNG.

@@ -1,4 +1,4 @@
-"""Does a generated spectrogram walk like its user? Step frequency and torso speed, read from the picture."""
+"""Gait of a spectrogram: step frequency and torso velocity, read from the picture and compared with the user's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OnProgress = Callable[[int, int], None]
 
 
 class GaitReadings(NamedTuple):
-    """What was read from each picture; NaN where there was nothing to read.
+    """Gait that was read from each picture; NaN where there was nothing to read.
 
     Attributes:
         step_frequency_hz: Steps a second, shape ``(N,)``, float64.
@@ -29,7 +29,7 @@ class GaitReadings(NamedTuple):
 
 
 class GaitTruth(NamedTuple):
-    """How each of K users walks.
+    """Gait of each of K users.
 
     Attributes:
         step_frequency_hz: Usual steps a second, shape ``(K,)``, float64; NaN where it is not known.
@@ -71,7 +71,7 @@ def read_gait(
 
 
 def truth_from_readings(readings: GaitReadings, users: Tensor, num_users: int) -> GaitTruth:
-    """Take what is usual in a user's real pictures for the truth about the user: medians of the readings.
+    """Estimate the gait of each user: medians of the readings of the user's real pictures.
 
     Args:
         readings: Of real pictures, best those that the generator was trained on.
@@ -94,7 +94,7 @@ def truth_from_readings(readings: GaitReadings, users: Tensor, num_users: int) -
 
 
 def truth_from_simulation(simulation: Mapping[str, Any], user_ids: Sequence[int]) -> GaitTruth:
-    """Look the truth up in what a simulated data set says about itself.
+    """Read the gait of each user from the record of a simulated data set.
 
     Args:
         simulation: What ``simulation.json`` holds, see :func:`jitflow.apps.microdoppler.gait.write_dataset`.
@@ -128,7 +128,7 @@ def truth_from_simulation(simulation: Mapping[str, Any], user_ids: Sequence[int]
 
 
 def settings_from_mapping(values: Mapping[str, Any]) -> SpectrogramSettings:
-    """Make settings of plain values, such as those of a file.
+    """Make spectrogram settings from plain values, such as those of a file.
 
     Args:
         values: Any fields of :class:`jitflow.apps.microdoppler.gait.SpectrogramSettings`, or what ``simulation.json``
@@ -154,7 +154,7 @@ def settings_from_mapping(values: Mapping[str, Any]) -> SpectrogramSettings:
 
 
 def share_within(values: Tensor, users: Tensor, truth: Tensor, tolerance: float = 0.05) -> float:
-    """Share of values that lie near what is true of their user; NaN, of either, is a miss.
+    """Compute the share of values near the truth of their user; NaN, of either, is a miss.
 
     Args:
         values: One for each picture, shape ``(N,)``, N at least 1.

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from jitflow.apps.microdoppler.identity import check_labels, confusion_matrix, train_classifier, tstr_trtr
+from jitflow.apps.microdoppler.identity import confusion_matrix, train_classifier
+from jitflow.apps.microdoppler.labelled_images import LabelledImages, check_labels
+from jitflow.apps.microdoppler.transfer import draw_per_user, tstr_trtr
 from jitflow.errors import ConfigError, DataError
 
 STEPS = 60
@@ -108,39 +110,35 @@ def test_progress_counts_the_steps_and_their_number_goes_with_the_images():
 
 
 def test_good_synthetic_images_teach_as_much_as_real_ones_and_mislabelled_ones_nothing():
-    train, val = labelled(20), labelled(20, seed=1)
+    train, val, made = (LabelledImages(*labelled(count, seed=seed)) for count, seed in ((20, 0), (20, 1), (12, 2)))
     seen = []
-    good = tstr_trtr(
-        *labelled(12, seed=2), *train, *val, 3, num_steps=STEPS, on_progress=lambda *progress: seen.append(progress)
-    )
+    good = tstr_trtr(made, train, val, 3, num_steps=STEPS, on_progress=lambda *progress: seen.append(progress))
     assert good.tstr > 0.9
     assert good.trtr > 0.9
     # As many images of each user as there are in the smaller set.
     assert (good.num_train, good.num_test) == (36, 60)
     assert seen == [(i + 1, 2 * STEPS) for i in range(2 * STEPS)]
-    images, labels = labelled(12, seed=2)
-    bad = tstr_trtr(images, (labels + 1) % 3, *train, *val, 3, num_steps=STEPS)
+    bad = tstr_trtr(LabelledImages(made.images, (made.labels + 1) % 3), train, val, 3, num_steps=STEPS)
     assert bad.tstr < 0.1
     assert bad.trtr == good.trtr
 
 
 def test_both_sides_of_the_comparison_get_the_same(monkeypatch):
-    from jitflow.apps.microdoppler import identity
+    from jitflow.apps.microdoppler import transfer
 
     given = []
-    original = identity.train_classifier
+    original = transfer.train_classifier
 
     def spy(images, labels, num_users, **more):
         given.append((images, labels, more["seed"], more["num_steps"]))
         return original(images, labels, num_users, **more)
 
-    monkeypatch.setattr(identity, "train_classifier", spy)
+    monkeypatch.setattr(transfer, "train_classifier", spy)
     images, labels = labelled(10)
     # User 0 is scarce in one set, user 2 in the other.
     synthetic, real = torch.arange(4, 30), torch.arange(0, 25)
-    identity.tstr_trtr(
-        images[synthetic], labels[synthetic], images[real], labels[real], images, labels, 3, seed=3, num_steps=2
-    )
+    made, train = (LabelledImages(images[chosen], labels[chosen]) for chosen in (synthetic, real))
+    tstr_trtr(made, train, LabelledImages(images, labels), 3, seed=3, num_steps=2)
     assert [torch.bincount(used).tolist() for _, used, _, _ in given] == [[6, 10, 5], [6, 10, 5]]
     assert [(seed, steps) for _, _, seed, steps in given] == [(3, 2), (3, 2)]
     for chosen, own, _, _ in given:
@@ -149,9 +147,9 @@ def test_both_sides_of_the_comparison_get_the_same(monkeypatch):
         assert labels[where].tolist() == own.tolist()
         assert len(set(where)) == len(where)
     # The smaller numbers of user 0 and 2 are all there are; user 1 has ten in both.
-    drawn = identity._draw_per_user(labels, torch.tensor([3, 0, 4]), 0)
+    drawn = draw_per_user(labels, torch.tensor([3, 0, 4]), 0)
     assert labels[drawn].tolist() == [0] * 3 + [2] * 4
-    assert not torch.equal(drawn, identity._draw_per_user(labels, torch.tensor([3, 0, 4]), 1))
+    assert not torch.equal(drawn, draw_per_user(labels, torch.tensor([3, 0, 4]), 1))
 
 
 def test_confusion_counts_by_true_row_and_named_column():
