@@ -1,4 +1,4 @@
-"""From a request to pictures, texts, the way they came about, and the words that reproduce them."""
+"""Drawings of the studio: images, texts, frames of the sampling, and the command that reproduces them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WIDTH_PX = 768
 
 @dataclass(frozen=True)
 class Drawing:
-    """What came of a request.
+    """Images and texts that were sampled for a request.
 
     Attributes:
         subjects: What is drawn, such as ``class 3``, each once; empty where samples have no names.
@@ -55,7 +55,7 @@ class Drawing:
 
 
 def draw(model: Model, request: Request, *, vavae_path: str = BUILTIN, on_frame: OnFrame | None = None) -> Drawing:
-    """Draw what is asked for.
+    """Sample the images that a request asks for.
 
     Args:
         model: A model, on the device where it shall run.
@@ -73,8 +73,8 @@ def draw(model: Model, request: Request, *, vavae_path: str = BUILTIN, on_frame:
     check(request, model)
     words = words_of(request, model)
     subjects = [caption for caption in dict.fromkeys(model.ask(**words).captions) if caption]
-    film = _Film(model.module, request.count if subjects else 1, on_frame)
-    with model.module.watch_sampling(film.take):
+    recorder = _FrameRecorder(model.module, request.count if subjects else 1, on_frame)
+    with model.module.watch_sampling(recorder.add_state):
         drawn = model.sample(
             **words,
             seeds=request.seed,
@@ -85,7 +85,7 @@ def draw(model: Model, request: Request, *, vavae_path: str = BUILTIN, on_frame:
             churn=request.churn,
             ema=request.ema,
         )
-    film.add(1.0, drawn.pixels)
+    recorder.add(1.0, drawn.pixels)
     record = {"jitflow": jitflow.__version__, **drawn.settings, "asked": words, "seeds": drawn.seeds}
     if subjects:
         record["labels"] = drawn.labels
@@ -94,11 +94,11 @@ def draw(model: Model, request: Request, *, vavae_path: str = BUILTIN, on_frame:
     if model.module.takes_codec_file and vavae_path != BUILTIN:
         record["vavae_path"] = vavae_path
     record["command"], record["python"] = command_of(record), python_of(record)
-    return Drawing(subjects, drawn.texts, film.frames, film.times, record)
+    return Drawing(subjects, drawn.texts, recorder.frames, recorder.times, record)
 
 
 def command_of(record: dict[str, Any]) -> str:
-    """Return the command that draws again what a record describes.
+    """Return the shell command that samples the same images again.
 
     Args:
         record: Of a :class:`Drawing`.
@@ -121,7 +121,7 @@ def command_of(record: dict[str, Any]) -> str:
 
 
 def python_of(record: dict[str, Any]) -> str:
-    """Return the Python that draws again what a record describes: an expression whose value has ``images()``.
+    """Return Python code that samples the same images again: an expression whose value has ``images()``.
 
     Args:
         record: Of a :class:`Drawing`.
@@ -133,8 +133,8 @@ def python_of(record: dict[str, Any]) -> str:
     return f"import jitflow; jitflow.load({record['checkpoint']!r}{codec}).sample({asked})"
 
 
-class _Film:
-    """Pictures of some of the states of a sampling, evenly spread over its steps."""
+class _FrameRecorder:
+    """Records pictures of some of the states of a sampling, evenly spread over its steps."""
 
     def __init__(self, module: FlowModule, num_alike: int, on_frame: OnFrame | None) -> None:
         self.module = module
@@ -152,10 +152,10 @@ class _Film:
         self.frames.append(pictures.grid(pixels.numpy(), columns=columns, scale=scale))
         self.times.append(t)
 
-    def take(self, done: int, in_all: int, t: float, x: Tensor) -> None:
+    def add_state(self, done: int, total: int, t: float, x: Tensor) -> None:
         """Add the state after a step, if one is due; see :meth:`FlowModule.watch_sampling`."""
-        every = -(-in_all // _MAX_FRAMES)
-        if done % every == 0 and done < in_all:
+        every = -(-total // _MAX_FRAMES)
+        if done % every == 0 and done < total:
             self.add(float(t), self.module.codec.decode(x).cpu())
             if self.on_frame is not None:
-                self.on_frame(done, in_all, self.frames[-1])
+                self.on_frame(done, total, self.frames[-1])

@@ -1,4 +1,4 @@
-"""What somebody asks the page for, checked before any work starts, each refusal saying what would be right."""
+"""Request of the studio page: subject, seeds and sampling settings, checked before any sampling starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_SEED = 2**53
 
 @dataclass(frozen=True)
 class Request:
-    """One drawing as the page's fields hold it.
+    """Settings of one drawing, as the fields of the page hold them.
 
     Attributes:
         subject: What the model's application is asked for: classes such as ``0,3,7-9`` or ``all``, users, a prompt.
@@ -62,13 +62,13 @@ def default_request(model: Model) -> Request:
 
 
 def available_averages(module: FlowModule) -> list[int]:
-    """Return which averages a model has, the weights themselves (0) last."""
+    """List the averages of the weights that a model has, the weights themselves (0) last."""
     held = [n for n, weights in ((1, module.ema_params1), (2, module.ema_params2)) if weights]
     return [*held, 0]
 
 
 def words_of(request: Request, model: Model) -> dict[str, Any]:
-    """Return what :meth:`jitflow.model.Model.sample` is asked in the words of the model's application."""
+    """Return the arguments of :meth:`jitflow.model.Model.sample` that say what to draw, in the application's words."""
     return {model.application.subject.word: request.subject, "num": request.count}
 
 

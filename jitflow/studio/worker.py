@@ -1,4 +1,4 @@
-"""Work in a thread of its own that tells how far it is, and ends when nobody listens any more."""
+"""Sampling in a thread of its own: it reports its progress, and ends when its reports are no longer read."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from PIL import Image
 from jitflow.studio.drawing import Drawing, OnFrame
 
 Event = tuple[int, int, Image.Image]
-"""What ``on_frame`` is told: steps done, steps in all, the images as they are now."""
+"""Arguments of ``on_frame``: steps done, steps in all, the images as they are now."""
 
 
-# Two drawings at a time would each take twice as long, and twice the memory.
+# Two drawings at once would each take twice as long, and need twice the memory.
 _ONE_AT_A_TIME = threading.Lock()
 
 
