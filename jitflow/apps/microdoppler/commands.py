@@ -333,31 +333,9 @@ def run(
         max_steps: Optimiser steps after which training stops; -1 for no limit.
         device: Device of stages 1 and 3, and cpu for all; the fastest there is by default.
     """
-    from jitflow.apps.microdoppler.stages import GENERATED, plan, run_stages
+    words = dict(locals())
+    from jitflow.apps.microdoppler.stages import GENERATED, STAGES, PipelineSettings, plan, run_stages
 
-    skipped = {"extraction": skip_extraction, "training": skip_training, "generation": skip_generation}
-    run_stages(
-        plan(
-            data_dir=data_dir,
-            output_dir=output_dir,
-            vavae_path=vavae_path,
-            batch_size=batch_size,
-            max_epochs=max_epochs,
-            lr=lr,
-            devices=devices,
-            generate_user_ids=generate_user_ids,
-            num_samples_per_user=num_samples_per_user,
-            precision=precision,
-            model=model,
-            seed=seed,
-            guidance_scale=guidance_scale,
-            num_steps=num_steps,
-            img_size=img_size,
-            val_fraction=val_fraction,
-            num_processes=num_processes,
-            max_steps=max_steps,
-            device=device,
-            skip=[name for name, left_out in skipped.items() if left_out],
-        )
-    )
+    skip = [name for name in STAGES if words.pop(f"skip_{name}")]
+    run_stages(plan(PipelineSettings(**words), skip))
     log.info("done: %s", Path(output_dir) / GENERATED)

@@ -1,4 +1,4 @@
-"""The complete micro-Doppler pipeline: three stages, each a process of its own, what is finished left alone."""
+"""The complete micro-Doppler pipeline: extraction, training and generation, each a command in its own process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jitflow.errors import ConfigError, JitflowError
 
 log = logging.getLogger(__name__)
 
 BEST_NAME = "best.ckpt"
+STAGES = ("extraction", "training", "generation")
 LATENTS, TRAINED, GENERATED = "latent_features", "trained_models", "generated_images"
 
 
@@ -43,32 +46,11 @@ def run_stages(stages: Sequence[tuple[str, list[str]]]) -> None:
             )
 
 
-def plan(
-    *,
-    data_dir: str,
-    output_dir: str,
-    vavae_path: str,
-    batch_size: int,
-    max_epochs: int,
-    lr: float,
-    devices: int,
-    generate_user_ids: Sequence[int],
-    num_samples_per_user: int,
-    precision: str,
-    model: str,
-    seed: int,
-    guidance_scale: float,
-    num_steps: int,
-    img_size: int,
-    val_fraction: float | None,
-    num_processes: int,
-    max_steps: int,
-    device: str | None,
-    skip: Sequence[str] = (),
-) -> list[tuple[str, list[str]]]:
-    """List the stages with their words; arguments are those of the three stages.
+@dataclass(frozen=True)
+class PipelineSettings:
+    """Settings of the complete pipeline; each is an option of one or more stages.
 
-    Args:
+    Attributes:
         data_dir: Pictures of users.
         output_dir: Folder for ``latent_features/``, ``trained_models/`` and ``generated_images/``.
         vavae_path: File of the VA-VAE, or ``builtin``.
@@ -88,7 +70,35 @@ def plan(
         num_processes: Processes of the extraction.
         max_steps: Optimiser steps after which training stops; -1 for no limit.
         device: Device of extraction and sampling; the fastest there is by default.
-        skip: Stages to leave out: ``extraction``, ``training``, ``generation``.
+    """
+
+    data_dir: str
+    output_dir: str
+    vavae_path: str
+    batch_size: int
+    max_epochs: int
+    lr: float
+    devices: int
+    generate_user_ids: Sequence[int]
+    num_samples_per_user: int
+    precision: str
+    model: str
+    seed: int
+    guidance_scale: float
+    num_steps: int
+    img_size: int
+    val_fraction: float | None
+    num_processes: int
+    max_steps: int
+    device: str | None
+
+
+def plan(settings: PipelineSettings, skip: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
+    """List the stages of the pipeline, each with the words of its command line.
+
+    Args:
+        settings: Settings of the pipeline.
+        skip: Names of ``STAGES`` to leave out.
 
     Returns:
         Name and words of each stage.
@@ -96,37 +106,76 @@ def plan(
     Raises:
         ConfigError: If a stage is left out whose results are not there, or nothing is left to do.
     """
-    out = Path(output_dir)
-    best = out / TRAINED / "checkpoints" / BEST_NAME
-    if "extraction" in skip and "training" not in skip and not (out / LATENTS / "train.safetensors").exists():
-        raise ConfigError(f"--skip_extraction, but there are no latents in {out / LATENTS}")
+    out = Path(settings.output_dir)
+    latents, trained = out / LATENTS, out / TRAINED
+    best = trained / "checkpoints" / BEST_NAME
+    if "extraction" in skip and "training" not in skip and not (latents / "train.safetensors").exists():
+        raise ConfigError(f"--skip_extraction, but there are no latents in {latents}")
     if "training" in skip and "generation" not in skip and not best.exists():
         raise ConfigError(f"--skip_training, but there is no {best}")
-    on_device = ["--device", device] if device is not None else []
     stages = {
-        "extraction": [
-            *("extract", "--data_dir", data_dir, "--vavae_path", vavae_path),
-            *("--output_path", str(out / LATENTS), "--batch_size", str(batch_size), "--seed", str(seed)),
-            *("--img_size", str(img_size), "--num_processes", str(num_processes)),
-            *(["--val_fraction", str(val_fraction)] if val_fraction is not None else []),
-            *on_device,
-        ],
-        "training": [
-            *("train", "--latent_dir", str(out / LATENTS), "--output_dir", str(out / TRAINED)),
-            *("--batch_size", str(batch_size), "--max_epochs", str(max_epochs), "--lr", str(lr)),
-            *("--devices", str(devices), "--precision", precision, "--model", model, "--seed", str(seed)),
-            *("--max_steps", str(max_steps)),
-            *(["--accelerator", "cpu"] if device == "cpu" else []),
-        ],
-        "generation": [
-            *("sample", "--dit_checkpoint", str(best), "--vavae_path", vavae_path),
-            *("--output_dir", str(out / GENERATED), "--user_ids", *(str(u) for u in generate_user_ids)),
-            *("--num_samples_per_user", str(num_samples_per_user), "--seed", str(seed)),
-            *("--guidance_scale", str(guidance_scale), "--num_steps", str(num_steps)),
-            *on_device,
-        ],
+        "extraction": _extraction(settings, latents),
+        "training": _training(settings, latents, trained),
+        "generation": _generation(settings, best, out / GENERATED),
     }
-    chosen = [(name, words) for name, words in stages.items() if name not in skip]
+    chosen = [(name, stages[name]) for name in STAGES if name not in skip]
     if not chosen:
         raise ConfigError("all three stages are skipped; there is nothing to do")
     return chosen
+
+
+def _extraction(settings: PipelineSettings, latents: Path) -> list[str]:
+    return _command(
+        "extract",
+        data_dir=settings.data_dir,
+        vavae_path=settings.vavae_path,
+        output_path=latents,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        img_size=settings.img_size,
+        num_processes=settings.num_processes,
+        val_fraction=settings.val_fraction,
+        device=settings.device,
+    )
+
+
+def _training(settings: PipelineSettings, latents: Path, trained: Path) -> list[str]:
+    return _command(
+        "train",
+        latent_dir=latents,
+        output_dir=trained,
+        batch_size=settings.batch_size,
+        max_epochs=settings.max_epochs,
+        lr=settings.lr,
+        devices=settings.devices,
+        precision=settings.precision,
+        model=settings.model,
+        seed=settings.seed,
+        max_steps=settings.max_steps,
+        accelerator="cpu" if settings.device == "cpu" else None,
+    )
+
+
+def _generation(settings: PipelineSettings, checkpoint: Path, generated: Path) -> list[str]:
+    return _command(
+        "sample",
+        dit_checkpoint=checkpoint,
+        vavae_path=settings.vavae_path,
+        output_dir=generated,
+        user_ids=settings.generate_user_ids,
+        num_samples_per_user=settings.num_samples_per_user,
+        seed=settings.seed,
+        guidance_scale=settings.guidance_scale,
+        num_steps=settings.num_steps,
+        device=settings.device,
+    )
+
+
+def _command(verb: str, **options: Any) -> list[str]:
+    """Write a command line: a verb, and each option that is not None with its value or values."""
+    words = [verb]
+    for name, value in options.items():
+        if value is not None:
+            values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+            words += [f"--{name}", *map(str, values)]
+    return words
