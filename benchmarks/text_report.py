@@ -181,7 +181,7 @@ def _training_row(name: str, change: dict[str, Any], folder: Path, seed: int) ->
         num_samples=max(4, _NUM_SAMPLES * 64 // per_image),
         seed=seed,
         times=TIMES[mapping],
-        **_SAMPLING,
+        sampling=_SAMPLING,
     )
     report = evaluate(checkpoint, None, folder / "evaluation", settings, device="cpu")
     held_out, nearest = report["held_out"], f"{report['held_out']['time_nearest_half']:g}"

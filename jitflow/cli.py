@@ -76,7 +76,7 @@ VERBS = {
         "jitflow.verbs.evaluate",
         "sweep",
         "find the best guidance, EMA, interval, solver and steps",
-        f"jitflow sweep {_DEMO} --cfg 1:3:1 --num_images 1000 --reference digits --extractor digits",
+        f"jitflow sweep {_DEMO} --guidance 1:3:1 --num_images 1000 --reference digits --extractor digits",
     ),
     "data": Verb(
         "jitflow.verbs.data",

@@ -15,7 +15,6 @@ from torch import Tensor
 from jitflow.applications import get_application, load_object
 from jitflow.checkpoint.load import load_module
 from jitflow.core.condition import Condition
-from jitflow.core.guidance import check_interval
 from jitflow.core.path import interpolate
 from jitflow.core.seeding import noise_from_seeds, use_seeds
 from jitflow.core.solver import get_solver
@@ -287,15 +286,6 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def parse_interval(text: str) -> tuple[float, float]:
-    """Read an interval such as ``"0.1,1.0"``; raise ConfigError if it is reversed or no interval."""
-    try:
-        low, high = (float(end) for end in text.split(","))
-    except ValueError:
-        raise ConfigError(f"the guidance interval must look like 0.1,1.0; got {text!r}") from None
-    return check_interval((low, high))
 
 
 @contextmanager

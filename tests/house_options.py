@@ -1,7 +1,7 @@
 """The options of the command line, read from the source: signatures of commands and arguments of parsers.
 
-A word given by its place, such as a checkpoint, is no option, nor is a dotted one, such as ``--model.learning_rate``,
-with its section (``--model``).
+A word given by its place, such as a checkpoint, is no option, nor is a dotted one, such as ``--model.learning_rate`` or
+``--sampling.steps``, with its section (``--model``, an argument whose class is named ``...Options``).
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ def find_options(house: House) -> list[str]:
 
 
 def options_by_command(house: House) -> dict[str, list[str]]:
-    """Read the options of every command: the verbs in ``cli.VERBS``, then the commands and judges of applications."""
-    return {**_of_verbs(house), **_of_applications(house)}
+    """Read the options of every command: the verbs, the general judge, then what the applications add."""
+    general = _value(house, "jitflow.verbs.evaluate", "GENERAL_JUDGE")
+    judge = {"jitflow evaluate, of images": _fields(house, *ast.literal_eval(general).split(":"))}
+    return {**_of_verbs(house), **judge, **_of_applications(house)}
 
 
 def _of_verbs(house: House) -> dict[str, list[str]]:
@@ -62,29 +64,45 @@ def _names(node: ast.expr) -> list[str]:
 
 def _of_applications(house: House) -> dict[str, list[str]]:
     table = ast.literal_eval(_value(house, "jitflow.applications", "BUILT_IN"))
-    found, counted = {}, set()
+    found = {}
     for name, path in table.items():
         module, _, variable = path.partition(":")
         application = {word.arg: word.value for word in _value(house, module, variable).keywords}
+        if "documented" in application:
+            documented = {word.arg: word.value for word in _value(house, module, application["documented"].id).keywords}
+            of_the_run = _value(house, "jitflow.verbs.documented", "_OF_THE_RUN")
+            words = [*documented["options"].keys, *of_the_run.keys]
+            found[f"jitflow {name} train"] = [ast.literal_eval(word) for word in words]
         commands = _strings(application["commands"]) if "commands" in application else {}
-        named = {f"jitflow {name} {command}": path for command, path in commands.items()}
+        for command, where in commands.items():
+            found[f"jitflow {name} {command}"] = _options(_function(house, *where.split(":")), by_place=False)
         if "judge" in application:
-            named[f"jitflow evaluate, of {name}"] = ast.literal_eval(application["judge"])
-        for command, where in named.items():
-            # The judge may be a command as well.
-            if where not in counted:
-                counted.add(where)
-                function = _function(house, *where.split(":"))
-                by_place = [a.arg for a in function.args.args][:1] == ["checkpoint"]
-                found[command] = _options(function, by_place=by_place)
+            found[f"jitflow evaluate, of {name}"] = _fields(house, *ast.literal_eval(application["judge"]).split(":"))
     return found
 
 
+def _fields(house: House, module: str, name: str) -> list[str]:
+    """Fields of a dataclass, those of its bases in the library first."""
+    tree = house.tree(house.path(module))
+    owner = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    found = []
+    for base in owner.bases:
+        froms = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+        homes = [node.module for node in froms if any(alias.name == base.id for alias in node.names)]
+        found += _fields(house, homes[0] if homes else module, base.id)
+    return found + [node.target.id for node in owner.body if isinstance(node, ast.AnnAssign)]
+
+
 def _options(function: Function, *, by_place: bool) -> list[str]:
-    """Parameters of a command that are options; required ones are not where they are given by place."""
+    """Parameters of a command that are options; required ones are not where they are given by place, nor sections."""
     positional = [*function.args.posonlyargs, *function.args.args]
     required = len(positional) - len(function.args.defaults) if by_place else 0
-    return [argument.arg for argument in [*positional[required:], *function.args.kwonlyargs]]
+    arguments = [*positional[required:], *function.args.kwonlyargs]
+    return [argument.arg for argument in arguments if not _is_section(argument) and argument.arg != "further"]
+
+
+def _is_section(argument: ast.arg) -> bool:
+    return argument.annotation is not None and ast.unparse(argument.annotation).endswith("Options")
 
 
 def _parser_options(house: House, module: str, name: str) -> list[str]:

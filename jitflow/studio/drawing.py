@@ -13,9 +13,10 @@ from torch import Tensor
 
 import jitflow
 from jitflow import pictures
-from jitflow.model import BUILTIN, Model, parse_interval
+from jitflow.model import BUILTIN, Model
 from jitflow.studio.request import Request, check, words_of
 from jitflow.training.module import FlowModule
+from jitflow.training.sections import parse_interval
 
 OnFrame = Callable[[int, int, Image.Image], None]
 """Called with (steps done, steps in all, the images as they are now)."""

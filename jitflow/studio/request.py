@@ -10,8 +10,9 @@ from jitflow.applications import load_object
 from jitflow.core.solver import get_solver
 from jitflow.core.times import time_grid
 from jitflow.errors import ConfigError
-from jitflow.model import Model, parse_interval
+from jitflow.model import Model
 from jitflow.training.module import FlowModule
+from jitflow.training.sections import parse_interval
 
 MAX_IMAGES = 32
 MAX_STEPS = 500

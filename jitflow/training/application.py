@@ -16,12 +16,21 @@ class Documented:
     Attributes:
         recipe: Recipe with the documented defaults, such as ``"text/jit_b4"``.
         words: Dotted settings that each word sets, such as ``{"lr": "model.learning_rate"}``.
+        options: Words that are options of ``jitflow <application> train``, with a line of help for those whose setting
+            does not say enough; every other setting is a dotted option.
         least: Smallest value that a word can have.
+        derive: Derives further settings, ``"module:function"``: ``(given, resumed) -> settings by dotted name``, where
+            ``given`` are the values by word and by dotted name, and ``resumed`` is whether a run goes on; empty for
+            nothing.
+        default_dir: Folder of the run where nothing names one.
     """
 
     recipe: str
     words: Mapping[str, str | tuple[str, ...]]
+    options: Mapping[str, str] = field(default_factory=dict)
     least: Mapping[str, float] = field(default_factory=dict)
+    derive: str = ""
+    default_dir: str = "./output"
 
     def settings(self, given: Mapping[str, object]) -> dict[str, object]:
         """Translate documented words; those that are None, or that are no settings, are left out.
@@ -37,15 +46,23 @@ class Documented:
         """
         found: dict[str, object] = {}
         for word, value in given.items():
-            least = self.least.get(word)
-            if least is not None and isinstance(value, int | float) and value < least:
-                raise ConfigError(f"{word} must be at least {least:g}; got {value}")
-            if word == "max_steps" and isinstance(value, int) and (value == 0 or value < -1):
-                raise ConfigError(f"max_steps must be at least 1, or -1 for no limit; got {value}")
-            names = self.words.get(word, ())
+            self.check(word, value)
             if value is not None:
-                found.update(dict.fromkeys((names,) if isinstance(names, str) else names, value))
+                found.update(dict.fromkeys(self.targets(word), value))
         return found
+
+    def targets(self, word: str) -> tuple[str, ...]:
+        """Return the dotted settings that a word sets; none for one that only :attr:`derive` knows."""
+        names = self.words.get(word, ())
+        return (names,) if isinstance(names, str) else names
+
+    def check(self, word: str, value: object) -> None:
+        """Raise ConfigError if a word's value is a number that is too small."""
+        least = self.least.get(word)
+        if least is not None and isinstance(value, int | float) and value < least:
+            raise ConfigError(f"{word} must be at least {least:g}; got {value}")
+        if word == "max_steps" and isinstance(value, int) and (value == 0 or value < -1):
+            raise ConfigError(f"max_steps must be at least 1, or -1 for no limit; got {value}")
 
 
 @dataclass(frozen=True)
@@ -96,8 +113,9 @@ class Application:
         subject: What people name when they ask for samples.
         headline: Names of scores that may stand for a run, by preference.
         documented: The words of its documents for a training; None where no document says any.
-        judge: What ``jitflow evaluate`` means here, ``"module:function"``, whose signature makes the options; empty for
-            the general evaluation, which compares drawn images with real ones.
+        judge: What ``jitflow evaluate`` means here, ``"module:class"`` as :class:`jitflow.evaluation.request.Judge`,
+            whose fields are further options; empty for the general evaluation, which compares drawn images with real
+            ones.
         scorer: What ``jitflow sweep`` compares settings by, ``"module:class"`` as
             :class:`jitflow.evaluation.scorer.FrechetScorer`, which stands for an empty one.
         describe: Module with ``describe_model(settings, extra) -> facts`` and ``describe_file(path, content) ->
@@ -105,7 +123,8 @@ class Application:
         pictures: Pictures of a run for its report, each with a caption, by pattern in the run's folder.
         texts: Text files of a run for its report; the first that is there is shown.
         exports: Formats that ``jitflow export`` can write.
-        commands: Commands of its own by name, ``jitflow <application> <command>``, each ``"module:function"``.
+        commands: Commands of its own by name, ``jitflow <application> <command>``, each ``"module:function"``, besides
+            ``train``, ``sample`` and ``evaluate``, which are the general ones.
         demo: What ``jitflow demo`` runs, ``"module:object"``, a :class:`jitflow.training.demo.Demo`; empty for none.
     """
 

@@ -1,12 +1,15 @@
-"""``jitflow <application> <command>``: an application's own commands, and the verbs in its documents' words."""
+"""``jitflow <application> <command>``: an application's own commands, and the general verbs under its name."""
 
 from __future__ import annotations
 
-from rich.console import Console
+from collections.abc import Callable
+from typing import Any
 
 from jitflow.applications import get_application, load_object
-from jitflow.training.requests import DrawingRequest, TrainingRequest
 from jitflow.verbs.commandline import run_group
+from jitflow.verbs.documented import documented_train
+from jitflow.verbs.evaluate import evaluate
+from jitflow.verbs.sample import sample
 
 
 def application(name: str, args: list[str]) -> None:
@@ -19,38 +22,17 @@ def application(name: str, args: list[str]) -> None:
     Raises:
         ConfigError: If it has no such command.
     """
-    commands = {command: load_object(path) for command, path in get_application(name).commands.items()}
-    asked = run_group(name, commands, args)
-    if isinstance(asked, TrainingRequest):
-        _train(name, asked)
-    elif isinstance(asked, DrawingRequest):
-        _draw(name, asked)
+    chosen = get_application(name)
+    general: dict[str, Callable[..., Any]] = {"sample": sample, "evaluate": evaluate}
+    if chosen.documented is not None:
+        general["train"] = _documented_train(name)
+    own = {command: load_object(path) for command, path in chosen.commands.items()}
+    run_group(name, {**own, **{command: verb for command, verb in general.items() if command not in own}}, args)
 
 
-def _train(name: str, asked: TrainingRequest) -> None:
-    from jitflow.run.start import resumed_folder
-    from jitflow.verbs.documented import train_documented
+def _documented_train(name: str) -> Callable[[list[str]], None]:
+    def train(args: list[str]) -> None:
+        """Train in the words of the documents."""
+        documented_train(name, args)
 
-    folder = resumed_folder(asked.resume, asked.run_dir, asked.default_dir)
-    run = train_documented(
-        name, asked.words, folder, resume=asked.resume, restart=asked.restart, settings=asked.settings
-    )
-    ending = asked.ending.format(best=run.best or run.checkpoint)
-    Console(stderr=True, soft_wrap=True).print(ending, markup=False)
-
-
-def _draw(name: str, asked: DrawingRequest) -> None:
-    from jitflow.model import load
-    from jitflow.verbs.sample import check_numbers, draw
-
-    check_numbers(int(asked.asked.get("num") or 1), asked.settings)
-    draw(
-        load(asked.checkpoint, device=asked.device, application=name),
-        asked.asked,
-        asked.settings,
-        seed=asked.seed,
-        ema=asked.ema,
-        out=asked.out,
-        batch_size=asked.batch_size,
-        precision=asked.precision,
-    )
+    return train

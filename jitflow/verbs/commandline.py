@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import inspect
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, get_type_hints
 
+import jsonargparse
 from rich.console import Console
 from rich.table import Table
 
-from jitflow.errors import option_error, unknown_name
+from jitflow.errors import ConfigError, option_error, unknown_name
+from jitflow.verbs.words import WORDS, full_name, spell_out
 
 
 def run_group(
     name: str, commands: Mapping[str, Callable[..., Any]], args: list[str], *, positional: Collection[str] = ()
 ) -> Any:
-    """Run one of several commands that share a verb; without a word, or with ``--help``, list them.
+    """Run one of several commands that share a verb; without a word, or with ``--help``, list the commands.
 
     Args:
         name: The verb.
-        commands: Function of each command.
+        commands: Function of each command; one whose only argument is ``args`` is given the words as they are.
         args: Words after the verb.
-        positional: Commands whose required arguments are given by place, as in those that begin with a checkpoint; the
-            others' are options.
+        positional: Commands whose required arguments are given by place; the others' are options.
 
     Returns:
         What the command returns; None for a list.
@@ -42,76 +44,90 @@ def run_group(
     if args[0] not in commands:
         raise unknown_name(f"{name} command", args[0], commands)
     function = commands[args[0]]
-    by_place = args[0] in positional or next(iter(inspect.signature(function).parameters), "") == "checkpoint"
-    return run_command(f"{name} {args[0]}", function, args[1:], positional=by_place)
+    if list(inspect.signature(function).parameters) == ["args"]:
+        return function(args[1:])
+    return run_command(f"{name} {args[0]}", function, args[1:], positional=args[0] in positional)
 
 
-def run_command(name: str, function: Callable[..., Any], args: list[str], *, positional: bool = True) -> Any:
+def run_command(
+    name: str,
+    function: Callable[..., Any],
+    args: list[str],
+    *,
+    positional: bool = True,
+    further: type | None = None,
+) -> Any:
     """Make the options of a command from a function's signature and docstring, and run it.
+
+    An argument that is a dataclass is a section, whose fields are dotted options (``--sampling.steps``); see
+    :func:`jitflow.verbs.words.spell_out` for what people may write.
 
     Args:
         name: Words after ``jitflow``.
         function: What to run.
         args: Words after the verb.
         positional: Whether required arguments are given by place; else as options.
+        further: Dataclass whose fields are options as well; the function is given it as ``further``.
 
     Returns:
         What the function returns.
-    """
-    import jsonargparse
 
+    Raises:
+        ConfigError: If an option is unknown or has a value that it cannot have.
+    """
     prog = f"jitflow {name}"
-
-    # People write --num-images as well as --num_images.
-    args = [
-        "--" + word[2:].partition("=")[0].replace("-", "_") + "".join(word[2:].partition("=")[1:])
-        if word.startswith("--")
-        else word
-        for word in args
-    ]
-    parameters = inspect.signature(function).parameters.values()
-    switches = {
-        f"--{p.name}": str(p.annotation) in ("bool", "bool | None")
-        for p in parameters
-        if p.default is False or (p.default is None and str(p.annotation).startswith("bool"))
-    }
-    lists = [f"--{p.name}" for p in parameters if str(p.annotation).startswith("list[")]
-    args = _spell_out(_join_lists(args, lists), switches)
+    parser = command_parser(prog, function, positional=positional, further=further)
+    kinds = {**option_kinds(function), **(option_kinds(further) if further is not None else {})}
+    words = spell_out(args, kinds)
     try:
-        return jsonargparse.auto_cli(function, args=args, prog=prog, as_positional=positional, exit_on_error=False)
+        asked = parser.instantiate_classes(parser.parse_args(words))
     except argparse.ArgumentError as error:
-        raise option_error(str(error), prog) from None
+        raise ConfigError(_as_typed(str(option_error(str(error), prog)), args, kinds)) from None
+    given = dict(vars(asked))
+    if further is not None:
+        given["further"] = further(**{field.name: given.pop(field.name) for field in dataclasses.fields(further)})
+    return call(function, given)
 
 
-def _join_lists(args: list[str], lists: list[str]) -> list[str]:
-    """Let ``--ids 1 2 3`` mean ``--ids=[1,2,3]``, which is how people write it."""
-    joined: list[str] = []
-    values: list[str] | None = None
-    for word in [*args, "--"]:
-        if values is not None and not word.startswith("--"):
-            values.append(word)
-            continue
-        if values is not None:
-            joined.append(f"{joined.pop()}=[{','.join(values)}]" if values else joined.pop())
-        values = [] if word in lists else None
-        joined.append(word)
-    return joined[:-1]
+def _as_typed(text: str, args: list[str], kinds: Mapping[str, str]) -> str:
+    """An error in which options of sections are named as they were typed, with their section or without."""
+    for word in args:
+        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
+        text = text.replace(f"--{full_name(name, kinds)} ", f"--{name} ")
+    return text
 
 
-def _spell_out(args: list[str], switches: dict[str, bool]) -> list[str]:
-    """Let a bare ``--switch`` mean ``--switch=true``, which is how people write it.
+def call(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+    """Run a command's function with the options that were read."""
+    return function(**given)
 
-    Args:
-        args: Words of a command line.
-        switches: Options that are false by default or have none, and whether true and false are all that they can be.
-    """
 
-    def is_bare(word: str, after: str) -> bool:
-        if word not in switches:
-            return False
-        if switches[word]:
-            return after.lower() not in ("true", "false", "yes", "no", "null")
-        return not after or after.startswith("-")
+def command_parser(
+    prog: str, function: Callable[..., Any], *, positional: bool = True, further: type | None = None
+) -> Any:
+    """Build the parser of a command's options; arguments as in :func:`run_command`."""
+    description = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:\n")[0].strip()
+    parser = jsonargparse.ArgumentParser(
+        prog=prog, description=description, exit_on_error=False, parser_mode=WORDS, allow_abbrev=False
+    )
+    parser.add_function_arguments(
+        function, as_group=False, as_positional=positional, skip={"further"}, fail_untyped=False
+    )
+    if further is not None:
+        parser.add_class_arguments(further, as_group=False, as_positional=False)
+    return parser
 
-    following = [*args, ""][1:]
-    return [f"{word}=true" if is_bare(word, after) else word for word, after in zip(args, following, strict=True)]
+
+def option_kinds(function: Callable[..., Any]) -> dict[str, str]:
+    """Return the annotation of every option of a command by name, those of sections with a dot."""
+    return dict(_kinds(function, ""))
+
+
+def _kinds(function: Callable[..., Any], prefix: str) -> Iterator[tuple[str, str]]:
+    hints = get_type_hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if dataclasses.is_dataclass(hints.get(name)):
+            yield from _kinds(hints[name], f"{prefix}{name}.")
+        else:
+            kind = parameter.annotation
+            yield f"{prefix}{name}", kind if isinstance(kind, str) else inspect.formatannotation(kind)

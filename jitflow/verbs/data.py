@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,36 @@ from rich.text import Text
 
 from jitflow.errors import DataError
 from jitflow.verbs.commandline import run_group
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How the files of a data set are read.
+
+    Attributes:
+        workers: Processes; one on each CPU core by default.
+        on_error: At a file that cannot be read, stop, or leave it out and record it.
+        max_skipped: How many files may be left out.
+    """
+
+    workers: int | None = None
+    on_error: Literal["error", "skip"] = "error"
+    max_skipped: int = 100
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """Which images and classes of a data set are reported.
+
+    Attributes:
+        min_side: Images with a shorter side, in pixels, are reported as tiny.
+        min_class_images: Classes with fewer images are reported.
+        max_pixels: Images with more are reported and not decoded.
+    """
+
+    min_side: int = 64
+    min_class_images: int = 10
+    max_pixels: int = 89_478_485
 
 
 def data(args: list[str]) -> None:
@@ -23,10 +54,8 @@ def _prepare(
     out: str,
     img_size: int = 256,
     channels: int = 3,
-    workers: int | None = None,
-    on_error: Literal["error", "skip"] = "error",
-    max_skipped: int = 100,
     dry_run: bool = False,
+    reading: ReadingOptions = ReadingOptions(),
 ) -> None:
     """Store the centre crops of a folder of images, so that training need not decode them.
 
@@ -38,10 +67,8 @@ def _prepare(
         out: Folder of the result.
         img_size: Side of the square crop in pixels.
         channels: 3 for colour, 1 for greyscale.
-        workers: Processes; one on each CPU core by default.
-        on_error: At a file that cannot be read, stop, or leave it out and record it.
-        max_skipped: How many files may be left out.
         dry_run: List the images and say what would be written, and write nothing.
+        reading: How files are read.
     """
     from jitflow.apps.images.prepare import describe, prepare
 
@@ -54,9 +81,9 @@ def _prepare(
         out,
         img_size=img_size,
         channels=channels,
-        workers=workers,
-        skip_damaged=on_error == "skip",
-        max_skipped=max_skipped,
+        workers=reading.workers,
+        skip_damaged=reading.on_error == "skip",
+        max_skipped=reading.max_skipped,
     )
     for split, entry in manifest["splits"].items():
         size = sum(shard["num_bytes"] for shard in entry["shards"])
@@ -71,9 +98,7 @@ def _check(
     folder: str,
     out: str = "outputs/data_check",
     workers: int | None = None,
-    min_side: int = 64,
-    min_class_images: int = 10,
-    max_pixels: int = 89_478_485,
+    limits: LimitOptions = LimitOptions(),
 ) -> None:
     """Look at every file of a data set, or at every checksum of a prepared one.
 
@@ -84,9 +109,7 @@ def _check(
         folder: Folder of images, or one that `jitflow data prepare` has made.
         out: Folder of the report.
         workers: Processes; one on each CPU core by default.
-        min_side: Images with a shorter side, in pixels, are reported as tiny.
-        min_class_images: Classes with fewer images are reported.
-        max_pixels: Images with more are reported and not decoded.
+        limits: What is reported.
     """
     from jitflow.apps.images.check import check_folder, check_shards
     from jitflow.apps.images.shards import is_shard_folder
@@ -103,9 +126,9 @@ def _check(
         folder,
         out,
         workers=workers,
-        min_side_px=min_side,
-        min_class_images=min_class_images,
-        max_pixels=max_pixels,
+        min_side_px=limits.min_side,
+        min_class_images=limits.min_class_images,
+        max_pixels=limits.max_pixels,
     )
     counts = ", ".join(f"{split} {count} images" for split, count in report["num_images"].items())
     if not findings:

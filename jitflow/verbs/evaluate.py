@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +13,43 @@ from rich.table import Table
 
 from jitflow.applications import load_object
 from jitflow.errors import ConfigError
+from jitflow.evaluation.request import EvaluationRequest, Judge
+from jitflow.training.sections import ComputeOptions, PrecisionOptions, SamplingOptions
 from jitflow.verbs.commandline import run_command
 
 log = logging.getLogger(__name__)
+GENERAL_JUDGE = "jitflow.evaluation.image_judge:ImageJudge"
 _GUIDANCES = "1.0:4.0:0.5"
+
+
+@dataclass(frozen=True)
+class ReadOptions(ComputeOptions):
+    """Where to compute, and how images are read.
+
+    Attributes:
+        num_workers: Processes that read images.
+    """
+
+    num_workers: int = 2
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """Settings of sampling to try; those of the model where nothing is given.
+
+    Attributes:
+        guidance: Guidance scales, as first:last:step or a list such as 1,2.5; 1.0:4.0:0.5 for models of classes.
+        ema: Averages: 1, 2, 0 for the weights, widths such as 0.05,0.1 for averages made after training.
+        interval: Intervals of guidance, such as 0:1,0.1:1.
+        solver: Solvers, such as heun,multistep.
+        steps: Numbers of steps, such as 25,50.
+    """
+
+    guidance: str | None = None
+    ema: str = "1,2"
+    interval: str | None = None
+    solver: str | None = None
+    steps: str | None = None
 
 
 def evaluate(args: list[str]) -> None:
@@ -23,20 +57,22 @@ def evaluate(args: list[str]) -> None:
     if args[:1] == ["compare"]:
         run_command("evaluate compare", _compare, args[1:])
         return
-    run_command("evaluate", _judge_of(args) or _evaluate, args)
+    run_command("evaluate", _evaluate, args, further=_judge_of(args))
 
 
-def _judge_of(args: list[str]) -> Callable[..., Any] | None:
-    """The command by which the application of the checkpoint, the first word, judges; None for the general one."""
+def _judge_of(args: list[str]) -> type:
+    """The judge of the checkpoint's application; the general one where the first word is no checkpoint."""
     path = next((word for word in args if not word.startswith("-")), None)
-    if path is None or not Path(path).expanduser().is_file():
-        # Help, or a mistake that the general command will name.
-        return None
-    from jitflow.checkpoint.formats import read_state
-    from jitflow.checkpoint.state import application_of
+    if path is not None and Path(path).expanduser().is_file():
+        from jitflow.checkpoint.formats import read_state
+        from jitflow.checkpoint.state import application_of
 
-    judge = application_of(read_state(path), path, otherwise="evaluate another checkpoint").judge
-    return load_object(judge) if judge else None
+        own = application_of(read_state(path), path, otherwise="evaluate another checkpoint").judge
+        if own:
+            judge: type = load_object(own)
+            return judge
+    general: type = load_object(GENERAL_JUDGE)
+    return general
 
 
 def own_scorer(application: str) -> Callable[..., Any] | None:
@@ -59,80 +95,40 @@ def sweep(args: list[str]) -> None:
 
 def _evaluate(
     checkpoint: str,
-    num_images: int = 50000,
+    num_images: int | None = None,
     reference: str | None = None,
-    extractor: str = "inception",
-    guidance: float | None = None,
-    interval: str | None = None,
-    solver: str | None = None,
-    steps: int | None = None,
-    ema: float = 1,
     seed: int = 0,
+    ema: float | None = None,
     out: str = "outputs/evaluation",
-    batch_size: int = 64,
-    processes: int = 1,
-    device: str | None = None,
-    precision: Literal["32", "bf16", "16"] = "32",
-    png: bool = False,
-    npz: bool = False,
     dry_run: bool = False,
+    sampling: SamplingOptions = SamplingOptions(),  # noqa: B008 (frozen)
+    compute: PrecisionOptions = PrecisionOptions(),  # noqa: B008 (frozen)
+    *,
+    further: Judge,
 ) -> None:
-    """Score a checkpoint: classes balanced, one seed for each image, a report with a protocol card.
+    """Evaluate a checkpoint: draw samples, score them against real data, and write a report.
 
-    Interrupted, run the same command again: it goes on where it stopped. `jitflow evaluate compare A B` says what
-    differs between two reports.
+    Further options are those of the checkpoint's application: `jitflow evaluate CHECKPOINT --help` lists them. Options
+    of a section can be given without it: --guidance 2, --steps 50. Interrupted, run the same command again: it goes on
+    where it stopped. `jitflow evaluate compare A B` says what differs between two reports.
 
     Args:
         checkpoint: File of any format.
-        num_images: Images to generate, a multiple of the classes.
-        reference: An .npz of statistics, a folder of images, digits or digits:val; by default fid_stats/ is searched.
-        extractor: inception, inception:FILE, digits, pixels, pixels:SIDE, timm:MODEL:FILE.
-        guidance: Guidance scale; the model's own by default.
-        interval: Times low,high between which guidance acts.
-        solver: euler, heun, midpoint or multistep.
-        steps: Steps of the solver.
-        ema: Average of the weights: 1 or 2; 0 for the weights; a width such as 0.1 for one made after training.
-        seed: Seed of the first image; the others follow.
+        num_images: Samples to draw, a multiple of the classes; 50000 images, 40 spectrograms of each user, 64 texts.
+        reference: Real data: an .npz of statistics, a folder of images, digits or digits:val, by default fid_stats/ is
+            searched; for text the text it was trained on, by default the recorded one; for micro-Doppler the real
+            pictures.
+        seed: Seed of the first sample; the others follow.
+        ema: Average of the weights: 1 or 2; 0 for the weights; a width such as 0.1 for one made after training. 1 by
+            default, where there is one.
         out: Folder of the report.
-        batch_size: Images at a time; does not change the score.
-        processes: Processes that share the work, one GPU each; does not change the score.
-        device: cpu or cuda; the fastest there is by default.
-        precision: Precision inside the network.
-        png: Also write every image.
-        npz: Also write samples.npz for ADM's evaluator.
         dry_run: Check everything, say what would be done, and do nothing.
+        sampling: How samples are drawn; the model's own settings by default.
+        compute: Where and how precisely to compute.
+        further: Judge of the checkpoint's application.
     """
-    from jitflow.evaluation.evaluate import Plan
-    from jitflow.evaluation.evaluate import evaluate as run
-    from jitflow.evaluation.scorer import default_reference
-    from jitflow.model import load, parse_interval
-
-    if processes < 1:
-        raise ConfigError(f"--processes must be at least 1; got {processes}")
-    window = parse_interval(interval) if interval is not None else None
-    plan = Plan(num_images, seed, guidance, window, solver, steps, ema, precision, batch_size)
-    model = load(checkpoint, device=device)
-    plan.check(model.module.num_classes)
-    reference = reference or str(default_reference(model))
-    console = Console(stderr=True, soft_wrap=True)
-    if dry_run:
-        console.print(f"would score {num_images} images of {checkpoint} against {reference} ({extractor}) into {out}")
-        return
-    report = run(
-        checkpoint,
-        plan,
-        reference=reference,
-        extractor=extractor,
-        out=out,
-        processes=processes,
-        keep_png=png,
-        keep_npz=npz,
-        model=model,
-    )
-    for warning in report["warnings"]:
-        log.warning("warning: %s", warning)
-    _print_report(report)
-    console.print(f"report: {Path(out) / 'report.json'}")
+    settings = sampling.settings()
+    further(EvaluationRequest(checkpoint, num_images, reference, seed, ema, out, settings, compute, dry_run))
 
 
 def _compare(first: str, second: str) -> None:
@@ -166,11 +162,9 @@ def _stats(
     out: str | None = None,
     extractor: str = "inception",
     channels: Literal[1, 3] = 3,
-    batch_size: int = 64,
-    num_workers: int = 2,
     keep_features: int = 0,
-    device: str | None = None,
     dry_run: bool = False,
+    compute: ReadOptions = ReadOptions(),
 ) -> None:
     """Make reference statistics of a folder of images: centre-cropped as in training, never flipped.
 
@@ -180,11 +174,9 @@ def _stats(
         out: The .npz to write; fid_stats/<folder>_<img_size>.npz by default.
         extractor: inception, inception:FILE, digits, pixels, pixels:SIDE, timm:MODEL:FILE.
         channels: 3 for colour, 1 for grey.
-        batch_size: Images at a time.
-        num_workers: Processes that read images.
         keep_features: Features of so many images to keep, spread evenly, for KID, precision and recall.
-        device: cpu or cuda; the fastest there is by default.
         dry_run: Check everything, say what would be done, and do nothing.
+        compute: Where to compute.
     """
     import torch
 
@@ -198,7 +190,9 @@ def _stats(
     if keep_features < 0:
         raise ConfigError(f"--keep_features must not be negative; got {keep_features}")
     target = Path(out or f"fid_stats/{Path(folder).resolve().name}_{img_size}.npz")
-    batches, num_images = image_batches(folder, img_size, channels, batch_size=batch_size, num_workers=num_workers)
+    batches, num_images = image_batches(
+        folder, img_size, channels, batch_size=compute.batch_size, num_workers=compute.num_workers
+    )
     made = make_extractor(extractor)
     console = Console(stderr=True, soft_wrap=True)
     if dry_run:
@@ -206,7 +200,7 @@ def _stats(
         return
     with meter("reading", num_images) as progress:
         moments, features, checksum = reference_features(
-            batches, made, device=device or default_device(), on_images=progress.update
+            batches, made, device=compute.device or default_device(), on_images=progress.update
         )
     record: dict[str, Any] = {
         "extractor": made.name,
@@ -234,43 +228,30 @@ def _stats(
 
 def _sweep(
     checkpoint: str,
-    cfg: str | None = None,
-    ema: str = "1,2",
-    interval: str | None = None,
-    solver: str | None = None,
-    steps: str | None = None,
     num_images: int = 8000,
     reference: str | None = None,
     extractor: str = "inception",
     seed: int = 0,
     out: str = "outputs/sweep",
-    batch_size: int = 64,
-    device: str | None = None,
-    precision: Literal["32", "bf16", "16"] = "32",
     dry_run: bool = False,
+    grid: GridOptions = GridOptions(),
+    compute: PrecisionOptions = PrecisionOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Score a grid of sampling settings with the same noise, and find the best.
 
-    Writes sweep.csv and sweep.png. Interrupted, run the same command again: finished points are kept.
+    Writes sweep.csv and sweep.png. Interrupted, run the same command again: finished points are kept. Options of a
+    section can be given without it: --guidance 1:3:0.5, --steps 25,50.
 
     Args:
         checkpoint: File of any format.
-        cfg: Guidance scales, as first:last:step or a list such as 1,2.5; 1.0:4.0:0.5 for models of classes.
-        ema: Averages: 1, 2, 0 for the weights, widths such as 0.05,0.1 for averages made after training.
-        interval: Intervals of guidance, such as 0:1,0.1:1; the model's own by default.
-        solver: Solvers, such as heun,multistep; the model's own by default.
-        steps: Numbers of steps, such as 25,50; the model's own by default.
-        num_images: Images, or texts, at each point; of classes a multiple of their number.
-        reference: What samples are compared with: an .npz of statistics, a folder of images, digits or digits:val, by
-            default fid_stats/ is searched; for text the text it was trained on, by default the recorded one; for
-            micro-Doppler the real pictures.
+        num_images: Samples at each point; of classes a multiple of their number.
+        reference: Real data, as for `jitflow evaluate`.
         extractor: inception, inception:FILE, digits, pixels, pixels:SIDE, timm:MODEL:FILE.
-        seed: Seed of the first image; the others follow.
+        seed: Seed of the first sample; the others follow.
         out: Folder of the results.
-        batch_size: Images at a time.
-        device: cpu or cuda; the fastest there is by default.
-        precision: Precision inside the network.
         dry_run: Check everything, list the points, and do nothing.
+        grid: Settings of sampling to try.
+        compute: Where and how precisely to compute.
     """
     from jitflow.core.guidance import check_interval
     from jitflow.evaluation.evaluate import Plan
@@ -279,29 +260,31 @@ def _sweep(
     from jitflow.evaluation.sweep import sweep as run
     from jitflow.model import load
 
-    emas = parse_numbers(ema, what="--ema")
-    guidances = parse_numbers(cfg, what="--cfg") if cfg is not None else None
-    chosen_steps = parse_numbers(steps, what="--steps") if steps is not None else None
-    windows = parse_intervals(interval) if interval is not None else None
-    model = load(checkpoint, device=device)
+    emas = parse_numbers(grid.ema, what="--ema")
+    guidances = parse_numbers(grid.guidance, what="--guidance") if grid.guidance is not None else None
+    chosen_steps = parse_numbers(grid.steps, what="--steps") if grid.steps is not None else None
+    windows = parse_intervals(grid.interval) if grid.interval is not None else None
+    model = load(checkpoint, device=compute.device)
     module = model.module
     # Where there are no classes to guide to, guidance is nothing to be tried.
-    own = parse_numbers(_GUIDANCES, what="--cfg") if module.num_classes else (float(module.cfg_scale),)
-    grid = Grid(
+    own = parse_numbers(_GUIDANCES, what="--guidance") if module.num_classes else (float(module.cfg_scale),)
+    points = Grid(
         guidances or own,
         emas,
         windows or (check_interval(module.cfg_interval),),
-        tuple(solver.split(",")) if solver is not None else (module.sampling_method,),
+        tuple(grid.solver.split(",")) if grid.solver is not None else (module.sampling_method,),
         tuple(map(_whole, chosen_steps)) if chosen_steps else (module.num_sampling_steps,),
     )
-    base = Plan(num_images, seed, precision=precision, batch_size=batch_size)
+    base = Plan(num_images, seed, precision=compute.precision, batch_size=compute.batch_size)
     make_scorer = own_scorer(module.application) or FrechetScorer
     scorer = make_scorer(model, base, reference=reference, extractor=extractor)
     console = Console(stderr=True, soft_wrap=True)
     if dry_run:
-        console.print(f"would score {len(grid)} points of {num_images} {scorer.unit} by {scorer.score_name} into {out}")
+        console.print(
+            f"would score {len(points)} points of {num_images} {scorer.unit} by {scorer.score_name} into {out}"
+        )
         return
-    rows = run(model, grid, base, scorer, out)
+    rows = run(model, points, base, scorer, out)
     table = Table(title=f"{len(rows)} points, {num_images} {scorer.unit} each, best first")
     for name in rows[0]:
         table.add_column(name, justify="right")
@@ -317,18 +300,6 @@ def _whole(number: float) -> int:
     if number != int(number):
         raise ConfigError(f"--steps must be whole numbers; got {number:g}")
     return int(number)
-
-
-def _print_report(report: dict[str, Any]) -> None:
-    table = Table("score", "value")
-    for name, value in report["metrics"].items():
-        table.add_row(name, f"{value:.4f}")
-    console = Console()
-    console.print(table)
-    card = Table("protocol", "value")
-    for name, value in report["protocol"].items():
-        card.add_row(name, str(value))
-    console.print(card)
 
 
 def _format(value: Any) -> str:

@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from typing import Literal
 
 from rich.console import Console
 
 from jitflow.verbs.commandline import run_command
+
+
+@dataclass(frozen=True)
+class CardOptions:
+    """What a model card says.
+
+    Attributes:
+        report: Report of `jitflow evaluate` for the card; those beside the checkpoint by default.
+        license: Identifier of the weights' licence, such as cc-by-4.0.
+    """
+
+    report: str | None = None
+    license: str = "unknown"
+
+
+@dataclass(frozen=True)
+class HubOptions:
+    """Where a model is uploaded to.
+
+    Attributes:
+        push_to: Also upload the folder to this repository of a model hub, user/name; needs `hf auth login`.
+        public: A repository that is made for it shall be public.
+    """
+
+    push_to: str | None = None
+    public: bool = False
 
 
 def export(args: list[str]) -> None:
@@ -21,11 +48,9 @@ def _export(
     format: Literal["safetensors", "torch_export", "diffusers"] = "safetensors",
     ema: Literal["0", "1", "2", "all"] = "1",
     vavae_path: str | None = None,
-    report: str | None = None,
-    license: str = "unknown",
-    push_to: str | None = None,
-    public: bool = False,
     dry_run: bool = False,
+    card: CardOptions = CardOptions(),
+    hub: HubOptions = HubOptions(),
 ) -> None:
     """Export a model for others: its weights, programs that torch alone runs, or a diffusers pipeline, with a card.
 
@@ -35,17 +60,15 @@ def _export(
         format: safetensors for the weights, torch_export for programs, diffusers for a pipeline.
         ema: Average to export, 1 or 2; 0 for the weights themselves; all of them in safetensors.
         vavae_path: File of the autoencoder that made the latents, if the checkpoint does not hold its codec.
-        report: Report of `jitflow evaluate` for the card; those beside the checkpoint by default.
-        license: Identifier of the weights' licence, such as cc-by-4.0.
-        push_to: Also upload the folder to this repository of a model hub, user/name; needs `hf auth login`.
-        public: A repository that is made for it shall be public.
         dry_run: Check and say what would be written, and write nothing.
+        card: What the model card says.
+        hub: Where the folder is uploaded to.
     """
     from jitflow.export.export import export as export_model
     from jitflow.export.hub import PREFIX, check_repository, pull, push
 
-    if push_to is not None:
-        check_repository(push_to)
+    if hub.push_to is not None:
+        check_repository(hub.push_to)
     console = Console(stderr=True, soft_wrap=True)
     with tempfile.TemporaryDirectory() as scratch, console.status(f"exporting {checkpoint} as {format}"):
         source = pull(checkpoint, scratch) if checkpoint.startswith(PREFIX) else checkpoint
@@ -55,15 +78,15 @@ def _export(
             format=format,
             ema=ema if ema == "all" else int(ema),
             vavae_path=vavae_path,
-            report=report,
-            license=license,
+            report=card.report,
+            license=card.license,
             dry_run=dry_run,
         )
     console.print(f"would export to {folder}" if dry_run else f"{folder}: see its README.md")
-    if push_to is not None:
+    if hub.push_to is not None:
         if dry_run:
-            console.print(f"would upload it to {push_to}")
+            console.print(f"would upload it to {hub.push_to}")
             return
-        with console.status(f"uploading to {push_to}"):
-            address = push(folder, push_to, private=not public)
+        with console.status(f"uploading to {hub.push_to}"):
+            address = push(folder, hub.push_to, private=not hub.public)
         console.print(f"uploaded to {address}; jitflow export {address} FOLDER fetches it")

@@ -7,12 +7,26 @@ import json
 import logging
 import os
 import tempfile
+from dataclasses import dataclass
 
 from jitflow.errors import ConfigError
 from jitflow.verbs.commandline import run_command
 
 log = logging.getLogger(__name__)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Address and port of the page's server.
+
+    Attributes:
+        host: Address to listen on; others than this machine reach the page only if it is changed.
+        port: Port; the first free one from 7860 by default.
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = None
 
 
 def studio(args: list[str]) -> None:
@@ -26,10 +40,9 @@ def studio(args: list[str]) -> None:
 
 def _studio(
     checkpoints: list[str],
-    host: str = "127.0.0.1",
-    port: int | None = None,
     device: str | None = None,
     vavae_path: str = "builtin",
+    server: ServerOptions = ServerOptions(),
 ) -> None:
     """Open a page to sample from checkpoints, on this machine; nothing is sent anywhere. Ctrl-C ends it.
 
@@ -37,10 +50,9 @@ def _studio(
 
     Args:
         checkpoints: Files to choose from.
-        host: Address to listen on; others than this machine reach the page only if it is changed.
-        port: Port; the first free one from 7860 by default.
         device: cpu, cuda, cuda:1, mps; the fastest there is by default.
         vavae_path: The VA-VAE that models of latents need, or builtin for the codec inside the checkpoint.
+        server: Where the page is served.
     """
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError('the studio needs gradio, which is not installed; pip install "jitflow[studio]"')
@@ -53,7 +65,7 @@ def _studio(
             HF_HUB_OFFLINE="1",
             HF_HUB_DISABLE_TELEMETRY="1",
         )
-        _serve(checkpoints, host, port, device, vavae_path)
+        _serve(checkpoints, server.host, server.port, device, vavae_path)
 
 
 def _serve(checkpoints: list[str], host: str, port: int | None, device: str | None, vavae_path: str) -> None:

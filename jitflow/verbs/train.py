@@ -19,10 +19,12 @@ import yaml
 from jitflow.errors import ConfigError
 from jitflow.io.files import write_text
 from jitflow.run.recipe import check_classes, find_recipe, read_recipe
+from jitflow.verbs.words import spell_out
 
 log = logging.getLogger(__name__)
-# Options that are no settings of the training.
-_OURS = ("config", "run_dir", "resume", "restart", "dry_run")
+# Options that are no settings of the training, with what they take.
+_OURS = {"config": "str", "run_dir": "str", "resume": "str", "restart": "bool", "dry_run": "bool"}
+_SWITCHES = {"ema_on_cpu": "bool", "optimizer_on_cpu": "bool"}
 
 
 def train(args: list[str]) -> None:
@@ -34,7 +36,7 @@ def train(args: list[str]) -> None:
     Raises:
         JitflowError: If a setting, the data or a path cannot work; before training starts.
     """
-    words, recipe_name = _with_recipe_paths(args)
+    words, recipe_name = _with_recipe_paths(spell_out(args, {**_OURS, **_SWITCHES}))
     # What follows imports torch; a recipe that does not exist was named without.
     from jitflow.run.fit import fit, no_folder_without_a_run, prepare
     from jitflow.run.start import AUTO, resumed_folder
@@ -48,7 +50,7 @@ def train(args: list[str]) -> None:
     except argparse.ArgumentError as error:
         options = [option for action in parser._actions for option in action.option_strings]
         raise explain_option_error(str(error), words, _recipe_of(words), options, "jitflow train") from None
-    settings: dict[str, Any] = yaml.safe_load(parser.dump(asked, skip_unset=False))
+    settings: dict[str, Any] = yaml.safe_load(parser.dump(asked, format="yaml", skip_unset=False))
     recipe = {name: value for name, value in settings.items() if name not in _OURS}
     resume = asked.resume
     folder = resumed_folder(resume, asked.run_dir, Path("runs") / (recipe_name or "train").replace("/", "_"))
@@ -61,7 +63,8 @@ def train(args: list[str]) -> None:
                 describe_dry_run(training)
         return
     run = fit(recipe, folder, start, restart=asked.restart, foreign=True)
-    log.info("done: %s", run.checkpoint)
+    best = run.best or run.checkpoint
+    log.info("done: %s; draw from it with `jitflow sample %s`", best, best)
 
 
 def _recipe_of(words: list[str]) -> dict[str, Any]:
@@ -119,12 +122,8 @@ def _with_recorded_recipe(words: list[str]) -> list[str]:
 
 
 def _value_of(option: str, words: list[str]) -> str:
-    """What follows an option, as a word of its own or after ``=``; empty where it is not given."""
-    for place, word in enumerate(words):
-        flag, equals, value = word.partition("=")
-        if flag == option:
-            return value if equals else "".join(words[place + 1 : place + 2])
-    return ""
+    """What is given for an option; empty where it is not given."""
+    return next((word.partition("=")[2] for word in words if word.startswith(f"{option}=")), "")
 
 
 def _written(recipe: dict[str, Any]) -> Path:

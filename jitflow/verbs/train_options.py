@@ -13,6 +13,7 @@ from jitflow.run.fit import Training, describe_model
 from jitflow.run.memory import describe_fit
 from jitflow.run.settings import CHECKPOINTS
 from jitflow.training.module import FlowModule
+from jitflow.verbs.words import WORDS
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 def train_parser() -> LightningArgumentParser:
     """Build the parser of a training's settings; it parses, and builds nothing of what they describe."""
     # An option cut short could come to mean another one.
-    parser = LightningArgumentParser(prog="jitflow train", exit_on_error=False, allow_abbrev=False)
+    parser = LightningArgumentParser(prog="jitflow train", exit_on_error=False, allow_abbrev=False, parser_mode=WORDS)
     parser.add_argument("-c", "--config", action="config", help="Name of a recipe, or a file.")
     parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run; runs/<recipe>.")
     parser.add_argument(
@@ -30,7 +31,7 @@ def train_parser() -> LightningArgumentParser:
         help="Continue a run: a checkpoint, a run's folder, or 'auto' for the folder of --run_dir; without --config by "
         "its recorded settings. An unfinished run with the same settings is continued without.",
     )
-    parser.add_argument("--restart", action="store_true", help="Throw away what a training left in the folder.")
+    parser.add_argument("--restart", type=bool, default=False, help="Throw away what a training left in the folder.")
     parser.add_argument(
         "--init_from", type=str | None, default=None, help="Start a new run from the weights of this checkpoint."
     )
@@ -42,14 +43,18 @@ def train_parser() -> LightningArgumentParser:
         help="Also keep snapshots from which an average of any width can be made after training; off by default.",
     )
     parser.add_argument(
-        "--ema_on_cpu", action="store_true", help="Keep both averages in the host's memory; slower, less on the GPU."
+        "--ema_on_cpu",
+        type=bool,
+        default=False,
+        help="Keep both averages in the host's memory; slower, less on the GPU.",
     )
     parser.add_argument(
         "--optimizer_on_cpu",
-        action="store_true",
+        type=bool,
+        default=False,
         help="Keep the optimiser's state in the host's memory and step there; slower, less on the GPU.",
     )
-    parser.add_argument("--dry_run", action="store_true", help="Check everything, say what would run, stop.")
+    parser.add_argument("--dry_run", type=bool, default=False, help="Check everything, say what would run, stop.")
     parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything random.")
     parser.add_lightning_class_args(FlowModule, "model", subclass_mode=True)
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)

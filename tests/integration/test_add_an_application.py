@@ -129,19 +129,19 @@ if deleted != "images":
 if deleted != "text":
     Path("text.txt").write_text("a text to be learned, line by line\\n" * 200)
     net = '{"depth": 1, "hidden_size": 32, "num_heads": 2, "bottleneck_dim": 16}'
-    words = ["--model", "JiT-N/4", "--img_size", 16, "--net_settings", net, "--epochs", 1, "--accelerator", "cpu"]
-    command("text", "train", "--data_path", "text.txt", "--output_dir", "text", *words)
+    words = ["--model", "JiT-N/4", "--img_size", 16, "--model.net_settings", net, "--epochs", 1]
+    command("text", "train", "--data_path", "text.txt", "--output_dir", "text", "--trainer.accelerator", "cpu", *words)
     command("sample", "text/best_model.pth", "--count", 2, "--steps", 2, "--out", "written")
-    command("evaluate", "text/best_model.pth", "--num_texts", 2, "--num_samples", 1, "--steps", 2, "--out", "read")
+    command("evaluate", "text/best_model.pth", "--num_texts", 2, "--num_images", 1, "--steps", 2, "--out", "read")
 if deleted != "microdoppler":
     command("microdoppler", "simulate", "--output_dir", "gait", "--num_users", 2, "--images_per_user", 8,
             "--val_fraction", 0.25, "--img_size", 64, "--num_processes", 1)
     command("microdoppler", "extract", "--data_dir", "gait", "--output_path", "latents", "--img_size", 64)
-    words = ["--model", "LightningDiT-N/4", "--net_settings", '{"depth": 1, "hidden_size": 32, "num_heads": 2}']
+    words = ["--model", "LightningDiT-N/4", "--model.net_settings", '{"depth": 1, "hidden_size": 32, "num_heads": 2}']
     command("microdoppler", "train", "--latent_dir", "latents", "--output_dir", "users", "--max_epochs", 1,
-            "--batch_size", 4, "--accelerator", "cpu", *words)
+            "--batch_size", 4, "--trainer.accelerator", "cpu", *words)
     command("sample", "users/checkpoints/best.ckpt", "--users", "1", "--steps", 2, "--out", "spectrograms")
-    command("evaluate", "users/checkpoints/best.ckpt", "--reference", "gait", "--num_samples_per_user", 2,
+    command("evaluate", "users/checkpoints/best.ckpt", "--reference", "gait", "--num_images", 4,
             "--steps", 2, "--out", "walked")
 print("lives")
 """

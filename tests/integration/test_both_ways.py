@@ -38,9 +38,12 @@ def words(way: str, text: Path | str, out: Path, *, epochs: int = 1) -> list[str
             "data_path": text,
             "output_dir": out,
             "epochs": epochs,
-            "net_settings": json.dumps(TEXT_NET),
+            "model.net_settings": json.dumps(TEXT_NET),
             "save_interval": 1,
+            "trainer.accelerator": "cpu",
         }
+        for word in ("net_settings", "accelerator"):
+            del options[word]
         command = ["text", "train"]
     else:
         options = {
@@ -104,8 +107,8 @@ def test_it_is_judged_on_what_was_held_out_of_its_own_text(text, trained, way):
 def test_the_command_judges_on_it_as_well(text, trained, way, tmp_path, monkeypatch):
     monkeypatch.setattr("jitflow.apps.text.data.builtin_documents", lambda split: pytest.fail("the built-in corpus"))
     checkpoint = str(find_checkpoint(trained[way]))
-    quick = ["--num_texts", "4", "--num_samples", "0", "--steps", "2", "--device", "cpu"]
-    for name, more in (("recorded", []), ("named", ["--data_path", str(text)])):
+    quick = ["--num_texts", "4", "--num_images", "0", "--steps", "2", "--device", "cpu"]
+    for name, more in (("recorded", []), ("named", ["--reference", str(text)])):
         assert cli.main(["text", "evaluate", checkpoint, *quick, *more, "--out", str(tmp_path / name)]) == 0
     recorded, named = (read_json(tmp_path / name / REPORT_NAME) for name in ("recorded", "named"))
     assert recorded["held_out"] == named["held_out"]
@@ -113,7 +116,7 @@ def test_the_command_judges_on_it_as_well(text, trained, way, tmp_path, monkeypa
 
 def test_the_general_verbs_judge_and_sweep_it(trained, way, tmp_path, capsys):
     checkpoint = str(find_checkpoint(trained[way]))
-    quick = ["--num_texts", "4", "--num_samples", "0", "--steps", "2", "--device", "cpu"]
+    quick = ["--num_texts", "4", "--num_images", "0", "--steps", "2", "--device", "cpu"]
     for name, verb in (("general", ["evaluate"]), ("own", ["text", "evaluate"])):
         assert cli.main([*verb, checkpoint, *quick, "--out", str(tmp_path / name)]) == 0
     general, own = (read_json(tmp_path / name / REPORT_NAME) for name in ("general", "own"))
@@ -138,7 +141,7 @@ def test_a_recorded_text_that_is_gone_is_one_error(way, tmp_path, capsys):
     assert cli.main(["text", "evaluate", str(checkpoint), "--out", str(tmp_path / "e"), "--device", "cpu"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
-    assert str(text) in error and "--data_path" in error
+    assert str(text) in error and "--reference" in error
 
 
 def test_the_documented_folder_may_have_been_the_built_in_corpus(way, tmp_path, monkeypatch):
@@ -155,7 +158,7 @@ def test_the_documented_folder_may_have_been_the_built_in_corpus(way, tmp_path, 
         if is_corpus:
             assert read_texts(module, checkpoint).held_out.stream.num_documents == 20
         else:
-            with pytest.raises(MissingFileError, match="--data_path"):
+            with pytest.raises(MissingFileError, match="--reference"):
                 read_texts(module, checkpoint)
 
 
@@ -218,7 +221,7 @@ def test_inside_an_epoch_other_data_are_refused_before_anything_is_written(text,
 
 def test_both_commands_resume_it_and_end_bit_equal(run_dir, tmp_path, caplog):
     other = shutil.copytree(run_dir, tmp_path / "other", symlinks=True)
-    assert cli.main(["text", "train", "--resume", str(run_dir), "--epochs", "2", "--accelerator", "cpu"]) == 0
+    assert cli.main(["text", "train", "--resume", str(run_dir), "--epochs", "2", "--trainer.accelerator", "cpu"]) == 0
     assert cli.main(["train", "--resume", str(other), "--trainer.max_epochs", "2"]) == 0
     assert caplog.text.count("trainer.max_epochs 1 (now 2)") == 2
     first, second = find_checkpoint(run_dir), find_checkpoint(other)
@@ -278,7 +281,7 @@ def test_resume_goes_on_in_the_folder_of_the_checkpoint(text, run_dir, way, tmp_
         more += ["--data.img_size", "16", "--data.val_fraction", "0.2", "--model.img_size", "16"]
         more = ["train", *more, "--model.net_settings", json.dumps(TEXT_NET), "--trainer.accelerator", "cpu"]
     else:
-        more = ["text", "train", "--epochs", "2", "--accelerator", "cpu"]
+        more = ["text", "train", "--epochs", "2", "--trainer.accelerator", "cpu"]
     assert cli.main([*more, "--resume", str(run_dir)]) == 0
     assert epochs_done(find_checkpoint(run_dir)) == 2
     assert {file: file.read_bytes() for file in mine.rglob("*") if file.is_file()} == before

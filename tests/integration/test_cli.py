@@ -15,10 +15,10 @@ import torch
 import jitflow
 from jitflow import cli
 from jitflow.errors import CheckpointError
-from jitflow.model import parse_interval
 from jitflow.run.folder import read_run_record
 from jitflow.run.recipe import find_recipe, list_recipes, read_recipe
 from jitflow.training.asked import parse_labels
+from jitflow.training.sections import parse_interval
 from jitflow.verbs.demo import run_demo
 
 
@@ -145,7 +145,7 @@ def test_sample_leaves_the_model_as_it_was(demo):
             ["train", "--config", "images/digits", "--model.compile", "all"],
             "--model.compile must be bool or 'blocks' or",
         ),
-        (["text", "train", "--compile", "all"], "--compile must be bool or 'blocks' or 'network'; got all"),
+        (["text", "train", "--model.compile", "all"], "--model.compile must be bool or 'blocks' or 'network'; got all"),
         (["train", "--config", "images/digits", "--trainer.nonsense", "3"], "nonsense"),
         (["models", "nothing*"], "no model matches"),
         (["demo", "sound"], "unknown demo"),

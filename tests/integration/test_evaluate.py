@@ -226,12 +226,12 @@ def test_stats_of_a_folder_serve_as_reference(checkpoint, tmp_path, capsys):
 
 
 def test_numbers_and_intervals_of_a_sweep_are_read():
-    assert parse_numbers("1.0:4.0:0.5", what="--cfg") == (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
-    assert parse_numbers("1,2.5", what="--cfg") == (1.0, 2.5)
+    assert parse_numbers("1.0:4.0:0.5", what="--guidance") == (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
+    assert parse_numbers("1,2.5", what="--guidance") == (1.0, 2.5)
     assert parse_intervals("0:1,0.1:1") == ((0.0, 1.0), (0.1, 1.0))
     for bad in ("1:2", "2:1:0.5", "a", "1:2:0"):
-        with pytest.raises(ConfigError, match="--cfg"):
-            parse_numbers(bad, what="--cfg")
+        with pytest.raises(ConfigError, match="--guidance"):
+            parse_numbers(bad, what="--guidance")
 
 
 class CountedScorer(FrechetScorer):
@@ -282,7 +282,7 @@ def test_a_sweep_scores_every_point_draws_them_and_goes_on(checkpoint, tmp_path)
         (["evaluate", "CKPT", "--num_images", "50", "--reference", "digits", "--extractor", "pixel"], "pixels"),
         (["evaluate", "CKPT", "--num_images", "50", "--reference", "no.npz", "--extractor", "pixels"], "no.npz"),
         (["evaluate", "CKPT", "--processes", "0"], "--processes"),
-        (["sweep", "CKPT", "--cfg", "4:1:1"], "first:last:step"),
+        (["sweep", "CKPT", "--guidance", "4:1:1"], "first:last:step"),
         (["sweep", "CKPT", "--solver", "heun,oiler"], "did you mean euler"),
         (["sweep", "CKPT", "--steps", "2.5"], "whole numbers"),
         (["sweep", "CKPT", "--interval", "1:0"], "low <= high"),

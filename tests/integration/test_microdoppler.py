@@ -175,7 +175,7 @@ def test_bad_input_is_one_line(outputs, tmp_path, capsys):
     train = ["train", "--latent_dir", latents, "--output_dir", tmp_path / "t", *MODEL]
     assert "max_epochs" in error_of(capsys, *train, "--max_epochs", 0)
     assert "max_steps" in error_of(capsys, *train, "--max_steps", 0)
-    assert "label_drop_prob" in error_of(capsys, *train, "--label_drop_prob", 0)
+    assert "label_drop_prob" in error_of(capsys, *train, "--model.label_drop_prob", 0)
     assert "LightningDiT" in error_of(capsys, *train[:-1], "LightningDiT-N/5")
     assert "run stage1" in error_of(capsys, *train[:2], tmp_path / "none", *train[3:])
     assert not (tmp_path / "t").exists()

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from former_words import in_present_words
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,7 @@ def runs(tmp_path, monkeypatch) -> Path:
 
 def run(line: str) -> None:
     """Run a command line as a shell would, in this process."""
-    program, *words = shlex.split(line)
+    program, *words = in_present_words(shlex.split(line))
     before = sys.argv
     sys.argv = [program, *words]
     try:
@@ -133,7 +134,7 @@ RESUMING = {
         "--trainer.max_epochs 11",
     ],
     "text_documented": [
-        "jitflow text train --resume text_documented --epochs 2 --accelerator cpu",
+        "jitflow text train --resume text_documented --epochs 2 --trainer.accelerator cpu",
         f"{_longer('text_documented', '--epochs')} --resume text_documented/checkpoint-last.pth",
     ],
     "text_recipe": [f"{_longer('text_recipe', '--trainer.max_epochs')} --resume auto"],
@@ -149,7 +150,7 @@ RESUMING = {
         *(pytest.param(name, line, id=f"{name}-{i}") for name in RESUMING for i, line in enumerate(RESUMING[name])),
         pytest.param(
             "text_recipe",
-            "jitflow text train --resume text_recipe --epochs 2 --accelerator cpu",
+            "jitflow text train --resume text_recipe --epochs 2 --trainer.accelerator cpu",
             id="text_recipe-text-train",
         ),
     ],

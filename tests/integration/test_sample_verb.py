@@ -71,8 +71,8 @@ def texts(tmp_path_factory) -> dict[str, Path]:
     (folder / "text.txt").write_text("".join(f"Line {i} follows line {i - 1}.\n" for i in range(400)))
     command(
         *("text", "train", "--data_path", folder / "text.txt", "--output_dir", folder / "documented"),
-        *("--model", "JiT-N/4", "--net_settings", NET, "--img_size", 16, "--epochs", 1, "--val_interval", 1),
-        *("--tokenizer", "bytes", "--accelerator", "cpu"),
+        *("--model", "JiT-N/4", "--model.net_settings", NET, "--img_size", 16, "--epochs", 1),
+        *("--tokenizer_path", "bytes", "--trainer.accelerator", "cpu"),
     )
     command(
         *("train", "--config", "text/jit_n4_bytes", "--run_dir", folder / "recipe"),
@@ -95,8 +95,8 @@ def users(tmp_path_factory) -> dict[str, Path]:
     command("microdoppler", "extract", "--data_dir", folder / "gait", "--output_path", latents, "--img_size", 64)
     command(
         *("microdoppler", "train", "--latent_dir", latents, "--output_dir", folder / "documented"),
-        *("--model", "LightningDiT-N/4", "--net_settings", DIT, "--max_epochs", 1, "--batch_size", 4),
-        *("--accelerator", "cpu", "--precision", "32-true"),
+        *("--model", "LightningDiT-N/4", "--model.net_settings", DIT, "--max_epochs", 1, "--batch_size", 4),
+        *("--trainer.accelerator", "cpu", "--precision", "32-true"),
     )
     command(
         *("train", "--config", "microdoppler/n4_5users", "--run_dir", folder / "recipe"),

@@ -28,7 +28,7 @@ from jitflow.errors import CheckpointError, ConfigError, DataError, MissingFileE
 from jitflow.io.files import read_json
 
 NET = {"depth": 1, "hidden_size": 16, "num_heads": 2, "bottleneck_dim": 8}
-SETTINGS = TextEvaluation(7, 3, times=(0.1, 0.2, 0.3), steps=3, batch_size=4)
+SETTINGS = TextEvaluation(7, 3, times=(0.1, 0.2, 0.3), sampling={"steps": 3}, batch_size=4)
 SENTENCES = [f"Line {i} says that {word} follows {i + 1}.\n" for i, word in enumerate(["this", "that", "more"] * 40)]
 
 
@@ -225,7 +225,7 @@ def test_the_command_prints_tables(checkpoint, tmp_path, capsys):
     options = [
         "--num_texts",
         "2",
-        "--num-samples",
+        "--num-images",
         "2",
         "--steps",
         "2",

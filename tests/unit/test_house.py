@@ -258,23 +258,28 @@ def test_long_matches(build):
 def test_options_of_verbs_and_applications(build):
     little = build(
         {
-            "jitflow/cli": "VERBS = {'draw': Verb('jitflow.verbs', 'draw', '', ''),\n"
-            "         'train': Verb('jitflow.train', 'main'), 'data': Verb('jitflow.verbs', 'data'),\n"
-            "         'open': Verb('jitflow.verbs', 'open'), **{n: n for n in x}}\n",
-            "jitflow/verbs": "def draw(args):\n    run_command('draw', choose(args) or _draw, args)\n"
-            "def choose(args, x=1): ...\ndef _draw(checkpoint, steps=1, *, seed=0): ...\n"
+            "jitflow/cli": "VERBS = {'draw': Verb('jitflow.verbs.draw', 'draw', '', ''),\n"
+            "         'train': Verb('jitflow.train', 'main'), 'data': Verb('jitflow.verbs.draw', 'data'),\n"
+            "         'open': Verb('jitflow.verbs.draw', 'open'), **{n: n for n in x}}\n",
+            "jitflow/verbs/draw": "def draw(args):\n    run_command('draw', choose(args) or _draw, args)\n"
+            "def choose(args, x=1): ...\n"
+            "def _draw(checkpoint, steps=1, how: HowOptions = HowOptions(), *, seed=0, further): ...\n"
             "def data(args):\n    run_group('data', {'make': _make, 'see': _see}, args, positional=('see',))\n"
             "def _make(folder, out='x'): ...\ndef _see(folder, out='x'): ...\n"
             "def open(args):\n    def command(port=1): ...\n"
             "    run_command(f'open', command, args, positional=False)\n",
+            "jitflow/verbs/evaluate": "GENERAL_JUDGE = 'jitflow.judge:General'\n",
+            "jitflow/verbs/documented": "_OF_THE_RUN = {'restart': ''}\n",
             "jitflow/train": "def main(args):\n    from jitflow.parser import parser\n",
             "jitflow/parser": "parser.add_argument('-c', '--config')\nparser.add_argument('--logging.csv')\n",
             "jitflow/applications": "BUILT_IN = {'toy': 'jitflow.toy:TOY', 'bare': 'jitflow.toy:BARE'}\n",
-            "jitflow/toy": "TOY = Application(name='toy', judge='jitflow.judge:judge',\n"
-            "    commands={n: f'jitflow.judge:{n}' for n in ('judge', 'fit')})\n"
-            "BARE = Application(judge='jitflow.judge:bare')\n",
-            "jitflow/judge": "def judge(checkpoint, a=0): ...\ndef fit(folder, b=0): ...\n"
-            "def bare(checkpoint, c=0): ...\n",
+            "jitflow/toy": "WORDS = Documented(options={'lr': ''})\n"
+            "TOY = Application(name='toy', judge='jitflow.judge:Own', documented=WORDS,\n"
+            "    commands={n: f'jitflow.judge:{n}' for n in ('fit',)})\n"
+            "BARE = Application(judge='jitflow.judge:General')\n",
+            "jitflow/judge": "from jitflow.base import Base\nclass General:\n    c: int = 0\n"
+            "class Own(Base):\n    a: int = 0\ndef fit(folder, b=0): ...\n",
+            "jitflow/base": "class Base:\n    real: str = ''\n",
         }
     )
     assert options_by_command(little) == {
@@ -283,8 +288,10 @@ def test_options_of_verbs_and_applications(build):
         "jitflow data make": ["folder", "out"],
         "jitflow data see": ["out"],
         "jitflow open": ["port"],
-        "jitflow toy judge": ["a"],
+        "jitflow evaluate, of images": ["c"],
+        "jitflow toy train": ["lr", "restart"],
         "jitflow toy fit": ["folder", "b"],
+        "jitflow evaluate, of toy": ["real", "a"],
         "jitflow evaluate, of bare": ["c"],
     }
     assert find_options(little)[:2] == ["jitflow draw --steps", "jitflow draw --seed"]
@@ -297,3 +304,8 @@ def test_options_of_every_verb_are_counted(ours, capsys):
         sample(["--help"])
     shown = capsys.readouterr().out
     assert all(f"--{name} " in shown for name in found["jitflow sample"])
+
+
+def test_the_list_of_options_is_frozen(ours):
+    """An option added on purpose is listed by ``python tests/house.py "options on" > tests/data/options.txt``."""
+    assert find_options(ours) == (ROOT / "tests" / "data" / "options.txt").read_text().splitlines()

@@ -5,11 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jsonargparse
 import pytest
 
 from jitflow import cli
 from jitflow.run import fit
+from jitflow.verbs import commandline
 
 
 class Understood(Exception):
@@ -21,15 +21,14 @@ def only_parse(monkeypatch):
     """Let commands read their options and do nothing; what was read is returned."""
     read = {}
 
-    def parse(function, args, prog, as_positional, exit_on_error):
-        parser = jsonargparse.auto_parser(function, as_positional=as_positional, prog=prog, exit_on_error=exit_on_error)
-        read.update(parser.parse_args(args))
+    def note(function, given):
+        read.update(given)
 
     def stop(recipe, run_dir, *args, **kwargs):
         read.update(recipe)
         raise Understood
 
-    monkeypatch.setattr(jsonargparse, "auto_cli", parse)
+    monkeypatch.setattr(commandline, "call", note)
     monkeypatch.setattr(fit, "fit", stop)
     return read
 

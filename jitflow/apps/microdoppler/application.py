@@ -33,7 +33,19 @@ DOCUMENTED = Documented(
         "gradient_checkpointing": "model.gradient_checkpointing",
         "warmup_epochs": "schedule.warmup_epochs",
     },
+    options={
+        "latent_dir": "Folder of stage 1.",
+        "batch_size": "",
+        "max_epochs": "Length of the training.",
+        "lr": "Peak learning rate; the schedule ends at a tenth of it.",
+        "devices": "GPUs, or processes on the CPU.",
+        "precision": "16-mixed, bf16-mixed or 32-true; on a CPU half precision becomes 32-true.",
+        "max_steps": "Steps after which to stop whatever the epochs; -1 for no limit.",
+        "seed": "",
+        "model": "Name of the network (jitflow models 'LightningDiT*').",
+    },
     least={"batch_size": 1, "max_epochs": 1, "devices": 1, "warmup_epochs": 0, "gradient_clip": 0},
+    derive="jitflow.apps.microdoppler.documented:derive_settings",
 )
 MICRODOPPLER = Application(
     name="microdoppler",
@@ -48,7 +60,7 @@ MICRODOPPLER = Application(
     ),
     headline=("identity_accuracy",),
     documented=DOCUMENTED,
-    judge="jitflow.apps.microdoppler.checkpoint_judge:evaluate_command",
+    judge="jitflow.apps.microdoppler.checkpoint_judge:UserJudge",
     scorer="jitflow.apps.microdoppler.checkpoint_judge:IdentityScorer",
     describe="jitflow.apps.microdoppler.describe",
     pictures={
@@ -57,7 +69,7 @@ MICRODOPPLER = Application(
     },
     commands={
         name: f"jitflow.apps.microdoppler.commands:{name}"
-        for name in ("simulate", "extract", "train", "sample", "evaluate", "run")
+        for name in ("simulate", "extract", "sample", "evaluate", "run")
     },
     demo="jitflow.apps.microdoppler.demo:DEMO",
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -12,75 +14,63 @@ from jitflow.apps.microdoppler.generate import generate
 from jitflow.apps.microdoppler.identity import train_classifier
 from jitflow.apps.microdoppler.judge import evaluate
 from jitflow.apps.microdoppler.labelled_images import read_real
+from jitflow.apps.microdoppler.sections import RealDataOptions
 from jitflow.apps.microdoppler.user_images import find_user_images
 from jitflow.errors import ConfigError
 from jitflow.evaluation.evaluate import Plan
+from jitflow.evaluation.request import EvaluationRequest
 from jitflow.io.files import file_checksum
-from jitflow.model import Model, parse_interval
+from jitflow.model import BUILTIN, Model
 
 GENERATED = "generated_images"
+_EACH = 40
+log = logging.getLogger(__name__)
 _NO_REFERENCE = "spectrograms are judged against the pictures that the latents were made of: give --reference FOLDER"
 
 
-def evaluate_command(
-    checkpoint: str,
-    reference: str | None = None,
-    num_samples_per_user: int = 40,
-    vavae_path: str = "builtin",
-    guidance: float | None = None,
-    interval: str | None = None,
-    solver: Literal["euler", "heun", "midpoint", "multistep"] | None = None,
-    steps: int | None = None,
-    ema: float = 1,
-    seed: int = 0,
-    out: str = "outputs/microdoppler_evaluation",
-    val_fraction: float | None = None,
-    split_seed: int = 42,
-    settings: str | None = None,
-    batch_size: int = 32,
-    device: str | None = None,
-) -> None:
-    """Score a model of spectrograms: draw pictures of every user, and compare them with real ones.
+@dataclass(frozen=True)
+class UserJudge(RealDataOptions):
+    """Draws spectrograms of every user and compares them with real ones.
 
-    Writes the pictures, evaluation.json, real_and_generated.png and confusion.png.
-
-    Args:
-        checkpoint: A checkpoint of stage 2.
-        reference: Real pictures, as for stage 1.
-        num_samples_per_user: Pictures to draw of each user.
+    Attributes:
         vavae_path: The VA-VAE that made the latents; builtin takes the codec inside the checkpoint.
-        guidance: Guidance scale; the model's own by default, as for all that follow.
-        interval: Times low,high between which guidance acts.
-        solver: euler, heun, midpoint or multistep.
-        steps: Steps of the solver.
-        ema: Average of the weights: 1 or 2; 0 for the weights themselves.
-        seed: Names all pictures, and is the seed of the classifiers.
-        out: Folder of the results.
-        val_fraction: Share held out when the real pictures have no val/, as for stage 1.
-        split_seed: Seed of that split, as for stage 1.
-        settings: JSON with the spectrogram settings of data that was not simulated here.
-        batch_size: Pictures at a time.
-        device: cpu, cuda, cuda:1, mps; the fastest there is by default.
     """
-    if reference is None:
-        raise ConfigError(_NO_REFERENCE)
-    users = find_user_images(reference, val_fraction=val_fraction, seed=split_seed).user_ids
-    drawn = generate(
-        checkpoint,
-        Path(out) / GENERATED,
-        vavae_path=vavae_path,
-        user_ids=users,
-        num_samples_per_user=num_samples_per_user,
-        guidance_scale=guidance,
-        num_steps=steps,
-        seed=seed,
-        device=device,
-        batch_size=batch_size,
-        solver=solver,
-        interval=parse_interval(interval) if interval is not None else None,
-        ema=ema,
-    )
-    evaluate(reference, str(drawn), out, seed, val_fraction, split_seed=split_seed, settings=settings)
+
+    vavae_path: str = BUILTIN
+
+    def __call__(self, request: EvaluationRequest) -> None:
+        """Evaluate a checkpoint and print tables; arguments as in :class:`jitflow.evaluation.request.Judge`."""
+        if request.reference is None:
+            raise ConfigError(_NO_REFERENCE)
+        users = find_user_images(request.reference, val_fraction=self.val_fraction, seed=self.split_seed).user_ids
+        number = _EACH * len(users) if request.num_images is None else request.num_images
+        if number < 1 or number % len(users):
+            raise ConfigError(f"num_images must be a multiple of the {len(users)} users; got {number}")
+        if request.compute.precision != "32":
+            raise ConfigError("spectrograms are evaluated with precision 32")
+        given = {name: request.sampling.get(name) for name in ("guidance", "interval", "solver", "steps")}
+        if unused := sorted(set(request.sampling) - set(given)):
+            raise ConfigError(f"--{unused[0]} is no setting of this evaluation")
+        if request.dry_run:
+            log.info("would draw %d spectrograms of %d users into %s", number, len(users), request.out)
+            return
+        drawn = generate(
+            request.checkpoint,
+            Path(request.out) / GENERATED,
+            vavae_path=self.vavae_path,
+            user_ids=users,
+            num_samples_per_user=number // len(users),
+            guidance_scale=given["guidance"],
+            num_steps=given["steps"],
+            seed=request.seed,
+            device=request.compute.device,
+            batch_size=request.compute.batch_size,
+            solver=given["solver"],
+            interval=given["interval"],
+            ema=1 if request.ema is None else request.ema,
+        )
+        real = {name: getattr(self, name) for name in ("val_fraction", "split_seed", "settings")}
+        evaluate(request.reference, str(drawn), request.out, request.seed, **real)
 
 
 class IdentityScorer:

@@ -7,10 +7,11 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from jitflow.apps.microdoppler.sections import ExtractionOptions, GenerationOptions, TrainingOptions
 from jitflow.errors import ConfigError, JitflowError
 
 log = logging.getLogger(__name__)
@@ -60,16 +61,12 @@ class PipelineSettings:
         devices: Processes of the training.
         generate_user_ids: Users to draw, 1-based.
         num_samples_per_user: Pictures of each.
-        precision: Precision of the training.
         model: Name of the network.
         seed: Seed of everything.
-        guidance_scale: Guidance scale of sampling.
-        num_steps: Steps of sampling.
-        img_size: Side of the pictures in pixels.
-        val_fraction: Share held out where there is no ``val/``.
-        num_processes: Processes of the extraction.
-        max_steps: Optimiser steps after which training stops; -1 for no limit.
         device: Device of extraction and sampling; the fastest there is by default.
+        extraction: How pictures become latents.
+        training: How the network is trained.
+        generation: How spectrograms are drawn.
     """
 
     data_dir: str
@@ -81,16 +78,12 @@ class PipelineSettings:
     devices: int
     generate_user_ids: Sequence[int]
     num_samples_per_user: int
-    precision: str
     model: str
     seed: int
-    guidance_scale: float
-    num_steps: int
-    img_size: int
-    val_fraction: float | None
-    num_processes: int
-    max_steps: int
     device: str | None
+    extraction: ExtractionOptions
+    training: TrainingOptions
+    generation: GenerationOptions
 
 
 def plan(settings: PipelineSettings, skip: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
@@ -132,9 +125,7 @@ def _extraction(settings: PipelineSettings, latents: Path) -> list[str]:
         output_path=latents,
         batch_size=settings.batch_size,
         seed=settings.seed,
-        img_size=settings.img_size,
-        num_processes=settings.num_processes,
-        val_fraction=settings.val_fraction,
+        **asdict(settings.extraction),
         device=settings.device,
     )
 
@@ -148,11 +139,10 @@ def _training(settings: PipelineSettings, latents: Path, trained: Path) -> list[
         max_epochs=settings.max_epochs,
         lr=settings.lr,
         devices=settings.devices,
-        precision=settings.precision,
         model=settings.model,
         seed=settings.seed,
-        max_steps=settings.max_steps,
-        accelerator="cpu" if settings.device == "cpu" else None,
+        **asdict(settings.training),
+        **{"trainer.accelerator": "cpu" if settings.device == "cpu" else None},
     )
 
 
@@ -165,8 +155,7 @@ def _generation(settings: PipelineSettings, checkpoint: Path, generated: Path) -
         user_ids=settings.generate_user_ids,
         num_samples_per_user=settings.num_samples_per_user,
         seed=settings.seed,
-        guidance_scale=settings.guidance_scale,
-        num_steps=settings.num_steps,
+        **asdict(settings.generation),
         device=settings.device,
     )
 

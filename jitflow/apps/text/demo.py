@@ -49,7 +49,7 @@ def _evaluate(state: DemoState) -> None:
         num_samples=settings["num_samples"],
         seed=state.seed,
         times=settings["times"],
-        **settings["sampling"],
+        sampling=settings["sampling"],
     )
     report = evaluate(state.checkpoint, None, state.out / _EVALUATION, measured, device="cpu")
     held_out, samples = report["held_out"], report["samples"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from jitflow.errors import ConfigError
@@ -23,11 +23,9 @@ class TextEvaluation:
         ema: Average of the weights, 1 or 2; 0 for the weights themselves. None is 1 where there is one.
         times: Times of the noisy texts, in ``(0, 1)``.
         recovery_time: Time from which texts are recovered, in ``[0, 1)``.
-        steps: Steps of the solver. None, here and in the next three, is the model's own setting.
-        solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
-        churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
-        temperature: Divides the log-probabilities of codewords while sampling.
+        sampling: Settings of sampling, as :meth:`jitflow.model.Model.sample` takes them; the others are the model's.
         batch_size: Images at a time.
+        precision: Precision inside the network.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -39,11 +37,9 @@ class TextEvaluation:
     ema: int | None = None
     times: Sequence[float] = TIMES
     recovery_time: float = RECOVERY_TIME
-    steps: int | None = None
-    solver: str | None = None
-    churn: float | None = None
-    temperature: float | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 32
+    precision: str = "32"
 
     def __post_init__(self) -> None:
         if self.num_texts < 1 or self.num_samples < 0 or self.batch_size < 1:
@@ -57,6 +53,6 @@ class TextEvaluation:
             raise ConfigError(f"recovery_time must lie in [0, 1); got {self.recovery_time}")
 
     @property
-    def sampling(self) -> dict[str, Any]:
-        """Sampling settings, by the argument names of :meth:`jitflow.model.Model.sample`."""
-        return {name: getattr(self, name) for name in ("steps", "solver", "churn", "temperature", "ema", "batch_size")}
+    def call(self) -> dict[str, Any]:
+        """Return the arguments of :meth:`jitflow.model.Model.sample` besides what is drawn and its seeds."""
+        return {**self.sampling, "ema": self.ema, "batch_size": self.batch_size, "precision": self.precision}

@@ -119,7 +119,7 @@ def _recorded_text(checkpoint: str | Path, held: dict[str, Any]) -> Path | None:
     if "data_path" not in recorded:
         log.warning(
             "%s does not say which text it was trained on, which is taken to be the built-in corpus; "
-            "--data_path names another",
+            "--reference names another",
             checkpoint,
         )
         return None
@@ -135,5 +135,6 @@ def _recorded_path(checkpoint: str | Path, recorded: Mapping[str, Any], name: st
         return None
     path = Path(recorded[name]).expanduser()
     if not path.exists():
-        raise MissingFileError(f"{checkpoint} was trained with {name} {path}, which does not exist here; give --{name}")
+        option = "--reference" if name == "data_path" else f"--{name}"
+        raise MissingFileError(f"{checkpoint} was trained with {name} {path}, which does not exist here; give {option}")
     return path

@@ -88,7 +88,7 @@ def evaluate(
 def _generate(model: Model, settings: TextEvaluation) -> TextSamples:
     with meter("writing", settings.num_samples, unit="texts") as progress:
         samples = model.sample(
-            num=settings.num_samples, seeds=settings.seed, on_progress=progress.update_share, **settings.sampling
+            num=settings.num_samples, seeds=settings.seed, on_progress=progress.update_share, **settings.call
         )
     assert isinstance(samples, TextSamples)
     return samples

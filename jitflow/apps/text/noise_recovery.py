@@ -52,7 +52,7 @@ def score_recovery(model: Model, ids: Tensor, settings: TextEvaluation) -> dict[
             settings.recovery_time,
             seeds=settings.seed,
             on_progress=progress.update_share,
-            **settings.sampling,
+            **settings.call,
         )
     assert isinstance(model.module, TextLightningModule)
     mask = ids != model.module.tokenizer.pad_id

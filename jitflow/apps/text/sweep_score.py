@@ -47,7 +47,7 @@ class RecoveryScorer:
             "start_time": RECOVERY_TIME,
             "precision": base.precision,
         }
-        self.options = [] if reference is None else ["--data_path", reference]
+        self.options = [] if reference is None else ["--reference", reference]
 
     def __call__(self, plan: Plan, on_progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
         """Cover the texts with noise, sample on from there, and compare."""

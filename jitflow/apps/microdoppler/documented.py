@@ -1,0 +1,25 @@
+"""Settings that follow from documented words of micro-Doppler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def derive_settings(given: Mapping[str, Any], resumed: bool) -> dict[str, Any]:
+    """Derive where the schedule ends, and how often the last checkpoint is saved.
+
+    Args:
+        given: Values by documented word and by dotted name.
+        resumed: Whether a run goes on.
+
+    Returns:
+        Settings by dotted name.
+    """
+    settings: dict[str, Any] = {}
+    if "lr" in given:
+        settings["schedule.min_lr"] = given["lr"] / 10
+    if "max_epochs" in given:
+        # A short training loses little when it is cut off.
+        settings["checkpoint.save_last_freq"] = max(1, given["max_epochs"] // 40)
+    return settings

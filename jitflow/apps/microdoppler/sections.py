@@ -1,0 +1,136 @@
+"""Sections of the micro-Doppler commands' options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class RadarOptions:
+    """Radar, walking people and picture that are simulated.
+
+    Attributes:
+        carrier_ghz: Carrier of the radar in GHz: 24 or 77.
+        window_sec: Time that a spectrogram shows, seconds.
+        img_size: Side of the spectrograms in pixels.
+        snr_db: Smallest and largest ratio of echo to noise, dB.
+        direction: Way of walking: toward the radar, away from it, or both.
+        colours: Colour map of the spectrograms: viridis, jet, turbo or grey.
+    """
+
+    carrier_ghz: Literal[24, 77] = 24
+    window_sec: float = 2.5
+    img_size: int = 256
+    snr_db: tuple[float, float] = (18.0, 28.0)
+    direction: Literal["toward", "away", "both"] = "toward"
+    colours: Literal["viridis", "jet", "turbo", "grey"] = "viridis"
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """Layout of the simulated data set.
+
+    Attributes:
+        val_fraction: Share of each user's spectrograms under val/.
+        min_cadence_gap: Least difference between the users' step frequencies; 0.1 is 10 %, for at most 9 users.
+        layout: class_folders (ID_1/...) or flat (user_01_sample_001.png).
+        num_processes: Processes that simulate; all cores by default.
+    """
+
+    val_fraction: float = 0.2
+    min_cadence_gap: float = 0.0
+    layout: Literal["class_folders", "flat"] = "class_folders"
+    num_processes: int | None = None
+
+
+@dataclass(frozen=True)
+class ExtractionOptions:
+    """How pictures become latents.
+
+    Attributes:
+        img_size: Side in pixels that pictures are resized to (never cropped or flipped).
+        val_fraction: Share of each user's pictures held out when there is no val/.
+        num_processes: Processes that share the work.
+        sample: Draw from the latents' distribution, as the release does, or take its mean.
+    """
+
+    img_size: int = 256
+    val_fraction: float | None = None
+    num_processes: int = 1
+    sample: bool = True
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How the network is trained.
+
+    Attributes:
+        precision: 16-mixed, bf16-mixed or 32-true; on a CPU half precision becomes 32-true.
+        max_steps: Optimiser steps after which training stops; -1 for no limit.
+    """
+
+    precision: str = "16-mixed"
+    max_steps: int = -1
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How spectrograms are drawn.
+
+    Attributes:
+        guidance_scale: Guidance scale; 1 for none.
+        num_steps: Steps of the solver.
+    """
+
+    guidance_scale: float = 4.0
+    num_steps: int = 250
+
+
+@dataclass(frozen=True)
+class SolverOptions:
+    """What a model has settings of its own for.
+
+    Attributes:
+        solver: euler, heun, midpoint or multistep; the model's own by default.
+        interval: Times low,high between which guidance acts; the model's own by default.
+        ema: Average of the weights: 1 or 2; 0 for the weights themselves.
+    """
+
+    solver: str | None = None
+    interval: str | None = None
+    ema: float = 1
+
+
+@dataclass(frozen=True)
+class SkipOptions:
+    """Stages to leave out.
+
+    Attributes:
+        skip_extraction: Leave stage 1 out.
+        skip_training: Leave stage 2 out.
+        skip_generation: Leave stage 3 out.
+    """
+
+    skip_extraction: bool = False
+    skip_training: bool = False
+    skip_generation: bool = False
+
+    def names(self) -> list[str]:
+        """Return the names of the stages to leave out."""
+        return [name for name in ("extraction", "training", "generation") if getattr(self, f"skip_{name}")]
+
+
+@dataclass(frozen=True)
+class RealDataOptions:
+    """How real pictures are read for an evaluation.
+
+    Attributes:
+        val_fraction: Share held out when there is no val/, as for stage 1.
+        split_seed: Seed of that split, as for stage 1.
+        settings: JSON with the spectrogram settings of data that was not simulated here.
+    """
+
+    val_fraction: float | None = None
+    split_seed: int = 42
+    settings: str | None = None

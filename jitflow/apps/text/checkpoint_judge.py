@@ -1,0 +1,62 @@
+"""What ``jitflow evaluate`` means for text as colour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from jitflow.apps.text.evaluation_settings import RECOVERY_TIME, TextEvaluation
+from jitflow.apps.text.judge import PLOT_NAME, REPORT_NAME, evaluate
+from jitflow.apps.text.tables import print_report
+from jitflow.errors import ConfigError
+from jitflow.evaluation.request import EvaluationRequest
+
+
+@dataclass(frozen=True)
+class TextJudge:
+    """Measures a text model: what it reads in noisy held-out text, what it recovers, what it writes.
+
+    Attributes:
+        num_texts: Held-out windows to read.
+        val_path: Held-out text in place of a part of the training's.
+        recovery_time: Time of the noisy texts that are sampled to the end.
+    """
+
+    num_texts: int = 64
+    val_path: str | None = None
+    recovery_time: float = RECOVERY_TIME
+
+    def __call__(self, request: EvaluationRequest) -> None:
+        """Evaluate a checkpoint and print tables; arguments as in :class:`jitflow.evaluation.request.Judge`."""
+        if request.ema not in (None, 0, 1, 2):
+            raise ConfigError(f"the evaluation of texts takes ema 0, 1 or 2; got {request.ema}")
+        settings = TextEvaluation(
+            self.num_texts,
+            64 if request.num_images is None else request.num_images,
+            request.seed,
+            None if request.ema is None else int(request.ema),
+            recovery_time=self.recovery_time,
+            sampling=request.sampling,
+            batch_size=request.compute.batch_size,
+            precision=request.compute.precision,
+        )
+        console = Console(stderr=True, soft_wrap=True)
+        if request.dry_run:
+            console.print(
+                f"would read {settings.num_texts} texts and write {settings.num_samples} with {request.checkpoint} "
+                f"into {request.out}",
+                markup=False,
+            )
+            return
+        report = evaluate(
+            request.checkpoint,
+            request.reference,
+            request.out,
+            settings,
+            val_path=self.val_path,
+            device=request.compute.device,
+        )
+        print_report(report)
+        console.print(f"{Path(request.out) / REPORT_NAME}, {Path(request.out) / PLOT_NAME}", markup=False)
