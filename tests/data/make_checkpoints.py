@@ -25,7 +25,9 @@ from PIL import Image
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from compare_commits import checkout, make_text, process_environment  # noqa: E402
+from comparison.inputs import make_text  # noqa: E402
+from comparison.programs import process_environment  # noqa: E402
+from comparison.worktree import checkout  # noqa: E402
 
 COMMIT = "7ea7bf0"
 TARGET = HERE / f"checkpoints_{COMMIT}"

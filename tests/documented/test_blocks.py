@@ -11,6 +11,10 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+# Each of these registers the checks of one document.
+import callbacks_checks  # noqa: F401
+import data_module_checks  # noqa: F401
+import model_module_checks  # noqa: F401
 import pytest
 import torch
 from documented_cases import CASES, DOCUMENTS, KINDS, read_blocks, source_of

@@ -1,9 +1,8 @@
 """Every input that fuzzing once found to end in a foreign exception loads now, or is refused."""
 
-import importlib.util
+import importlib
 import logging
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,10 @@ FINDINGS = sorted(path for path in (FUZZ / "findings").iterdir() if path.is_file
 
 @pytest.fixture(scope="module")
 def fuzz():
-    spec = importlib.util.spec_from_file_location("fuzz_loaders", FUZZ / "fuzz_loaders.py")
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclass looks up its own module by name.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with pytest.MonkeyPatch.context() as patch:
+        # A script and the modules beside it.
+        patch.syspath_prepend(FUZZ)
+        yield importlib.import_module("fuzz_loaders")
 
 
 @pytest.fixture(scope="module")
