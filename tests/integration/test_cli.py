@@ -171,7 +171,7 @@ def test_a_checkpoint_of_another_model_lists_the_names(demo, tmp_path):
     checkpoint = torch.load(demo / "checkpoints" / "last.ckpt", weights_only=True)
     checkpoint["state_dict"]["net.foreign.weight"] = checkpoint["state_dict"].pop("net.final_layer.linear.bias")
     torch.save(checkpoint, tmp_path / "odd.ckpt")
-    with pytest.raises(CheckpointError, match=r"1 missing: net.final_layer.linear.bias; 1 unknown: net.foreign.weight"):
+    with pytest.raises(CheckpointError, match=r"net\.final_layer\.linear\.bias.*foreign"):
         jitflow.load(tmp_path / "odd.ckpt")
 
 

@@ -91,7 +91,7 @@ def test_the_command_fails_for_errors_only(folder, tmp_path, capfd):
     data_commands.data(words)
     assert "tiny" in capfd.readouterr().out
     plant(folder)
-    with pytest.raises(DataError, match=r"has errors: 1 corrupt, 1 truncated, 1 leak; see .*check\.json"):
+    with pytest.raises(DataError, match=r"1 corrupt, 1 truncated, 1 leak.*\.json"):
         data_commands.data(words)
     assert "[bold]" in capfd.readouterr().out
 
@@ -125,9 +125,7 @@ def test_prepared_folders_are_checked_by_their_checksums(folder, tmp_path, capfd
     content = bytearray(path.read_bytes())
     content[-500] ^= 1
     path.write_bytes(content)
-    with pytest.raises(
-        DataError, match=rf"{path.name} is damaged .* remove it and run the same `jitflow data prepare`"
-    ):
+    with pytest.raises(DataError, match=rf"{path.name} is damaged .*jitflow data prepare"):
         data_commands.data(words)
     damaged = json.loads((report / "check.json").read_text())["damaged"]
     assert [path.name in line for line in damaged] == [True]

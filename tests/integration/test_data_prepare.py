@@ -193,9 +193,9 @@ def test_a_damaged_file_stops_or_is_skipped_and_recorded(folder, tmp_path, worke
     small(folder, tmp_path / "whole", shard_images=100)
     damage(folder)
     out = tmp_path / "out"
-    with pytest.raises(DataError, match=r"cannot read the image .*00[25]\.jpg .* or pass --on_error skip"):
+    with pytest.raises(DataError, match=r"00[25]\.jpg .*--on_error skip"):
         small(folder, out, workers=workers, shard_images=shard_images)
-    with pytest.raises(DataError, match=r"2 files cannot be read, .* at most 1 may be skipped"):
+    with pytest.raises(DataError, match=r"2 files cannot be read.* at most 1"):
         small(folder, out, workers=workers, shard_images=shard_images, skip_damaged=True, max_skipped=1)
     manifest = small(folder, out, workers=workers, shard_images=shard_images, skip_damaged=True, max_skipped=2)
     train = manifest["splits"]["train"]
@@ -272,7 +272,7 @@ def test_command(folder, tmp_path, capfd):
         data_commands.data(["prepare", str(folder), out + "2", "--img_size", "16", "--workers", "1"])
     data_commands.data(["prepare", str(folder), out + "2", "--img_size", "16", "--workers", "1", "--on_error", "skip"])
     assert "train: 16 images, 2 skipped" in capfd.readouterr().err
-    with pytest.raises(ConfigError, match="unknown data command 'prepair'; did you mean prepare"):
+    with pytest.raises(ConfigError, match="'prepair'; did you mean prepare"):
         data_commands.data(["prepair"])
     data_commands.data([])
     assert "jitflow data check" in capfd.readouterr().out

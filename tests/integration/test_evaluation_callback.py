@@ -348,7 +348,7 @@ def assert_fails_before_training(error, message, callback, module=None):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_images": 46}, r"num_images \(46\) must be a multiple of num_classes \(5\).* 45 would do"),
+        ({"num_images": 46}, r"num_images \(46\) .*\(5\).* 45 would do"),
         ({"num_images": 2}, "5 would do"),
         ({"eval_freq": 0}, "eval_freq must be at least 1; got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
@@ -367,7 +367,7 @@ def test_documented_arguments_and_defaults():
 
 def test_missing_statistics_fail_before_training(tmp_path):
     callback = make_callback(reference=None, folder=tmp_path / "fid_stats")
-    assert_fails_before_training(MissingFileError, r"jit_in16_stats\.npz is not in .*fid_stats", callback)
+    assert_fails_before_training(MissingFileError, r"jit_in16_stats\.npz .*fid_stats", callback)
     assert_fails_before_training(MissingFileError, r"other\.npz", make_callback(reference=tmp_path / "other.npz"))
 
 
@@ -388,10 +388,10 @@ def test_what_does_not_fit_fails_before_training(tmp_path):
     negative = (torch.zeros(16), -torch.eye(16))
     assert_fails_before_training(ConfigError, "negative eigenvalue", make_callback(reference=negative))
     many = FIDEvaluationCallback(1, 20, 4, 20, 16, extractor=Classifying(), reference=wrong)
-    assert_fails_before_training(ConfigError, "num_classes is 20, but the model has 10", many)
+    assert_fails_before_training(ConfigError, "num_classes is 20, .* has 10", many)
     large = FIDEvaluationCallback(1, 20, 4, 10, 256, extractor=Classifying(), folder=tmp_path)
-    assert_fails_before_training(ConfigError, "img_size is 256, but the model makes 16 x 16", large)
-    with pytest.raises(ConfigError, match="FIDEvaluationCallback needs a jitflow module"):
+    assert_fails_before_training(ConfigError, "img_size is 256, .* 16 x 16", large)
+    with pytest.raises(ConfigError, match="needs a jitflow module"):
         make_callback().setup(pl.Trainer(logger=False), pl.LightningModule(), "fit")
 
 
@@ -403,7 +403,7 @@ def test_missing_weights_fail_before_training(tmp_path, monkeypatch):
 
 
 def test_too_few_images_are_warned_of():
-    with pytest.warns(UserWarning, match=r"num_images \(10\) is not above the feature dimension \(16\).*at least 17"):
+    with pytest.warns(UserWarning, match=r"num_images \(10\).*\(16\).*at least 17"):
         make_callback(num_images=10).setup(pl.Trainer(logger=False, accelerator="cpu"), make_module(), "fit")
 
 

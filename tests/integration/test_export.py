@@ -214,7 +214,7 @@ def test_pipeline_knows_users_and_pictures(images, latents, pipelines):
     [
         ({}, "one of them"),
         ({"class_labels": [0], "user_ids": [2]}, "one of them"),
-        ({"user_ids": [2]}, "'users' means nothing to a model of images"),
+        ({"user_ids": [2]}, "'users' means nothing"),
         ({"class_labels": [9]}, "out of range"),
         ({"class_labels": [0], "seeds": [1, 2]}, "2 seeds were given for 1"),
         ({"class_labels": [0], "seeds": [1], "generator": torch.Generator()}, "give one of them"),

@@ -85,7 +85,7 @@ def test_what_fails_is_one_line(client, tmp_path, capfd, monkeypatch):
         push(tmp_path / "none", "me/digits", client=client)
     # What the client's HTTP library raises without a connection is no OSError.
     client.create_repo.side_effect = hub.errors.HfHubHTTPError.__bases__[0]("no route to the hub")
-    with pytest.raises(ConfigError, match="is whole, but could not be uploaded to hf://me/digits: no route"):
+    with pytest.raises(ConfigError, match="uploaded to hf://me/digits: no route"):
         push(tmp_path, "me/digits", client=client)
 
 

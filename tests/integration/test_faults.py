@@ -270,7 +270,7 @@ def test_a_full_disk_is_reported_and_training_goes_on(tmp_path, uninterrupted, c
 def test_a_full_disk_at_the_end_is_an_error_and_the_old_checkpoint_is_whole(tmp_path, uninterrupted):
     quota = Quota()
     try:
-        with pytest.raises(CheckpointError, match=r"the end of the training could not be saved .*File too large"):
+        with pytest.raises(CheckpointError, match=r"could not be saved .*File too large"):
             fit(tmp_path, At(7, quota.on))
     finally:
         quota.off()

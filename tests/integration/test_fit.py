@@ -63,13 +63,13 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"trainer.devices": 0}, r"trainer\.devices must be at least 1; got 0"),
-        ({"trainer.devices": "0"}, r"trainer\.devices must be at least 1; got '0'"),
+        ({"trainer.devices": 0}, r"trainer\.devices .*at least 1; got 0"),
+        ({"trainer.devices": "0"}, r"trainer\.devices .*at least 1; got '0'"),
         ({"trainer.num_nodes": 0}, r"trainer\.num_nodes must be at least 1"),
-        ({"trainer.accumulate_grad_batches": 0}, r"trainer\.accumulate_grad_batches must be at least 1"),
-        ({"trainer.val_check_interval": 3}, r"trainer\.val_check_interval 3 is more than the 2 batches"),
+        ({"trainer.accumulate_grad_batches": 0}, r"accumulate_grad_batches .*at least 1"),
+        ({"trainer.val_check_interval": 3}, r"val_check_interval 3 .* 2 batches"),
         ({"seed_everything": -1}, "seed_everything: -1"),
-        ({"checkpoint.dirpath": "elsewhere"}, r"checkpoint\.dirpath must be checkpoints or \..*got elsewhere"),
+        ({"checkpoint.dirpath": "elsewhere"}, r"checkpoint\.dirpath .*got elsewhere"),
     ],
 )
 def test_what_cannot_work_is_named_before_a_folder_is_made(tmp_path, settings, said):

@@ -239,7 +239,7 @@ def test_real_images_come_to_the_size_of_the_generated_ones_and_settings_from_a_
     assert report["truth_source"].startswith("median")
     assert "the users' own gait: median" in capsys.readouterr().out
     settings.write_text(json.dumps({"duration": 2.0}))
-    with pytest.raises(ConfigError, match=r"settings\.json: unknown spectrogram setting"):
+    with pytest.raises(ConfigError, match=r"settings\.json: unknown .*duration"):
         evaluate(str(bare), str(small), out, settings=str(settings))
     settings.write_text("[2.0]")
     with pytest.raises(ConfigError, match="must hold an object"):
@@ -271,10 +271,10 @@ def test_bad_folders(data, tmp_path):
     with pytest.raises(DataError, match=r"it holds grid\.png"):
         read_generated(tmp_path, [1])
     Image.new("RGB", (6, 4)).save(tmp_path / "x_user01_001.png")
-    with pytest.raises(DataError, match="images of user 1, of whom the data has none"):
+    with pytest.raises(DataError, match="user 1, of whom the data has none"):
         read_generated(tmp_path, [2, 3])
     Image.new("RGB", (4, 6)).save(tmp_path / "x_user01_002.png")
-    with pytest.raises(DataError, match=r"x_user01_002\.png is 4x6, x_user01_001\.png 6x4"):
+    with pytest.raises(DataError, match=r"002\.png is 4x6, .*001\.png 6x4"):
         read_generated(tmp_path, [1])
     (tmp_path / "x_user01_002.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"x_user01_002\.png"):
@@ -283,7 +283,7 @@ def test_bad_folders(data, tmp_path):
     for user in (1, 1, 2, 2, 3):
         source = data / "generated" / f"micro_doppler_user{user:02d}_001.png"
         shutil.copy(source, tmp_path / "few" / f"x_user{user}_{len(list((tmp_path / 'few').iterdir()))}.png")
-    with pytest.raises(DataError, match=r"generated images of each user are needed; too few of user 3 \(1\)"):
+    with pytest.raises(DataError, match=r"generated images .*user 3 \(1\)"):
         evaluate(str(data / "data"), str(tmp_path / "few"), str(tmp_path / "out"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write"):
@@ -293,16 +293,16 @@ def test_bad_folders(data, tmp_path):
 def test_sets_that_cannot_be_judged(arrays):
     made, labels, train, train_labels, val, val_labels = arrays
     keep = labels != 1
-    with pytest.raises(DataError, match=r"generated images of each user are needed; too few of user 2 \(0\)"):
+    with pytest.raises(DataError, match=r"generated images .*user 2 \(0\)"):
         judge(arrays, made[keep], labels[keep])
     first = torch.cat([torch.arange(1), torch.arange(MADE, USERS * MADE)])
     with pytest.raises(DataError, match=r"user 1 \(1\)"):
         judge(arrays, made[first], labels[first])
-    with pytest.raises(DataError, match=r"real held-out images of each user .* user 3 \(1\)"):
+    with pytest.raises(DataError, match=r"held-out images .*user 3 \(1\)"):
         judge((made, labels, train, train_labels, val[: 2 * VAL + 1], val_labels[: 2 * VAL + 1]))
     with pytest.raises(DataError, match="no generated images"):
         judge(arrays, made[:0], labels[:0])
-    with pytest.raises(ConfigError, match=r"same size .* generated \(3, 32, 96\), real training \(3, 64, 96\)"):
+    with pytest.raises(ConfigError, match=r"generated \(3, 32, 96\).*\(3, 64, 96\)"):
         judge(arrays, made[:, :, :32])
     with pytest.raises(ConfigError, match=r"labels must lie in \[0, 3\)"):
         judge(arrays, made, labels + 1)

@@ -259,7 +259,7 @@ def test_a_new_training_moves_the_snapshots_of_an_earlier_one_aside(tmp_path, un
     folder.mkdir()
     for name, content in uninterrupted[1].items():
         (folder / name).write_bytes(content)
-    with pytest.warns(UserWarning, match="10 snapshots of an earlier training; they will be moved into .*earlier-1"):
+    with pytest.warns(UserWarning, match="10 snapshots .*moved into .*earlier-1"):
         fit(tmp_path, max_steps=5)
     assert [s.step for s in list_snapshots(folder)] == [4, 4, 5, 5]
     assert {path.name: path.read_bytes() for path in snapshot_paths(folder / "earlier-1")} == uninterrupted[1]
@@ -320,7 +320,7 @@ def test_bad_arguments(arguments, message):
 def test_snapshots_of_another_model_are_refused_before_training(tmp_path):
     write_snapshot(tmp_path, {"net.other.weight": torch.zeros(3)}, step=8, width=0.05, dtype="float32")
     trainer = make_trainer(EMASnapshotCallback(tmp_path), max_steps=2)
-    with pytest.raises(ConfigError, match=r"snapshots of another model.*choose another dirpath"):
+    with pytest.raises(ConfigError, match=r"another model.*dirpath"):
         trainer.fit(make_module(), datamodule=DigitsDataModule(batch_size=16, num_workers=0))
     assert trainer.global_step == 0
 
@@ -383,7 +383,7 @@ def test_snapshots_of_two_models_in_one_folder(small, tensors):
 def test_damaged_files(small, keep):
     path = small / "step00000020_width0.050.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=r"step00000020_width0\.050\.safetensors cannot be read"):
+    with pytest.raises(CheckpointError, match=r"width0\.050\.safetensors cannot be read"):
         reconstruct_ema(small, 0.07)
 
 

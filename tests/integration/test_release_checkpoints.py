@@ -345,7 +345,7 @@ def test_an_optimiser_of_another_network_is_refused(tmp_path):
     checkpoint = load_checkpoint(RELEASE)
     checkpoint["optimizer"]["param_groups"][1]["params"].pop()
     torch.save(checkpoint, tmp_path / "odd.pth")
-    with pytest.raises(CheckpointError, match="holds 69 parameters, the network trains 70"):
+    with pytest.raises(CheckpointError, match=r"69 parameters, .* 70"):
         read_state(tmp_path / "odd.pth")
 
 

@@ -234,7 +234,7 @@ def test_a_vocabulary_too_large_for_the_mapping_says_the_limit(text, tmp_path, m
     import jitflow.apps.text.colour as colour
 
     monkeypatch.setattr(colour, "DIMENSION", 8)
-    with pytest.raises(ConfigError, match="holds at most 256 tokens; the vocabulary has 258"):
+    with pytest.raises(ConfigError, match="256 tokens; the vocabulary has 258"):
         train_text(text, tmp_path, **TEXT)
 
 
@@ -292,7 +292,7 @@ def test_a_prompt_comes_first_and_is_kept(module):
     samples = Model(module).sample(num=3, prompt="Grüße", steps=4, churn=0.5)
     assert all(text.startswith("Grüße") for text in samples.texts)
     assert samples.ids[:, :7].tolist() == [WORDS.encode("Grüße")] * 3
-    with pytest.raises(ConfigError, match="the prompt has 16 tokens and an image holds 16; give at most 15"):
+    with pytest.raises(ConfigError, match=r"prompt has 16 tokens .*at most 15"):
         Model(module).sample(num=1, prompt="x" * 16)
     assert len(Model(module).sample(num=1, prompt="x" * 15, steps=2).texts[0]) >= 15
 
@@ -325,7 +325,7 @@ def test_recovery_starts_from_the_noisy_text(module):
     early = Model(module).sample(texts=texts, start_time=0.0, seeds=5, steps=10)
     assert torch.equal(early.states, Model(module).sample(num=2, seeds=5, steps=10).states)
     assert late.settings["start_time"] == 0.9
-    with pytest.raises(ConfigError, match="17 tokens with its end and an image holds 16"):
+    with pytest.raises(ConfigError, match=r"17 tokens .*image holds 16"):
         Model(module).sample(texts=["x" * 16], start_time=0.5)
     for t in (1.0, -0.1):
         with pytest.raises(ConfigError, match=r"\[0, 1\)"):

@@ -109,7 +109,7 @@ def test_what_was_written_survives_a_new_writer_and_other_processes(tmp_path):
 def test_a_file_with_other_arrays_is_not_continued(tmp_path, other):
     path = tmp_path / "x.safetensors"
     ArrayFileWriter.create(path, LAYOUT)
-    with pytest.raises(DataError, match=r"x\.safetensors\.part holds labels \(6,\) int64.* instead of .*remove it"):
+    with pytest.raises(DataError, match=r"\.part holds labels \(6,\).* instead of"):
         ArrayFileWriter.reopen(path, other)
 
 
@@ -163,11 +163,11 @@ def test_room_is_really_taken(tmp_path):
 
 def test_arguments_that_cannot_work(tmp_path):
     path = tmp_path / "x.safetensors"
-    with pytest.raises(ConfigError, match=r"array 'a' has the type 'complex64'; known: bool"):
+    with pytest.raises(ConfigError, match=r"'a' has the type 'complex64'; known: "):
         ArrayFileWriter.create(path, {"a": ((1,), "complex64")})
     with pytest.raises(ConfigError, match="no side can be negative"):
         ArrayFileWriter.create(path, {"a": ((-1,), "uint8")})
-    with pytest.raises(ConfigError, match=r"header of .*x\.safetensors needs \d+ bytes and has 1024"):
+    with pytest.raises(ConfigError, match=r"header .*x\.safetensors .*has 1024"):
         ArrayFileWriter.create(path, LAYOUT, {"long": "x" * 1000}, header_bytes=1024)
     assert list(tmp_path.iterdir()) == []
     writer = ArrayFileWriter.create(path, LAYOUT, header_bytes=1024)
@@ -223,7 +223,7 @@ def test_files_of_another_kind(tmp_path):
     with pytest.raises(DataError, match="no safetensors file"):
         open_arrays(path)
     path.write_bytes(finished(path).read_bytes() + b"\0")
-    with pytest.raises(DataError, match=r"damaged: it should have \d+ bytes and has \d+"):
+    with pytest.raises(DataError, match=r"should have \d+ bytes and has \d+"):
         open_arrays(path)
 
 
@@ -248,7 +248,7 @@ def damage(path, change):
         (lambda h: h["labels"].pop("dtype"), "header is damaged"),
         (
             lambda h: h["latents"].update(data_offsets=[0, 144]),
-            "'latents' does not begin where the array before it ends",
+            "'latents' does not begin where",
         ),
         (lambda h: h["mask"].update(data_offsets=[10**12, 10**12 + 5]), "does not begin where"),
         (lambda h: h.update(labels=3), "header is damaged"),

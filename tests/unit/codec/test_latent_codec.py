@@ -69,7 +69,7 @@ def test_without_an_image_codec_there_are_no_images(raw):
     assert codec.img_size is None
     assert codec.to("cpu") is codec
     for decode in (codec.decode, codec.decode_float):
-        with pytest.raises(ConfigError, match=r"made them, vae_f16d32 \(checksum 0123456789ab\); pass --vavae_path"):
+        with pytest.raises(ConfigError, match=r"vae_f16d32 .*0123456789ab\).*vavae_path"):
             decode(raw)
     with pytest.raises(ConfigError, match="an unknown codec; pass --vavae_path"):
         LatentCodec((4, 2, 2)).decode(raw)
@@ -90,12 +90,12 @@ def test_another_codec_of_the_same_kind_is_refused():
 def test_a_codec_of_another_kind_is_refused():
     made_by, other = make_linear(), make_vae()
     codec = LatentCodec((4, 2, 2), expected_id=made_by.id, expected_checksum=made_by.checksum)
-    with pytest.raises(ConfigError, match=rf"made by linear_f16d4 \(checksum {made_by.checksum[:12]}\).* is vae_f2d4"):
+    with pytest.raises(ConfigError, match=rf"linear_f16d4 .*{made_by.checksum[:12]}\).* is vae_f2d4"):
         codec.attach(other)
 
 
 def test_a_codec_for_another_size_is_refused():
-    with pytest.raises(ConfigError, match=r"shape \(4, 4, 4\) from images of 64x64, and these have \(4, 2, 2\)"):
+    with pytest.raises(ConfigError, match=r"\(4, 4, 4\) .*64x64.*\(4, 2, 2\)"):
         LatentCodec((4, 2, 2), images=make_linear(img_size=64))
 
 
@@ -108,7 +108,7 @@ def test_an_autoencoder_that_normalises_by_itself_is_refused():
 @pytest.mark.parametrize(
     ("statistics", "message"),
     [
-        ({"mean": MEAN[:3]}, r"mean needs 4 finite numbers.*shape \(3,\)"),
+        ({"mean": MEAN[:3]}, r"mean needs 4 .*shape \(3,\)"),
         ({"mean": [*MEAN[:3], float("inf")]}, "mean needs 4 finite numbers"),
         ({"std": [1.0] * 5}, "std needs 4 finite numbers"),
         ({"std": [1.0, 1.0, 1.0, 0.0]}, "std must be positive .*smallest is 0"),
@@ -123,7 +123,7 @@ def test_statistics_that_cannot_work(statistics, message):
 
 
 def test_shapes_that_cannot_work(raw):
-    with pytest.raises(ConfigError, match=r"shape of latents is \(channels, height, width\); got \(4, 2\)"):
+    with pytest.raises(ConfigError, match=r"shape of latents .*got \(4, 2\)"):
         LatentCodec((4, 2))
     for wrong in (raw[:, :3], raw[..., :1], raw[0]):
         with pytest.raises(ValueError, match=r"latents of shape \(B, 4, 2, 2\); got"):

@@ -142,12 +142,12 @@ def test_other_precisions_around_it(codec, images):
 @pytest.mark.parametrize(
     ("batches", "options", "error", "message"),
     [
-        ([], {}, DataError, "^0 patches .*16x16 pixels are too few for 32 components; more than 32 are needed"),
+        ([], {}, DataError, "^0 patches .*16x16 .*too few for 32"),
         ([smooth_images(2, 64)], {}, DataError, "^32 patches .* too few for 32 components"),
         ([torch.full((40, 3, 64, 64), 9, dtype=torch.uint8)], {}, DataError, "differ in 0 ways only, and 32 comp"),
-        ([smooth_images(2, 40)], {}, ConfigError, "img_size 40x40 must be divisible by .* patches of 16"),
-        ([smooth_images(2, 64), smooth_images(2, 32)], {}, DataError, r"one size; got \(32, 32\) after \(64, 64\)"),
-        ([smooth_images(2, 64).float()], {}, DataError, r"uint8 of shape \(B, 3, H, W\); got torch.float32"),
+        ([smooth_images(2, 40)], {}, ConfigError, "img_size 40x40 .* patches of 16"),
+        ([smooth_images(2, 64), smooth_images(2, 32)], {}, DataError, r"got \(32, 32\) after \(64, 64\)"),
+        ([smooth_images(2, 64).float()], {}, DataError, r"uint8 of shape .*got torch\.float32"),
         ([smooth_images(2, 64)[:, :1]], {}, DataError, r"got torch.uint8 \(2, 1, 64, 64\)"),
         ([smooth_images(2, 64)], {"num_components": 769}, ConfigError, "between 1 and 768; got 769"),
         ([smooth_images(2, 64)], {"num_components": 0}, ConfigError, "between 1 and 768; got 0"),
@@ -224,10 +224,10 @@ def test_damaged_states(codec):
 
 def test_files_that_are_something_else(codec, tmp_path):
     path = tmp_path / "x.safetensors"
-    with pytest.raises(MissingFileError, match=r"linear codec .*x\.safetensors does not exist"):
+    with pytest.raises(MissingFileError, match=r"codec .*x\.safetensors does not exist"):
         LinearCodec.from_file(path)
     save_file({"encoder.weight": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match=r"x\.safetensors is no linear codec; it holds encoder\.weight"):
+    with pytest.raises(CheckpointError, match=r"x\.safetensors is no .*encoder\.weight"):
         LinearCodec.from_file(path)
     path.write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match=r"x\.safetensors cannot be read"):

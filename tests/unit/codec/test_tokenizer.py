@@ -267,7 +267,7 @@ def test_a_tokenizer_that_loses_text_says_so(tmp_path, caplog):
 def test_folders_of_other_layouts_say_what_is_needed(tmp_path, files):
     for name in files:
         (tmp_path / name).write_text("x")
-    with pytest.raises(ConfigError, match=r"no tokenizer\.json; write one with the transformers library") as caught:
+    with pytest.raises(ConfigError, match=r"no tokenizer\.json") as caught:
         tk.load_tokenizer(tmp_path)
     assert all(name in str(caught.value) for name in files)
     assert "\n" not in str(caught.value)

@@ -142,7 +142,7 @@ def test_normalisation(vae, images, shape):
 @pytest.mark.parametrize(
     ("statistics", "message"),
     [
-        ({"mean": [0.0] * 3}, r"mean needs 4 finite numbers.*shape \(3,\)"),
+        ({"mean": [0.0] * 3}, r"mean needs 4 .*shape \(3,\)"),
         ({"mean": [0.0, 1.0, float("nan"), 0.0]}, "mean needs 4 finite numbers"),
         ({"std": torch.ones(5)}, "std needs 4 finite numbers"),
         ({"std": [1.0, 1.0, 0.0, 1.0]}, "std must be positive .*smallest is 0"),
@@ -208,7 +208,7 @@ def test_to_returns_the_codec(codec):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"img_size": 15}, "img_size 15x15 must be divisible by the autoencoder's factor 2"),
+        ({"img_size": 15}, "img_size 15x15 .* factor 2"),
         ({"img_size": (16, 7)}, "img_size 16x7"),
         ({"img_size": 0}, "img_size 0x0"),
         ({"chunk_size": 0}, "chunk_size must be at least 1; got 0"),
@@ -305,7 +305,7 @@ def test_a_slim_file_whose_weights_changed_is_refused(codec, tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"slim.safetensors is damaged: its weights are not those"):
+    with pytest.raises(CheckpointError, match=r"slim\.safetensors is damaged"):
         load_autoencoder(path)
     with safe_open(tmp_path / "slim.safetensors", "pt") as file:
         metadata = file.metadata()
@@ -321,15 +321,15 @@ def test_files_that_are_something_else(vae, tmp_path):
 
     net = LightningDiT(input_size=8, in_channels=4, hidden_size=16, depth=1, num_heads=2, num_classes=3)
     torch.save({"model": net.state_dict(), "ema": net.state_dict(), "opt": {}}, path)
-    with pytest.raises(CheckpointError, match=r"file.pt holds no VA-VAE \(tensors named encoder.*found: model \(a sec"):
+    with pytest.raises(CheckpointError, match=r"file\.pt holds no VA-VAE.*found: model"):
         load_autoencoder(path)
 
     torch.save({"state_dict": foreign_tensors()}, path)
-    with pytest.raises(CheckpointError, match=r"found: loss \(3 tensors\), foundation_model \(2 tensors\)"):
+    with pytest.raises(CheckpointError, match=r"loss \(3 tensors\), foundation_model \(2"):
         load_autoencoder(path)
 
     torch.save({"state_dict": {k: v for k, v in vae.state_dict().items() if not k.startswith("encoder.")}}, path)
-    with pytest.raises(CheckpointError, match=r"found: decoder \(\d+ tensors\), quant_conv \(2 tensors\)"):
+    with pytest.raises(CheckpointError, match=r"decoder \(\d+ tensors\), quant_conv \(2"):
         load_autoencoder(path)
 
     path.write_bytes(b"no checkpoint")
@@ -345,7 +345,7 @@ def test_an_autoencoder_that_does_not_fit_names_what_is_wrong(vae, tmp_path):
     weights = vae.state_dict()
     del weights["decoder.conv_out.bias"]
     torch.save({"state_dict": weights}, path)
-    with pytest.raises(CheckpointError, match=r"does not fit this AutoencoderKL; missing: decoder\.conv_out\.bias$"):
+    with pytest.raises(CheckpointError, match=r"missing: decoder\.conv_out\.bias$"):
         load_autoencoder(path, TINY)
 
     torch.save({"state_dict": {**vae.state_dict(), "encoder.extra": torch.zeros(1)}}, path)
@@ -354,11 +354,11 @@ def test_an_autoencoder_that_does_not_fit_names_what_is_wrong(vae, tmp_path):
 
     # Without its settings it is compared with f16d32.
     torch.save({"state_dict": vae.state_dict()}, path)
-    with pytest.raises(CheckpointError, match=r"missing: encoder\.down.* more; .*of another shape: encoder\.conv"):
+    with pytest.raises(CheckpointError, match=r"missing: encoder\.down.*shape: encoder"):
         load_autoencoder(path)
 
 
 def test_export_wants_safetensors(codec, tmp_path):
-    with pytest.raises(ConfigError, match=r"a slim autoencoder is a \.safetensors file; got .*slim\.pt"):
+    with pytest.raises(ConfigError, match=r"\.safetensors file; got .*slim\.pt"):
         codec.export(tmp_path / "slim.pt")
     assert not list(tmp_path.iterdir())

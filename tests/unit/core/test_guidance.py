@@ -93,7 +93,7 @@ def test_only_the_leading_channels_are_guided(state, scale):
         torch.testing.assert_close(v[:, channels:], v_cond[:, channels:], rtol=0, atol=1e-14)
     for channels in (4, 100, None):
         assert torch.equal(guided_velocity(Field(), x, t, label, **arguments, channels=channels), everything)
-    with pytest.raises(ConfigError, match="guided channels must be at least 1, or None for all; got 0"):
+    with pytest.raises(ConfigError, match=r"guided channels .*got 0"):
         guided_velocity(Field(), x, t, label, **arguments, channels=0)
 
 

@@ -269,7 +269,7 @@ def test_class_balanced_epochs(folder):
 def test_class_balanced_needs_labels(folder):
     module = make(folder, class_balanced=True)
     module.dataset_train = [(torch.zeros(1, 2, 2), 0)] * 8
-    with pytest.raises(ConfigError, match=r"class_balanced=True needs the labels .* list has no `targets`"):
+    with pytest.raises(ConfigError, match=r"class_balanced=True .*no `targets`"):
         module.train_dataloader()
 
 
@@ -300,7 +300,7 @@ def test_a_torchvision_without_a_decoder_is_named(folder, monkeypatch):
 
 
 def test_fast_decoder_and_own_transforms_do_not_go_together(folder):
-    with pytest.raises(ConfigError, match="CustomJiTDataModule has transforms of its own"):
+    with pytest.raises(ConfigError, match="CustomJiTDataModule has transforms"):
         CustomJiTDataModule(str(folder), 8, 4, 0, decoder="fast").setup("fit")
     with pytest.raises(ConfigError, match="decoder='fast' reads colour only"):
         make(folder, decoder="fast", channels=1)
@@ -360,9 +360,9 @@ def other_val_classes(path):
     ("lay_out", "message"),
     [
         (empty_folder, "is empty.*train/<class>/<image>"),
-        (only_files, "no class sub-folders.*train/<class>/<image>"),
+        (only_files, "no class sub-folders.*train/<class>"),
         (empty_train, "train is empty.*train/<class>/<image>"),
-        (files_in_train, "no class sub-folders.*train/<class>/<image>"),
+        (files_in_train, "no class sub-folders.*train/<class>"),
         (class_without_images, "no images .*dog"),
         (val_only, "val/ but no train/"),
         (other_val_classes, "differ in cat, dog"),
@@ -398,7 +398,7 @@ def test_a_damaged_image_is_named_in_one_line(folder, workers, damage):
 
 
 def test_too_few_images(folder):
-    with pytest.raises(DataError, match="10 training images are too few for 1 x batch_size=11"):
+    with pytest.raises(DataError, match=r"10 training images .*batch_size=11"):
         make(folder, batch_size=11).train_dataloader()
     assert len(make(folder, batch_size=11, drop_last=False).train_dataloader()) == 1
 

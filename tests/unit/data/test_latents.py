@@ -157,10 +157,10 @@ def test_metadata_round_trip():
     assert all(isinstance(value, str) for value in metadata.values())
     assert LatentInfo.from_metadata(metadata, source="x") == INFO
     for name in ("mean", "std", "codec_id", "codec_checksum", "img_size"):
-        with pytest.raises(DataError, match=f"x does not say how its latents were made.*{name}"):
+        with pytest.raises(DataError, match=f"x does not say .*{name}"):
             LatentInfo.from_metadata({k: v for k, v in metadata.items() if k != name}, source="x")
     for change in ({"std": "[1.0, 0.0]"}, {"mean": "[NaN, 1.0]"}, {"std": "[1.0, Infinity]"}):
-        with pytest.raises(DataError, match="x has a mean or std that is not finite or not positive"):
+        with pytest.raises(DataError, match="x has a mean or std that is not finite"):
             LatentInfo.from_metadata({**metadata, **change}, source="x")
     with pytest.raises(DataError, match="x does not say"):
         LatentInfo.from_metadata({**metadata, "img_size": "7"}, source="x")
@@ -176,22 +176,20 @@ def setup_error(folder, error, message, **options):
 
 def test_missing_files(folder):
     (folder / "val.safetensors").rename(folder / "val.safetensors.part")
-    setup_error(
-        folder, MissingFileError, r"val\.safetensors is not finished; the same stage1_extract_features\.py agai"
-    )
+    setup_error(folder, MissingFileError, r"val\.safetensors is not finished")
     (folder / "val.safetensors.part").unlink()
-    with pytest.raises(MissingFileError, match=r"latents .*val\.safetensors do not exist; run stage1_extract_features"):
+    with pytest.raises(MissingFileError, match=r"latents .*val\.safetensors do not exist"):
         LatentDataModule(folder).prepare_data()
 
 
 def test_shapes(folder):
-    setup_error(folder, DataError, r"latents of shape \(2, 2, 3\); expected \(32, 16, 16\)", latent_shape=(32, 16, 16))
+    setup_error(folder, DataError, r"shape \(2, 2, 3\); .*\(32, 16, 16\)", latent_shape=(32, 16, 16))
     LatentDataModule(folder, latent_shape=[2, 2, 3]).setup()
     write(folder / "val.safetensors", [0, 1, 2], shape=(2, 4, 3))
-    setup_error(folder, DataError, r"train has latents of shape \(2, 2, 3\) and val of \(2, 4, 3\)")
+    setup_error(folder, DataError, r"\(2, 2, 3\) and val of \(2, 4, 3\)")
     write(folder / "val.safetensors", [0, 1, 2], shape=(3, 2, 3))
-    setup_error(folder, DataError, r"latents of 3 channels and statistics of 2, 2")
-    with pytest.raises(ConfigError, match=r"latent_shape is \(channels, height, width\); got \(2, 3\)"):
+    setup_error(folder, DataError, r"3 channels and statistics of 2, 2")
+    with pytest.raises(ConfigError, match=r"latent_shape .*got \(2, 3\)"):
         LatentDataModule(folder, latent_shape=(2, 3))
 
 
@@ -199,13 +197,13 @@ def test_other_arrays(folder):
     good = load_file(folder / "val.safetensors")
     path = folder / "val.safetensors"
     save_file({"latents": good["latents"]}, path)
-    setup_error(folder, DataError, r"holds latents float32 instead of latents float32, labels int64, user_ids int64")
+    setup_error(folder, DataError, r"latents float32 instead of .*labels int64")
     save_file({**good, "latents": good["latents"].half()}, path)
     setup_error(folder, DataError, "holds .*latents float16.* instead of")
     save_file({**good, "labels": good["labels"][:2].clone()}, path)
-    setup_error(folder, DataError, r"labels and user_ids \(N,\); got \(4, 2, 2, 3\), \(2,\), \(4,\)")
+    setup_error(folder, DataError, r"got \(4, 2, 2, 3\), \(2,\), \(4,\)")
     save_file({**good, "latents": good["latents"].flatten(1)}, path)
-    setup_error(folder, DataError, r"latents must be \(N, channels, height, width\)")
+    setup_error(folder, DataError, r"latents must be \(N, channels")
     save_file({name: value[:0].clone() for name, value in good.items()}, path, metadata=INFO.to_metadata())
     setup_error(folder, DataError, "holds no latents")
     save_file(good, path)
@@ -227,9 +225,9 @@ def test_latents_that_are_not_finite(folder, monkeypatch, value, row):
 def test_labels_and_users(folder):
     train, val = folder / "train.safetensors", folder / "val.safetensors"
     write(val, [0, 2, 2])
-    setup_error(folder, DataError, r"val\.safetensors has no latents of user 4; add images")
+    setup_error(folder, DataError, r"val\.safetensors .*user 4")
     write(val, [0, 1, 2, 3])
-    setup_error(folder, DataError, r"label 3 is out of range; train.safetensors has 3 users")
+    setup_error(folder, DataError, r"label 3 .*train\.safetensors has 3 users")
     write(val, [0, 1, 2, -1], user_ids=[1, 4, 31, 31])
     setup_error(folder, DataError, r"label -1 is out of range")
     write(val, [0, 1, 2], user_ids=[1, 31, 4])
@@ -237,10 +235,10 @@ def test_labels_and_users(folder):
     write(val, [0, 1, 2])
     for labels in ([0, 2, 2], [1, 2, 2], [-1, 0, 1]):
         write(train, labels)
-        setup_error(folder, DataError, r"labels must be 0 to \(number of users - 1\) without a gap")
+        setup_error(folder, DataError, r"labels must be 0 to .*without a gap")
     for user_ids in ([1, 4, 5, 31], [1, 4, 4, 4], [0, 4, 4, 31]):
         write(train, [0, 1, 1, 2], user_ids=user_ids)
-        setup_error(folder, DataError, "must be one user, numbered from 1; user_ids say")
+        setup_error(folder, DataError, "numbered from 1; user_ids say")
 
 
 @pytest.mark.parametrize(

@@ -36,5 +36,5 @@ def test_fractions_out_of_range(fraction):
 
 
 def test_nothing_held_out():
-    with pytest.raises(ConfigError, match=r"val_fraction=0\.01 of classes with at most 25 images holds out nothing"):
+    with pytest.raises(ConfigError, match=r"val_fraction=0\.01 .*25 images"):
         held_out_split(LABELS, 0.01)

@@ -472,7 +472,7 @@ def test_resume_with_another_tokenizer_is_an_error(tmp_path):
     other.tokenizer.fingerprint = "another-one-altogether"
     with pytest.raises(CheckpointError, match=r"tokenizer letters \(now another-one-\)"):
         other.load_state_dict(state)
-    with pytest.raises(CheckpointError, match=r"pack True \(now False\), random_offset True \(now False\)"):
+    with pytest.raises(CheckpointError, match=r"pack True \(now F.*random_offset True"):
         make(tmp_path / "data", pack=False, random_offset=False).load_state_dict(state)
     before = make(tmp_path / "data")
     before.load_state_dict({})

@@ -201,7 +201,7 @@ def test_nothing_to_read(tmp_path):
     with pytest.raises(DataError, match=r"a\.pdf is of an unknown type; known"):
         TextFiles(tmp_path / "a.pdf")
     write(tmp_path / "b.jsonl", "{}\n")
-    with pytest.raises(DataError, match=r"no text in .*1 unusable records, such as b\.jsonl:1: neither"):
+    with pytest.raises(DataError, match=r"no text .*1 unusable .*b\.jsonl:1"):
         documents(TextFiles(tmp_path))
     write(tmp_path / "b.jsonl", "\n")
     with pytest.raises(DataError, match=r"no text in [^(]*; known"):

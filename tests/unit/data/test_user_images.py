@@ -79,7 +79,7 @@ def test_train_alone_is_split(tmp_path):
     found = find_user_images(tmp_path, val_fraction=0.4)
     assert len(found.train) == 6
     assert len(found.val) == 4
-    with pytest.raises(ConfigError, match=r"has no val/; add it, or pass --val_fraction 0\.2 to hold out .*train"):
+    with pytest.raises(ConfigError, match=r"has no val/.*--val_fraction 0\.2"):
         find_user_images(tmp_path)
 
 
@@ -124,21 +124,21 @@ def remove_all(root, split, user):
 @pytest.mark.parametrize(
     ("change", "options", "error", "message"),
     [
-        (lambda r: remove_all(r, "val", "ID_2"), {}, DataError, r"no images in .*val for ID_2; add some or remove"),
+        (lambda r: remove_all(r, "val", "ID_2"), {}, DataError, r"no images in .*val for ID_2"),
         (
             lambda r: (remove_all(r, "val", "ID_2"), (r / "val" / "ID_2").rmdir()),
             {},
             DataError,
-            r"user 2 has images in train/ and none in val/; add some, or remove val/ and pass --val_fraction",
+            r"user 2 .*train/ and none in val/",
         ),
-        (lambda r: touch(r / "val" / "ID_7" / "x.png"), {}, DataError, r"user 7 has images in val/ and none in train/"),
+        (lambda r: touch(r / "val" / "ID_7" / "x.png"), {}, DataError, r"user 7 .*val/ and none in train/"),
         (lambda r: touch(r / "train" / "user01" / "x.png"), {}, DataError, "ID_1 and user01 are both of user 1"),
-        (lambda r: touch(r / "train" / "noise" / "x.png"), {}, DataError, "number at the end of the folder name noise"),
+        (lambda r: touch(r / "train" / "noise" / "x.png"), {}, DataError, "folder name noise"),
         (lambda r: touch(r / "train" / "ID_0" / "x.png"), {}, DataError, "users are numbered from 1; rename user 0"),
-        (lambda r: touch(r / "train" / "x.png"), {}, DataError, r"images both in it \(x.png\) and in folders \(ID_1,"),
-        (lambda r: None, {"val_fraction": 0.2}, ConfigError, "has val/ already; leave out --val_fraction"),
-        (lambda r: None, {"val_fraction": 0.0}, ConfigError, r"val_fraction must lie in \(0, 1\); got 0.0"),
-        (lambda r: None, {"val_fraction": 1.0}, ConfigError, r"val_fraction must lie in \(0, 1\); got 1.0"),
+        (lambda r: touch(r / "train" / "x.png"), {}, DataError, r"\(x\.png\) and in folders \(ID_1,"),
+        (lambda r: None, {"val_fraction": 0.2}, ConfigError, "has val/ already; .*--val_fraction"),
+        (lambda r: None, {"val_fraction": 0.0}, ConfigError, r"val_fraction .*got 0\.0"),
+        (lambda r: None, {"val_fraction": 1.0}, ConfigError, r"val_fraction .*got 1\.0"),
         (lambda r: (r / "train").rename(r / "training"), {}, DataError, r"has val/ but no train/; expected train/"),
     ],
 )
@@ -150,15 +150,15 @@ def test_messes(tmp_path, change, options, error, message):
 
 
 def test_nothing_to_find(tmp_path):
-    with pytest.raises(MissingFileError, match=r"data_dir .*none is not a folder; expected train/"):
+    with pytest.raises(MissingFileError, match=r"data_dir .*none is not a folder"):
         find_user_images(tmp_path / "none")
-    with pytest.raises(DataError, match=r"there are no images in .*found nothing; expected train/.*ID_1/.*user_01_sam"):
+    with pytest.raises(DataError, match=r"found nothing; .*ID_1/.*user_01_sam"):
         find_user_images(tmp_path, val_fraction=0.2)
     touch(tmp_path / "data_split" / "readme.md")
-    with pytest.raises(DataError, match=r"there are no images .*found data_split; expected"):
+    with pytest.raises(DataError, match=r"no images .*found data_split; expected"):
         find_user_images(tmp_path, val_fraction=0.2)
     touch(tmp_path / "flat" / "walk.png")
-    with pytest.raises(DataError, match=r"no user's number in the name of walk\.png; expected"):
+    with pytest.raises(DataError, match=r"no user's number .*walk\.png"):
         find_user_images(tmp_path / "flat", val_fraction=0.2)
 
 
@@ -166,7 +166,7 @@ def test_single_images_cannot_be_split(tmp_path):
     for user, count in ((1, 3), (2, 1), (5, 1)):
         for i in range(count):
             touch(tmp_path / f"user_{user:02d}_sample_{i:03d}.png")
-    with pytest.raises(DataError, match="user 2, 5 has a single image, and needs one to train and one to validate"):
+    with pytest.raises(DataError, match="user 2, 5 has a single image"):
         find_user_images(tmp_path, val_fraction=0.2)
 
 
@@ -215,5 +215,5 @@ def test_kinds_of_images(tmp_path):
 
 def test_damaged_images_are_named(tmp_path):
     touch(tmp_path / "bad.png")
-    with pytest.raises(DataError, match=r"cannot read the image .*bad\.png \(not an image\); replace or remove it"):
+    with pytest.raises(DataError, match=r"cannot read .*bad\.png \(not an image\)"):
         read_user_image(tmp_path / "bad.png")

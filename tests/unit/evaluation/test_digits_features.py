@@ -167,5 +167,5 @@ def test_images_of_another_form_are_refused(extractor):
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(module, "_train", other_weights)
-    with pytest.raises(ConfigError, match=r"cannot be written.*name another cache_dir"):
+    with pytest.raises(ConfigError, match=r"cannot be written.*cache_dir"):
         DigitsExtractor(tmp_path / "file" / "folder")

@@ -54,7 +54,7 @@ def test_timm_by_name(monkeypatch, given, expected):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("incepton:/a/b", r"unknown extractor 'incepton'; did you mean inception\? .*timm:MODEL\[@SIDE\]:PATH"),
+        ("incepton:/a/b", r"'incepton'; .*inception\? .*timm:MODEL"),
         ("", "known: inception, pixels, digits, timm"),
         ("pixels:", "ends in a colon"),
         ("pixels:eight", "'eight' is no whole number"),
@@ -197,7 +197,7 @@ def test_other_files_are_refused(tmp_path, make_weights):
     }
     for label, content in contents.items():
         torch.save(content, tmp_path / f"{label}.pth")
-        with pytest.raises(CheckpointError, match=rf"{label}.pth does not hold the weights of test_resnet \("):
+        with pytest.raises(CheckpointError, match=rf"{label}\.pth .*weights of test_resnet \("):
             TimmExtractor("test_resnet", tmp_path / f"{label}.pth")
     with pytest.raises(CheckpointError, match="does not hold the weights of test_vit"):
         TimmExtractor("test_vit", make_weights("test_resnet"))
@@ -213,7 +213,7 @@ def test_other_files_are_refused(tmp_path, make_weights):
 
 def test_bad_models_and_sizes(make_weights):
     path = make_weights("test_vit")
-    with pytest.raises(ConfigError, match=r"unknown timm model 'test_vot'; did you mean .*test_vit"):
+    with pytest.raises(ConfigError, match=r"'test_vot'; did you mean .*test_vit"):
         TimmExtractor("test_vot", path)
     with pytest.raises(ConfigError, match="unknown timm model 'hf-hub:timm/test_vit"):
         TimmExtractor("hf-hub:timm/test_vit.r160_in1k", path)

@@ -66,7 +66,7 @@ def inception_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def extractor(inception_file):
-    with pytest.warns(UserWarning, match="not the Inception of the published scores"):
+    with pytest.warns(UserWarning, match="not the Inception"):
         return InceptionExtractor(inception_file)
 
 

@@ -97,7 +97,7 @@ def test_numpy_and_float32_are_accepted():
 def test_slightly_negative_eigenvalues_are_clipped_and_clear_ones_refused():
     mu, sigma = torch.zeros(3), torch.diag(torch.tensor([1.0, 0.5, -1e-7]))
     assert frechet_distance(mu, sigma, mu, torch.diag(torch.tensor([1.0, 0.5, 0.0]))) < 1e-6
-    with pytest.raises(ConfigError, match=r"second covariance has a negative eigenvalue \(-0.1"):
+    with pytest.raises(ConfigError, match=r"second covariance .*\(-0\.1"):
         frechet_distance(mu, sigma, mu, torch.diag(torch.tensor([1.0, 0.5, -0.1])))
 
 
@@ -136,7 +136,7 @@ def test_file_round_trip(tmp_path):
 
 def test_what_cannot_be_saved(tmp_path):
     path = tmp_path / "reference.npz"
-    with pytest.raises(ConfigError, match="record when must be a string or a number; got list"):
+    with pytest.raises(ConfigError, match=r"record when .*got list"):
         save_statistics(path, np.zeros(2), np.eye(2), when=[1])
     with pytest.raises(ConfigError, match="shape"):
         save_statistics(path, np.zeros(2), np.eye(3))
@@ -191,9 +191,7 @@ def test_damaged_files_are_named(tmp_path):
 
 def test_statistics_are_found_under_the_release_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        MissingFileError, match=r"jit_in256_stats\.npz is not in .*fid_stats; copy it from.*jitflow stats FOLDER"
-    ):
+    with pytest.raises(MissingFileError, match=r"jit_in256_stats\.npz .*jitflow stats"):
         find_statistics(256, 1000)
     # The release's files describe ImageNet, so for other data they are no way out.
     with pytest.raises(MissingFileError) as caught:

@@ -110,7 +110,7 @@ def test_the_seed_names_the_subsets_and_no_other_generator_moves():
 
 def test_bad_input():
     a = torch.zeros(30, 4)
-    with pytest.raises(ConfigError, match=r"subset_size 1000 is larger.*\(20 images\).*subset_size=20 or less"):
+    with pytest.raises(ConfigError, match=r"subset_size 1000.*\(20 .*subset_size=20"):
         kernel_inception_distance(a, a[:20])
     with pytest.raises(ConfigError, match="at least 2"):
         kernel_inception_distance(a, a, subset_size=1)

@@ -236,7 +236,7 @@ def test_a_hint_in_another_precision():
 
 def test_hints_that_do_not_fit():
     x, t = images(), times()
-    with pytest.raises(ValueError, match=r"takes no hint \(self_conditioning\); got \(3, 3, 16, 32\)"):
+    with pytest.raises(ValueError, match=r"\(self_conditioning\).*\(3, 3, 16, 32\)"):
         fresh()(x, t, hint=x)
     assert not fresh().self_conditioning
     for hint in (x[:1], x[:, :2], x.transpose(2, 3)):
@@ -251,10 +251,10 @@ def test_hints_that_do_not_fit():
     ("overrides", "message"),
     [
         ({"num_classes": -1}, "num_classes must not be negative; got -1"),
-        ({"in_context_len": 4}, "in_context_len 4 asks for class tokens, but num_classes is 0; set in_context_len=0"),
-        ({"positions": "learnt"}, "unknown positions 'learnt'; did you mean learned"),
-        ({"use_rope": False}, "use_rope=False leaves no rotary positions; set positions='learned'"),
-        ({"init": "truncated"}, "unknown init 'truncated'; did you mean truncated_normal"),
+        ({"in_context_len": 4}, "in_context_len 4 .*num_classes is 0"),
+        ({"positions": "learnt"}, "positions 'learnt'; did you mean learned"),
+        ({"use_rope": False}, "use_rope=False .*positions='learned'"),
+        ({"init": "truncated"}, "'truncated'; .*truncated_normal"),
     ],
 )
 def test_options_that_do_not_fit(overrides, message):

@@ -251,7 +251,7 @@ def test_weights_with_other_rotary_positions_are_refused():
     net = build()
     weights = net.state_dict()
     weights["feat_rope.freqs_cos"] = weights["feat_rope.freqs_cos"].flip(0)
-    with pytest.raises(CheckpointError, match=r"feat_rope\.freqs_cos holds other rotary positions"):
+    with pytest.raises(CheckpointError, match=r"feat_rope\.freqs_cos .*rotary positions"):
         load_strictly(net, weights, source="file")
 
 
@@ -274,7 +274,7 @@ def test_compiled_blocks_keep_their_names():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"input_size": 5}, "input_size 5x5 is not divisible by patch_size 2"),
+        ({"input_size": 5}, "input_size 5x5 .*patch_size 2"),
         ({"hidden_size": 30}, "hidden_size 30 must be divisible by 4"),
         ({"num_heads": 3}, "num_heads 3"),
         ({"num_heads": 16}, "num_heads 16 times a multiple of 4"),
@@ -341,7 +341,7 @@ def test_what_shapes_do_not_show_is_asked_for():
     weights = build(use_rope=False).state_dict()
     with pytest.raises(CheckpointError, match="pass num_heads"):
         detect_lightningdit(weights)
-    with pytest.raises(CheckpointError, match="8 tokens, which is no square; pass input_size"):
+    with pytest.raises(CheckpointError, match=r"8 tokens, .*pass input_size"):
         detect_lightningdit(weights, num_heads=2)
     assert detect_lightningdit(build(input_size=8).state_dict())["input_size"] == 8
 
@@ -350,13 +350,13 @@ def test_files_that_are_something_else(tmp_path):
     with pytest.raises(MissingFileError):
         load_lightningdit_weights(tmp_path / "none.pt")
     torch.save({"model": build().state_dict(), "epoch": 3}, tmp_path / "raw.pt")
-    with pytest.raises(CheckpointError, match=r"no weights named 'ema'; found: model \(a section of \d+\), epoch"):
+    with pytest.raises(CheckpointError, match=r"'ema'; found: model \(.*\d\), epoch"):
         load_lightningdit_weights(tmp_path / "raw.pt")
     jit = JiT(img_size=16, patch_size=4, hidden_size=32, depth=2, num_heads=2, in_context_len=0, num_classes=3)
     torch.save({"ema": jit.state_dict()}, tmp_path / "jit.pt")
-    with pytest.raises(CheckpointError, match=r"jit.pt holds no LightningDiT .*found: blocks \(\d+ tensors\)"):
+    with pytest.raises(CheckpointError, match=r"jit\.pt holds no .*found: blocks \(\d+"):
         load_lightningdit_weights(tmp_path / "jit.pt")
-    with pytest.raises(CheckpointError, match=r"not the weights of a LightningDiT .*found: blocks"):
+    with pytest.raises(CheckpointError, match=r"of a LightningDiT .*found: blocks"):
         detect_lightningdit(jit.state_dict())
 
 

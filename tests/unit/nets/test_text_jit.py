@@ -174,15 +174,15 @@ def test_files_that_do_not_fit(tmp_path):
         load_pretrained_jit("JiT-N/4", tmp_path / "none.pth", 16)
     weights = small().state_dict()
     torch.save({"weights": weights, "epoch": 3}, tmp_path / "odd.pth")
-    with pytest.raises(CheckpointError, match=r"odd.pth has none of model_state_dict, .*found: weights \(a section"):
+    with pytest.raises(CheckpointError, match=r"odd\.pth .*model_state_dict.*weights \("):
         load_pretrained_jit("JiT-N/4", tmp_path / "odd.pth", 16)
     del weights["final_layer.linear.bias"]
     weights["extra"] = torch.zeros(1)
     torch.save({"model_state_dict": weights}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"missing: final_layer.linear.bias; not in the network: extra"):
+    with pytest.raises(CheckpointError, match=r"missing: final_layer.*network: extra"):
         load_pretrained_jit("JiT-N/4", tmp_path / "a.pth", 16, **SMALL)
     torch.save({"model_state_dict": small().state_dict()}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"of another shape: pos_embed \(1, 16, 32\) for \(1, 64, 32\)"):
+    with pytest.raises(CheckpointError, match=r"pos_embed .*16, 32\) for \(1, 64, 32\)"):
         load_pretrained_jit("JiT-N/4", tmp_path / "a.pth", 32, **SMALL)
     with pytest.raises(CheckpointError, match=r"missing: blocks\.2"):
         load_pretrained_jit("JiT-N/4", tmp_path / "a.pth", 16)

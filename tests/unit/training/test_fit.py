@@ -263,7 +263,7 @@ def test_averages_that_do_not_fit_are_refused(make_module):
     module = make_module()
     averages = {name: p.detach() for name, p in module.named_parameters()}
     del averages["net.final_layer.linear.bias"]
-    with pytest.raises(CheckpointError, match=r"model_ema1 .* in 1 parameters, such as net\.final_layer\.linear\.bias"):
+    with pytest.raises(CheckpointError, match=r"model_ema1 .* 1 .*final_layer\.linear"):
         module.on_load_checkpoint({"model_ema1": averages})
     averages["net.final_layer.linear.bias"] = torch.zeros(3)
     with pytest.raises(CheckpointError, match="model_ema2"):
@@ -374,5 +374,5 @@ def test_data_with_more_classes_is_refused_before_training(make_module, make_tra
         def get_dataset_info(self):
             return {"num_classes": 6}
 
-    with pytest.raises(ConfigError, match="the data has 6 classes but the model only 5"):
+    with pytest.raises(ConfigError, match="6 classes but the model only 5"):
         make_trainer().fit(make_module(), datamodule=Data())

@@ -168,7 +168,7 @@ def test_a_step_that_is_skipped_changes_nothing(fused, caplog):
 
 
 def test_too_many_skipped_steps_are_an_error():
-    with pytest.raises(NonFiniteError, match=r"4 of the last 5 steps .* max_skipped_share=0.001"):
+    with pytest.raises(NonFiniteError, match=r"4 of the last 5 .*skipped_share=0\.001"):
         fit(dict.fromkeys(range(1, 9), "gradient"), FiniteGuard("skip", 5, max_skipped_share=0.001))
 
 
@@ -205,7 +205,7 @@ def test_an_overflow_under_float16_is_left_out_by_the_scaler_and_training_goes_o
 
 def test_a_gradient_that_never_stops_overflowing_is_an_error():
     plan = dict.fromkeys(range(5, 200), "gradient")
-    with pytest.raises(NonFiniteError, match=r"step 105: the gradient has overflowed in 100 steps .*bf16-mixed"):
+    with pytest.raises(NonFiniteError, match=r"step 105: the gradient .*100 .*bf16"):
         fit(plan, FiniteGuard(), number=200, plugins=scaled(), fused=False)
     # Now and then is usual.
     often = {i: "gradient" for i in range(5, 112) if i != 60}

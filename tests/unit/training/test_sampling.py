@@ -220,7 +220,7 @@ def test_an_average_that_is_not_there(make_module):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.tensor([0, 6]), "label 6 is out of range: this model has classes 0 to 4"),
+        (torch.tensor([0, 6]), "label 6 .*classes 0 to 4"),
         (torch.tensor([-1]), "label -1 is out of range"),
         (torch.tensor([0.0, 1.0]), "whole numbers"),
         (torch.tensor([[0, 1]]), r"shape \(B,\); got \(1, 2\)"),

@@ -363,7 +363,7 @@ def test_the_mapping_says_its_limit():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_module, "read_tokenizer", lambda spec: type("T", (Huge,), {"to_json": lambda self: ""})())
         for mapping in MAPPINGS:
-            with pytest.raises(ConfigError, match=r"holds at most 16777216 tokens; the vocabulary has 16777217"):
+            with pytest.raises(ConfigError, match=r"16777216 tokens; .*16777217"):
                 make(mapping=mapping)
 
 

@@ -96,7 +96,7 @@ def test_an_autoencoder_is_only_recorded(info, tmp_path):
     vae = {"id": "vae_f4d4", "checksum": "ab" * 32, "img_size": [8, 8]}
     module.adopt_data({**info, "codec": vae, "linear_codec": None})
     loaded = load_module(saved(module, tmp_path / "a.ckpt"))
-    with pytest.raises(ConfigError, match=r"vae_f4d4 \(checksum abababababab\).*--vavae_path"):
+    with pytest.raises(ConfigError, match=r"vae_f4d4 .*abababababab\).*vavae_path"):
         loaded.codec.decode(torch.zeros(1, 4, 2, 2))
 
 
