@@ -27,12 +27,12 @@ from jitflow.evaluation.frechet import (
 )
 from jitflow.evaluation.inception_score import inception_score
 from jitflow.evaluation.moments import Moments
+from jitflow.io.progress import LINE_EVERY_SEC
 from jitflow.io.units import format_seconds
 from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)
 
-_LINE_EVERY_SEC = 15.0
 # The number of splits of torch-fidelity, with which the published Inception Scores were made.
 _SPLITS = 10
 
@@ -279,7 +279,7 @@ class FIDEvaluationCallback(pl.Callback):
             if output.logits is not None:
                 logits.append(output.logits.float().cpu())
             now, done = time.monotonic(), int(places[-1]) + 1
-            if now - lined >= _LINE_EVERY_SEC and trainer.is_global_zero:
+            if now - lined >= LINE_EVERY_SEC and trainer.is_global_zero:
                 lined = now
                 pace = done / (now - started)
                 log.info(

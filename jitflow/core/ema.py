@@ -9,8 +9,8 @@ from torch import Tensor
 
 from jitflow.errors import ConfigError
 
-# Numbers of averages, 1 MiB: with as much of weights they fit a core's cache of today.
-_CACHED = 2**18
+CACHED_VALUES = 2**18
+"""Values of averages moved at once on a CPU, 1 MiB: with as much of weights they fit a core's cache of today."""
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ def update_together_(averages: list[Tensor], ends: list[Tensor], decay: float) -
         ends: As many tensors of the same shapes and device, float32.
         decay: Share of the old average that stays.
     """
-    for part in _parts(averages, _CACHED if averages[0].device.type == "cpu" else None):
+    for part in _parts(averages, CACHED_VALUES if averages[0].device.type == "cpu" else None):
         # The release's order of operations, to the last bit; a lerp would round differently.
         torch._foreach_mul_(averages[part], decay)
         torch._foreach_add_(averages[part], ends[part], alpha=1 - decay)

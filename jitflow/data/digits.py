@@ -123,7 +123,7 @@ def digits_arrays(split: Split, *, val_fraction: float = 0.2) -> tuple[np.ndarra
     if split not in ("train", "val"):
         raise ConfigError(f"split must be 'train' or 'val'; got {split!r}")
     _check_fraction(val_fraction)
-    images, labels = _all_digits()
+    images, labels = all_digits()
     held_out = np.zeros(len(labels), dtype=bool)
     generator = np.random.default_rng(_SPLIT_SEED)
     for digit in range(10):
@@ -134,7 +134,8 @@ def digits_arrays(split: Split, *, val_fraction: float = 0.2) -> tuple[np.ndarra
 
 
 @functools.cache
-def _all_digits() -> tuple[np.ndarray, np.ndarray]:
+def all_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return all scans of digits and their labels, loaded once; raise ConfigError without scikit-learn."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

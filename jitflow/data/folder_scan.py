@@ -29,8 +29,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 
 _CACHE_NAME = ".jitflow-scan.json"
 _CACHE_FORMAT = 1
-# Below this, listing takes about as long as reading the list, and the folder is left as it is.
-_WORTH_CACHING = 10_000
+MIN_FILES_CACHED = 10_000
+"""Fewest image files whose list is kept: below this, listing takes about as long as reading the list."""
 # A file that arrives within one tick of a file system's clock after the scan leaves no trace in the time of its folder.
 _TICK_SEC = 2.0
 # Listing waits for the file system, above all over a network.
@@ -151,7 +151,7 @@ def list_images(folder: str | Path, *, allow_empty: bool = False) -> ImageListin
         raise DataError(
             f"no images in {folder} for the class {', '.join(empty[:5])}{more}; add some or remove the folder"
         )
-    if len(files) >= _WORTH_CACHING and known != found:
+    if len(files) >= MIN_FILES_CACHED and known != found:
         _write_cache(folder, found, start)
     return ImageListing(folder, tuple(classes), files, np.repeat(np.arange(len(classes)), counts))
 

@@ -22,8 +22,7 @@ from jitflow.io.files import atomic_path
 DIGITS_FILE = "digits_judge.safetensors"
 _SIDE_PX = 8
 _NUM_CLASSES = 10
-# Everything that the weights depend on besides the scans; raise the version when the code below changes them.
-_RECIPE: dict[str, Any] = {
+RECIPE: dict[str, Any] = {
     "version": 1,
     "widths": [32, 64],
     "dim": 64,
@@ -37,6 +36,7 @@ _RECIPE: dict[str, Any] = {
     "shift_share": 0.5,
     "seed": 0,
 }
+"""Everything that the weights depend on besides the scans; raise the version when the code below changes them."""
 
 
 class DigitsExtractor:
@@ -55,7 +55,7 @@ class DigitsExtractor:
     """
 
     name = "digits-cnn"
-    dim: int = _RECIPE["dim"]
+    dim: int = RECIPE["dim"]
 
     def __init__(self, cache_dir: Path | None = None) -> None:
         images, labels = digits_arrays("train")
@@ -63,11 +63,11 @@ class DigitsExtractor:
         recipe = _recipe_checksum(images, labels)
         weights = None if path is None else _read(path, recipe)
         if weights is None:
-            weights = _train(images, labels)
+            weights = train_weights(images, labels)
             if path is not None:
                 _write(path, weights, recipe)
-        self.checksum: str | None = _weights_checksum(weights)
-        self._net = _Classifier()
+        self.checksum: str | None = weights_checksum(weights)
+        self._net = DigitsClassifier()
         self._net.load_state_dict(weights)
         self._device = torch.device("cpu")
 
@@ -94,17 +94,17 @@ class DigitsExtractor:
         return self
 
 
-class _Classifier(nn.Module):
-    """Two convolutions and two matrices; the weights are left as they lie in memory."""
+class DigitsClassifier(nn.Module):
+    """Classifier of digits: two convolutions and two matrices; the weights are left as they lie in memory."""
 
     def __init__(self) -> None:
         super().__init__()
-        first, second = _RECIPE["widths"]
+        first, second = RECIPE["widths"]
         like: dict[str, Any] = {"device": "meta", "dtype": torch.float32}
         self.conv1 = nn.Conv2d(1, first, 3, padding=1, **like)
         self.conv2 = nn.Conv2d(first, second, 3, stride=2, padding=1, **like)
-        self.hidden = nn.Linear(second * (_SIDE_PX // 2) ** 2, _RECIPE["dim"], **like)
-        self.head = nn.Linear(_RECIPE["dim"], _NUM_CLASSES, **like)
+        self.hidden = nn.Linear(second * (_SIDE_PX // 2) ** 2, RECIPE["dim"], **like)
+        self.head = nn.Linear(RECIPE["dim"], _NUM_CLASSES, **like)
         self.to_empty(device="cpu")
         self.requires_grad_(False)
 
@@ -113,7 +113,8 @@ class _Classifier(nn.Module):
         return gelu(self.hidden(gelu(self.conv2(gelu(self.conv1(pixels)))).flatten(1)))
 
 
-def _train(images: np.ndarray, labels: np.ndarray) -> dict[str, Tensor]:
+def train_weights(images: np.ndarray, labels: np.ndarray) -> dict[str, Tensor]:
+    """Train the weights of :class:`DigitsClassifier` on scans ``(N, 1, 8, 8)`` in ``[0, 16]``, always the same way."""
     # One thread: sums are then taken in one order, whatever the program has set, and so small a network is no
     # faster with more.
     num_threads = torch.get_num_threads()
@@ -131,33 +132,34 @@ def _train(images: np.ndarray, labels: np.ndarray) -> dict[str, Tensor]:
 
 
 def _train_on_one_thread(scans: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(_RECIPE["seed"])
-    net = _Classifier().requires_grad_(True)
+    generator = torch.Generator().manual_seed(RECIPE["seed"])
+    net = DigitsClassifier().requires_grad_(True)
     for parameter in net.parameters():
         fan_in = parameter[0].numel()
         if parameter.ndim > 1:
             nn.init.trunc_normal_(parameter, std=(2 / fan_in) ** 0.5, generator=generator)
         else:
             nn.init.zeros_(parameter)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=_RECIPE["lr"], weight_decay=_RECIPE["weight_decay"])
+    optimizer = torch.optim.AdamW(net.parameters(), lr=RECIPE["lr"], weight_decay=RECIPE["weight_decay"])
     # As the scans look after they were enlarged to the size of a data module and averaged back.
-    views = torch.stack([_seen_at(scans, side) for side in _RECIPE["sides_px"]])
-    batch_size = _RECIPE["batch_size"]
-    num_steps = _RECIPE["num_epochs"] * (len(scans) // batch_size)
-    order = torch.cat([torch.randperm(len(scans), generator=generator) for _ in range(_RECIPE["num_epochs"])])
+    views = torch.stack([view_at_side(scans, side) for side in RECIPE["sides_px"]])
+    batch_size = RECIPE["batch_size"]
+    num_steps = RECIPE["num_epochs"] * (len(scans) // batch_size)
+    order = torch.cat([torch.randperm(len(scans), generator=generator) for _ in range(RECIPE["num_epochs"])])
     for step, index in enumerate(order[: num_steps * batch_size].split(batch_size)):
         view = torch.randint(len(views), (batch_size,), generator=generator)
         logits = net.head(net.features(_shift(views[view, index], generator)))
-        loss = cross_entropy(logits, labels[index], label_smoothing=_RECIPE["label_smoothing"])
+        loss = cross_entropy(logits, labels[index], label_smoothing=RECIPE["label_smoothing"])
         for group in optimizer.param_groups:
-            group["lr"] = _RECIPE["lr"] * min(1, (step + 1) / _RECIPE["warmup_steps"]) * (1 - step / num_steps)
+            group["lr"] = RECIPE["lr"] * min(1, (step + 1) / RECIPE["warmup_steps"]) * (1 - step / num_steps)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return {name: value.detach().clone() for name, value in net.state_dict().items()}
 
 
-def _seen_at(scans: Tensor, side_px: int) -> Tensor:
+def view_at_side(scans: Tensor, side_px: int) -> Tensor:
+    """Enlarge pixels ``(N, 1, 8, 8)`` to a side, as data modules do, and average them back to 8 x 8."""
     if side_px == _SIDE_PX:
         return scans
     larger = interpolate(scans, size=side_px, mode="bicubic", align_corners=False, antialias=True)
@@ -167,7 +169,7 @@ def _seen_at(scans: Tensor, side_px: int) -> Tensor:
 def _shift(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Move some of the images ``(B, 1, 8, 8)`` by a pixel in each direction."""
     num = len(pixels)
-    moved = torch.rand(num, generator=generator, dtype=torch.float32) < _RECIPE["shift_share"]
+    moved = torch.rand(num, generator=generator, dtype=torch.float32) < RECIPE["shift_share"]
     down, right = 1 + torch.randint(-1, 2, (2, num), generator=generator) * moved
     places = torch.arange(_SIDE_PX)
     rows, columns = (down[:, None] + places)[:, :, None], (right[:, None] + places)[:, None, :]
@@ -175,13 +177,14 @@ def _shift(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _recipe_checksum(images: np.ndarray, labels: np.ndarray) -> str:
-    digest = hashlib.sha256(json.dumps(_RECIPE, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(RECIPE, sort_keys=True).encode())
     for array in (images, labels):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
-def _weights_checksum(weights: dict[str, Tensor]) -> str:
+def weights_checksum(weights: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of weights by name."""
     return hashlib.sha256(safetensors.torch.save(weights)).hexdigest()
 
 
@@ -193,14 +196,14 @@ def _read(path: Path, recipe: str) -> dict[str, Tensor] | None:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError):
         return None
-    whole = metadata.get("recipe") == recipe and metadata.get("weights") == _weights_checksum(weights)
+    whole = metadata.get("recipe") == recipe and metadata.get("weights") == weights_checksum(weights)
     return weights if whole else None
 
 
 def _write(path: Path, weights: dict[str, Tensor], recipe: str) -> None:
     try:
         with atomic_path(path) as temporary:
-            metadata = {"format": "pt", "recipe": recipe, "weights": _weights_checksum(weights)}
+            metadata = {"format": "pt", "recipe": recipe, "weights": weights_checksum(weights)}
             safetensors.torch.save_file(weights, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path} cannot be written ({error}); name another cache_dir, or None for no cache") from None

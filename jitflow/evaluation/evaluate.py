@@ -37,7 +37,9 @@ from jitflow.io.files import atomic_path, writable_folder, write_json
 from jitflow.io.progress import meter
 from jitflow.model import Model, default_device, load
 
-_MOST_IN_A_PART, _LEAST_IN_A_PART, _PARTS = 1000, 50, 50
+MAX_IMAGES_IN_PART, MIN_IMAGES_IN_PART = 1000, 50
+"""Most and fewest images of a part, which an interrupted evaluation need not make again."""
+_NUM_PARTS = 50
 log = logging.getLogger(__name__)
 _INCEPTION_SPLITS = 10
 _KID_SUBSET = 1000
@@ -159,7 +161,7 @@ def score(
         DataError: If features hold NaN, or do not vary at all.
     """
     moments = Moments(features.shape[1])
-    for part in features.split(_MOST_IN_A_PART):
+    for part in features.split(MAX_IMAGES_IN_PART):
         moments.update(part)
     if not bool(moments.covariance.diagonal().gt(0).any()):
         raise DataError("all generated images have the same features; the model has collapsed or never learned")
@@ -250,7 +252,7 @@ def evaluate(
 
 def part_size(plan: Plan) -> int:
     """Images of a part: about a fiftieth of all, so that an interruption costs little; a function of the plan alone."""
-    return min(_MOST_IN_A_PART, max(_LEAST_IN_A_PART, plan.num_images // _PARTS))
+    return min(MAX_IMAGES_IN_PART, max(MIN_IMAGES_IN_PART, plan.num_images // _NUM_PARTS))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.io.files import file_checksum, load_checkpoint
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-_INCEPTION_CHECKSUM = "6726825d"
+INCEPTION_CHECKSUM = "6726825d"
+"""Start of the SHA-256 of the Inception weights with which published scores were made."""
 _INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 
 
@@ -115,10 +116,10 @@ class InceptionExtractor:
     def __init__(self, weights_path: str | Path | None = None) -> None:
         path = find_inception_weights(weights_path)
         self.checksum: str | None = file_checksum(path)
-        if not self.checksum.startswith(_INCEPTION_CHECKSUM):
+        if not self.checksum.startswith(INCEPTION_CHECKSUM):
             warnings.warn(
                 f"{path} is not the Inception of the published scores (SHA-256 {self.checksum[:8]}..., expected "
-                f"{_INCEPTION_CHECKSUM}...); its FID compares with no other",
+                f"{INCEPTION_CHECKSUM}...); its FID compares with no other",
                 stacklevel=2,
             )
         self._net = _build_inception(path)

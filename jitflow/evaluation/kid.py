@@ -9,8 +9,8 @@ from torch import Tensor
 
 from jitflow.errors import ConfigError, DataError
 
-# Entries of the kernel matrix that exist at a time; in float64 128 MiB.
-_BLOCK_ENTRIES = 1 << 24
+BLOCK_ENTRIES = 1 << 24
+"""Entries of the kernel matrix that exist at a time; in float64 128 MiB."""
 
 
 class KernelDistance(NamedTuple):
@@ -107,7 +107,7 @@ def squared_discrepancy(
     gamma = 1 / x.shape[1] if gamma is None else gamma
 
     def kernel_sum(a: Tensor, b: Tensor) -> Tensor:
-        rows = max(1, _BLOCK_ENTRIES // len(b))
+        rows = max(1, BLOCK_ENTRIES // len(b))
         parts = [((block @ b.T) * gamma + coef0).pow_(degree).sum() for block in a.split(rows)]
         return torch.stack(parts).sum()
 

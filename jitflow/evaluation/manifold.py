@@ -11,8 +11,8 @@ from torch import Tensor
 from jitflow.errors import ConfigError
 from jitflow.evaluation.kid import check_features, float64_device
 
-# Side of the square of the distance matrix that exists at a time; in float64 32 MiB.
-_TILE = 2048
+TILE_ROWS = 2048
+"""Side of the square of the distance matrix that exists at a time; in float64 32 MiB."""
 # Of a squared norm; far above rounding in float64, far below any difference that features could show.
 _ROUNDING = 1e-12
 
@@ -92,16 +92,16 @@ def _squared_radii(features: Tensor, centre: Tensor, k: int) -> Tensor:
         nearest[rows] = torch.cat([nearest[rows], distances], dim=1).topk(k + 1, largest=False, sorted=True).values
     radii = nearest[:, k]
     # Rounding in |a - b|^2 grows with |a|^2 and |b|^2, and on the edge |b| is at most |a| plus the radius.
-    norms = torch.cat([(part - centre).square().sum(dim=1) for part in features.split(_TILE)])
+    norms = torch.cat([(part - centre).square().sum(dim=1) for part in features.split(TILE_ROWS)])
     return radii + _ROUNDING * (norms + radii)
 
 
 def _tiles(a: Tensor, b: Tensor, centre: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yield the squared distances between all rows in parts: rows of ``a``, rows of ``b``, float64 ``(R, C)``."""
-    for i in range(0, len(a), _TILE):
-        x = a[i : i + _TILE] - centre
+    for i in range(0, len(a), TILE_ROWS):
+        x = a[i : i + TILE_ROWS] - centre
         x_norms = x.square().sum(dim=1, keepdim=True)
-        for j in range(0, len(b), _TILE):
-            y = b[j : j + _TILE] - centre
+        for j in range(0, len(b), TILE_ROWS):
+            y = b[j : j + TILE_ROWS] - centre
             distances = torch.addmm(x_norms + y.square().sum(dim=1), x, y.T, alpha=-2).clamp_(min=0)
             yield slice(i, i + len(x)), slice(j, j + len(y)), distances

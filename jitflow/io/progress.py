@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from jitflow.io.units import format_seconds
 
 log = logging.getLogger(__name__)
-_LINE_EVERY_SEC = 15.0
+LINE_EVERY_SEC = 15.0
+"""Seconds between two lines of progress in a log."""
 
 
 class Meter:
@@ -44,7 +45,7 @@ class Meter:
         rate = (done - self._first) / seconds if seconds > 0 else 0.0
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, rate=f"{rate:.1f} {self.unit}/s" if rate else "")
-        elif now - self._lined >= _LINE_EVERY_SEC and rate > 0:
+        elif now - self._lined >= LINE_EVERY_SEC and rate > 0:
             self._lined = now
             left = format_seconds((self.total - done) / rate)
             log.info("%s %d/%d  %.1f %s/s  ETA %s", self.label, done, self.total, rate, self.unit, left)

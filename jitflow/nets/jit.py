@@ -152,8 +152,8 @@ class JiT(AdaLNTransformer):
         self.final_layer = AdaLNFinal(hidden_size, patch_size, in_channels)
         head_dim = hidden_size // num_heads
         rope_grid = self.grid if rope_axes == "grid" else (1, self.grid[0] * self.grid[1])
-        self._rope = RotaryTable(rope_grid, head_dim)
-        self._rope_in_context = RotaryTable(rope_grid, head_dim, num_prefix=in_context_len)
+        self.rope = RotaryTable(rope_grid, head_dim)
+        self.rope_in_context = RotaryTable(rope_grid, head_dim, num_prefix=in_context_len)
         initialise_(self, init, normal=self._normal_at_first(), std=init_std)
         if self_conditioning:
             # Made last: every other weight is what the same seed gives without it.
@@ -217,13 +217,13 @@ class JiT(AdaLNTransformer):
         if self.self_conditioning:
             # Zeros are embedded too, so that every step has the same graph (DDP, compilation).
             tokens = tokens + self.hint_embedder(torch.zeros_like(x) if hint is None else hint.to(x.dtype))
-        rope = self._rope(x.device) if self.use_rope else None
+        rope = self.rope(x.device) if self.use_rope else None
         for i, (block, of_block) in enumerate(zip(self.blocks, of_blocks, strict=True)):
             if self.in_context_len and i == self.in_context_start:
                 assert y_emb is not None
                 prefix = y_emb.unsqueeze(1) + self.in_context_posemb
                 tokens = torch.cat([prefix.to(tokens.dtype), tokens], dim=1)
-                rope = self._rope_in_context(x.device) if self.use_rope else None
+                rope = self.rope_in_context(x.device) if self.use_rope else None
             # What the last block makes of class tokens is not looked at.
             unread = self.in_context_len if i == len(self.blocks) - 1 else 0
             if self.gradient_checkpointing and self.training:

@@ -56,7 +56,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_fault_is_found_and_no_other(folder, tmp_path, workers, monkeypatch):
-    monkeypatch.setattr("jitflow.apps.images.check._FILES_IN_TASK", 3)
+    monkeypatch.setattr("jitflow.apps.images.check.FILES_IN_TASK", 3)
     plant(folder)
     out = tmp_path / "report"
     report, findings = check_folder(folder, out, workers=workers, min_class_images=2)

@@ -58,7 +58,7 @@ def test_the_score_does_not_depend_on_the_batch_size(checkpoint, tmp_path):
 
 
 def test_an_interrupted_evaluation_goes_on_and_ends_the_same(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_module, "_LEAST_IN_A_PART", 40)
+    monkeypatch.setattr(evaluate_module, "MIN_IMAGES_IN_PART", 40)
     whole = evaluate(checkpoint, Plan(120), out=tmp_path / "whole", **PIXELS)
     made = []
     real = evaluate_module.extract
@@ -79,7 +79,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(checkpoint, tmp_pat
 
 
 def test_a_damaged_part_is_made_again(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_module, "_LEAST_IN_A_PART", 40)
+    monkeypatch.setattr(evaluate_module, "MIN_IMAGES_IN_PART", 40)
     whole = evaluate(checkpoint, Plan(80), out=tmp_path / "whole", **PIXELS)
     (tmp_path / "odd" / "parts").mkdir(parents=True)
     (tmp_path / "odd" / "parts" / "00000000.safetensors").write_bytes(b"half a file")
@@ -87,7 +87,7 @@ def test_a_damaged_part_is_made_again(checkpoint, tmp_path, monkeypatch):
 
 
 def test_two_processes_score_like_one(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_module, "_LEAST_IN_A_PART", 40)
+    monkeypatch.setattr(evaluate_module, "MIN_IMAGES_IN_PART", 40)
     one = evaluate(checkpoint, Plan(80), out=tmp_path / "one", **PIXELS)
     two = evaluate(checkpoint, Plan(80), out=tmp_path / "two", processes=2, **PIXELS)
     close(one["metrics"], two["metrics"])

@@ -102,7 +102,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:num_images")
 
 
 def test_metrics_are_logged_kept_and_right(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(evaluation, "_LINE_EVERY_SEC", 0)
+    monkeypatch.setattr(evaluation, "LINE_EVERY_SEC", 0)
     module, callback = make_module(), make_callback()
     with caplog.at_level(logging.INFO, "jitflow"):
         trainer = fit(module, callback, logger=CSVLogger(tmp_path, name="", version=""), log_every_n_steps=1)

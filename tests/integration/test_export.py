@@ -17,7 +17,7 @@ from jitflow.checkpoint.formats import read_state, write_state
 from jitflow.checkpoint.state import ModelState
 from jitflow.cli import main
 from jitflow.codec.linear import LinearCodec
-from jitflow.errors import ConfigError
+from jitflow.errors import CheckpointError, ConfigError
 from jitflow.export.export import export
 from jitflow.export.standalone_sampler import sample as standalone
 from jitflow.io.files import file_checksum, write_json
@@ -236,11 +236,15 @@ def test_pipeline_needs_to_be_trusted(images, tmp_path):
 # -------------------------------------------------------------------------------------------- refusals
 
 
-def test_nothing_is_left_of_an_export_that_fails(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("jitflow.export.export._difference", lambda *_: float("nan"))
-    with pytest.raises(RuntimeError, match="nothing was written"):
-        export(images, tmp_path / "out", format="torch_export")
-    assert not list(tmp_path.iterdir())
+def test_nothing_is_left_of_an_export_that_fails(images, tmp_path):
+    state = read_state(images)
+    # A program of weights that are not finite cannot equal its model.
+    for weights in (state.weights, state.ema1, state.ema2):
+        weights.update({name: torch.full_like(value, float("nan")) for name, value in weights.items()})
+    damaged = write_state(replaced(state), tmp_path / "damaged.ckpt")
+    with pytest.raises(CheckpointError, match="nothing was written"):
+        export(damaged, tmp_path / "out", format="torch_export")
+    assert list(tmp_path.iterdir()) == [damaged]
 
 
 def test_refusals_come_before_any_work(images, latents, tmp_path):

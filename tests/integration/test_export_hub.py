@@ -11,7 +11,6 @@ import torch
 from jitflow.checkpoint.formats import read_state
 from jitflow.cli import main
 from jitflow.errors import ConfigError
-from jitflow.export import hub as export_hub
 from jitflow.export.hub import pull, push
 
 hub = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
@@ -46,7 +45,7 @@ def client(tmp_path):
 
 
 def test_what_was_pushed_comes_back_bit_by_bit(client, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(export_hub, "_client", lambda: client)
+    monkeypatch.setattr(hub, "HfApi", lambda: client)
     words = ["export", str(RELEASE), str(tmp_path / "out"), "--ema", "all", "--push_to", "me/digits"]
     assert main([*words, "--dry-run"]) == 0
     assert not client.create_repo.called and not (tmp_path / "out").exists()
@@ -73,7 +72,7 @@ def test_a_file_is_named_by_its_path(client, tmp_path):
 
 
 def test_what_fails_is_one_line(client, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(export_hub, "_client", lambda: client)
+    monkeypatch.setattr(hub, "HfApi", lambda: client)
     assert main(["export", "hf://me/nothing", str(tmp_path / "x")]) == 1
     assert "model.safetensors could not be fetched from hf://me/nothing: no model" in capfd.readouterr().err
     assert main(["export", str(RELEASE), str(tmp_path / "x"), "--push_to", "digits"]) == 1

@@ -29,7 +29,8 @@ from jitflow.io.parallel import map_processes
 from jitflow.io.progress import meter
 from jitflow.pictures import grid, save_image
 
-_FILES_IN_TASK = 128
+FILES_IN_TASK = 128
+"""Image files that a process checks between two reports of its progress."""
 _SHEET_COLUMNS, _SHEET_ROWS = 8, 6
 _THUMB_PX, _CAPTION_PX = 128, 26
 
@@ -210,6 +211,6 @@ def _thumb(path: Path) -> Image.Image | None:
 
 def _tasks(listings: dict[str, ImageListing], min_side_px: int, max_pixels: int) -> Iterator[CheckTask]:
     for split, listing in listings.items():
-        for start in range(0, len(listing), _FILES_IN_TASK):
-            files = tuple(listing.files[start : start + _FILES_IN_TASK])
+        for start in range(0, len(listing), FILES_IN_TASK):
+            files = tuple(listing.files[start : start + FILES_IN_TASK])
             yield CheckTask(split, listing.folder, start, files, min_side_px, max_pixels)

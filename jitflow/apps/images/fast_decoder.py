@@ -32,7 +32,7 @@ def load_crop_fast(path: str, *, img_size: tuple[int, int]) -> Tensor:
     Raises:
         DataError: If the file is damaged; the message names it.
     """
-    pixels = _decode(path)
+    pixels = decode_colours(path)
     if pixels is None:
         crop = center_crop_arr(open_image(path, channels=3), img_size)
         return torch.from_numpy(np.array(crop)).permute(2, 0, 1)
@@ -61,8 +61,8 @@ def crop_tensor(pixels: Tensor, img_size: tuple[int, int]) -> Tensor:
     return image[0, :, top : top + height, left : left + width].contiguous()
 
 
-def _decode(path: str) -> Tensor | None:
-    """Decode a JPEG file; None where that does not give what Pillow would give."""
+def decode_colours(path: str) -> Tensor | None:
+    """Decode a JPEG file to pixels ``(3, h, w)``, uint8; None where that does not give what Pillow would give."""
     try:
         data = read_file(path)
         if tuple(data[:2].tolist()) != _JPEG_START:

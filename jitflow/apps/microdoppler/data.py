@@ -22,8 +22,8 @@ FORMAT = "jitflow latents"
 LINEAR_CODEC_NAME = "linear_codec.safetensors"
 _ARRAYS = {"latents": "float32", "labels": "int64", "user_ids": "int64"}
 _STAGE_1 = "run stage1_extract_features.py"
-# What is looked at in one piece, which bounds memory.
-_BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 24
+"""Bytes of latents that are checked in one piece, which bounds memory."""
 _SHOWN = 5
 
 
@@ -165,7 +165,7 @@ class LatentFile(Dataset[tuple[Tensor, int]]):
 
     def check_finite(self) -> None:
         """Read all latents once, in pieces; raise DataError, naming the row, if one is NaN or infinite."""
-        rows = max(1, _BLOCK_BYTES // self.latents[0].nbytes)
+        rows = max(1, BLOCK_BYTES // self.latents[0].nbytes)
         for start in range(0, len(self), rows):
             finite = np.isfinite(self.latents[start : start + rows]).all(axis=(1, 2, 3))
             if not finite.all():

@@ -17,9 +17,10 @@ from jitflow.errors import ConfigError, DataError
 from jitflow.evaluation.features import check_images
 from jitflow.evaluation.kid import check_features, float64_device
 
-# Rows of each side of a tile; with 64 x 64 colour pixels in float64 25 MiB each.
-_TILE = 256
-_CHUNK = 256
+TILE_ROWS = 256
+"""Rows of each side of a tile of distances; with 64 x 64 colour pixels in float64 25 MiB each."""
+CHUNK_IMAGES = 256
+"""Images averaged over areas at once, which bounds memory."""
 # Held-out images nearer to a training image than this share of them are as near as real images come by chance.
 _COPY_QUANTILE = 0.01
 
@@ -56,9 +57,9 @@ def pixel_vectors(images: Tensor, *, side_px: int = 64) -> Tensor:
     """
     check_images(images)
     vectors = torch.empty(len(images), images.shape[1] * side_px**2, dtype=torch.uint8)
-    for first in range(0, len(images), _CHUNK):
-        part = adaptive_avg_pool2d(images[first : first + _CHUNK].cpu().float(), side_px)
-        vectors[first : first + _CHUNK] = part.flatten(1).round().to(torch.uint8)
+    for first in range(0, len(images), CHUNK_IMAGES):
+        part = adaptive_avg_pool2d(images[first : first + CHUNK_IMAGES].cpu().float(), side_px)
+        vectors[first : first + CHUNK_IMAGES] = part.flatten(1).round().to(torch.uint8)
     return vectors
 
 
@@ -164,11 +165,11 @@ def _tiles(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
     device = float64_device(a)
     a, b = a.to(device), b.to(device)
     # A distance loses digits to the length of the vectors, so that length is measured from the middle.
-    centre = torch.stack([part.double().sum(dim=0) for part in b.split(_TILE)]).sum(dim=0) / len(b)
-    for i in range(0, len(a), _TILE):
-        x = a[i : i + _TILE].double() - centre
+    centre = torch.stack([part.double().sum(dim=0) for part in b.split(TILE_ROWS)]).sum(dim=0) / len(b)
+    for i in range(0, len(a), TILE_ROWS):
+        x = a[i : i + TILE_ROWS].double() - centre
         x_norms = x.square().sum(dim=1, keepdim=True)
-        for j in range(0, len(b), _TILE):
-            y = b[j : j + _TILE].double() - centre
+        for j in range(0, len(b), TILE_ROWS):
+            y = b[j : j + TILE_ROWS].double() - centre
             squares = torch.addmm(x_norms + y.square().sum(dim=1), x, y.T, alpha=-2).clamp_(min=0)
             yield slice(i, i + len(x)), (squares / a.shape[1]).sqrt_()

@@ -17,13 +17,13 @@ _SIDE_PX = 64
 _WIDTHS = (16, 32, 64, 64)
 _DIM = 64
 _GROUPS = 8
-# Columns of a training crop; where in a gait cycle a recording starts says nothing about the person.
-_CROP_PX = 56
+CROP_PX = 56
+"""Columns of a training crop; where in a gait cycle a recording starts says nothing about the person."""
 _BATCH_SIZE = 32
 _LR, _WEIGHT_DECAY, _WARMUP_STEPS, _LABEL_SMOOTHING = 3e-3, 0.05, 30, 0.05
 _LEAST_STEPS, _NUM_EPOCHS = 300, 20
-# Images per batch of inference; bounds memory.
-_CHUNK = 256
+CHUNK_IMAGES = 256
+"""Images given to the network at once when nothing is learned; bounds memory."""
 
 OnProgress = Callable[[int, int], None]
 
@@ -93,8 +93,8 @@ class IdentityClassifier:
         pixels = _shrink(images)
         found = torch.empty(len(pixels), dim)
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            for first in range(0, len(pixels), _CHUNK):
-                found[first : first + _CHUNK] = function(pixels[first : first + _CHUNK])
+            for first in range(0, len(pixels), CHUNK_IMAGES):
+                found[first : first + CHUNK_IMAGES] = function(pixels[first : first + CHUNK_IMAGES])
         return found
 
 
@@ -205,7 +205,7 @@ def _train(
         while len(order) < _BATCH_SIZE:
             order = torch.cat([order, torch.randperm(len(pixels), generator=generator)])
         index, order = order[:_BATCH_SIZE], order[_BATCH_SIZE:]
-        logits = net.head(net.features(_crop_in_time(pixels[index], generator)))
+        logits = net.head(net.features(crop_in_time(pixels[index], generator)))
         loss = cross_entropy(logits, labels[index], label_smoothing=_LABEL_SMOOTHING)
         for group in optimizer.param_groups:
             group["lr"] = _LR * min(1, (step + 1) / _WARMUP_STEPS) * (1 - step / num_steps)
@@ -221,16 +221,16 @@ def _shrink(images: Tensor) -> Tensor:
     """Average images ``(N, C, H, W)`` over areas to ``(N, 3, 64, 64)``, rounded to uint8 to keep large sets small."""
     check_images(images)
     small = torch.empty(len(images), 3, _SIDE_PX, _SIDE_PX, dtype=torch.uint8)
-    for first in range(0, len(images), _CHUNK):
-        part = images[first : first + _CHUNK].cpu().float()
-        small[first : first + _CHUNK] = adaptive_avg_pool2d(part, _SIDE_PX).round().to(torch.uint8)
+    for first in range(0, len(images), CHUNK_IMAGES):
+        part = images[first : first + CHUNK_IMAGES].cpu().float()
+        small[first : first + CHUNK_IMAGES] = adaptive_avg_pool2d(part, _SIDE_PX).round().to(torch.uint8)
     return small
 
 
 def _mean_and_std(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and spread of each channel, shapes ``(3, 1, 1)``; the spread is at least one grey level."""
     total = torch.zeros(2, 3, dtype=torch.float64)
-    for part in pixels.split(_CHUNK):
+    for part in pixels.split(CHUNK_IMAGES):
         values = part.double()
         total += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
     mean, square = total / (len(pixels) * _SIDE_PX**2)
@@ -238,8 +238,8 @@ def _mean_and_std(pixels: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float()[:, None, None], std.float()[:, None, None]
 
 
-def _crop_in_time(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Cut ``_CROP_PX`` columns out of each image ``(B, C, H, W)``, at places of their own."""
-    starts = torch.randint(_SIDE_PX - _CROP_PX + 1, (len(pixels),), generator=generator)
-    columns = starts[:, None] + torch.arange(_CROP_PX)
+def crop_in_time(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Cut ``CROP_PX`` columns out of each image ``(B, C, H, W)``, at places of their own."""
+    starts = torch.randint(_SIDE_PX - CROP_PX + 1, (len(pixels),), generator=generator)
+    columns = starts[:, None] + torch.arange(CROP_PX)
     return pixels.gather(3, columns[:, None, None, :].expand(*pixels.shape[:3], -1))

@@ -19,10 +19,10 @@ from jitflow.core.seeding import noise_from_seeds
 from jitflow.errors import ConfigError, DataError
 from jitflow.evaluation.kid import float64_device
 
-# Numbers of the table of scores (places times tokens) that exist at a time; in float64 32 MiB.
-_TABLE = 1 << 22
-# Tokens whose codes exist at a time.
-_TOKENS = 1 << 15
+TABLE_ENTRIES = 1 << 22
+"""Entries of the table of scores (places times tokens) that exist at a time; in float64 32 MiB."""
+TOKENS_AT_ONCE = 1 << 15
+"""Tokens whose codes exist at a time."""
 
 
 class ContextFreeScores(NamedTuple):
@@ -184,7 +184,7 @@ def _bayes_scores(
     score_of_true = best.clone()
     for first, codes in _codes(codec, colours.device):
         offset = log_prior[first : first + len(codes)] - codes.square().sum(dim=1) * (t * t / (2 * variance))
-        rows = max(1, _TABLE // len(codes))
+        rows = max(1, TABLE_ENTRIES // len(codes))
         for start in range(0, len(true), rows):
             part = slice(start, start + rows)
             scores = torch.addmm(offset, colours[part], codes.T, alpha=t / variance)
@@ -205,8 +205,8 @@ def _bayes_scores(
 
 def _codes(codec: ColourCodec, device: torch.device) -> Iterator[tuple[int, Tensor]]:
     """Yield the codes of the vocabulary in parts: the first id, and colours ``(V, D)``, float64."""
-    for first in range(0, codec.vocab_size, _TOKENS):
-        ids = torch.arange(first, min(first + _TOKENS, codec.vocab_size))
+    for first in range(0, codec.vocab_size, TOKENS_AT_ONCE):
+        ids = torch.arange(first, min(first + TOKENS_AT_ONCE, codec.vocab_size))
         filled = F.pad(ids, (0, -len(ids) % codec.num_tokens)).view(-1, codec.num_tokens)
         yield first, _places(codec, codec.encode(filled).to(device, torch.float64)).flatten(0, 1)[: len(ids)]
 

@@ -65,7 +65,7 @@ def builtin_documents(split: Split) -> list[str]:
     """
     if split not in ("train", "held_out"):
         raise ConfigError(f"split must be 'train' or 'held_out'; got {split!r}")
-    documents = [text for name, text in _documents() if is_held_out(name) == (split == "held_out")]
+    documents = [text for name, text in builtin_texts() if is_held_out(name) == (split == "held_out")]
     if not documents:
         raise DataError("this Python has no documentation in its standard library; give a data_path")
     return documents
@@ -129,12 +129,14 @@ def docstrings(source: bytes) -> list[str]:
 
 
 @functools.cache
-def _documents() -> tuple[tuple[str, str], ...]:
-    raw = {**_topics(), **_modules()}
+def builtin_texts() -> tuple[tuple[str, str], ...]:
+    """Return names and texts of all documents of the corpus, sorted by name, without repeats."""
+    raw = {**topic_texts(), **module_texts()}
     return tuple(without_repeats([(name, clean_text(raw[name])) for name in sorted(raw)]))
 
 
-def _topics() -> dict[str, str]:
+def topic_texts() -> dict[str, str]:
+    """Return Python's help topics, one document each, by ``topic NAME``; none where this Python has none."""
     try:
         from pydoc_data.topics import topics
     except ImportError:  # some distributions pack it apart
@@ -142,7 +144,8 @@ def _topics() -> dict[str, str]:
     return {f"topic {name}": text for name, text in topics.items()}
 
 
-def _modules() -> dict[str, str]:
+def module_texts() -> dict[str, str]:
+    """Return the docstrings of the standard library, one document a module, by ``module NAME``."""
     root = Path(sysconfig.get_paths()["stdlib"])
     found = {}
     for path in root.rglob("*.py"):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FALLBACK = "cp1252"
-_BLOCK = 1 << 20
+BLOCK_BYTES = 1 << 20
+"""Bytes of a text file that are read at once."""
 # Longest first: the mark of UTF-32 begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -55,7 +56,7 @@ def detect_encoding(path: Path) -> Encoding:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         num_bytes = num_zeros = num_broken = num_foreign = 0
         while True:
-            block = file.read(_BLOCK)
+            block = file.read(BLOCK_BYTES)
             text = decoder.decode(block, final=not block)
             num_bytes += len(block)
             num_zeros += block.count(0)

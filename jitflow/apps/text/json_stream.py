@@ -9,7 +9,8 @@ from typing import Any, TextIO
 
 from jitflow.errors import DataError
 
-_BLOCK = 1 << 20
+BLOCK_CHARACTERS = 1 << 20
+"""Characters of a JSON file that are read at once."""
 _BLANK = re.compile(r"[ \t\n\r]*")
 # How near its end a text that was cut short can fail to parse; an escape of a surrogate pair has 12 characters.
 _TAIL = 16
@@ -102,7 +103,7 @@ class _Reader:
 
     def _more(self, least: int = 0) -> bool:
         """Forget what was read and add a block; False at the end of the file."""
-        block = self._file.read(max(_BLOCK, least))
+        block = self._file.read(max(BLOCK_CHARACTERS, least))
         if block:
             self._line += self._text.count("\n", 0, self._place)
             self._text = self._text[self._place :] + block

@@ -220,7 +220,7 @@ def longest_copy(samples: Sequence[str], training_texts: Sequence[str]) -> list[
     Returns:
         One copy for each sample; of length 0 if not even a character occurs.
     """
-    corpus, tried = _HashedText(training_texts), _HashedText(samples)
+    corpus, tried = HashedText(training_texts), HashedText(samples)
     found = [Copy(0, "")] * len(samples)
     longest = min(max(map(len, samples), default=0), max(map(len, training_texts), default=0))
     # Samples that share bounds on their length, with the places of the corpus where a copy so long may begin.
@@ -239,7 +239,7 @@ def longest_copy(samples: Sequence[str], training_texts: Sequence[str]) -> list[
     return found
 
 
-class _HashedText:
+class HashedText:
     """Texts in a row with sums that give the hash of any window.
 
     With ``p(i)`` the sum of ``mixed(code j) base^j`` below i, the window of length L at i has the hash
@@ -273,7 +273,7 @@ class _HashedText:
 
 
 def _matches(
-    windows: _Places, tried: _HashedText, places: _Places, corpus: _HashedText, length: int
+    windows: _Places, tried: HashedText, places: _Places, corpus: HashedText, length: int
 ) -> tuple[dict[int, int], _Places]:
     """Return where each sample that has a copy of this length has its first, and the places of the corpus met."""
     places = places[: np.searchsorted(places, len(corpus.codes) - length, side="right")]

@@ -87,7 +87,7 @@ def test_decay_range(decay):
 
 @pytest.mark.parametrize("cached", [1, 10, 15, 2**18])
 def test_many_at_once_and_one_by_one_give_the_same_bits(cached, monkeypatch):
-    monkeypatch.setattr("jitflow.core.ema._CACHED", cached)
+    monkeypatch.setattr("jitflow.core.ema.CACHED_VALUES", cached)
     generator = torch.Generator().manual_seed(1)
     ends = [torch.randn(shape, generator=generator) for shape in ((3, 5), (7,), (), (2, 2, 2))]
     start = [torch.randn(end.shape, generator=generator) for end in ends]

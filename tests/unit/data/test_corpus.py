@@ -74,7 +74,7 @@ def test_it_is_the_same_in_another_process():
 
 
 def test_documents_are_sorted_by_name():
-    names = [name for name, _ in corpus._documents()]
+    names = [name for name, _ in corpus.builtin_texts()]
     assert names == sorted(names)
     assert names[0].startswith("module ")
     assert names[-1].startswith("topic ")
@@ -132,7 +132,7 @@ def i():
 def test_bad_input(monkeypatch):
     with pytest.raises(ConfigError, match="'train' or 'held_out'; got 'val'"):
         builtin_documents("val")
-    monkeypatch.setattr(corpus, "_documents", tuple)
+    monkeypatch.setattr(corpus, "builtin_texts", tuple)
     with pytest.raises(DataError, match="give a data_path"):
         builtin_documents("train")
 
@@ -145,6 +145,6 @@ def test_a_python_without_source(monkeypatch, tmp_path):
         (tmp_path / name).write_text('"""Left out."""')
     (tmp_path / "ast.py").write_text("broken (")
     monkeypatch.setattr(corpus.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
-    assert corpus._modules() == {"module json": "Kept."}
+    assert corpus.module_texts() == {"module json": "Kept."}
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
-    assert corpus._topics() == {}
+    assert corpus.topic_texts() == {}

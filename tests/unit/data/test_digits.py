@@ -81,11 +81,11 @@ def test_other_sizes():
 
 
 def test_without_scikit_learn(monkeypatch):
-    digits._all_digits.cache_clear()
+    digits.all_digits.cache_clear()
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ConfigError, match=r"pip install 'jitflow\[demo\]'"):
         DigitsDataModule().setup("fit")
-    digits._all_digits.cache_clear()
+    digits.all_digits.cache_clear()
 
 
 def test_bad_arguments():

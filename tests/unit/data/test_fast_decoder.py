@@ -32,7 +32,7 @@ SIZES = [(50, 40), (51, 41), (200, 131), (129, 201), (128, 130), (400, 64), (32,
 def test_differs_by_at_most_three(tmp_path, size, mode, subsampling, target):
     path = tmp_path / "x.jpg"
     noise(size, mode).save(path, quality=95, subsampling=subsampling)
-    assert fast_decoder._decode(str(path)) is not None
+    assert fast_decoder.decode_colours(str(path)) is not None
     fast = load_crop_fast(str(path), img_size=target)
     assert fast.shape == (3, *target)
     assert fast.dtype == torch.uint8
@@ -46,7 +46,7 @@ def test_differs_by_at_most_three(tmp_path, size, mode, subsampling, target):
 def test_other_files_take_the_exact_way(tmp_path, name, mode):
     path = tmp_path / name
     noise((70, 50), mode).save(path)
-    assert fast_decoder._decode(str(path)) is None
+    assert fast_decoder.decode_colours(str(path)) is None
     assert torch.equal(load_crop_fast(str(path), img_size=(32, 32)), exact(path, 32))
 
 

@@ -58,7 +58,7 @@ def kept(monkeypatch, tmp_path):
         walked.append(os.path.basename(place))  # noqa: PTH119
         return real(place, *args, **options)
 
-    monkeypatch.setattr(folder_scan, "_WORTH_CACHING", 1)
+    monkeypatch.setattr(folder_scan, "MIN_FILES_CACHED", 1)
     monkeypatch.setattr(folder_scan.os, "walk", walk)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return walked

@@ -134,14 +134,14 @@ def test_transform_in_portions_is_the_same(monkeypatch):
     signal = np.random.default_rng(0).standard_normal(5000) + 0j
     settings = SpectrogramSettings(duration_sec=2.0)
     whole = spectrogram(signal, Radar(), settings)[0]
-    monkeypatch.setattr("jitflow.apps.microdoppler.gait.picture._CHUNK", 7)
+    monkeypatch.setattr("jitflow.apps.microdoppler.gait.picture.CHUNK_COLUMNS", 7)
     np.testing.assert_allclose(spectrogram(signal, Radar(), settings)[0], whole, atol=1e-9)
 
 
 def test_signal_in_portions_is_the_same(monkeypatch):
     walk = Walk(snr_db=20, fade_db=3, start_sec=2.0)
     whole = simulate_signal(Walker(), walk, Radar(), 1000)
-    monkeypatch.setattr(echo_module, "_CHUNK", 64)
+    monkeypatch.setattr(echo_module, "CHUNK_SAMPLES", 64)
     np.testing.assert_allclose(simulate_signal(Walker(), walk, Radar(), 1000), whole, atol=1e-12)
 
 

@@ -364,7 +364,7 @@ def test_builtin_corpus_is_said_and_keeps_its_split(monkeypatch, caplog):
     from jitflow.apps.text import corpus
 
     documents = (("module m0", "train text " * 40), ("module m6", "held out text " * 40))
-    monkeypatch.setattr(corpus, "_documents", lambda: documents)
+    monkeypatch.setattr(corpus, "builtin_texts", lambda: documents)
     with caplog.at_level(logging.INFO):
         data = make(None, random_offset=False, drop_last=False)
         train, val = rows(data.train_dataloader()), rows(data.val_dataloader())

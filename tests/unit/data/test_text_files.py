@@ -116,7 +116,7 @@ def test_an_encoding_given_wins(tmp_path, caplog):
 
 def test_few_damaged_characters_do_not_change_the_encoding(tmp_path, monkeypatch, caplog):
     # Blocks that end inside a character are no damage.
-    monkeypatch.setattr(text_encoding, "_BLOCK", 7)
+    monkeypatch.setattr(text_encoding, "BLOCK_BYTES", 7)
     good = "naïve 漢字 " * 20
     path = write(tmp_path / "a.txt", good.encode() + b"\xff end")
     assert documents(TextFiles(tmp_path)) == [good + "\ufffd end"]
@@ -260,8 +260,8 @@ def test_a_long_text_is_read_in_bounded_memory(tmp_path):
 
 
 def test_a_long_list_is_read_in_bounded_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_stream, "_BLOCK", 1 << 14)
-    monkeypatch.setattr(text_encoding, "_BLOCK", 1 << 14)
+    monkeypatch.setattr(json_stream, "BLOCK_CHARACTERS", 1 << 14)
+    monkeypatch.setattr(text_encoding, "BLOCK_BYTES", 1 << 14)
     path = write(tmp_path / "a.json", "[" + ",\n".join(['{"text": "' + "word " * 100 + '"}'] * 5000) + "]")
     count = 0
     gc.collect()
@@ -286,13 +286,13 @@ JSON = st.recursive(
     values=st.lists(JSON, max_size=6), block=st.integers(1, 20), indent=st.sampled_from([None, 1]), ascii=st.booleans()
 )
 def test_json_lists_of_any_content_and_blocks(values, block, indent, ascii):
-    old = json_stream._BLOCK
-    json_stream._BLOCK = block
+    old = json_stream.BLOCK_CHARACTERS
+    json_stream.BLOCK_CHARACTERS = block
     try:
         text = f" {json.dumps(values, indent=indent, ensure_ascii=ascii)}\n"
         assert list(iter_json_values(io.StringIO(text), "x")) == values
     finally:
-        json_stream._BLOCK = old
+        json_stream.BLOCK_CHARACTERS = old
 
 
 def test_json_values_without_a_list():
@@ -322,7 +322,7 @@ def test_json_values_without_a_list():
 def test_damaged_lists_name_file_and_line(monkeypatch, text, count, reason, block):
     if block < 1000 < len(text):
         block = 30_000
-    monkeypatch.setattr(json_stream, "_BLOCK", block)
+    monkeypatch.setattr(json_stream, "BLOCK_CHARACTERS", block)
     found = []
     values = iter_json_values(io.StringIO(text), "dir/x.json")
     with pytest.raises(DataError) as caught:
@@ -333,7 +333,7 @@ def test_damaged_lists_name_file_and_line(monkeypatch, text, count, reason, bloc
 
 
 def test_a_mistake_early_in_a_long_list_is_found_early(monkeypatch):
-    monkeypatch.setattr(json_stream, "_BLOCK", 1000)
+    monkeypatch.setattr(json_stream, "BLOCK_CHARACTERS", 1000)
     stream = io.StringIO('["a", wrong, "' + "x" * 100_000)
     with pytest.raises(DataError):
         list(iter_json_values(stream, "x"))

@@ -9,7 +9,7 @@ pytest.importorskip("sklearn")
 from jitflow.data.digits import DigitsDataModule, digits_arrays
 from jitflow.errors import ConfigError
 from jitflow.evaluation import digits_features as module
-from jitflow.evaluation.digits_features import DIGITS_FILE, DigitsExtractor
+from jitflow.evaluation.digits_features import DIGITS_FILE, DigitsClassifier, DigitsExtractor
 from jitflow.evaluation.frechet import frechet_distance
 from jitflow.evaluation.moments import Moments
 
@@ -65,7 +65,7 @@ def test_training_is_the_same_whatever_the_program_does(extractor):
 
 
 def test_no_second_training(extractor, cache_dir, monkeypatch):
-    monkeypatch.setattr(module, "_train", lambda *a: pytest.fail("the cache was not used"))
+    monkeypatch.setattr(module, "train_weights", lambda *a: pytest.fail("the cache was not used"))
     again = DigitsExtractor(str(cache_dir))
     images, _ = held_out(16)
     assert again.checksum == extractor.checksum
@@ -74,9 +74,7 @@ def test_no_second_training(extractor, cache_dir, monkeypatch):
 
 
 def other_weights(*_):
-    return {
-        name: torch.full_like(value, 0.5, device="cpu") for name, value in module._Classifier().state_dict().items()
-    }
+    return {name: torch.full_like(value, 0.5, device="cpu") for name, value in DigitsClassifier().state_dict().items()}
 
 
 def flip_a_bit(path):
@@ -94,14 +92,14 @@ def test_a_cache_that_does_not_fit_is_made_anew(extractor, cache_dir, tmp_path, 
     elif change == "cut":
         path.write_bytes(path.read_bytes()[:1000])
     elif change == "recipe":
-        monkeypatch.setitem(module._RECIPE, "lr", 0.004)
+        monkeypatch.setitem(module.RECIPE, "lr", 0.004)
     elif change == "scans":
         monkeypatch.setattr(module, "digits_arrays", lambda split: digits_arrays(split, val_fraction=0.3))
-    monkeypatch.setattr(module, "_train", other_weights)
+    monkeypatch.setattr(module, "train_weights", other_weights)
     made = DigitsExtractor(tmp_path)
-    expected = extractor.checksum if change == "nothing" else module._weights_checksum(other_weights())
+    expected = extractor.checksum if change == "nothing" else module.weights_checksum(other_weights())
     assert made.checksum == expected
-    monkeypatch.setattr(module, "_train", lambda *a: pytest.fail("the new weights were not kept"))
+    monkeypatch.setattr(module, "train_weights", lambda *a: pytest.fail("the new weights were not kept"))
     assert DigitsExtractor(tmp_path).checksum == made.checksum
 
 
@@ -122,9 +120,9 @@ def test_training_shows_scans_as_data_modules_bring_them(extractor, monkeypatch)
     data = DigitsDataModule(img_size=16)
     data.setup()
     seen = []
-    monkeypatch.setattr(extractor._net, "features", lambda pixels: seen.append(pixels) or torch.zeros(1, 64))
+    monkeypatch.setattr(DigitsClassifier, "features", lambda net, pixels: seen.append(pixels) or torch.zeros(1, 64))
     extractor(data.dataset_val.images)
-    trained = module._seen_at(torch.from_numpy(digits_arrays("val")[0]).float() / 16, 16)
+    trained = module.view_at_side(torch.from_numpy(digits_arrays("val")[0]).float() / 16, 16)
     # The data module rounds to 256 levels.
     torch.testing.assert_close(seen[0], trained, rtol=0, atol=0.5 / 255 + 1e-6)
 
@@ -166,6 +164,6 @@ def test_images_of_another_form_are_refused(extractor):
 
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(module, "_train", other_weights)
+    monkeypatch.setattr(module, "train_weights", other_weights)
     with pytest.raises(ConfigError, match=r"cannot be written.*cache_dir"):
         DigitsExtractor(tmp_path / "file" / "folder")

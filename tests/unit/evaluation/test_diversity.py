@@ -16,7 +16,7 @@ from jitflow.errors import ConfigError, DataError
 
 @pytest.fixture(params=[2, 5, 256])
 def tile(request, monkeypatch):
-    monkeypatch.setattr(diversity, "_TILE", request.param)
+    monkeypatch.setattr(diversity, "TILE_ROWS", request.param)
 
 
 def normal(*shape, seed=0):
@@ -89,7 +89,7 @@ def test_the_threshold_is_the_first_percentile_of_held_out_images():
 
 
 def test_pixel_vectors_are_means_of_areas(monkeypatch):
-    monkeypatch.setattr(diversity, "_CHUNK", 2)
+    monkeypatch.setattr(diversity, "CHUNK_IMAGES", 2)
     images = torch.arange(3 * 3 * 4 * 4).reshape(3, 3, 4, 4).to(torch.uint8)
     vectors = pixel_vectors(images, side_px=2)
     assert vectors.dtype == torch.uint8

@@ -133,14 +133,23 @@ def test_equals_timm_with_its_own_preprocessing(timm, make_weights, name, side):
     assert extractor.checksum == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_resizing_makes_nothing_darker_than_black(make_weights, monkeypatch):
+@pytest.fixture
+def seen(monkeypatch):
+    """Networks that timm's Transformers ran in, each with the pixels it was given."""
+    transformer = pytest.importorskip("timm").models.VisionTransformer
+    forward, found = transformer.forward_features, []
+    monkeypatch.setattr(
+        transformer, "forward_features", lambda net, pixels: found.append((net, pixels)) or forward(net, pixels)
+    )
+    return found
+
+
+def test_resizing_makes_nothing_darker_than_black(make_weights, seen):
     extractor = TimmExtractor("test_vit", make_weights("test_vit"))
-    seen = []
-    forward = extractor._net.forward_features
-    monkeypatch.setattr(extractor._net, "forward_features", lambda pixels: seen.append(pixels) or forward(pixels))
     extractor((images(side=40) > 127) * torch.tensor(255, dtype=torch.uint8))
     # Mean and spread of this model are 0.5.
-    assert seen[0].shape[2:] == (160, 160) and seen[0].aminmax() == (-1, 1)
+    _, pixels = seen[-1]
+    assert pixels.shape[2:] == (160, 160) and pixels.aminmax() == (-1, 1)
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +286,7 @@ def test_positions_are_resized_as_metas_code_does():
 
 
 @pytest.mark.parametrize(("name", "own_rule"), [("dinov2", True), ("reg4_dinov2", False)])
-def test_dinov2_at_the_size_of_the_published_scores(make_weights, tmp_path, name, own_rule):
+def test_dinov2_at_the_size_of_the_published_scores(make_weights, tmp_path, seen, name, own_rule):
     model = f"vit_small_patch14_{name}"
     weights = safetensors.torch.load_file(make_weights(model, num_classes=0))
     # What Meta's own file has besides.
@@ -286,7 +295,8 @@ def test_dinov2_at_the_size_of_the_published_scores(make_weights, tmp_path, name
     assert extractor.name == f"{model}@224" and extractor.dim == 384
     found, logits = extractor(images(2, side=32))
     assert found.shape == (2, 384) and logits is None
-    positions = extractor._net.pos_embed
+    net, _ = seen[-1]
+    positions = net.pos_embed
     assert positions.shape[1] == 16 * 16 + own_rule
     if own_rule:
         torch.testing.assert_close(positions, resize_dinov2_positions(weights["pos_embed"], 16, 16))

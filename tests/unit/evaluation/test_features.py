@@ -106,7 +106,7 @@ def test_weights_are_found_where_torch_fidelity_keeps_them(inception_file, monke
 
 
 def test_the_published_file_is_taken_without_a_warning(inception_file, monkeypatch, recwarn):
-    monkeypatch.setattr(module, "_INCEPTION_CHECKSUM", hashlib.sha256(inception_file.read_bytes()).hexdigest()[:8])
+    monkeypatch.setattr(module, "INCEPTION_CHECKSUM", hashlib.sha256(inception_file.read_bytes()).hexdigest()[:8])
     InceptionExtractor(inception_file)
     assert not [w for w in recwarn if "Inception" in str(w.message)]
 

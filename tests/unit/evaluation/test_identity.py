@@ -51,7 +51,7 @@ def test_permuted_labels_are_at_the_level_that_the_permutation_says(judge):
 def test_an_answer_does_not_depend_on_the_other_images_nor_on_the_size(judge, monkeypatch):
     images, _ = labelled(6, seed=2)
     features = judge.features(images)
-    monkeypatch.setattr("jitflow.apps.microdoppler.identity._CHUNK", 5)
+    monkeypatch.setattr("jitflow.apps.microdoppler.identity.CHUNK_IMAGES", 5)
     assert torch.allclose(judge.features(images), features, atol=1e-5)
     larger = images.repeat_interleave(2, dim=2).repeat_interleave(3, dim=3)
     assert torch.allclose(judge.features(larger), features, atol=1e-5)
@@ -83,13 +83,13 @@ def test_constant_images_give_numbers():
 
 
 def test_training_sees_where_a_picture_is_cut_at_random_but_never_mirrored():
-    from jitflow.apps.microdoppler.identity import _CROP_PX, _crop_in_time
+    from jitflow.apps.microdoppler.identity import CROP_PX, crop_in_time
 
     ramp = torch.arange(64, dtype=torch.uint8).expand(200, 3, 64, 64)
-    crops = _crop_in_time(ramp, torch.Generator().manual_seed(0))
-    assert crops.shape == (200, 3, 64, _CROP_PX)
+    crops = crop_in_time(ramp, torch.Generator().manual_seed(0))
+    assert crops.shape == (200, 3, 64, CROP_PX)
     assert (crops.long().diff(dim=3) == 1).all()
-    assert set(crops[:, 0, 0, 0].tolist()) == set(range(64 - _CROP_PX + 1))
+    assert set(crops[:, 0, 0, 0].tolist()) == set(range(64 - CROP_PX + 1))
 
 
 def test_progress_counts_the_steps_and_their_number_goes_with_the_images():

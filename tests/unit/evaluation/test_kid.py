@@ -87,7 +87,7 @@ def test_blocks_change_nothing(monkeypatch):
     a, b = normal(41, 3, 0), normal(53, 3, 1)
     whole = squared_discrepancy(a, b)
     for entries in (1, 150):
-        monkeypatch.setattr(module, "_BLOCK_ENTRIES", entries)
+        monkeypatch.setattr(module, "BLOCK_ENTRIES", entries)
         assert squared_discrepancy(a, b) == pytest.approx(whole, rel=1e-12)
 
 

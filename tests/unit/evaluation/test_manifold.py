@@ -14,7 +14,7 @@ def normal(num, dim, seed, shift=0.0):
 
 @pytest.fixture(params=[2048, 37], ids=["one tile", "many tiles"])
 def tile(request, monkeypatch):
-    monkeypatch.setattr(module, "_TILE", request.param)
+    monkeypatch.setattr(module, "TILE_ROWS", request.param)
 
 
 def test_eight_numbers_by_hand():

@@ -56,8 +56,8 @@ def by_density(codec, ids, t, prior, noise_scale, seeds, mask):
 @pytest.mark.parametrize("mapping", MAPPINGS)
 @pytest.mark.parametrize("part", [1 << 15, 7], ids=["one part", "many parts"])
 def test_equals_the_density(mapping, part, monkeypatch):
-    monkeypatch.setattr(module, "_TOKENS", part)
-    monkeypatch.setattr(module, "_TABLE", 100)
+    monkeypatch.setattr(module, "TOKENS_AT_ONCE", part)
+    monkeypatch.setattr(module, "TABLE_ENTRIES", 100)
     codec = ColourCodec(270 if mapping == "base256" else 30, mapping, img_size=8)
     prior = 1 / (torch.arange(codec.vocab_size).double().flip(0) + 1)
     prior /= prior.sum()

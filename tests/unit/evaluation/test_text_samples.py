@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jitflow.apps.text.sample_scores import (
     Copy,
-    _HashedText,
+    HashedText,
     describe_samples,
     distance_summary,
     distinct_n,
@@ -111,7 +111,7 @@ def test_a_copy_does_not_cross_from_one_text_to_the_next():
 def test_equal_hashes_of_unequal_texts_are_no_copy(monkeypatch):
     texts, samples = ["abcdefgh" * 3], ["defgabba", "zz", "hgfe"]
     expected = [try_all(sample, texts) for sample in samples]
-    monkeypatch.setattr(_HashedText, "hashes", lambda self, places, length: self.codes[places].astype(np.uint64) % 2)
+    monkeypatch.setattr(HashedText, "hashes", lambda self, places, length: self.codes[places].astype(np.uint64) % 2)
     assert longest_copy(samples, texts) == expected
 
 

@@ -86,7 +86,7 @@ def test_a_block_leaves_out_what_is_not_read(rope):
     net = build()
     block = net.blocks[-1]
     x, c, modulation = torch.randn(2, 35, 32), torch.randn(2, 32), torch.randn(2, 6 * 32)
-    table = net._rope_in_context(x.device) if rope else None
+    table = net.rope_in_context(x.device) if rope else None
     for of_block in (None, modulation):
         whole = block(x, c, table, of_block)
         torch.testing.assert_close(block(x, c, table, of_block, 3), whole[:, 3:], rtol=0, atol=1e-5)
@@ -125,9 +125,9 @@ def test_rows_and_columns_are_told_apart(tables):
     table = grid_transpose(rope_table(net.grid, 16), rows, cols)
     with_prefix = torch.cat([rope_table(net.grid, 16, num_prefix=3)[:, :3], table], dim=1)
     if tables != "no rope":
-        turned._rope = lambda device: table
+        turned.rope = lambda device: table
     if tables != "no rope in context":
-        turned._rope_in_context = lambda device: with_prefix
+        turned.rope_in_context = lambda device: with_prefix
     x, t, y = inputs(net)
     difference = (turned(x.transpose(2, 3), t, y).transpose(2, 3) - net(x, t, y)).abs().max()
     if tables == "all":
@@ -259,7 +259,7 @@ def test_bfloat16():
     x, t, y = inputs(net)
     out = net(x.bfloat16(), t, y)
     assert out.dtype == torch.bfloat16
-    assert net._rope(x.device).dtype == net._rope_in_context(x.device).dtype == torch.float32
+    assert net.rope(x.device).dtype == net.rope_in_context(x.device).dtype == torch.float32
     assert ((out.float() - expected).abs().max() / expected.abs().max()).item() < 0.05
     out.float().sum().backward()
 

@@ -313,7 +313,7 @@ def test_share_of_dropped_labels(make_module, prob, low, high, indexed):
     labels = torch.arange(20_000) % 5
     if indexed:
         module.run_seed = 3
-        module._batch_index = torch.arange(20_000)
+        module.on_train_batch_start(batch_of(range(20_000)), 1)
     dropped = module.drop_labels(labels)
     assert low <= (dropped == 5).float().mean().item() <= high
     assert torch.equal(dropped[dropped != 5], labels[dropped != 5])

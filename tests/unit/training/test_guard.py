@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
-from jitflow.callbacks import guard as guard_module
 from jitflow.callbacks.checkpoint import JiTModelCheckpoint
 from jitflow.callbacks.guard import FiniteGuard, NonFiniteError
 from jitflow.data.batch import ImageBatch
@@ -137,14 +136,18 @@ def test_nothing_spoilt_is_saved_and_the_last_good_one_is_named(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_numbers_are_read_every_so_many_steps_only(monkeypatch):
-    looks = []
-    look = FiniteGuard._look
-    monkeypatch.setattr(
-        FiniteGuard, "_look", lambda self, trainer: (looks.append(len(self._steps)), look(self, trainer))
-    )
-    fit({}, FiniteGuard(check_every_n_steps=5))
-    assert looks == [5, 5, 2]
+@pytest.mark.parametrize(("bad", "found_after"), [(0, 5), (4, 5), (5, 10), (9, 10), (10, 12), (11, 12)])
+def test_numbers_are_read_every_so_many_steps_only(bad, found_after):
+    class Counter(pl.Callback):
+        num_steps = 0
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.num_steps += 1
+
+    counter = Counter()
+    with pytest.raises(NonFiniteError, match=f"step {bad + 1}: the loss is inf"):
+        fit({bad: "loss"}, counter, FiniteGuard(check_every_n_steps=5))
+    assert counter.num_steps == found_after
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -180,17 +183,17 @@ def test_skips_are_remembered_over_a_resume():
     assert resumed.state_dict() == guard.state_dict()
 
 
-def test_a_gradient_that_overflows_under_a_loss_scaler_is_no_error(monkeypatch):
-    monkeypatch.setattr(guard_module, "_scales", lambda trainer: True)
-    # The last batch: without a scaler that leaves the step out, the next loss would be NaN.
-    fit({3: "gradient"}, FiniteGuard(check_every_n_steps=1), number=4)
-    with pytest.raises(NonFiniteError, match="the loss is inf"):
-        fit({3: "loss"}, FiniteGuard(check_every_n_steps=1))
-
-
 def scaled():
     """The loss scaler of float16, which also works without a GPU."""
     return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=4.0))
+
+
+def test_a_gradient_that_overflows_under_a_loss_scaler_is_no_error():
+    # The last batch: nothing after it could show that the step was left out.
+    module = fit({3: "gradient"}, FiniteGuard(check_every_n_steps=1), number=4, plugins=scaled(), fused=False)
+    assert torch.isfinite(module.net.weight).all()
+    with pytest.raises(NonFiniteError, match="step 4: the loss is inf"):
+        fit({3: "loss"}, FiniteGuard(check_every_n_steps=1), plugins=scaled(), fused=False)
 
 
 def test_an_overflow_under_float16_is_left_out_by_the_scaler_and_training_goes_on(caplog):

@@ -1,19 +1,45 @@
 """The estimate of a training's memory against hand counts and against real allocations."""
 
+import weakref
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from jitflow.core.loss import mse_per_sample
 from jitflow.core.path import interpolate
-from jitflow.run.memory import TrainingMemory, _LiveBytes, describe_fit, device_memory, estimate_memory
+from jitflow.run.memory import TrainingMemory, describe_fit, device_memory, estimate_memory
 
 WIDE = {"net_settings": {"hidden_size": 96, "depth": 4, "num_heads": 3}, "img_size": 16}
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that operations make, by looking after each which of them are still there."""
+
+    def __init__(self):
+        super().__init__()
+        self.storages, self.peak = [], 0
+
+    @property
+    def now(self):
+        alive = {id(s): s.nbytes() for s in (reference() for reference in self.storages) if s is not None}
+        return sum(alive.values())
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        out = func(*args, **(kwargs or {}))
+        made = [t.untyped_storage() for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        self.storages += [weakref.ref(storage) for storage in made if id(storage) not in given]
+        self.storages = [reference for reference in self.storages if reference() is not None]
+        self.peak = max(self.peak, self.now)
+        return out
 
 
 def real_peak(module, batch):
     """Most bytes that a real step of the same kind makes."""
     module.train()
-    with _LiveBytes() as live:
+    with LiveBytes() as live:
         x1, t, y = torch.zeros(batch, 3, 16, 16), torch.rand(batch), torch.zeros(batch, dtype=torch.int64)
         x_t = interpolate(torch.randn_like(x1), x1, t)
         v_pred, v_t = (module.velocity_of(o, x_t, t) for o in (module.net(x_t, t, y), x1))
@@ -22,7 +48,7 @@ def real_peak(module, batch):
 
 
 def test_live_bytes_by_hand():
-    with _LiveBytes() as live:
+    with LiveBytes() as live:
         a = torch.zeros(1000)
         assert (live.now, live.peak) == (4000, 4000)
         b = a * 2

@@ -82,9 +82,14 @@ def test_parameters_without_a_gradient_stay():
 
 def test_weights_on_another_device_keep_no_state_there():
     """The meta device stands for an accelerator: what lies there has no contents."""
-    net = nn.Linear(3, 2, device="meta")
-    host = build(net, True)
-    assert {t.device.type for t in host._twins.values()} == {"cpu"}
+    trained = nn.Linear(5, 3)
+    whole = build(trained, False)
+    take_steps(trained, whole, 0, 1)
+    for on_cpu, device in ((True, "cpu"), (False, "meta")):
+        optimizer = build(nn.Linear(5, 3, device="meta"), on_cpu)
+        optimizer.load_state_dict(whole.state_dict())
+        moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+        assert [m.device.type for m in moments] == [device] * 4
     averages = copy_parameters(dict(nn.Linear(3, 2).named_parameters()), device="cpu")
     assert {a.device.type for a in averages.values()} == {"cpu"}
 

@@ -16,8 +16,8 @@ from jitflow.apps.microdoppler.gait.joints import cycle_duration_sec
 
 Array = np.ndarray
 SPEED_OF_LIGHT_M_S = 299_792_458.0
-# Times computed at once: bounds memory (about 10 MB) and stays within the cache of a processor.
-_CHUNK = 4096
+CHUNK_SAMPLES = 4096
+"""Samples of the signal computed at once: bounds memory (about 10 MB) and stays within the cache of a processor."""
 
 _SIDES = ("left", "right")
 # Kind, ends of the axis, and where the echo comes from: "first", "middle" or "second" end; semi-axis across, metres.
@@ -215,8 +215,8 @@ def simulate_signal(walker: Walker, walk: Walk, radar: Radar, num_samples: int) 
         [middle_m + walk.distance_m * ahead, walk.distance_m * left, radar.height_m - walker.hip_height_m]
     )
     signal = np.empty(num_samples, dtype=complex)
-    for first in range(0, num_samples, _CHUNK):
-        part = slice(first, first + _CHUNK)
+    for first in range(0, num_samples, CHUNK_SAMPLES):
+        part = slice(first, first + CHUNK_SAMPLES)
         points = body_points(walker, time_sec[part], speed_factor=walk.speed_factor, initial_phase=phase)
         signal[part] = coherent_sum(*segment_echoes(walker, points, radar_position_m), radar.wavelength_m)
     if walk.fade_db:

@@ -16,8 +16,8 @@ from jitflow.errors import ConfigError, unknown_name
 
 Array = np.ndarray
 COLOUR_MAPS = ("viridis", "jet", "turbo", "grey")
-# Columns transformed at once, which bounds memory for long recordings.
-_CHUNK = 256
+CHUNK_COLUMNS = 256
+"""Columns of a spectrogram transformed at once, which bounds memory for long recordings."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def stft(signal: Array, *, window_size: int, starts: Array, fft_size: int) -> Ar
         raise ConfigError(f"the windows reach beyond the {len(signal)} samples of the signal; record longer")
     window = hann(window_size)
     columns = np.empty((fft_size, len(starts)), dtype=complex)
-    for first in range(0, len(starts), _CHUNK):
-        part = slice(first, first + _CHUNK)
+    for first in range(0, len(starts), CHUNK_COLUMNS):
+        part = slice(first, first + CHUNK_COLUMNS)
         frames = signal[np.asarray(starts)[part, None] + np.arange(window_size)]
         columns[:, part] = np.fft.fft(frames * window, n=fft_size, axis=1).T
     return columns
