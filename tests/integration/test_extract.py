@@ -1,10 +1,9 @@
-"""Stage 1 from a user's chair: latents, statistics, interruptions, processes, and what each mistake says."""
+"""Stage 1 from a user's chair: latents, statistics, interruptions, processes, and a second run."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -17,22 +16,20 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from striped_data import SIDE, TRAIN, USERS, VAL, make_data, pixels_of, same_files
 
 from jitflow.apps.microdoppler import extract as pipeline
 from jitflow.apps.microdoppler.data import LatentDataModule
 from jitflow.apps.microdoppler.extract import extract
 from jitflow.apps.microdoppler.latent_statistics import channel_statistics
-from jitflow.apps.microdoppler.user_images import find_user_images, read_user_image
 from jitflow.codec.latent import LatentCodec, load_image_codec
 from jitflow.codec.linear import LinearCodec, psnr
 from jitflow.codec.vae import VAECodec
 from jitflow.core.seeding import mix_seeds, noise_from_seeds
-from jitflow.errors import CheckpointError, ConfigError, DataError, MissingFileError
-from jitflow.io.array_file import ArrayFileWriter
+from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.nets.autoencoder_kl import AutoencoderKL
 
 ROOT = Path(__file__).parents[2]
-USERS, TRAIN, VAL, SIDE = (1, 2, 5), 9, 4, 32
 RESULTS = {
     "train.safetensors",
     "val.safetensors",
@@ -41,22 +38,6 @@ RESULTS = {
     "reconstruction.png",
     "extraction.json",
 }
-
-
-def make_data(root: Path, *, seed: int = 0) -> Path:
-    """Stripes whose direction is the user's, with noise; wider than high."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:40, :60]
-    for user in USERS:
-        for split, count in (("train", TRAIN), ("val", VAL)):
-            folder = root / split / f"ID_{user}"
-            folder.mkdir(parents=True)
-            for i in range(count):
-                wave = np.cos((x * np.cos(user) + y * np.sin(user)) / 3 + rng.uniform(0, 6))
-                grey = 128 + 80 * wave + rng.normal(0, 20, wave.shape)
-                pixels = np.stack([grey, 255 - grey, np.full_like(grey, 40 * user)], -1)
-                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i:03d}.png")
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +63,6 @@ def done(data, tmp_path_factory) -> Path:
 def done_vae(data, vae_file, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("done_vae") / "latents"
     return extract(data, out, vavae_path=vae_file, img_size=SIDE, batch_size=4, device="cpu")
-
-
-def pixels_of(data: Path, split: str) -> torch.Tensor:
-    images = getattr(find_user_images(data), split)
-    return torch.from_numpy(np.stack([read_user_image(image.path, SIDE) for image in images]))
-
-
-def same_files(a: Path, b: Path) -> None:
-    for name in ("train.safetensors", "val.safetensors", "latents_stats.pt", "extraction.json"):
-        assert (a / name).read_bytes() == (b / name).read_bytes(), name
 
 
 # ---------------------------------------------------------------------------------------------- the result
@@ -416,69 +387,8 @@ def test_a_mistake_does_not_cost_what_is_there(data, done, tmp_path):
     assert {path.name for path in done.iterdir()} == RESULTS
 
 
-def test_files_of_somebody_else_stay(data, tmp_path):
-    (tmp_path / "train.safetensors").write_bytes(b"precious")
-    with pytest.raises(ConfigError, match=r"holds train\.safetensors that"):
-        extract(data, tmp_path, img_size=SIDE)
-    assert (tmp_path / "train.safetensors").read_bytes() == b"precious"
-
-
 def test_a_finished_folder_that_lost_a_file_is_made_anew(data, done, tmp_path):
     extract(data, tmp_path, img_size=SIDE, batch_size=4, device="cpu")
     (tmp_path / "val.safetensors").unlink()
     extract(data, tmp_path, img_size=SIDE, batch_size=4, device="cpu")
     same_files(tmp_path, done)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"batch_size": 0}, ConfigError, "batch_size must be at least 1; got 0"),
-        ({"num_processes": 0}, ConfigError, "num_processes must be at least 1; got 0"),
-        ({"img_size": 0}, ConfigError, "img_size must be at least 1; got 0"),
-        ({"img_size": 40}, ConfigError, "img_size 40 must be divisible by 16"),
-        ({"val_fraction": 0.2}, ConfigError, "has val/ already"),
-        ({"vavae_path": "none.pt"}, MissingFileError, r"image codec none\.pt does not exist"),
-        ({"device": "cuda:99"}, ConfigError, "device cuda:99 cannot be used here"),
-    ],
-)
-def test_arguments_that_cannot_work(data, tmp_path, options, error, message):
-    with pytest.raises(error, match=message):
-        extract(data, tmp_path / "out", **{"img_size": SIDE, **options})
-
-
-def test_other_things_that_cannot_work(data, tmp_path, vae_file):
-    with pytest.raises(MissingFileError, match=r"data_dir .* is not a folder"):
-        extract(tmp_path / "none", tmp_path / "out")
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"output_path .*file is a file"):
-        extract(data, tmp_path / "file")
-    torch.save({"state_dict": {"loss.logvar": torch.zeros(())}}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"other\.pt .*VA-VAE.*loss \(1 tensor\)"):
-        extract(data, tmp_path / "out", vavae_path=tmp_path / "other.pt")
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(DataError, match="12 patches of 16x16 pixels are too few"):
-        extract(make_few(tmp_path / "few"), tmp_path / "out", img_size=16)
-
-
-def make_few(root: Path) -> Path:
-    make_data(root)
-    for path in (root / "train").rglob("*.png"):
-        if int(path.stem) > 3:
-            path.unlink()
-    return root
-
-
-def test_the_script_says_how_to_install(tmp_path):
-    script = tmp_path / "stage1_extract_features.py"
-    script.write_text((ROOT / "stage1_extract_features.py").read_text())
-    found = subprocess.run(
-        [sys.executable, "-S", str(script)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"]},
-    )
-    assert found.returncode == 1
-    assert "make setup" in found.stderr
-    assert found.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The documented data module, its documented subclasses, and what it says about bad folders."""
+"""The documented image data module and its documented subclasses."""
 
 import argparse
 import inspect
@@ -8,18 +8,12 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from image_folders import make, write_image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from datas.datamodule import JiTDataModule, center_crop_arr, create_jit_datamodule
-from jitflow.errors import ConfigError, DataError, MissingFileError
-
-
-def write_image(path, seed, size=(20, 14)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    Image.fromarray(pixels).save(path)
+from jitflow.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -29,10 +23,6 @@ def folder(tmp_path):
             for i in range(count):
                 write_image(tmp_path / split / name / f"{i}.png", seed=100 * label + i)
     return tmp_path
-
-
-def make(path, **options):
-    return JiTDataModule(str(path), **{"img_size": 8, "batch_size": 4, "num_workers": 0, "seed": 0, **options})
 
 
 def images_by_index(loader):
@@ -325,62 +315,6 @@ def test_class_folders_without_train(folder, caplog):
     assert "training classes" in caplog.text
 
 
-def empty_folder(path):
-    path.mkdir()
-
-
-def only_files(path):
-    write_image(path / "a.png", 0)
-
-
-def empty_train(path):
-    (path / "train").mkdir(parents=True)
-
-
-def files_in_train(path):
-    write_image(path / "train" / "a.png", 0)
-
-
-def class_without_images(path):
-    write_image(path / "train" / "cat" / "a.png", 0)
-    (path / "train" / "dog").mkdir()
-    (path / "train" / "dog" / "notes.txt").write_text("no image")
-
-
-def val_only(path):
-    write_image(path / "val" / "cat" / "a.png", 0)
-
-
-def other_val_classes(path):
-    write_image(path / "train" / "cat" / "a.png", 0)
-    write_image(path / "val" / "dog" / "a.png", 0)
-
-
-@pytest.mark.parametrize(
-    ("lay_out", "message"),
-    [
-        (empty_folder, "is empty.*train/<class>/<image>"),
-        (only_files, "no class sub-folders.*train/<class>"),
-        (empty_train, "train is empty.*train/<class>/<image>"),
-        (files_in_train, "no class sub-folders.*train/<class>"),
-        (class_without_images, "no images .*dog"),
-        (val_only, "val/ but no train/"),
-        (other_val_classes, "differ in cat, dog"),
-    ],
-)
-def test_bad_layout_is_one_clear_line(tmp_path, lay_out, message):
-    lay_out(tmp_path / "data")
-    with pytest.raises(DataError, match=message) as caught:
-        make(tmp_path / "data").setup("fit")
-    assert "\n" not in str(caught.value)
-
-
-def test_missing_folder(tmp_path):
-    for call in (JiTDataModule.prepare_data, JiTDataModule.setup):
-        with pytest.raises(MissingFileError, match=r"absent.*train/<class>/<image>"):
-            call(make(tmp_path / "absent"))
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("damage", ["truncated", "text"])
 def test_a_damaged_image_is_named_in_one_line(folder, workers, damage):
@@ -401,21 +335,3 @@ def test_too_few_images(folder):
     with pytest.raises(DataError, match=r"10 training images .*batch_size=11"):
         make(folder, batch_size=11).train_dataloader()
     assert len(make(folder, batch_size=11, drop_last=False).train_dataloader()) == 1
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"batch_size": 0},
-        {"num_workers": -1},
-        {"img_size": 0},
-        {"channels": 2},
-        {"img_size": (8, 8, 8)},
-        {"decoder": "quick"},
-        {"val_fraction": 1.0},
-        {"val_fraction": -0.1},
-    ],
-)
-def test_bad_arguments(options):
-    with pytest.raises(ConfigError, match=next(iter(options))):
-        make("anywhere", **options)
