@@ -27,6 +27,7 @@ from jitflow.codec.linear import LinearCodec, psnr
 from jitflow.codec.vae import VAECodec
 from jitflow.core.seeding import mix_seeds, noise_from_seeds
 from jitflow.errors import ConfigError, DataError, MissingFileError
+from jitflow.io.array_file import ArrayFileWriter
 from jitflow.nets.autoencoder_kl import AutoencoderKL
 
 ROOT = Path(__file__).parents[2]
