@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from jitflow.applications import EXPORTS
+
 __version__ = "0.1.0"
 
 _LAZY = {
@@ -15,9 +17,8 @@ _LAZY = {
     "create_model": "jitflow.nets.registry",
     "list_models": "jitflow.nets.registry",
     "FlowModule": "jitflow.training.module",
-    "JiTLightningModule": "jitflow.apps.images.module",
-    "JiTDataModule": "jitflow.apps.images.data",
     "DigitsDataModule": "jitflow.data.digits",
+    **EXPORTS,
 }
 
 __all__ = ["__version__", *_LAZY]

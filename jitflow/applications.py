@@ -32,6 +32,11 @@ BUILT_IN = {
     "text": "jitflow.apps.text.application:TEXT",
     "microdoppler": "jitflow.apps.microdoppler.application:MICRODOPPLER",
 }
+# Classes of applications that ``from jitflow import ...`` gives.
+EXPORTS = {
+    "JiTLightningModule": "jitflow.apps.images.module",
+    "JiTDataModule": "jitflow.apps.images.data",
+}
 # Checkpoints of published code name no application; their formats do.
 RELEASES = {"JiT": "images", "LightningDiT": "microdoppler"}
 # Class paths that files of earlier versions hold, and where those classes are now. Such files stay readable for ever.

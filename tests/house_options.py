@@ -49,6 +49,9 @@ def _of_verb(house: House, name: str, module: str, function_name: str) -> dict[s
             command = f"jitflow {call.args[0].value}" if isinstance(call.args[0], ast.Constant) else name
             for function in [known[inner] for inner in _names(call.args[1]) if inner in known]:
                 found[command] = _options(function, by_place="positional" not in words)
+        elif kind == "run_group" and not isinstance(call.args[1], ast.Dict):
+            # Those of the applications, which follow.
+            return {}
         elif kind == "run_group":
             positional = ast.literal_eval(words["positional"]) if "positional" in words else ()
             for key, value in zip(call.args[1].keys, call.args[1].values, strict=True):
@@ -73,9 +76,11 @@ def _of_applications(house: House) -> dict[str, list[str]]:
             of_the_run = _value(house, "jitflow.verbs.documented", "_OF_THE_RUN")
             words = [*documented["options"].keys, *of_the_run.keys]
             found[f"jitflow {name} train"] = [ast.literal_eval(word) for word in words]
-        commands = _strings(application["commands"]) if "commands" in application else {}
-        for command, where in commands.items():
-            found[f"jitflow {name} {command}"] = _options(_function(house, *where.split(":")), by_place=False)
+        for field, verb in (("commands", name), ("data_commands", "data")):
+            commands = _strings(application[field]) if field in application else {}
+            for command, where in commands.items():
+                function = _function(house, *where.split(":"))
+                found[f"jitflow {verb} {command}"] = _options(function, by_place=field == "data_commands")
         if "judge" in application:
             found[f"jitflow evaluate, of {name}"] = _fields(house, *ast.literal_eval(application["judge"]).split(":"))
     return found

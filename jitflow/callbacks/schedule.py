@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,39 +13,60 @@ from jitflow.errors import ConfigError, unknown_name
 SCHEDULES = ("constant", "cosine")
 
 
-def learning_rate_at(
-    epoch: float,
-    *,
-    peak: float,
-    schedule: str = "constant",
-    warmup_epochs: float = 5,
-    min_lr: float = 0.0,
-    epochs: float = 600,
-) -> float:
-    """Learning rate at a fractional epoch.
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """Settings of the learning rate's schedule.
 
-    Args:
-        epoch: Epochs done so far, counted in batches: epoch index + batch index / batches in an epoch.
-        peak: Rate after the warm-up.
-        schedule: ``"constant"`` or ``"cosine"``.
-        warmup_epochs: Length of the linear warm-up, which starts at 0.
+    Attributes:
+        lr_schedule: ``"constant"`` or ``"cosine"``.
+        warmup_epochs: Length of the linear warm-up from 0.
         min_lr: Rate at the end of the cosine.
-        epochs: Where the cosine ends.
+        epochs: Length of the whole training, where the cosine ends.
 
-    Returns:
-        The rate.
+    Raises:
+        ConfigError: If the schedule is unknown or the warm-up longer than the training.
 
     References:
         Loshchilov & Hutter 2017, arXiv:1608.03983.
     """
-    if epoch < warmup_epochs:
-        return peak * epoch / warmup_epochs
-    if schedule == "constant":
-        return peak
-    if epoch >= epochs:
-        return min_lr
-    done = (epoch - warmup_epochs) / (epochs - warmup_epochs)
-    return min_lr + (peak - min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+    lr_schedule: str = "constant"
+    warmup_epochs: float = 5
+    min_lr: float = 0.0
+    epochs: float = 600
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.lr_schedule not in SCHEDULES:
+            raise unknown_name("learning-rate schedule", self.lr_schedule, SCHEDULES)
+        for name in ("warmup_epochs", "min_lr"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
+        if not self.epochs > 0:
+            raise ConfigError(f"epochs must be positive; got {self.epochs}")
+        if self.warmup_epochs > self.epochs:
+            raise ConfigError(
+                f"the warm-up ({self.warmup_epochs} epochs) is longer than the training ({self.epochs} epochs)"
+            )
+
+    def learning_rate(self, epoch: float, peak: float) -> float:
+        """Compute the learning rate at a fractional epoch.
+
+        Args:
+            epoch: Epochs done so far, counted in batches: epoch index + batch index / batches in an epoch.
+            peak: Rate after the warm-up.
+
+        Returns:
+            The rate.
+        """
+        if epoch < self.warmup_epochs:
+            return peak * epoch / self.warmup_epochs
+        if self.lr_schedule == "constant":
+            return peak
+        if epoch >= self.epochs:
+            return self.min_lr
+        done = (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
+        return self.min_lr + (peak - self.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class LearningRateSchedulerCallback(pl.Callback):
@@ -66,16 +88,7 @@ class LearningRateSchedulerCallback(pl.Callback):
     def __init__(
         self, lr_schedule: str = "constant", warmup_epochs: float = 5, min_lr: float = 0.0, epochs: float = 600
     ) -> None:
-        if lr_schedule not in SCHEDULES:
-            raise unknown_name("learning-rate schedule", lr_schedule, SCHEDULES)
-        if warmup_epochs < 0 or epochs <= 0 or min_lr < 0:
-            raise ConfigError("warmup_epochs and min_lr must not be negative, and epochs must be positive")
-        if warmup_epochs > epochs:
-            raise ConfigError(f"the warm-up ({warmup_epochs} epochs) is longer than the training ({epochs} epochs)")
-        self.lr_schedule = lr_schedule
-        self.warmup_epochs = warmup_epochs
-        self.min_lr = min_lr
-        self.epochs = epochs
+        self.settings = ScheduleSettings(lr_schedule, warmup_epochs, min_lr, epochs)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the peak rate of each group where the optimiser's state carries it along."""
@@ -92,11 +105,4 @@ class LearningRateSchedulerCallback(pl.Callback):
         epoch = trainer.current_epoch + batch_idx / trainer.num_training_batches
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(
-                    epoch,
-                    peak=group["peak_lr"],
-                    schedule=self.lr_schedule,
-                    warmup_epochs=self.warmup_epochs,
-                    min_lr=self.min_lr,
-                    epochs=self.epochs,
-                )
+                group["lr"] = self.settings.learning_rate(epoch, group["peak_lr"])

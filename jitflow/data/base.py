@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -21,6 +22,29 @@ from jitflow.errors import ConfigError, DataError
 from jitflow.io.cores import available_cores
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """Settings of a data module's loaders.
+
+    Attributes:
+        num_workers: Loader processes, of which no more are started than there are CPU cores; 0 loads in the
+            training process. Batches do not depend on it.
+        pin_memory: Page-locked batches, which a GPU fetches faster; has no effect without CUDA.
+        num_replicas: How many processes share the data; None asks the trainer. A trainer with several
+            processes has the last word.
+        rank: Which of them this one is; None asks the trainer.
+        drop_last: Leave out the last, smaller training batch; None leaves it out unless it is all there is.
+        seed: Seed of order and random transforms; None is the one of Lightning's ``seed_everything``, or 0.
+    """
+
+    num_workers: int = 0
+    pin_memory: bool = True
+    num_replicas: int | None = None
+    rank: int | None = None
+    drop_last: bool | None = True
+    seed: int | None = None
 
 
 class SeededLoader(DataLoader[Any]):

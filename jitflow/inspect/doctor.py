@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import jitflow
+from jitflow.applications import BUILT_IN, get_application, load_object
 from jitflow.errors import JitflowError
 from jitflow.evaluation.features import find_inception_weights
 from jitflow.evaluation.frechet import find_statistics
@@ -27,7 +28,6 @@ from jitflow.model import default_device
 
 Level = Literal["ok", "note", "error"]
 _LITTLE_SPACE, _NO_SPACE = 20_000_000_000, 1_000_000_000
-_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -161,24 +161,11 @@ def check_data(data: str | Path | None) -> Finding:
     folder = Path(data).expanduser()
     if not folder.is_dir():
         return Finding("data", "error", f"{folder} is no folder", "name the folder that holds train/<class>/*.jpg")
-    from jitflow.apps.images.shards import is_shard_folder, open_shard_folder
-
-    if is_shard_folder(folder):
-        try:
-            shards = open_shard_folder(folder)
-        except JitflowError as error:
-            return Finding("data", "error", str(error))
-        return Finding("data", "ok", f"{folder}: prepared, {len(shards.classes)} classes")
-    train = folder / "train" if (folder / "train").is_dir() else folder
-    classes = sorted(p for p in train.iterdir() if p.is_dir())
-    if not classes:
-        said = f"{train} has no class folders"
-        return Finding("data", "error", said, "put images into train/<class>/, also if there is one class only")
-    empty = [p.name for p in classes if not any(f.suffix.lower() in _IMAGES for f in p.rglob("*"))]
-    if empty:
-        said = f"{len(empty)} of {len(classes)} classes hold no image, such as {empty[0]}"
-        return Finding("data", "error", said, f"jitflow data check {folder} lists them")
-    return Finding("data", "ok", f"{folder}: {len(classes)} classes (`jitflow data check {folder}` reads every file)")
+    for name in BUILT_IN:
+        look = get_application(name).look_at_data
+        if look:
+            return Finding("data", *load_object(look)(folder))
+    return Finding("data", "note", f"no application here says what {folder} is")
 
 
 def check_inception() -> Finding:

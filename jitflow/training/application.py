@@ -125,6 +125,9 @@ class Application:
         exports: Formats that ``jitflow export`` can write.
         commands: Commands of its own by name, ``jitflow <application> <command>``, each ``"module:function"``, besides
             ``train``, ``sample`` and ``evaluate``, which are the general ones.
+        data_commands: Commands of ``jitflow data`` by name, each ``"module:function"``.
+        look_at_data: What ``jitflow doctor`` says of a folder of data, ``"module:function"``: ``(folder) -> (state,
+            text, way out)``, with the state ``ok``, ``note`` or ``error``; empty for nothing.
         demo: What ``jitflow demo`` runs, ``"module:object"``, a :class:`jitflow.training.demo.Demo`; empty for none.
     """
 
@@ -142,4 +145,6 @@ class Application:
     texts: Sequence[str] = ()
     exports: Sequence[str] = ("safetensors", "torch_export", "diffusers")
     commands: Mapping[str, str] = field(default_factory=dict)
+    data_commands: Mapping[str, str] = field(default_factory=dict)
+    look_at_data: str = ""
     demo: str = ""

@@ -1,7 +1,7 @@
 """The one LightningModule: a codec, a network, and the flow between noise and data.
 
 Every application trains and samples through this class (sampling is inherited from sampling.py, the averages of the
-weights from averages.py). Its methods are seams that users override
+weights from averages.py, the optimiser from optim.py). Its methods are seams that users override
 (``generate``, ``_forward_sample``, ``_euler_step``, ...), so everything else calls those and nothing below them.
 """
 
@@ -33,7 +33,7 @@ from jitflow.core.times import TimeDistribution, TimeKind
 from jitflow.errors import ConfigError
 from jitflow.training.flow_settings import FlowSettings
 from jitflow.training.lightning_counters import ExactResume
-from jitflow.training.optim import build_adamw
+from jitflow.training.optim import AdamWOptimization
 from jitflow.training.outputs import StepOutputs
 from jitflow.training.sampling import FlowSampling, batch_time
 from jitflow.training.terms import FlowState, LossTerm
@@ -42,7 +42,7 @@ from jitflow.training.terms import FlowState, LossTerm
 _STREAM_BATCH, _STREAM_LABEL, _STREAM_VALIDATION = 1, 2, 3
 
 
-class FlowModule(ExactResume, FlowSampling):
+class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
     """Train a network to carry noise to data, and sample from it.
 
     Args:
@@ -67,8 +67,6 @@ class FlowModule(ExactResume, FlowSampling):
     takes_codec_file: ClassVar[bool] = False
     settings_class: ClassVar[type[FlowSettings]] = FlowSettings
 
-    learning_rate: float
-    weight_decay: float
     ema_decay1: float
     ema_decay2: float
     P_mean: float
@@ -283,39 +281,6 @@ class FlowModule(ExactResume, FlowSampling):
         self.log_dict(losses, batch_size=len(x1), sync_dist=True)
         return losses["val/loss"]
 
-    def configure_optimizers(self) -> Any:
-        """AdamW with betas (0.9, 0.95); biases and vectors never decay."""
-        return build_adamw(
-            self,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            fused=self._can_fuse_optimizer(),
-            on_cpu=self.optimizer_on_cpu,
-        )
-
-    def _can_fuse_optimizer(self) -> bool:
-        if self._trainer is None:
-            return self.device.type in ("cpu", "cuda")
-        # Under float16 the fused kernel unscales the gradients itself, after which nobody could clip them.
-        scales = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        clips = bool(self.trainer.gradient_clip_val)
-        return not (scales and clips) and self.trainer.strategy.root_device.type in ("cpu", "cuda")
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip with torch's own functions: Lightning refuses a fused optimiser under bf16-mixed for no reason."""
-        if not gradient_clip_val:
-            return
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if gradient_clip_algorithm == "value":
-            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
-        else:
-            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
-
     def on_fit_start(self) -> None:
         """Fix the seed of the run, and check the data against the network before anything long starts."""
         if self.run_seed is None:
@@ -380,11 +345,7 @@ class FlowModule(ExactResume, FlowSampling):
         extra = checkpoint.get("jitflow", {})
         self.run_seed = extra.get("run_seed", self.run_seed)
         self.load_extra_state(extra)
-        # Which kernel steps depends on this machine and precision, not on those of the file.
-        for optimizer in checkpoint.get("optimizer_states", []):
-            for group in optimizer["param_groups"]:
-                if "fused" in group:
-                    group.update(fused=self._can_fuse_optimizer(), foreach=None)
+        self.choose_kernels(checkpoint.get("optimizer_states", []))
 
     def _time_distribution(self) -> TimeDistribution:
         return TimeDistribution(self.time_kind, self.P_mean, self.P_std)

@@ -1,10 +1,11 @@
-"""The optimiser of every application."""
+"""The optimiser of every application: AdamW, fused where it can be, with gradients clipped by torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -113,3 +114,62 @@ class HostAdamW(AdamW):
         for parameter, twin in self._twins.items():
             if twin in self._host.state:
                 self.state[parameter] = self._host.state[twin]
+
+
+class AdamWOptimization(pl.LightningModule):
+    """The optimising half of :class:`jitflow.training.module.FlowModule`, which sets the attributes.
+
+    Attributes:
+        learning_rate: Step size of AdamW.
+        weight_decay: Decay of matrices; vectors and biases never decay.
+        optimizer_on_cpu: Keep the optimiser's state in the host's memory and step there.
+    """
+
+    learning_rate: float
+    weight_decay: float
+    optimizer_on_cpu: bool
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with betas (0.9, 0.95); biases and vectors never decay."""
+        return build_adamw(
+            self,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            fused=self._can_fuse_optimizer(),
+            on_cpu=self.optimizer_on_cpu,
+        )
+
+    def _can_fuse_optimizer(self) -> bool:
+        if self._trainer is None:
+            return self.device.type in ("cpu", "cuda")
+        # Under float16 the fused kernel unscales the gradients itself, after which nobody could clip them.
+        scales = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        clips = bool(self.trainer.gradient_clip_val)
+        return not (scales and clips) and self.trainer.strategy.root_device.type in ("cpu", "cuda")
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip with torch's own functions: Lightning refuses a fused optimiser under bf16-mixed for no reason."""
+        if not gradient_clip_val:
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+        else:
+            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+
+    def choose_kernels(self, states: Iterable[dict[str, Any]]) -> None:
+        """Let the optimiser states of a checkpoint step with this machine's kernels.
+
+        Args:
+            states: State dictionaries of optimisers, changed in place.
+        """
+        # Which kernel steps depends on this machine and precision, not on those of the file.
+        for state in states:
+            for group in state["param_groups"]:
+                if "fused" in group:
+                    group.update(fused=self._can_fuse_optimizer(), foreach=None)

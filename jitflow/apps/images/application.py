@@ -13,5 +13,7 @@ IMAGES = Application(
     headline=("fid", "class_agreement"),
     describe="jitflow.apps.images.describe",
     pictures={"trajectory.png": "One sample forming out of noise"},
+    data_commands={name: f"jitflow.apps.images.commands:{name}" for name in ("prepare", "check")},
+    look_at_data="jitflow.apps.images.describe:look_at_data",
     demo="jitflow.apps.images.demo:DEMO",
 )

@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
 from jitflow.apps.images.shard_record import FORMAT
+from jitflow.apps.images.shards import is_shard_folder, open_shard_folder
+from jitflow.errors import JitflowError
 from jitflow.training.application import Description
 
 
@@ -45,3 +49,30 @@ def describe_file(path: Path, content: Mapping[str, Any]) -> Description | None:
     quoted = shlex.quote(str(path if path.is_dir() else path.parent))
     commands = [f"jitflow train --config images/jit_b16_256 --data.data_path {quoted}", f"jitflow data check {quoted}"]
     return Description("prepared images (shards)", facts, commands)
+
+
+def look_at_data(folder: Path) -> tuple[str, str, str]:
+    """Look at a folder of images, prepared or not, without reading all of it.
+
+    Args:
+        folder: The folder, which exists.
+
+    Returns:
+        State (``ok`` or ``error``), what is there, and the way out of an error.
+    """
+    if is_shard_folder(folder):
+        try:
+            shards = open_shard_folder(folder)
+        except JitflowError as error:
+            return "error", str(error), ""
+        return "ok", f"{folder}: prepared, {len(shards.classes)} classes", ""
+    train = folder / "train" if (folder / "train").is_dir() else folder
+    classes = sorted(p for p in train.iterdir() if p.is_dir())
+    if not classes:
+        way_out = "put images into train/<class>/, also if there is one class only"
+        return "error", f"{train} has no class folders", way_out
+    empty = [p.name for p in classes if not any(f.suffix.lower() in IMG_EXTENSIONS for f in p.rglob("*"))]
+    if empty:
+        text = f"{len(empty)} of {len(classes)} classes hold no image, such as {empty[0]}"
+        return "error", text, f"jitflow data check {folder} lists them"
+    return "ok", f"{folder}: {len(classes)} classes (`jitflow data check {folder}` reads every file)", ""

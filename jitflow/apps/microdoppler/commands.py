@@ -15,8 +15,8 @@ from jitflow.apps.microdoppler.sections import (
     GenerationOptions,
     RadarOptions,
     RealDataOptions,
-    SkipOptions,
     SolverOptions,
+    StageOptions,
     TrainingOptions,
 )
 from jitflow.training.sections import ComputeOptions, parse_interval
@@ -192,13 +192,11 @@ def run(
     devices: int = 1,
     generate_user_ids: list[int] = _USERS,
     num_samples_per_user: int = 4,
-    model: str = "LightningDiT-XL/1",
     seed: int = 42,
-    device: str | None = None,
     extraction: ExtractionOptions = ExtractionOptions(),  # noqa: B008 (frozen)
     training: TrainingOptions = TrainingOptions(),  # noqa: B008 (frozen)
     generation: GenerationOptions = GenerationOptions(),  # noqa: B008 (frozen)
-    stages: SkipOptions = SkipOptions(),  # noqa: B008 (frozen)
+    stages: StageOptions = StageOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Run all three stages; what is finished is left alone, and the first failure ends it.
 
@@ -214,13 +212,11 @@ def run(
         devices: GPUs, or processes on the CPU, of the training.
         generate_user_ids: Users to draw, 1-based.
         num_samples_per_user: Spectrograms of each.
-        model: Name of the network (jitflow models 'LightningDiT*').
         seed: Seed of everything.
-        device: Device of stages 1 and 3, and cpu for all; the fastest there is by default.
         extraction: How pictures become latents.
         training: How the network is trained.
         generation: How spectrograms are drawn.
-        stages: Stages to leave out.
+        stages: Stages to leave out, and where the others run.
     """
     from jitflow.apps.microdoppler.stages import GENERATED, PipelineSettings, plan, run_stages
 
@@ -234,9 +230,8 @@ def run(
         devices,
         generate_user_ids,
         num_samples_per_user,
-        model,
         seed,
-        device,
+        stages.device,
         extraction,
         training,
         generation,

@@ -66,10 +66,12 @@ class TrainingOptions:
     """How the network is trained.
 
     Attributes:
+        model: Name of the network (jitflow models 'LightningDiT*').
         precision: 16-mixed, bf16-mixed or 32-true; on a CPU half precision becomes 32-true.
         max_steps: Optimiser steps after which training stops; -1 for no limit.
     """
 
+    model: str = "LightningDiT-XL/1"
     precision: str = "16-mixed"
     max_steps: int = -1
 
@@ -103,18 +105,20 @@ class SolverOptions:
 
 
 @dataclass(frozen=True)
-class SkipOptions:
-    """Stages to leave out.
+class StageOptions:
+    """Stages to leave out, and where the others run.
 
     Attributes:
         skip_extraction: Leave stage 1 out.
         skip_training: Leave stage 2 out.
         skip_generation: Leave stage 3 out.
+        device: Device of stages 1 and 3, and cpu for all; the fastest there is by default.
     """
 
     skip_extraction: bool = False
     skip_training: bool = False
     skip_generation: bool = False
+    device: str | None = None
 
     def names(self) -> list[str]:
         """Return the names of the stages to leave out."""

@@ -61,7 +61,6 @@ class PipelineSettings:
         devices: Processes of the training.
         generate_user_ids: Users to draw, 1-based.
         num_samples_per_user: Pictures of each.
-        model: Name of the network.
         seed: Seed of everything.
         device: Device of extraction and sampling; the fastest there is by default.
         extraction: How pictures become latents.
@@ -78,7 +77,6 @@ class PipelineSettings:
     devices: int
     generate_user_ids: Sequence[int]
     num_samples_per_user: int
-    model: str
     seed: int
     device: str | None
     extraction: ExtractionOptions
@@ -139,7 +137,6 @@ def _training(settings: PipelineSettings, latents: Path, trained: Path) -> list[
         max_epochs=settings.max_epochs,
         lr=settings.lr,
         devices=settings.devices,
-        model=settings.model,
         seed=settings.seed,
         **asdict(settings.training),
         **{"trainer.accelerator": "cpu" if settings.device == "cpu" else None},

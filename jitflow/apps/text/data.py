@@ -26,7 +26,7 @@ from jitflow.apps.text.token_store import (
 )
 from jitflow.apps.text.tokenizer import read_or_learn
 from jitflow.apps.text.windows import DocumentWindows, EpochWindows, PackedWindows, Windows
-from jitflow.data.base import ImageDataModule, SeededLoader
+from jitflow.data.base import ImageDataModule, LoaderSettings, SeededLoader
 from jitflow.data.sampler import ResumableSampler
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import writable_folder
@@ -64,17 +64,13 @@ class TextDataModule(ImageDataModule):
         img_size: Side of the image that the ids become, in pixels.
         mapping: How the colours of that image stand for ids, which tells how many it holds.
         validate_on_training_text: Where the text is too short to hold a part of it out, validate on the training text.
-        num_workers: Loader processes; reading is cheap, so that 0 is mostly fastest.
-        pin_memory: Page-locked batches, which a GPU fetches faster.
-        num_replicas: How many processes share the data; None asks the trainer.
-        rank: Which of them this one is; None asks the trainer.
-        drop_last: Leave out the last, smaller training batch; None keeps it only where it is all there is.
-        seed: Seed of order and offsets; the split does not depend on it. None is the one of Lightning's
-            ``seed_everything``, or 0.
+        loading: Further :class:`~jitflow.data.base.LoaderSettings`; the split does not depend on their seed.
 
     Raises:
         ConfigError: If a number is out of range.
     """
+
+    settings_class = LoaderSettings
 
     def __init__(
         self,
@@ -92,17 +88,11 @@ class TextDataModule(ImageDataModule):
         encoding: str | None = None,
         progress: Progress | None = None,
         img_size: int = 64,
-        num_workers: int = 0,
-        pin_memory: bool = True,
-        num_replicas: int | None = None,
-        rank: int | None = None,
-        drop_last: bool | None = True,
-        seed: int | None = None,
         validate_on_training_text: bool = False,
+        **loading: Any,
     ) -> None:
-        super().__init__(
-            img_size, batch_size, num_workers, pin_memory, num_replicas, rank, drop_last=drop_last, seed=seed
-        )
+        settings = LoaderSettings(**loading)
+        super().__init__(img_size, batch_size, **vars(settings))
         if num_tokens is not None and num_tokens < 1:
             raise ConfigError(f"num_tokens must be at least 1; got {num_tokens}")
         if not 0 <= val_fraction <= 0.5:

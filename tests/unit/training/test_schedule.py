@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from jitflow.callbacks.schedule import LearningRateSchedulerCallback, learning_rate_at
+from jitflow.callbacks.schedule import LearningRateSchedulerCallback, ScheduleSettings
 from jitflow.data.base import ImageDataModule
 from jitflow.errors import ConfigError
 
@@ -21,21 +21,20 @@ from jitflow.errors import ConfigError
         (5, {}, 1.0),
         (599, {}, 1.0),
         (0, {"warmup_epochs": 0}, 1.0),
-        (1, {"schedule": "cosine", "min_lr": 0.5}, 0.2),
-        (5, {"schedule": "cosine"}, 1.0),
-        (10, {"schedule": "cosine", "epochs": 15}, 0.5),
-        (10, {"schedule": "cosine", "epochs": 15, "min_lr": 0.2}, 0.6),
-        (7.5, {"schedule": "cosine", "epochs": 15}, 0.5 + 0.125**0.5),
-        (15, {"schedule": "cosine", "epochs": 15, "min_lr": 0.2}, 0.2),
-        (20, {"schedule": "cosine", "epochs": 15, "min_lr": 0.2}, 0.2),
-        (5, {"schedule": "cosine", "epochs": 5, "min_lr": 0.2}, 0.2),
+        (1, {"lr_schedule": "cosine", "min_lr": 0.5}, 0.2),
+        (5, {"lr_schedule": "cosine"}, 1.0),
+        (10, {"lr_schedule": "cosine", "epochs": 15}, 0.5),
+        (10, {"lr_schedule": "cosine", "epochs": 15, "min_lr": 0.2}, 0.6),
+        (7.5, {"lr_schedule": "cosine", "epochs": 15}, 0.5 + 0.125**0.5),
+        (15, {"lr_schedule": "cosine", "epochs": 15, "min_lr": 0.2}, 0.2),
+        (20, {"lr_schedule": "cosine", "epochs": 15, "min_lr": 0.2}, 0.2),
+        (5, {"lr_schedule": "cosine", "epochs": 5, "min_lr": 0.2}, 0.2),
     ],
 )
 def test_formula(epoch, settings, expected):
-    assert learning_rate_at(epoch, peak=1.0, **settings) == pytest.approx(expected)
-    assert learning_rate_at(epoch, peak=1.0, **settings) * 3 == pytest.approx(
-        learning_rate_at(epoch, peak=3.0, **{**settings, "min_lr": 3 * settings.get("min_lr", 0.0)})
-    )
+    assert ScheduleSettings(**settings).learning_rate(epoch, 1.0) == pytest.approx(expected)
+    tripled = ScheduleSettings(**{**settings, "min_lr": 3 * settings.get("min_lr", 0.0)})
+    assert tripled.learning_rate(epoch, 3.0) == pytest.approx(3 * expected)
 
 
 @pytest.mark.parametrize(
