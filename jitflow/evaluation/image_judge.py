@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jitflow.errors import ConfigError
-from jitflow.evaluation.evaluate import Plan, evaluate
+from jitflow.evaluation.evaluate import evaluate
+from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.request import EvaluationRequest
 from jitflow.evaluation.scorer import default_reference
 from jitflow.model import load

@@ -1,4 +1,4 @@
-"""What a sweep compares sampling settings by; an application may bring its own."""
+"""Scorers: how a sweep compares sampling settings; an application may bring its own."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from jitflow.errors import ConfigError
-from jitflow.evaluation.evaluate import Plan, extract, frechet_name, reference_of, score
 from jitflow.evaluation.extractors import make_extractor
 from jitflow.evaluation.frechet import find_statistics
+from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.protocol import protocol_card
+from jitflow.evaluation.scores import extract, frechet_name, reference_of, score
 from jitflow.model import Model
 
 OnProgress = Callable[[int, int], None]

@@ -17,7 +17,7 @@ from jitflow.core.guidance import check_interval
 from jitflow.core.solver import get_solver
 from jitflow.core.times import time_grid
 from jitflow.errors import ConfigError
-from jitflow.evaluation.evaluate import Plan
+from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.protocol import claim_folder
 from jitflow.evaluation.scorer import Scorer
 from jitflow.io.files import read_json, writable_folder, write_json, write_text

@@ -254,7 +254,7 @@ def _sweep(
         compute: Where and how precisely to compute.
     """
     from jitflow.core.guidance import check_interval
-    from jitflow.evaluation.evaluate import Plan
+    from jitflow.evaluation.plan import Plan
     from jitflow.evaluation.scorer import FrechetScorer
     from jitflow.evaluation.sweep import Grid, final_command, parse_intervals, parse_numbers
     from jitflow.evaluation.sweep import sweep as run

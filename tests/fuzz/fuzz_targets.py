@@ -19,7 +19,7 @@ from jitflow.apps.images.image_check import inspect_image
 from jitflow.apps.images.module import JiTLightningModule
 from jitflow.apps.images.prepare import prepare
 from jitflow.apps.images.shards import ShardImages, open_shard_folder
-from jitflow.apps.microdoppler.data import LatentFile, LatentInfo
+from jitflow.apps.microdoppler.latent_file import LatentFile, LatentInfo
 from jitflow.apps.text.files import TextFiles
 from jitflow.apps.text.network import build_jit_model, load_pretrained_jit
 from jitflow.apps.text.token_store import TextList, open_tokens, write_tokens

@@ -15,11 +15,13 @@ from jitflow.apps.images.module import JiTLightningModule
 from jitflow.checkpoint.formats import write_state
 from jitflow.checkpoint.state import ModelState
 from jitflow.errors import ConfigError, DataError
-from jitflow.evaluation import evaluate as evaluate_module
-from jitflow.evaluation.evaluate import Plan, evaluate
+from jitflow.evaluation import parts
+from jitflow.evaluation.evaluate import evaluate
 from jitflow.evaluation.extractors import make_extractor
+from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.reference import ImageFiles, load_reference
 from jitflow.evaluation.scorer import FrechetScorer
+from jitflow.evaluation.scores import score
 from jitflow.evaluation.sweep import Grid, parse_intervals, parse_numbers, sweep
 from jitflow.model import Model, load
 from jitflow.training.samples import Samples
@@ -58,10 +60,10 @@ def test_the_score_does_not_depend_on_the_batch_size(checkpoint, tmp_path):
 
 
 def test_an_interrupted_evaluation_goes_on_and_ends_the_same(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_module, "MIN_IMAGES_IN_PART", 40)
+    monkeypatch.setattr(parts, "MIN_IMAGES_IN_PART", 40)
     whole = evaluate(checkpoint, Plan(120), out=tmp_path / "whole", **PIXELS)
     made = []
-    real = evaluate_module.extract
+    real = parts.extract
 
     def failing(model, plan, index, *args):
         made.append(index.start)
@@ -69,7 +71,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(checkpoint, tmp_pat
             raise KeyboardInterrupt
         return real(model, plan, index, *args)
 
-    monkeypatch.setattr(evaluate_module, "extract", failing)
+    monkeypatch.setattr(parts, "extract", failing)
     with pytest.raises(KeyboardInterrupt):
         evaluate(checkpoint, Plan(120), out=tmp_path / "parts", **PIXELS)
     report = evaluate(checkpoint, Plan(120), out=tmp_path / "parts", **PIXELS)
@@ -79,7 +81,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(checkpoint, tmp_pat
 
 
 def test_a_damaged_part_is_made_again(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_module, "MIN_IMAGES_IN_PART", 40)
+    monkeypatch.setattr(parts, "MIN_IMAGES_IN_PART", 40)
     whole = evaluate(checkpoint, Plan(80), out=tmp_path / "whole", **PIXELS)
     (tmp_path / "odd" / "parts").mkdir(parents=True)
     (tmp_path / "odd" / "parts" / "00000000.safetensors").write_bytes(b"half a file")
@@ -87,7 +89,7 @@ def test_a_damaged_part_is_made_again(checkpoint, tmp_path, monkeypatch):
 
 
 def test_two_processes_score_like_one(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_module, "MIN_IMAGES_IN_PART", 40)
+    monkeypatch.setattr(parts, "MIN_IMAGES_IN_PART", 40)
     one = evaluate(checkpoint, Plan(80), out=tmp_path / "one", **PIXELS)
     two = evaluate(checkpoint, Plan(80), out=tmp_path / "two", processes=2, **PIXELS)
     close(one["metrics"], two["metrics"])
@@ -101,14 +103,14 @@ def test_another_evaluation_in_the_folder_is_refused_and_the_difference_named(ch
 
 def test_a_finished_evaluation_is_reported_and_not_done_again(checkpoint, tmp_path, monkeypatch):
     first = evaluate(checkpoint, Plan(40), out=tmp_path, **PIXELS)
-    monkeypatch.setattr(evaluate_module, "extract", lambda *a: pytest.fail("done again"))
+    monkeypatch.setattr(parts, "extract", lambda *a: pytest.fail("done again"))
     assert evaluate(checkpoint, Plan(40, batch_size=7), out=tmp_path, **PIXELS) == first
 
 
 def test_a_real_interruption_loses_little(checkpoint, tmp_path):
-    assert evaluate_module.part_size(Plan(50_000)) == 1000
-    assert evaluate_module.part_size(Plan(2000)) == 50
-    assert evaluate_module.part_size(Plan(20)) == 50
+    assert parts.part_size(Plan(50_000)) == 1000
+    assert parts.part_size(Plan(2000)) == 50
+    assert parts.part_size(Plan(20)) == 50
 
 
 def test_an_average_that_is_not_there_is_refused(tmp_path):
@@ -186,7 +188,7 @@ def test_a_collapsed_model_is_refused(tmp_path):
     features = torch.ones(20, 16)
     reference = load_reference("digits:val", make_extractor("pixels:4"), img_size=(16, 16), channels=1)
     with pytest.raises(DataError, match="collapsed"):
-        evaluate_module.score(features, None, reference, make_extractor("pixels:4"))
+        score(features, None, reference, make_extractor("pixels:4"))
     assert Model(module).snapshots is None
 
 

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from jitflow.apps.microdoppler.data import LatentInfo
+from jitflow.apps.microdoppler.latent_file import LatentInfo
 from jitflow.io.array_file import ArrayFileWriter
 from jitflow.io.files import load_checkpoint
 from jitflow.run.describe import Run

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jitflow.apps.microdoppler.data import LatentInfo
+from jitflow.apps.microdoppler.latent_file import LatentInfo
 from jitflow.cli import main as jitflow_main
 from jitflow.io.array_file import ArrayFileWriter
 from jitflow.verbs.documented import train_documented

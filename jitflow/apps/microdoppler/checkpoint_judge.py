@@ -17,7 +17,7 @@ from jitflow.apps.microdoppler.labelled_images import read_real
 from jitflow.apps.microdoppler.sections import RealDataOptions
 from jitflow.apps.microdoppler.user_images import find_user_images
 from jitflow.errors import ConfigError
-from jitflow.evaluation.evaluate import Plan
+from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.request import EvaluationRequest
 from jitflow.io.files import file_checksum
 from jitflow.model import BUILTIN, Model

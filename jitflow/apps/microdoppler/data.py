@@ -1,176 +1,19 @@
-"""Latents that were made beforehand, mapped from their files: the data of training in a latent space."""
+"""Data module of micro-Doppler: latents extracted beforehand, mapped from their files and checked."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
+from jitflow.apps.microdoppler.latent_file import STAGE_1, LatentFile
 from jitflow.data.base import ImageDataModule
 from jitflow.errors import ConfigError, DataError, MissingFileError
-from jitflow.io.array_file import open_arrays
 
-FORMAT = "jitflow latents"
 LINEAR_CODEC_NAME = "linear_codec.safetensors"
-_ARRAYS = {"latents": "float32", "labels": "int64", "user_ids": "int64"}
-_STAGE_1 = "run stage1_extract_features.py"
-BLOCK_BYTES = 1 << 24
-"""Bytes of latents that are checked in one piece, which bounds memory."""
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class LatentInfo:
-    """What a file of latents says about itself.
-
-    Attributes:
-        mean: Mean of each channel over the training latents.
-        std: Standard deviation of each channel over the training latents.
-        codec_id: Kind of the image codec that made them, such as ``vae_f16d32``.
-        codec_checksum: Its checksum.
-        img_size: Height and width of the images in pixels.
-        fingerprint: Names the images and settings that they were made from.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    codec_id: str
-    codec_checksum: str
-    img_size: tuple[int, int]
-    fingerprint: str
-
-    def to_metadata(self) -> dict[str, str]:
-        """Words to be kept in the header of the file."""
-        return {
-            "format": FORMAT,
-            "mean": json.dumps(self.mean),
-            "std": json.dumps(self.std),
-            "codec_id": self.codec_id,
-            "codec_checksum": self.codec_checksum,
-            "img_size": json.dumps(self.img_size),
-            "fingerprint": self.fingerprint,
-        }
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str], *, source: object) -> LatentInfo:
-        """Read what :meth:`to_metadata` wrote.
-
-        Args:
-            metadata: The words.
-            source: Where they come from, for the message.
-
-        Raises:
-            DataError: If something is missing or makes no sense.
-        """
-        try:
-            mean, std = (tuple(float(v) for v in json.loads(metadata[name])) for name in ("mean", "std"))
-            height, width = (int(side) for side in json.loads(metadata["img_size"]))
-            info = cls(
-                mean,
-                std,
-                metadata["codec_id"],
-                metadata["codec_checksum"],
-                (height, width),
-                metadata.get("fingerprint", ""),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise DataError(
-                f"{source} does not say how its latents were made ({type(error).__name__}: {error}); {_STAGE_1}"
-            ) from None
-        if not all(math.isfinite(m) for m in mean) or not all(math.isfinite(s) and s > 0 for s in std):
-            raise DataError(f"{source} has a mean or std that is not finite or not positive; {_STAGE_1} again")
-        return info
-
-
-class LatentFile(Dataset[tuple[Tensor, int]]):
-    """A file of latents, mapped, read by whole batches.
-
-    Args:
-        path: ``train.safetensors`` or ``val.safetensors``.
-
-    Attributes:
-        latents: Shape ``(N, Z, h, w)``, float32, read-only.
-        labels: Shape ``(N,)``, int64, from 0.
-        info: What the file says about itself.
-        classes: Name of each label, such as ``user01``; set by the data module.
-
-    Raises:
-        MissingFileError: If there is no such file.
-        DataError: If it is damaged or holds other arrays.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.classes: list[str] = []
-        self._open()
-
-    def _open(self) -> None:
-        arrays, metadata = open_arrays(self.path)
-        found = {name: array.dtype.name for name, array in arrays.items()}
-        shapes = {name: array.shape for name, array in arrays.items()}
-        if any(found.get(name) != dtype for name, dtype in _ARRAYS.items()):
-            expected = ", ".join(f"{name} {dtype}" for name, dtype in _ARRAYS.items())
-            held = ", ".join(f"{name} {dtype}" for name, dtype in found.items())
-            raise DataError(f"{self.path} holds {held or 'nothing'} instead of {expected}; {_STAGE_1}")
-        num = len(arrays["latents"]) if arrays["latents"].ndim == 4 else -1
-        if shapes["labels"] != (num,) or shapes["user_ids"] != (num,):
-            raise DataError(
-                f"{self.path}: latents must be (N, channels, height, width) and labels and user_ids (N,); got "
-                f"{shapes['latents']}, {shapes['labels']}, {shapes['user_ids']}"
-            )
-        if num == 0:
-            raise DataError(f"{self.path} holds no latents; {_STAGE_1}")
-        # As plain arrays: rows of a memmap would be memmaps, which nothing here needs.
-        self.latents = np.asarray(arrays["latents"])
-        self.labels = np.array(arrays["labels"])
-        self.user_ids = np.array(arrays["user_ids"])
-        self.info = LatentInfo.from_metadata(metadata, source=self.path)
-        if len(self.info.mean) != self.shape[0] or len(self.info.std) != self.shape[0]:
-            raise DataError(
-                f"{self.path} has latents of {self.shape[0]} channels and statistics of {len(self.info.mean)}, "
-                f"{len(self.info.std)}; {_STAGE_1} again"
-            )
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of one sample, ``(Z, h, w)``."""
-        return self.latents.shape[1:]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.from_numpy(self.latents[index].copy()), int(self.labels[index])
-
-    def read_batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the latents ``(B, Z, h, w)`` and labels ``(B,)`` at the indices ``(B,)``."""
-        rows = index.numpy()
-        return torch.from_numpy(self.latents[rows]), torch.from_numpy(self.labels[rows])
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A fresh process maps the file by itself; pickling the array would read all of it.
-        return {"path": self.path, "classes": self.classes}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
-
-    def check_finite(self) -> None:
-        """Read all latents once, in pieces; raise DataError, naming the row, if one is NaN or infinite."""
-        rows = max(1, BLOCK_BYTES // self.latents[0].nbytes)
-        for start in range(0, len(self), rows):
-            finite = np.isfinite(self.latents[start : start + rows]).all(axis=(1, 2, 3))
-            if not finite.all():
-                row = start + int(np.argmin(finite))
-                raise DataError(f"{self.path}: the latents of row {row} hold NaN or infinity; {_STAGE_1} again")
 
 
 class LatentDataModule(ImageDataModule):
@@ -286,8 +129,8 @@ class LatentDataModule(ImageDataModule):
             return path
         unfinished = path.with_name(path.name + ".part").exists()
         if unfinished:
-            raise MissingFileError(f"{path} is not finished; the same {_STAGE_1.removeprefix('run ')} again goes on")
-        raise MissingFileError(f"latents {path} do not exist; {_STAGE_1} with --output_path {self.latent_dir}")
+            raise MissingFileError(f"{path} is not finished; the same {STAGE_1.removeprefix('run ')} again goes on")
+        raise MissingFileError(f"latents {path} do not exist; {STAGE_1} with --output_path {self.latent_dir}")
 
 
 def _check_same_origin(train: LatentFile, val: LatentFile) -> None:
@@ -295,16 +138,16 @@ def _check_same_origin(train: LatentFile, val: LatentFile) -> None:
     if (a.codec_id, a.codec_checksum, a.img_size) != (b.codec_id, b.codec_checksum, b.img_size):
         raise DataError(
             f"train and val in {train.path.parent} were made by different codecs ({a.codec_id} {a.codec_checksum[:12]} "
-            f"{a.img_size}, {b.codec_id} {b.codec_checksum[:12]} {b.img_size}); {_STAGE_1} with --overwrite"
+            f"{a.img_size}, {b.codec_id} {b.codec_checksum[:12]} {b.img_size}); {STAGE_1} with --overwrite"
         )
     if (a.mean, a.std, a.fingerprint) != (b.mean, b.std, b.fingerprint):
         raise DataError(
-            f"train and val in {train.path.parent} come from different extractions; {_STAGE_1} with --overwrite"
+            f"train and val in {train.path.parent} come from different extractions; {STAGE_1} with --overwrite"
         )
 
 
 def _users_by_label(train: LatentFile) -> list[int]:
-    """Number of the user of each label; labels must be 0, 1, ... without a gap."""
+    """Return the user id of each label; labels must be 0, 1, ... without a gap."""
     labels = np.unique(train.labels)
     if labels[0] != 0 or labels[-1] != len(labels) - 1:
         raise DataError(
@@ -329,7 +172,7 @@ def _check_users(val: LatentFile, users: Sequence[int]) -> None:
             f"{val.path}: label {val.labels[wrong][0]} is out of range; train.safetensors has {len(users)} users"
         )
     if (np.asarray(users)[val.labels] != val.user_ids).any():
-        raise DataError(f"{val.path}: labels stand for other users than in train.safetensors; {_STAGE_1} again")
+        raise DataError(f"{val.path}: labels stand for other users than in train.safetensors; {STAGE_1} again")
     missing = [str(user_id) for label, user_id in enumerate(users) if label not in val.labels]
     if missing:
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jitflow.apps.microdoppler.data import FORMAT
+from jitflow.apps.microdoppler.latent_file import FORMAT
 from jitflow.training.application import Description
 
 # More users than this are counted, not listed.

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jitflow.apps.microdoppler.data import LINEAR_CODEC_NAME, LatentInfo
+from jitflow.apps.microdoppler.data import LINEAR_CODEC_NAME
 from jitflow.apps.microdoppler.extraction_folder import (
     DONE_NAME,
     RECONSTRUCTION_NAME,
     STATISTICS_NAME,
     ExtractionFolder,
 )
+from jitflow.apps.microdoppler.latent_file import LatentInfo
 from jitflow.apps.microdoppler.latent_files import LatentFiles
 from jitflow.apps.microdoppler.latent_rows import RowsTask, fill_rows
 from jitflow.apps.microdoppler.latent_statistics import channel_statistics, save_statistics

@@ -10,7 +10,7 @@ from jitflow.apps.text.held_out import read_held_out
 from jitflow.apps.text.module import TextLightningModule
 from jitflow.apps.text.noise_recovery import recover_texts
 from jitflow.errors import ConfigError
-from jitflow.evaluation.evaluate import Plan
+from jitflow.evaluation.plan import Plan
 from jitflow.io.files import file_checksum
 from jitflow.model import Model
 

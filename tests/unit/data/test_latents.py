@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from jitflow.apps.microdoppler.data import LatentDataModule, LatentFile, LatentInfo
+from jitflow.apps.microdoppler.data import LatentDataModule
+from jitflow.apps.microdoppler.latent_file import LatentFile, LatentInfo
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.io.array_file import ArrayFileWriter
 from jitflow.training.lightning_counters import ExactResume
@@ -215,7 +216,7 @@ def test_other_arrays(folder):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("row", [0, 7, 13])
 def test_latents_that_are_not_finite(folder, monkeypatch, value, row):
-    monkeypatch.setattr("jitflow.apps.microdoppler.data.BLOCK_BYTES", 4 * 2 * 2 * 3 * 4)
+    monkeypatch.setattr("jitflow.apps.microdoppler.latent_file.BLOCK_BYTES", 4 * 2 * 2 * 3 * 4)
     latents = np.zeros((14, 2, 2, 3))
     latents[row, 1, 0, 2] = value
     write(folder / "train.safetensors", [0] * 5 + [1] * 3 + [2] * 6, latents=latents)

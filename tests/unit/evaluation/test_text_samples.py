@@ -9,13 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jitflow.apps.text.copies import Copy, HashedText, longest_copy
 from jitflow.apps.text.sample_scores import (
-    Copy,
-    HashedText,
     describe_samples,
     distance_summary,
     distinct_n,
-    longest_copy,
     real_word_share,
     unigram_entropy,
     valid_code_share,

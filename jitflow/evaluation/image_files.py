@@ -1,0 +1,54 @@
+"""Files of the generated images of an evaluation: a PNG each, or one array for ADM's evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from jitflow import pictures
+from jitflow.evaluation.plan import Plan
+from jitflow.io.files import atomic_path
+
+
+def save_png(folder: Path, parts: Sequence[Tensor], plan: Plan, num_classes: int) -> None:
+    """Write every image as a PNG that is named by index, class and seed.
+
+    Args:
+        folder: Where to; it is made.
+        parts: The images in order, shape ``(N, C, H, W)`` each, uint8.
+        plan: The evaluation plan.
+        num_classes: Classes of the model.
+    """
+    for index, pixels in enumerate(image for part in parts for image in part.numpy()):
+        name = f"{index:06d}_class{index % num_classes}_seed{plan.seed + index}.png"
+        pictures.save_image(pictures.to_image(pixels), folder / name)
+
+
+def save_npz(path: Path, parts: Sequence[Tensor], plan: Plan, num_classes: int) -> None:
+    """Write all images and labels in the format of ADM's evaluator: ``arr_0`` (uint8, NHWC) and ``arr_1``.
+
+    Args:
+        path: The ``.npz`` file.
+        parts: The images in order, shape ``(N, C, H, W)`` each, uint8.
+        plan: The evaluation plan.
+        num_classes: Classes of the model.
+    """
+    _, _, height, width = parts[0].shape
+    array_path = path.with_suffix(".npy")
+    with atomic_path(array_path) as temporary:
+        # Through a file, since 50,000 images do not fit into memory beside the model.
+        array = np.lib.format.open_memmap(
+            temporary, mode="w+", dtype=np.uint8, shape=(plan.num_images, height, width, 3)
+        )
+        start = 0
+        for part in parts:
+            colour = part.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+            array[start : start + len(colour)] = colour.numpy()
+            start += len(colour)
+        array.flush()
+        with atomic_path(path) as target, target.open("wb") as file:
+            np.savez(file, arr_0=array, arr_1=np.arange(plan.num_images) % num_classes)
+    array_path.unlink()

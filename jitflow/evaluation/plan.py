@@ -1,0 +1,64 @@
+"""Evaluation plan: which images are generated to be scored, with which seeds and sampling settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from jitflow.errors import ConfigError
+from jitflow.model import Model
+from jitflow.training.samples import Samples
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Images to generate, and how. A sampling setting that is None is the model's own.
+
+    Attributes:
+        num_images: Images in all, a multiple of the classes.
+        seed: Seed of image 0; image i has ``seed + i`` and class ``i % num_classes``.
+        guidance: Guidance scale.
+        interval: Times (low, high) between which guidance acts.
+        solver: Name of the solver.
+        steps: Steps of the solver.
+        ema: 1 or 2 for an average, 0 for the weights, a width such as 0.1 for one made after training.
+        precision: ``"32"``, ``"bf16"`` or ``"16"`` inside the network.
+        batch_size: Images at a time; does not change the score.
+    """
+
+    num_images: int
+    seed: int = 0
+    guidance: float | None = None
+    interval: tuple[float, float] | None = None
+    solver: str | None = None
+    steps: int | None = None
+    ema: float = 1
+    precision: str = "32"
+    batch_size: int = 64
+
+    def check(self, num_classes: int) -> None:
+        """Raise ConfigError if the images cannot be balanced over the classes, or the batch size cannot work.
+
+        Args:
+            num_classes: Classes of the model.
+        """
+        if self.num_images < 2 or self.num_images % num_classes:
+            nearest = max(1, round(self.num_images / num_classes)) * num_classes
+            raise ConfigError(
+                f"num_images ({self.num_images}) must be a multiple of the model's {num_classes} classes, "
+                f"so that they are balanced; the nearest is {nearest}"
+            )
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1; got {self.batch_size}")
+
+    def part(self, model: Model, index: range, on_progress: Callable[[int, int], None] | None = None) -> Samples:
+        """Generate the images of some indices.
+
+        Args:
+            model: The model.
+            index: Indices of the images.
+            on_progress: See :meth:`jitflow.model.Model.sample`.
+        """
+        labels = [i % model.module.num_classes for i in index]
+        settings = {k: v for k, v in asdict(self).items() if k not in ("num_images", "seed")}
+        return model.sample(labels, [self.seed + i for i in index], **settings, on_progress=on_progress)
