@@ -1,4 +1,4 @@
-"""Training on a folder of images with one sub-folder per class, as files or prepared as shards."""
+"""Data module of a folder of images with one sub-folder per class, as files or prepared as shards."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from torchvision import datasets, transforms
+from torchvision import transforms
 
 from jitflow.apps.images.bad_images import BadImages, check_share
+from jitflow.apps.images.listed_folder import ListedImageFolder
 from jitflow.apps.images.shards import (
     MirroredImages,
     ShardFolder,
@@ -21,70 +22,15 @@ from jitflow.apps.images.shards import (
 )
 from jitflow.data.base import ImageDataModule
 from jitflow.data.crop import center_crop_arr, height_and_width
-from jitflow.data.errors import SampleError
 from jitflow.data.folder_scan import LAYOUT, ImageListing, check_same_classes, class_folders, list_images, split_folders
 from jitflow.data.image_file import open_image
 from jitflow.data.split import held_out_split
 from jitflow.errors import ConfigError, MissingFileError
 
-__all__ = ["JiTDataModule", "ListedImageFolder", "create_jit_datamodule", "open_image"]
-
 Decoder = Literal["exact", "fast"]
 BadImagePolicy = Literal["error", "skip"]
 log = logging.getLogger(__name__)
 _SHOWN = 20
-
-
-class ListedImageFolder(datasets.ImageFolder):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's ``ImageFolder`` over files that are already listed.
-
-    Args:
-        listing: The images.
-        transform: What turns what the loader returns into a tensor.
-        loader: What reads a file, given its path.
-        bad: Where images that cannot be read are counted, and replaced by others; None makes them errors.
-    """
-
-    def __init__(self, listing: ImageListing, transform: Any, loader: Any, bad: BadImages | None = None) -> None:
-        self._listing = listing
-        super().__init__(str(listing.folder), transform=transform, loader=loader)
-        del self._listing
-        self.bad = bad
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        """Return an image, transformed, and its label; another one if it cannot be read and that is allowed."""
-        image, label = self._read(index)
-        return image if self.transform is None else self.transform(image), label
-
-    def _read(self, index: int) -> tuple[Any, int]:
-        try:
-            path, label = self.samples[index]
-            return self.loader(path), label
-        except SampleError as error:
-            if self.bad is None:
-                raise
-            self.bad.add(index, error)
-            cause = error
-        for other in self.bad.replacements(index):
-            try:
-                path, label = self.samples[other]
-                return self.loader(path), label
-            except SampleError as error:
-                self.bad.add(other, error)
-        raise cause
-
-    def find_classes(self, directory: Any) -> tuple[list[str], dict[str, int]]:
-        """Return the names of the classes, and the label of each."""
-        classes = list(self._listing.classes)
-        return classes, {name: label for label, name in enumerate(classes)}
-
-    def make_dataset(self, directory: Any, *args: Any, **kwargs: Any) -> list[tuple[str, int]]:
-        """Return path and label of each image."""
-        root = str(directory)
-        return [
-            (f"{root}/{file}", label)
-            for file, label in zip(self._listing.files, self._listing.labels.tolist(), strict=True)
-        ]
 
 
 class JiTDataModule(ImageDataModule):

@@ -6,7 +6,8 @@ how this time), ``dataset`` (folders of pictures) and ``estimate`` (reading the 
 """
 
 from jitflow.apps.microdoppler.gait.body import Walker, body_points
-from jitflow.apps.microdoppler.gait.dataset import dataset_parameters, write_dataset
+from jitflow.apps.microdoppler.gait.dataset import write_dataset
+from jitflow.apps.microdoppler.gait.dataset_record import dataset_parameters
 from jitflow.apps.microdoppler.gait.echo import Radar, Walk, radar_for_carrier, segment_echoes, simulate_signal
 from jitflow.apps.microdoppler.gait.estimate import estimate_step_frequency, estimate_torso_velocity
 from jitflow.apps.microdoppler.gait.joints import cycle_duration_sec, joint_angles

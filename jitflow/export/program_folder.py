@@ -1,0 +1,124 @@
+"""Export with torch.export: programs of velocity and decoder that torch alone runs, and a script that samples."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from jitflow.checkpoint.state import ModelState
+from jitflow.codec.base import Codec
+from jitflow.core.path import Prediction, velocity_from_prediction
+from jitflow.errors import CheckpointError
+from jitflow.export import standalone_sampler
+from jitflow.export.sampling_record import sampling_record
+from jitflow.io.files import write_json
+from jitflow.training.module import FlowModule
+
+PARITY = 1e-4
+LIBRARY = "torch"
+USAGE = (
+    "`python sample.py --labels 0,1 --seeds 0,1 --out images` draws images with torch and Pillow alone. "
+    "`velocity.pt2` takes any number of states at a time, `decoder.pt2` one; both were made on the CPU."
+)
+
+
+class _VelocityProgram(nn.Module):
+    """Velocity of a module: ``(x, t, label) -> velocity``, guidance left to the caller."""
+
+    def __init__(self, net: nn.Module, prediction: Prediction, t_eps: float) -> None:
+        super().__init__()
+        self.net = net
+        self.prediction = prediction
+        self.t_eps = t_eps
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        output = self.net(x, t, label).float()
+        return velocity_from_prediction(output, x, t, prediction=self.prediction, t_eps=self.t_eps)
+
+
+class _DecoderProgram(nn.Module):
+    """Decoder of one state to pixels."""
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.codec.decode(x)
+
+
+def write_programs(folder: Path, state: ModelState, module: FlowModule, ema: int | str) -> None:
+    """Export the velocity and the decoder, and compare both with the model.
+
+    Args:
+        folder: Where to.
+        state: State of the checkpoint; not needed here.
+        module: The model.
+        ema: Average to export, 1 or 2; 0 for the weights themselves.
+
+    Raises:
+        CheckpointError: If a program computes something else than the model.
+    """
+    with torch.no_grad(), module.ema_weights(int(ema)) if ema else nullcontext():
+        velocity = _VelocityProgram(module.net, module.prediction, module.t_eps).eval()
+        decoder = _DecoderProgram(module.codec)
+        # Any number but 1, which would be taken for a constant.
+        batch = torch.export.Dim("batch", min=1)
+        inputs = _velocity_inputs(module, 2)
+        # Tables that are made on first use become constants of the program.
+        velocity(*inputs)
+        program = torch.export.export(velocity, inputs, dynamic_shapes=({0: batch}, {0: batch}, {0: batch}))
+        state_of_one = (inputs[0][:1].clone(),)
+        decoded = torch.export.export(decoder, state_of_one)
+        difference = max(
+            largest_difference(program.module(), velocity, _velocity_inputs(module, size)) for size in (1, 2, 5)
+        )
+        levels = largest_difference(decoded.module(), decoder, state_of_one)
+        # Inside the block: a program refers to the weights, which are the average only here.
+        _save_program(program, folder / "velocity.pt2")
+        _save_program(decoded, folder / "decoder.pt2")
+    if not difference <= PARITY or not levels <= 1:
+        raise CheckpointError(
+            f"the exported program differs from the model by {difference:.2g} in its velocity and by {levels:g} levels "
+            "in its pixels; nothing was written"
+        )
+    shutil.copyfile(standalone_sampler.__file__, folder / "sample.py")
+    checked = {"largest_difference": difference, "pixel_levels": levels, "torch": torch.__version__}
+    write_json(folder / "sampling.json", {**sampling_record(module), "checked": checked})
+
+
+def _save_program(program: torch.export.ExportedProgram, path: Path) -> None:
+    with warnings.catch_warnings():
+        # Of views into one tensor, which are on the CPU here, where they do no harm.
+        warnings.filterwarnings("ignore", message="No complete tensor found in the group")
+        torch.export.save(program, path)
+
+
+def _velocity_inputs(module: FlowModule, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs that use every label in turn, the null label first."""
+    generator = torch.Generator().manual_seed(size)
+    x = torch.randn(size, *module.codec.shape, generator=generator)
+    labels = (module.num_classes - torch.arange(size)) % (module.num_classes + 1)
+    return x, torch.rand(size, generator=generator), labels
+
+
+def largest_difference(
+    program: Callable[..., Tensor], original: Callable[..., Tensor], inputs: tuple[Tensor, ...]
+) -> float:
+    """Compute the largest difference between two functions of the same inputs.
+
+    Args:
+        program: A function.
+        original: Another.
+        inputs: Arguments of both.
+
+    Returns:
+        The difference in units of the output.
+    """
+    return float((program(*inputs).float() - original(*inputs).float()).abs().max())
