@@ -69,6 +69,19 @@ def save_image(image: Image.Image, path: str | Path) -> None:
         image.save(temporary, format="PNG")
 
 
+def plot_losses(path: str | Path, losses: Sequence[float], *, title: str, name: str = "loss") -> None:
+    """Plot the training loss of each optimiser step with its running mean.
+
+    Args:
+        path: Where to save the PNG.
+        losses: Loss of each step, from the first.
+        title: Title.
+        name: Name of the loss, for the vertical axis.
+    """
+    num = len(losses)
+    plot_curve(path, range(1, num + 1), losses, xlabel="optimiser step", ylabel=name, title=title, smooth=min(50, num))
+
+
 def plot_curve(
     path: str | Path,
     x: Sequence[float],

@@ -35,7 +35,11 @@ Part = dict[str, Tensor]
 
 
 def part_size(plan: Plan) -> int:
-    """Images of a part: about a fiftieth of all, so that an interruption costs little; a function of the plan alone."""
+    """Return how many images a part holds: about a fiftieth of all, so that an interruption costs little.
+
+    Args:
+        plan: The plan, which alone decides.
+    """
     return min(MAX_IMAGES_IN_PART, max(MIN_IMAGES_IN_PART, plan.num_images // _NUM_PARTS))
 
 
@@ -113,7 +117,7 @@ class EvaluationParts:
 
 
 def make_missing(parts: EvaluationParts, model: Model, extractor: FeatureExtractor, processes: int) -> None:
-    """Make the parts that are not there.
+    """Generate the images of missing parts and write their features.
 
     Args:
         parts: The parts.

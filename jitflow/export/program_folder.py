@@ -111,7 +111,7 @@ def _velocity_inputs(module: FlowModule, size: int) -> tuple[Tensor, Tensor, Ten
 def largest_difference(
     program: Callable[..., Tensor], original: Callable[..., Tensor], inputs: tuple[Tensor, ...]
 ) -> float:
-    """Compute the largest difference between two functions of the same inputs.
+    """Compute the largest difference between the output tensors of two functions of the same inputs.
 
     Args:
         program: A function.

@@ -21,7 +21,7 @@ _MAX_SEED = 2**53
 
 @dataclass(frozen=True)
 class Request:
-    """Settings of one drawing, as the fields of the page hold them.
+    """Subject and sampling settings of one drawing, as the fields of the page hold them.
 
     Attributes:
         subject: What the model's application is asked for: classes such as ``0,3,7-9`` or ``all``, users, a prompt.

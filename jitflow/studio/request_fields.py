@@ -18,7 +18,7 @@ SOLVERS = ("euler", "heun", "midpoint", "multistep")
 
 @dataclass(frozen=True)
 class RequestFields:
-    """Widgets of the page that make a request.
+    """Widgets of the page for a sampling request.
 
     Attributes:
         checkpoint: Name of the checkpoint.

@@ -14,7 +14,7 @@ OUTPUTS = ("image_a", "image_b", "text_a", "text_b", "time", "command", "png", "
 
 @dataclass(frozen=True)
 class ResultFields:
-    """Widgets of the page that show results.
+    """Widgets of the page that show sampled images and texts.
 
     Attributes:
         message: What is going on, or why a request was refused.
@@ -73,7 +73,7 @@ class ResultFields:
 
 
 def output_values(text: str, **changed: Any) -> list[Any]:
-    """Return the message and a value for each output; those that are not named stay as they are.
+    """Return the values of the page's outputs; images, texts and others that are not named stay as they are.
 
     Args:
         text: Markup of the message.

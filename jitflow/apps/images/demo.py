@@ -82,12 +82,7 @@ def _sample(state: DemoState) -> None:
 
 def _draw(model: Model, labels: list[int]) -> Samples:
     with meter("sampling", len(labels)) as progress:
-        return model.sample(
-            labels,
-            _FIRST_SEED,
-            batch_size=250,
-            on_progress=progress.update_share,
-        )
+        return model.sample(labels, _FIRST_SEED, batch_size=250, on_progress=progress.update_share)
 
 
 def _save_pictures(out: Path, model: Model, samples: Samples, losses: list[float]) -> None:
@@ -96,15 +91,7 @@ def _save_pictures(out: Path, model: Model, samples: Samples, losses: list[float
     pictures.save_image(pictures.grid(rows.numpy(), columns=_GRID_COLUMNS, scale=4), out / _SAMPLES)
     strip = denoising_strip(model, label=3, seed=_FIRST_SEED + 3 * per_class)
     pictures.save_image(pictures.grid(strip.numpy(), columns=len(strip), scale=6), out / _TRAJECTORY)
-    pictures.plot_curve(
-        out / _LOSS,
-        range(1, len(losses) + 1),
-        losses,
-        xlabel="optimiser step",
-        ylabel="velocity loss",
-        title="JiT on handwritten digits",
-        smooth=min(50, len(losses)),
-    )
+    pictures.plot_losses(out / _LOSS, losses, title="JiT on handwritten digits", name="velocity loss")
 
 
 def _describe(out: Path, metrics: Mapping[str, Any]) -> None:

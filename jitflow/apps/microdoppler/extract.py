@@ -127,7 +127,7 @@ def extract(
         return RowsTask(split, start, paths, folder.latents(split), img_size, codec_path, device, sample, seed)
 
     files = LatentFiles.open(folder, images, codec.shape)
-    fill_missing(files, [task(*rows) for rows in files.missing(batch_size)], codec, num_processes=num_processes)
+    fill_missing(files, [task(*rows) for rows in files.missing(batch_size)], codec, num_processes)
     report = _conclude(files, images, codec)
     if settings["codec"] == BUILTIN:
         log.info(
@@ -139,7 +139,7 @@ def extract(
     return path
 
 
-def fill_missing(files: LatentFiles, tasks: list[RowsTask], codec: ImageCodec, *, num_processes: int) -> None:
+def fill_missing(files: LatentFiles, tasks: list[RowsTask], codec: ImageCodec, num_processes: int) -> None:
     """Encode every picture whose latent is missing, and record now and then which rows are done.
 
     Args:

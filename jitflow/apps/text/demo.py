@@ -119,15 +119,7 @@ def _save_pictures(state: DemoState) -> None:
     """The curves, and a held-out text as an image: clean, under noise, recovered."""
     out, losses = state.out, state.losses
     shutil.copyfile(out / _EVALUATION / PLOT_NAME, out / PLOT_NAME)
-    pictures.plot_curve(
-        out / _LOSS,
-        range(1, len(losses) + 1),
-        losses,
-        xlabel="optimiser step",
-        ylabel="loss",
-        title="JiT on text as colour",
-        smooth=min(50, len(losses)),
-    )
+    pictures.plot_losses(out / _LOSS, losses, title="JiT on text as colour")
     model, module = _load(state)
     colours, t = module.colours, _IMAGE_TIME
     ids = torch.tensor([module.tokenizer.encode(builtin_documents("held_out")[0])[: colours.num_tokens]])
