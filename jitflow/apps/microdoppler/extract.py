@@ -21,9 +21,9 @@ from jitflow.apps.microdoppler.extraction_folder import (
     ExtractionFolder,
 )
 from jitflow.apps.microdoppler.latent_file import LatentInfo
-from jitflow.apps.microdoppler.latent_files import LatentFiles
 from jitflow.apps.microdoppler.latent_rows import RowsTask, fill_rows
 from jitflow.apps.microdoppler.latent_statistics import channel_statistics, save_statistics
+from jitflow.apps.microdoppler.latent_writer import LatentWriter
 from jitflow.apps.microdoppler.reconstruction import save_reconstruction
 from jitflow.apps.microdoppler.user_images import UserImages, find_user_images, read_user_image, spread_indices
 from jitflow.codec.latent import ImageCodec, load_image_codec
@@ -126,9 +126,9 @@ def extract(
         paths = tuple(image.path for image in images.of_split(split)[start:stop])
         return RowsTask(split, start, paths, folder.latents(split), img_size, codec_path, device, sample, seed)
 
-    files = LatentFiles.open(folder, images, codec.shape)
-    fill_missing(files, [task(*rows) for rows in files.missing(batch_size)], codec, num_processes)
-    report = _conclude(files, images, codec)
+    writer = LatentWriter.open(folder, images, codec.shape)
+    fill_missing(writer, [task(*rows) for rows in writer.missing(batch_size)], codec, num_processes)
+    report = _conclude(writer, images, codec)
     if settings["codec"] == BUILTIN:
         log.info(
             "no autoencoder was given (--vavae_path), so the built-in linear codec was used: %d principal components "
@@ -139,29 +139,29 @@ def extract(
     return path
 
 
-def fill_missing(files: LatentFiles, tasks: list[RowsTask], codec: ImageCodec, num_processes: int) -> None:
+def fill_missing(writer: LatentWriter, tasks: list[RowsTask], codec: ImageCodec, num_processes: int) -> None:
     """Encode every picture whose latent is missing, and record now and then which rows are done.
 
     Args:
-        files: The files of latents.
+        writer: Writer of the latents.
         tasks: Batches of missing rows.
         codec: The image codec.
         num_processes: Processes that share the work.
     """
-    total, done = files.num_rows, files.num_filled
-    log.info("%d pictures to %s%s", total, files.folder.path, f"; {done} are there already" if done else "")
+    total, done = writer.num_rows, writer.num_filled
+    log.info("%d pictures to %s%s", total, writer.folder.path, f"; {done} are there already" if done else "")
     last = time.monotonic()
     with meter("extracting", total) as progress:
         progress.update(done)
         try:
             for task in fill_rows(tasks, codec, num_processes=num_processes):
-                files.filled[task.split][task.start : task.start + len(task.paths)] = True
-                progress.update(files.num_filled)
+                writer.filled[task.split][task.start : task.start + len(task.paths)] = True
+                progress.update(writer.num_filled)
                 if time.monotonic() - last >= RECORD_EVERY_SEC:
-                    files.record()
+                    writer.record()
                     last = time.monotonic()
         finally:
-            files.record()
+            writer.record()
 
 
 def _check_device(device: str) -> None:
@@ -186,14 +186,14 @@ def _builtin_codec(path: Path, images: UserImages, img_size: int) -> LinearCodec
     return LinearCodec.from_file(path)
 
 
-def _conclude(files: LatentFiles, images: UserImages, codec: ImageCodec) -> dict[str, Any]:
+def _conclude(writer: LatentWriter, images: UserImages, codec: ImageCodec) -> dict[str, Any]:
     """Finish the files with their statistics, measure what the codec loses, and write the final record."""
-    folder = files.folder
-    mean, std = channel_statistics(files.train_latents())
+    folder = writer.folder
+    mean, std = channel_statistics(writer.train_latents())
     info = LatentInfo(
         tuple(mean.tolist()), tuple(std.tolist()), codec.id, codec.checksum, codec.img_size, folder.fingerprint
     )
-    files.finish(info.to_metadata())
+    writer.finish(info.to_metadata())
     save_statistics(folder.path / STATISTICS_NAME, mean, std)
     loss = save_reconstruction(folder, images.val, codec)
     report = {

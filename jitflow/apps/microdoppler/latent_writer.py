@@ -1,4 +1,4 @@
-"""The two files of latents while they are being filled, and which of their rows are done."""
+"""Writer of the two files of latents, which knows the rows that are done and resumes an interrupted extraction."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jitflow.io.array_file import ArrayFileWriter, open_arrays, part_path
 
 
 @dataclass
-class LatentFiles:
-    """Writers of the latents, and a record of the rows that hold some.
+class LatentWriter:
+    """Writer of training and validation latents, row by row in any order.
 
     Attributes:
         folder: Where they are.
-        writers: By split; a finished file has none.
+        writers: Writer of the file of each split; a finished file has none.
         filled: By split, which rows are done, shape ``(N,)``, bool.
     """
 
@@ -27,7 +27,7 @@ class LatentFiles:
     filled: dict[str, np.ndarray]
 
     @classmethod
-    def open(cls, folder: ExtractionFolder, images: UserImages, latent_shape: Sequence[int]) -> LatentFiles:
+    def open(cls, folder: ExtractionFolder, images: UserImages, latent_shape: Sequence[int]) -> LatentWriter:
         """Create the files, or go on with those of an interrupted call.
 
         Args:
