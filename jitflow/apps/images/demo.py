@@ -1,4 +1,4 @@
-"""The demo of images: handwritten digits, learned in about two minutes on two CPU cores and drawn on request."""
+"""The demo of images: train on handwritten digits in about two minutes on two CPU cores, and judge the samples."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from jitflow.training.samples import Samples
 _NUM_CLASSES = 10
 _GRID_COLUMNS = 8
 _SAMPLES, _TRAJECTORY, _LOSS = "samples.png", "trajectory.png", "loss.png"
-# The grid takes the first seeds of the judged images, so what is looked at is part of what is counted.
+# The grid has the first seeds of the judged images, so that it shows a part of what the scores count.
 _FIRST_SEED = 0
 
 
 def denoising_strip(model: Model, *, label: int, seed: int, num_pictures: int = 11) -> Tensor:
-    """Watch one sample form out of noise.
+    """Sample one image and keep the states on its way from the noise.
 
     Args:
         model: A trained model on pixels.
         label: Its class.
         seed: Its seed.
-        num_pictures: How many states to keep, spread evenly from the noise to the image.
+        num_pictures: Number of states to keep, evenly spread over the steps.
 
     Returns:
         States as images, shape ``(num_pictures, C, H, W)``, uint8.
@@ -50,7 +50,7 @@ def denoising_strip(model: Model, *, label: int, seed: int, num_pictures: int = 
 
 
 def _sample(state: DemoState) -> None:
-    """Draw digits of every class, read them with the classifier, and leave pictures."""
+    """Sample digits of every class, read them with the classifier, and save pictures."""
     assert state.checkpoint is not None
     model = load(state.checkpoint, device="cpu")
     labels = [digit for digit in range(_NUM_CLASSES) for _ in range(state.settings["num_judged"] // _NUM_CLASSES)]

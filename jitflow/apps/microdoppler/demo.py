@@ -1,4 +1,4 @@
-"""The demo of micro-Doppler: five simulated walkers, their spectrograms learned, drawn and judged on two CPU cores."""
+"""The demo of micro-Doppler: simulate five walkers, train on their spectrograms and judge samples, on two CPU cores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jitflow.io.progress import meter
 from jitflow.training.demo import Demo, DemoState
 
 _DATA, _EVALUATION = "data", "evaluation"
-# What `metrics.json` takes over from the evaluation.
+# Scores of the evaluation that `metrics.json` holds, too.
 _SCORES = (
     "identity_accuracy",
     "identity_accuracy_real",
@@ -33,7 +33,7 @@ _SCORES = (
 
 
 def _simulate(state: DemoState) -> None:
-    """Make spectrograms of people who walk; finished ones are kept."""
+    """Simulate spectrograms of walking people; finished ones are kept."""
     settings = state.settings
     num_users, each = settings["num_users"], settings["images_per_user"]
     state.console.print(f"simulating {num_users} people who walk towards a 24 GHz radar, {each} pictures of each")
@@ -55,14 +55,14 @@ def _simulate(state: DemoState) -> None:
 
 
 def _extract(state: DemoState) -> None:
-    """Stage 1, which finds by itself what is done."""
+    """Run stage 1, which resumes by itself."""
     state.console.print("stage 1: principal components of the pictures' patches, and latents")
     extract(state.out / _DATA, state.out / LATENTS, num_processes=available_cores(), device="cpu", seed=state.seed)
     state.console.print(f"stage 2: {state.training['trainer.max_epochs']} epochs of a small LightningDiT")
 
 
 def _generate(state: DemoState) -> None:
-    """Stage 3 with the model's own guidance and steps."""
+    """Run stage 3 with the model's own guidance and steps."""
     settings = state.settings
     state.console.print(f"stage 3: {settings['generated_per_user']} pictures of each user")
     assert state.best is not None
@@ -79,7 +79,7 @@ def _generate(state: DemoState) -> None:
 
 
 def _evaluate(state: DemoState) -> None:
-    """Judge the generated pictures against the real ones."""
+    """Evaluate the generated pictures against the real ones."""
     out = state.out
     psnr_db = read_json(out / LATENTS / DONE_NAME)["psnr"]["mean_db"]
     report = evaluate(str(out / _DATA), str(out / GENERATED), str(out / _EVALUATION), state.seed, codec_psnr_db=psnr_db)

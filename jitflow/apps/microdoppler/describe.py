@@ -1,4 +1,4 @@
-"""What ``jitflow info`` says of spectrogram models, of latents and of the records of the stages."""
+"""Descriptions for ``jitflow info`` of spectrogram models, files of latents and records of the stages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXTRACTION = "extraction.json"
 
 
 def describe_model(settings: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, str]:
-    """Say whom a model draws and in which latents, from the settings of its module and what its file keeps besides."""
+    """Describe a model's users and latents, from the settings of its module and the rest of its checkpoint."""
     kept = extra.get("latents", {})
     users = [int(user) for user in kept.get("user_ids", [])]
     codec = kept.get("codec", {})

@@ -1,4 +1,4 @@
-"""Stage 3 of micro-Doppler: draw spectrograms of users into a folder, unless they are there already."""
+"""Stage 3 of micro-Doppler: sample spectrograms of users into a folder; a finished folder is left alone."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def generate(
     interval: tuple[float, float] | None = None,
     ema: float = 1,
 ) -> Path:
-    """Draw pictures of users; what is there already with the same settings is left as it is.
+    """Sample spectrograms of users; a folder that was finished with the same settings is left alone.
 
     Args:
         dit_checkpoint: ``best.ckpt`` or any other checkpoint of stage 2.
@@ -50,7 +50,7 @@ def generate(
         num_samples_per_user: Pictures of each.
         guidance_scale: Guidance scale; 1 for none; None for the model's own.
         num_steps: Steps of the solver; None for the model's own.
-        seed: Names all pictures: each has a seed made of this one, its user and its number.
+        seed: Determines all pictures: the seed of each is derived from this one, its user and its number.
         device: ``cpu``, ``cuda``, ...; the fastest there is by default.
         batch_size: Pictures at a time.
         solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``; the model's own by default.
@@ -75,7 +75,7 @@ def generate(
     if solver is not None:
         get_solver(solver)
     model = load(dit_checkpoint, application=UserConditionedDiT.application, device=device, vavae_path=vavae_path)
-    # What cannot be drawn is refused before the folder is made.
+    # Raises for an unknown user before the folder is made.
     model.ask(users=user_ids, num=num_samples_per_user)
     seeds = [mix_seeds(seed, user, number + 1) for user in user_ids for number in range(num_samples_per_user)]
     asked: dict[str, Any] = {
@@ -113,11 +113,11 @@ def generate(
 
 
 def _is_finished(folder: Path, asked: dict[str, Any]) -> bool:
-    """Whether the folder holds every picture of the same call."""
+    """Whether the folder holds every picture of a call with the same settings."""
     path = folder / RECORD_NAME
     if not path.exists():
         return False
     record = read_json(path)
     names = [entry["file"] for entry in record.get("images", [])]
-    same: bool = record.get("asked") == json.loads(json.dumps(asked))
-    return same and all((folder / name).exists() for name in [*names, GRID_NAME])
+    is_same: bool = record.get("asked") == json.loads(json.dumps(asked))
+    return is_same and all((folder / name).exists() for name in [*names, GRID_NAME])

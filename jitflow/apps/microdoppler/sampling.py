@@ -1,4 +1,4 @@
-"""How a model of users is asked for spectrograms, and how these are saved under their documented names."""
+"""Sampling of users: the request for spectrograms, and the samples with their documented file names."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class UserSamples(Samples):
         return names
 
     def grid(self, *, columns: int | None = None) -> Image.Image:
-        """Lay the pictures out, a row for each user, as many as can be looked at."""
+        """Lay the pictures out in a grid, a row for each user; a large set is truncated."""
         each = next((i for i, name in enumerate(self.names) if name != self.names[0]), len(self))
         rows, rest = divmod(len(self), each)
         if (
@@ -85,7 +85,7 @@ def ask_for_users(
     users: Numbers | None = None,
     **unknown: Any,
 ) -> Asked:
-    """Ask a model for spectrograms of users.
+    """Make a request for spectrograms of users, and check it.
 
     Args:
         module: The model.
@@ -95,7 +95,7 @@ def ask_for_users(
         unknown: Words of other applications.
 
     Returns:
-        What is asked for.
+        The request: labels, names and captions of the samples.
 
     Raises:
         ConfigError: If a user is unknown, a word is, or the codec that made the latents is not there.
@@ -125,7 +125,7 @@ def present_users(module: UserConditionedDiT, x: Tensor, asked: Asked, seeds: li
 
 
 def first_users(module: UserConditionedDiT) -> str:
-    """Write down the first users, four at most, as :func:`ask_for_users` reads them."""
+    """Return the ids of the first users, four at most, as text that :func:`ask_for_users` reads."""
     return ",".join(map(str, module.user_ids[:4]))
 
 

@@ -1,4 +1,4 @@
-"""The demo of text: a small model of text as colour learns Python's own documentation in minutes on two CPU cores."""
+"""The demo of text: train a small text model on Python's own documentation, in minutes on two CPU cores."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from jitflow.training.demo import Demo, DemoState
 _TRAINING, _EVALUATION = "training", "evaluation"
 _SAMPLES, _IMAGE, _LOSS = "samples.txt", "text.png", "loss.png"
 _IMAGE_SCALE = 6
-# What a colour is can be seen; what a token is can be read beside it.
+# The text of the image, since its tokens can be seen there but not read.
 _IMAGE_CAPTION = "text.txt"
 # Time of the noise that a text is recovered from in the picture.
 _IMAGE_TIME = 0.3
@@ -38,7 +38,7 @@ _FIVE_TIMES = ("0.1", "0.2", "0.3", "0.4", "0.5")
 
 
 def _evaluate(state: DemoState) -> None:
-    """Read noisy held-out text, recover some, write some."""
+    """Evaluate the model: read noisy held-out text, recover some, generate some."""
     settings = state.settings
     state.console.print(
         f"reading {settings['num_texts']} noisy held-out texts, writing {settings['num_samples']} of its own"
@@ -76,7 +76,7 @@ def _evaluate(state: DemoState) -> None:
 
 
 def _continue_prompt(state: DemoState) -> None:
-    """Continue the prompt, and leave all that was written in one file."""
+    """Continue the prompt, and write all generated texts to one file."""
     model, module = _load(state)
     prompt, num_steps = state.settings["prompt"], len(state.losses)
     texts = _write(model, state).texts
@@ -116,7 +116,7 @@ def _write(model: Model, state: DemoState) -> TextSamples:
 
 
 def _save_pictures(state: DemoState) -> None:
-    """The curves, and a held-out text as an image: clean, under noise, recovered."""
+    """Save the curves, and a held-out text as an image: clean, under noise, recovered."""
     out, losses = state.out, state.losses
     shutil.copyfile(out / _EVALUATION / PLOT_NAME, out / PLOT_NAME)
     pictures.plot_losses(out / _LOSS, losses, title="JiT on text as colour")
@@ -221,7 +221,7 @@ DEMO = Demo(
     describe=_describe,
     writes=(
         f"{_TRAINING}/cache",
-        # Where tokens lay before there was the cache of a run.
+        # Where earlier versions kept the tokens.
         f"{_TRAINING}/tokens",
         _EVALUATION,
         _SAMPLES,

@@ -1,4 +1,4 @@
-"""What ``jitflow info`` says of models of text as colour and of their records."""
+"""Descriptions for ``jitflow info`` of text models and of records of their samples and evaluations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RECORDS = {
 
 
 def describe_model(settings: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, str]:
-    """Say what a model reads and writes, from the settings of its module and what its file keeps besides."""
+    """Describe a model's tokenizer and image, from the settings of its module and the rest of its checkpoint."""
     tokenizer = tokenizer_from_json(str(settings["tokenizer"]))
     size = settings.get("img_size", 64)
     return {

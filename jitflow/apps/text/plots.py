@@ -1,4 +1,4 @@
-"""The picture of a text evaluation: how well tokens are read at each noise level, beside the baselines."""
+"""Plot of a text evaluation: token accuracy at each noise level, beside the baselines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plot_accuracy(
     Args:
         path: Where to save the PNG.
         curves: Accuracy in ``[0, 1]`` at each time, by name of the model.
-        baselines: The same of readers that are no models, drawn in grey.
+        baselines: The same of readers without a network, drawn in grey.
         title: Title.
 
     Raises:

@@ -1,6 +1,6 @@
-"""How a model of text as colour is asked for texts, and what becomes of the images that it draws.
+"""Sampling of texts: the request, and the samples read from the colours of images.
 
-It writes from nothing, after a prompt, or goes on from texts that are covered with noise.
+A text is generated from pure noise, after a prompt, or from an image of a text that is partly covered with noise.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def ask_for_texts(
     start_time: float | None = None,
     **unknown: Any,
 ) -> Asked:
-    """Ask a model for texts: from nothing, after a prompt, or back from noise.
+    """Make a request for texts, and check it: from pure noise, after a prompt, or recovered from partial noise.
 
     Args:
         module: The model.
@@ -107,7 +107,7 @@ def ask_for_texts(
         unknown: Words of other applications.
 
     Returns:
-        What is asked for.
+        The request: condition, start and names of the samples.
 
     Raises:
         ConfigError: If a prompt or text does not fit into an image, or a word is unknown.
@@ -132,12 +132,12 @@ def present_texts(module: TextLightningModule, x: Tensor, asked: Asked, seeds: l
 
 
 def no_prompt(module: TextLightningModule) -> str:
-    """Return what a form begins with: no prompt."""
+    """Return the first prompt of a form: none."""
     return ""
 
 
 def prompt_tokens(module: TextLightningModule, prompt: str) -> list[int]:
-    """Return the ids of a prompt; raise ConfigError if it leaves no room in the image."""
+    """Return the token ids of a prompt; raise ConfigError if it leaves no room in the image."""
     ids, room = module.tokenizer.encode(prompt), module.colours.num_tokens
     if len(ids) >= room:
         raise ConfigError(
@@ -161,7 +161,7 @@ def _asked(condition: Condition, num: int, record: dict[str, Any], start: tuple[
 def _known_beginnings(
     module: TextLightningModule, prompt: str | Sequence[str] | None, num: int | None
 ) -> tuple[Condition, int]:
-    """The prompts as a condition: one for all samples, or one for each."""
+    """Encode prompts as a condition: one for all samples, or one for each."""
     prompts = [prompt or ""] if isinstance(prompt, str | None) else list(prompt)
     repeated = repeat_each(prompts, num, what="prompt")
     if not any(repeated):
@@ -176,7 +176,7 @@ def _known_beginnings(
 def _noisy_start(
     module: TextLightningModule, texts: Sequence[str] | Tensor, num: int | None, t: float
 ) -> tuple[Tensor, float]:
-    """The images of texts, and the time up to which noise covers them."""
+    """Encode texts as images, and check the time up to which noise covers them."""
     if not 0 <= t < 1:
         raise ConfigError(f"the time of the noisy images must lie in [0, 1); got {t}")
     ids = texts if isinstance(texts, Tensor) else [_whole_image(module, text) for text in texts]
@@ -185,7 +185,7 @@ def _noisy_start(
 
 
 def _whole_image(module: TextLightningModule, text: str) -> list[int]:
-    """Token ids of a text, its end and padding, as many as an image holds."""
+    """Encode a text with its end and padding: as many token ids as an image holds."""
     ids, room = [*module.tokenizer.encode(text), module.tokenizer.end_id], module.colours.num_tokens
     if len(ids) > room:
         raise ConfigError(f"a text has {len(ids)} tokens with its end and an image holds {room}; cut it into pieces")

@@ -1,4 +1,4 @@
-"""What ``jitflow sweep`` compares settings of sampling by for text as colour: how much of noisy text comes back."""
+"""Score by which ``jitflow sweep`` compares sampling settings of a text model: recovery of noisy text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jitflow.model import Model
 
 
 class RecoveryScorer:
-    """Scores settings by the share of characters of held-out text that sampling brings back from noise.
+    """Scores sampling settings by the share of characters of held-out text that are recovered from noise.
 
     Args:
         model: The model.
@@ -50,7 +50,7 @@ class RecoveryScorer:
         self.options = [] if reference is None else ["--reference", reference]
 
     def __call__(self, plan: Plan, on_progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
-        """Cover the texts with noise, sample on from there, and compare."""
+        """Score sampling settings: cover held-out texts with noise, sample from there, and compare."""
         _, scores = recover_texts(
             self._model,
             self._ids,

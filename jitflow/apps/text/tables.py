@@ -28,7 +28,7 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
 
 
 def accuracy_table(held_out: Mapping[str, Any]) -> Table:
-    """Lay out what was read at each time."""
+    """Lay out token accuracy and bits per byte at each time as a table."""
     table = Table(title=f"tokens read from {held_out['num_texts']} noisy held-out texts")
     hinted = bool(held_out["token_accuracy_one_pass"])
     headings = ["t", "most frequent", "without context", *(["model, 1 pass"] if hinted else []), "model"]
@@ -43,7 +43,7 @@ def accuracy_table(held_out: Mapping[str, Any]) -> Table:
 
 
 def samples_table(samples: Mapping[str, Any]) -> Table:
-    """Lay out what was written beside real text."""
+    """Lay out the scores of samples beside those of real text as a table."""
     distance = samples["code_distance"]
     table = Table(title=f"{samples['num_samples']} samples")
     for heading in ("", "samples", "held-out text", "shuffled"):
