@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +12,13 @@ import numpy as np
 from jitflow.apps.text.colour import ColourCodec, Mapping
 from jitflow.apps.text.corpus import builtin_documents, builtin_size
 from jitflow.apps.text.files import DEFAULT_DATA_PATH, TextFiles
-from jitflow.apps.text.token_store import (
-    Progress,
-    TextEncoder,
-    TextList,
-    TextSource,
-    TokenStream,
-    open_tokens,
-    store_name,
-    write_tokens,
-)
+from jitflow.apps.text.token_cache import TokenCache
+from jitflow.apps.text.token_store import Progress, TextEncoder, TextList, TextSource, TokenStream, open_tokens
 from jitflow.apps.text.tokenizer import read_or_learn
 from jitflow.apps.text.windows import DocumentWindows, EpochWindows, PackedWindows, Windows
 from jitflow.data.base import ImageDataModule, LoaderSettings, SeededLoader
 from jitflow.data.sampler import ResumableSampler
 from jitflow.errors import CheckpointError, ConfigError
-from jitflow.io.files import writable_folder
-from jitflow.io.progress import Meter, meter
 
 _log = logging.getLogger(__name__)
 _STATE, _BUILTIN = "text", "builtin_corpus"
@@ -109,8 +97,7 @@ class TextDataModule(ImageDataModule):
         self.pack = pack
         self.random_offset = random_offset
         self.encoding = encoding
-        self.progress = progress
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._cache = TokenCache(cache_dir, progress)
 
     @property
     def tokenizer(self) -> TextEncoder:
@@ -134,10 +121,10 @@ class TextDataModule(ImageDataModule):
             DataError: If there is no text.
         """
         train, val = self._sources()
-        if self.cache_dir is not None:
-            self._stored(train, self._held_out_share())
+        if self._cache.is_shared:
+            self._tokenised(train, self._held_out_share())
             if val is not None:
-                self._stored(val, 0.0)
+                self._tokenised(val, 0.0)
 
     def setup(self, stage: str | None = None) -> None:
         """Tokenise what is not in the cache, and map it.
@@ -161,12 +148,12 @@ class TextDataModule(ImageDataModule):
                 size.num_documents,
             )
         train, val = self._sources()
-        stream, held_out = open_tokens(self._stored(train, self._held_out_share()))
+        stream, held_out = open_tokens(self._tokenised(train, self._held_out_share()))
         if val is not None:
-            held_out, _ = open_tokens(self._stored(val, 0.0))
+            held_out, _ = open_tokens(self._tokenised(val, 0.0))
         elif not held_out.num_tokens and self.validate_on_training_text:
             _log.info("the best state will be the one of the lowest loss on the training text itself")
-            held_out = open_tokens(self._stored(train, 0.0))[0]
+            held_out = open_tokens(self._tokenised(train, 0.0))[0]
         self.dataset_train = self._windows(stream, "training", random_offset=self.random_offset)
         if held_out.num_tokens:
             self.dataset_val = self._windows(held_out, "validation", random_offset=False)
@@ -254,19 +241,11 @@ class TextDataModule(ImageDataModule):
             return train, val
         return train, TextList(builtin_documents("held_out"))
 
-    def _stored(self, source: TextSource, val_fraction: float) -> Path:
-        """The file of a source's tokens, written if it is missing."""
-        if self.cache_dir is not None:
-            folder = writable_folder(self.cache_dir)
-        else:
-            if self._temporary is None:
-                self._temporary = tempfile.TemporaryDirectory(prefix="jitflow-tokens-")
-            folder = Path(self._temporary.name)
-        path = folder / store_name(source, self.tokenizer, val_fraction)
-        if not path.is_file():
-            with nullcontext(self.progress) if self.progress is not None else _tokenising() as progress:
-                write_tokens(path, source, self.tokenizer, val_fraction=val_fraction, progress=progress)
-        return path
+    def _tokenised(self, source: TextSource, val_fraction: float) -> Path:
+        """Return the file of a source's tokens, written if it is missing."""
+        # Before the tokenizer, which may have to be learned: a folder that cannot be written to is found first.
+        self._cache.make_folder()
+        return self._cache.file(source, self.tokenizer, val_fraction)
 
     def _windows(self, stream: TokenStream, what: str, *, random_offset: bool) -> Windows:
         pad_id = self.tokenizer.pad_id
@@ -310,18 +289,3 @@ def on_builtin_corpus(checkpoint: dict[str, Any]) -> bool | None:
     state = checkpoint.get(TextDataModule.__qualname__)
     cut = state.get(_STATE) if isinstance(state, dict) else None
     return cut.get(_BUILTIN) if isinstance(cut, dict) else None
-
-
-@contextmanager
-def _tokenising() -> Iterator[Progress]:
-    """Give a progress callback that shows a bar for each text that is read."""
-    with ExitStack() as stack:
-        shown: list[Meter] = []
-
-        def update(done: int, total: int) -> None:
-            if not shown or shown[0].total != total:
-                stack.close()
-                shown[:] = [stack.enter_context(meter("tokenising", total, unit="bytes"))]
-            shown[0].update(done)
-
-        yield update
