@@ -76,7 +76,7 @@ def parse_interval(text: str) -> tuple[float, float]:
     from jitflow.core.guidance import check_interval
 
     try:
-        low, high = (float(end) for end in text.split(","))
+        low, high = (float(end) for end in text.strip("[]()").split(","))
     except ValueError:
         raise ConfigError(f"the guidance interval must look like 0.1,1.0; got {text!r}") from None
     return check_interval((low, high))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jitflow.applications import get_application, load_object
+from jitflow.applications import get_application, load_object, summaries
 from jitflow.errors import CheckpointError, ConfigError, unknown_name
 from jitflow.run.describe import Run
 from jitflow.run.fit import fit
@@ -90,6 +90,9 @@ def _split(application: str, documented: Documented, args: list[str]) -> tuple[d
             raise ConfigError(f"{word!r} has no option before it; give settings as --name value")
         if "." in name:
             dotted.append(word)
+        elif name not in options and name in documented.words:
+            dotted_names = " and ".join(f"--{target}" for target in documented.targets(name))
+            raise ConfigError(f"there is no option {flag}; it is {dotted_names}")
         elif name not in options:
             hint = f"Other settings are dotted, such as --model.x; jitflow {application} train --help lists all."
             raise unknown_name("option", flag, [f"--{option}" for option in options], hint=hint)
@@ -140,6 +143,7 @@ def _help(application: str, documented: Documented) -> list[Any]:
         table.add_row(f"--{word}", f"{text} (default {documented.default_dir})" if word == "output_dir" else text)
     intro = (
         f"usage: jitflow {application} train [--option value ...] [--model.x value ...]\n\n"
+        f"{summaries().get(application, (application,))[0]}\n\n"
         f"Train by the recipe {documented.recipe} in the words of the documents (images and all others: `jitflow "
         "train`). Run again, it goes on where it stopped; a finished training is left alone. Every other setting is a "
         "dotted option, such as --model.P_mean -1 or --trainer.accelerator cpu: `jitflow train --help`.\n"

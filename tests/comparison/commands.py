@@ -6,7 +6,10 @@ Every line names every setting that has a number in it, so that a changed defaul
 from __future__ import annotations
 
 import functools
+import shlex
 from dataclasses import dataclass
+
+from former_words import in_present_words
 
 APPLICATIONS = ("images", "text", "microdoppler")
 PATHS = ("documented", "recipe")
@@ -53,7 +56,7 @@ class Command:
 
     Attributes:
         name: application/path/what.
-        spellings: The line as one or more ways to write it, the newest first: the first one whose options a commit's
+        spellings: The line as one or more ways to write it, the oldest first: the first one whose options a commit's
             ``--help`` lists is run, else the last. Dotted options are not looked for, since no help lists them.
     """
 
@@ -130,6 +133,16 @@ def _images_commands() -> list[Command]:
     return listed
 
 
+def _today(line: str) -> str:
+    """A documented training in the words of today."""
+    return shlex.join(in_present_words(shlex.split(line)))
+
+
+def _evaluations(line: str) -> tuple[str, str]:
+    """An evaluation of a text model in the words of before and of today."""
+    return line, line.replace("--num_samples", "--num_images").replace("--data_path", "--reference")
+
+
 def _text_commands() -> list[Command]:
     train = (
         f"train.py --data_path ../data/text.txt --model JiT-N/4 --net_settings '{TEXT_NET}' --img_size 16 "
@@ -165,7 +178,7 @@ def _text_commands() -> list[Command]:
         "jitflow text evaluate {run} --num_texts 8 --num_samples 4 --seed 5 --ema 1 --steps 5 --solver heun --churn 0 "
         "--temperature 1 --recovery_time 0.3 --batch_size 4 --device cpu --out {out} {data}"
     )
-    listed = [Command("text/documented/train", (train,)), Command("text/recipe/train", (recipe,))]
+    listed = [Command("text/documented/train", (train, _today(train))), Command("text/recipe/train", (recipe,))]
     for path, run in (("documented", "text_documented/run"), ("recipe", "text_recipe/run/checkpoints")):
         last, best = f"{run}/checkpoint-last.pth", f"{run}/best_model.pth"
         plain = sample.format(run=last, solver="heun", churn=0, ema=1, prompt="", out=f"text_{path}/samples/1")
@@ -177,11 +190,12 @@ def _text_commands() -> list[Command]:
             Command(f"text/{path}/sample", (plain,)),
             Command(f"text/{path}/sample after a prompt", (prompted,)),
             Command(
-                f"text/{path}/evaluate", (evaluate.format(run=last, data="--data_path ../data/text.txt", out=scores),)
+                f"text/{path}/evaluate",
+                _evaluations(evaluate.format(run=last, data="--data_path ../data/text.txt", out=scores)),
             ),
             Command(
                 f"text/{path}/evaluate without data_path",
-                (evaluate.format(run=last, data="", out=f"{scores} without data_path".replace(" ", "_")),),
+                _evaluations(evaluate.format(run=last, data="", out=f"{scores} without data_path".replace(" ", "_"))),
             ),
         ]
     return listed
@@ -225,7 +239,7 @@ def _microdoppler_commands() -> list[Command]:
     )
     listed = [
         Command("microdoppler/documented/extract", (extract,)),
-        Command("microdoppler/documented/train", (train,)),
+        Command("microdoppler/documented/train", (train, _today(train))),
         Command("microdoppler/recipe/train", (recipe,)),
     ]
     for path, program in (("documented", "stage3_inference.py"), ("recipe", "jitflow microdoppler sample")):

@@ -89,7 +89,7 @@ def test_train_sh_runs_and_resumes(tmp_path):
     write_corpus(tmp_path / "data" / "train")
     small = {"MODEL": "JiT-N/4", "EPOCHS": "1", "IMG_SIZE": "16", "LR": "1e-3", "SAVE_INTERVAL": "1"}
     environment = {**os.environ, **small, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    options = ["--net_settings", json.dumps(TEXT_NET), "--accelerator", "cpu"]
+    options = ["--model.net_settings", json.dumps(TEXT_NET), "--trainer.accelerator", "cpu"]
     done = subprocess.run(
         [script, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
     )
@@ -98,7 +98,7 @@ def test_train_sh_runs_and_resumes(tmp_path):
     assert (run / "best_model.pth").exists() and (run / "checkpoint_epoch_1.pth").exists()
     assert load_checkpoint(run / "checkpoint_epoch_1.pth")["hyper_parameters"]["learning_rate"] == 1e-3
     resume = ["--resume", "./run/jit_v1/checkpoint_epoch_1.pth", "--data_path", "./data/train", "--epochs", "2"]
-    command = [sys.executable, str(ROOT / "train.py"), *resume, "--accelerator", "cpu"]
+    command = [sys.executable, str(ROOT / "train.py"), *resume, "--trainer.accelerator", "cpu"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert epochs_done(run / "checkpoint-last.pth") == 2

@@ -264,11 +264,14 @@ def test_sample_command_leaves_texts_images_and_a_record(whole, tmp_path, capsys
 def test_commands_that_cannot_work(whole, tmp_path):
     for args, message in (
         (["smaple"], "did you mean sample"),
-        (["train", "--tokenizer", "bytes", "--tokenizer_path", "x"], "give one of them"),
-        (["train", "--use_amp", "false", "--precision", "bf16-mixed"], "give one of them"),
+        (["train", "--tokenizer", "bytes"], "--data.tokenizer"),
+        (["train", "--mapping", "codebook"], "--model.mapping and --data.mapping"),
+        (["train", "--use_amp", "false", "--trainer.precision", "bf16-mixed"], "give one of them"),
+        (["train", "--eppochs", "2"], "did you mean --epochs"),
+        (["train", "2"], "'2' has no option"),
         (["train", "--epochs", "many"], "--epochs must be int"),
-        (["train", "--compile", "network", "--epochs", "many"], "--epochs must be int"),
-        (["train", "--compile", "--epochs", "many"], "--epochs must be int"),
+        (["train", "--model.compile", "network", "--epochs", "many"], "--epochs must be int"),
+        (["train", "--model.compile", "--epochs", "many"], "--epochs must be int"),
         (["sample", str(whole[0] / "best_model.pth"), "--count", "0"], "at least 1"),
         (["sample", str(tmp_path / "none.pth")], "does not exist"),
     ):

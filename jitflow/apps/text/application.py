@@ -50,7 +50,6 @@ DOCUMENTED = Documented(
     },
     options={
         "data_path": "",
-        "val_path": "",
         "tokenizer_path": "",
         "model": "",
         "img_size": "",
@@ -67,7 +66,10 @@ DOCUMENTED = Documented(
         "predict_clean": "",
         "seed": "",
         "use_amp": "Half precision on a GPU (the default); false is --trainer.precision 32-true.",
-        "use_wandb": "Log to Weights & Biases as well; --logging.wandb for its settings.",
+        "use_wandb": "Log to Weights & Biases as well.",
+        "wandb_project": "Its project, jit-diffusion.",
+        "wandb_name": "Name of the run there.",
+        "wandb_entity": "Owner of the project.",
     },
     least={
         "epochs": 1,

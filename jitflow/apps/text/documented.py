@@ -40,5 +40,9 @@ def derive_settings(given: Mapping[str, Any], resumed: bool) -> dict[str, Any]:
     if given.get("use_wandb"):
         if importlib.util.find_spec("wandb") is None:
             raise ConfigError("use_wandb needs the package wandb; pip install wandb, or leave use_wandb out")
-        settings["logging.wandb"] = {"project": _PROJECT}
+        settings["logging.wandb"] = {
+            "project": given.get("wandb_project", _PROJECT),
+            "name": given.get("wandb_name"),
+            "entity": given.get("wandb_entity"),
+        }
     return settings
