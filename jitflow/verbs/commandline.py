@@ -9,11 +9,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, get_type_hints
 
 import jsonargparse
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 from jitflow.errors import ConfigError, option_error, unknown_name
-from jitflow.verbs.words import WORDS, full_name, spell_out
+from jitflow.verbs.words import full_name, spell_out
+
+# Name under which jsonargparse knows how values of a command line are read.
+WORDS = "words"
 
 
 def run_group(
@@ -131,3 +135,12 @@ def _kinds(function: Callable[..., Any], prefix: str) -> Iterator[tuple[str, str
         else:
             kind = parameter.annotation
             yield f"{prefix}{name}", kind if isinstance(kind, str) else inspect.formatannotation(kind)
+
+
+def _load_word(text: str) -> Any:
+    """Read a value of the command line by YAML's rules, but that only ``null`` is none: ``~`` and ``#1`` are text."""
+    value = jsonargparse.get_loader("yaml")(text)
+    return text if value is None and text.strip() != "null" else value
+
+
+jsonargparse.set_loader(WORDS, _load_word, (yaml.YAMLError,))

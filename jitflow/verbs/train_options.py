@@ -13,7 +13,7 @@ from jitflow.run.fit import Training, describe_model
 from jitflow.run.memory import describe_fit
 from jitflow.run.settings import CHECKPOINTS
 from jitflow.training.module import FlowModule
-from jitflow.verbs.words import WORDS
+from jitflow.verbs.commandline import WORDS
 
 log = logging.getLogger(__name__)
 

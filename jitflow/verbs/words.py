@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import jsonargparse
-import yaml
 
 # A prompt is text, and may begin with anything.
 _NO_PATHS = ("prompt",)
-# Name under which jsonargparse knows how the words of a command line are read.
-WORDS = "words"
 _TRUTHS = ("true", "false", "yes", "no", "null")
 
 
@@ -70,12 +64,6 @@ def expand_home(value: str) -> str:
     return os.path.expanduser(value) if value == "~" or value.startswith("~/") else value  # noqa: PTH111 (may be text)
 
 
-def _load_word(text: str) -> Any:
-    """Read a value of the command line by YAML's rules, but that only ``null`` is none: ``~`` and ``#1`` are text."""
-    value = jsonargparse.get_loader("yaml")(text)
-    return text if value is None and text.strip() != "null" else value
-
-
 def _count_values(words: Sequence[str]) -> int:
     return next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
 
@@ -88,6 +76,3 @@ def _is_bare(kind: str, words: Sequence[str]) -> bool:
     if not words or words[0].startswith("--"):
         return True
     return set(parts) <= {"bool", "None"} and words[0].lower() not in _TRUTHS
-
-
-jsonargparse.set_loader(WORDS, _load_word, (yaml.YAMLError,))
