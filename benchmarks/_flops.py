@@ -1,4 +1,4 @@
-"""Floating-point operations of a JiT by formula, for utilisation: what the model needs, not what a kernel does."""
+"""Floating-point operations of a JiT by formula, for MFU: those of the model, not of the kernels."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from jitflow.nets.jit import JiT
 
 
 def forward_flops(net: JiT) -> int:
-    """Operations of one forward pass of one image: two for each multiply-accumulate of a matrix product.
+    """Count the operations of a forward pass of one image: two for each multiply-accumulate of a matrix product.
 
     Args:
         net: The network.
 
     Returns:
-        Operations; the usual estimate of a training step is three times as much.
+        The operations; a training step is usually estimated as three times as many.
     """
     width, depth = net.pos_embed.shape[-1], len(net.blocks)
     image_tokens = net.grid[0] * net.grid[1]
@@ -26,7 +26,7 @@ def forward_flops(net: JiT) -> int:
     macs += net.t_embedder.frequency_dim * width + width * width
     for i in range(depth):
         tokens = image_tokens + (net.in_context_len if net.in_context_len and i >= net.in_context_start else 0)
-        # Class tokens end as keys and values of the last block.
+        # Class tokens are only keys and values in the last block.
         read = image_tokens if i == depth - 1 else tokens
         macs += tokens * 3 * width * width + 2 * read * tokens * width
         macs += read * (width * width + 3 * width * hidden) + 6 * width * width
@@ -38,10 +38,10 @@ def check_formula(net: JiT) -> float:
     """Compare the formula with torch's counter on the same network.
 
     Args:
-        net: The network; nothing is computed with it.
+        net: The network; it is not run.
 
     Returns:
-        Formula over count.
+        The formula's result divided by the count.
     """
     shapes = {name: value.to("meta") for name, value in net.state_dict().items()}
     counter = FlopCounterMode(display=False)

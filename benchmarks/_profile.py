@@ -1,4 +1,4 @@
-"""Where the time of a step goes, by kind of kernel: what a ratio can reach, and what it cannot."""
+"""Profile of a training step by kind of kernel, which shows how far a ratio can improve."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch.profiler import ProfilerActivity, profile
 
-# By the beginning of a kernel's name, the first that fits. What is not named moves or changes single numbers.
+# By prefix of the kernel's name; the first match counts. All other kernels are elementwise or copies.
 _KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::mkldnn_convolution", "aten::convolution_back"),
     "attention": ("aten::_scaled_dot_product", "aten::_flash_attention", "aten::_efficient_attention"),
@@ -18,12 +18,12 @@ def time_by_kind(function: Callable[[], object], *, repeats: int = 5, device: st
     """Profile a function.
 
     Args:
-        function: What to run; it should have run before.
-        repeats: How often.
-        device: Whose time to count.
+        function: The function; it should have run before.
+        repeats: Number of runs.
+        device: Device whose time is counted.
 
     Returns:
-        Milliseconds of one run by kind of kernel.
+        Milliseconds of one run, by kind of kernel.
     """
     cuda = device.startswith("cuda")
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]

@@ -1,7 +1,7 @@
-"""The JiT release, or a fork of it, from a checkout outside this repository: the other side of the ratios.
+"""The JiT release, or a fork, from a checkout outside this repository: the reference of the ratios.
 
 Its modules have general names (``denoiser``, ``util``), so they are imported from the given folder only, and only
-here. A fork that runs without CUDA is needed for rows of a CPU.
+here. CPU rows need a fork that runs without CUDA.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _NEEDS = ("denoiser.py", "model_jit.py", "util/model_util.py")
 
 
 def release_twin(checkout: Path, ours: JiTLightningModule) -> Any:
-    """Build the release's ``Denoiser`` with the sizes, settings and weights of one of our modules.
+    """Build the release's ``Denoiser`` with the sizes, settings and weights of a module of this library.
 
     Args:
         checkout: Folder of the release.
         ours: The module; three channels, square images.
 
     Returns:
-        The denoiser, on our module's device.
+        The denoiser, on the module's device.
 
     Raises:
-        MissingFileError: If the folder is no such checkout.
+        MissingFileError: If the folder is not such a checkout.
     """
     for name in _NEEDS:
         if not (checkout / name).is_file():
-            raise MissingFileError(f"{checkout} is no checkout of the JiT release: it has no {name}")
+            raise MissingFileError(f"{checkout} is not a checkout of the JiT release: it has no {name}")
     if str(checkout) not in sys.path:
         sys.path.insert(0, str(checkout))
     networks, denoiser = (importlib.import_module(name) for name in ("model_jit", "denoiser"))
@@ -79,7 +79,7 @@ def release_twin(checkout: Path, ours: JiTLightningModule) -> Any:
 
 
 def release_training_step(twin: nn.Module, images: Tensor, labels: Tensor, autocast: Any) -> Callable[[], None]:
-    """One step as the release's loop takes it: normalise, loss, read it, backward, AdamW, wait, two averages.
+    """Build the release's training step: normalise, loss, read it, backward, AdamW, synchronise, two averages.
 
     Args:
         twin: The denoiser.

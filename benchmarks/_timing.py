@@ -1,4 +1,4 @@
-"""What every benchmark shares: turns and medians, rows, the machine's file of results."""
+"""Shared by all benchmarks: interleaved timing, result rows, and the machine's file of results."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 def interleaved(
     functions: Sequence[Callable[[], object]], repeats: int, *, device: str = "cpu", clock: str = "wall"
 ) -> list[float]:
-    """Median milliseconds of functions that take turns, so that a busy moment hits all of them.
+    """Time functions in turns, so that a busy moment affects all of them; return median milliseconds.
 
     Args:
-        functions: What to time; each is called once more at first, which does not count.
-        repeats: Turns that count.
-        device: Where they run; an accelerator is waited for around every call.
-        clock: ``"wall"``, or ``"processor"`` for the time this process was given, all its threads together, which
-            other work on the machine hardly changes.
+        functions: Functions to time; each is called once before, as warm-up.
+        repeats: Number of timed turns.
+        device: Their device; an accelerator is synchronised around every call.
+        clock: ``"wall"``, or ``"processor"`` for the CPU time of this process, all threads together, which other work
+            on the machine hardly changes.
 
     Returns:
         One median for each function.
@@ -53,20 +53,20 @@ def interleaved(
 
 
 def synchronise(device: str) -> None:
-    """Wait until an accelerator has done what it was given."""
+    """Wait until an accelerator has finished all queued work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 
 
 def machine_name(device: str = "cpu") -> str:
-    """Name of this machine's file of results: the processor's kind and the threads, or the accelerator."""
+    """Return the name of this machine's file of results: processor type and threads, or the accelerator."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name().lower().replace(" ", "-")
     return f"{platform.machine()}-{torch.get_num_threads()}threads".lower()
 
 
 def add_common_options(parser: argparse.ArgumentParser, *, repeats: int) -> None:
-    """Add the options that every script has: ``--repeats``, ``--reference``, ``--device``, ``--clock``, ``--out``."""
+    """Add the options of all benchmarks: ``--repeats``, ``--reference``, ``--device``, ``--clock``, ``--out``."""
     parser.add_argument("--repeats", type=int, default=repeats, help=f"turns that count; {repeats}")
     parser.add_argument(
         "--reference", type=Path, default=None, help="a checkout of the JiT release (or a fork), timed in turns with us"
@@ -79,18 +79,18 @@ def add_common_options(parser: argparse.ArgumentParser, *, repeats: int) -> None
 
 
 class Report:
-    """Rows of one run, printed and merged by name into the machine's file as they come.
+    """Rows of a run, printed and merged by name into the machine's file of results.
 
     Args:
-        device: Where the benchmark runs.
-        out: The file; None for ``results/<machine>.json``.
+        device: Device of the benchmark.
+        out: The file; None takes ``results/<machine>.json``.
     """
 
     def __init__(self, *, device: str, out: Path | None) -> None:
         self.out = out or RESULTS / f"{machine_name(device)}.json"
         environment = describe_environment()
         words = ["python", str(Path(sys.argv[0])), *sys.argv[1:]]
-        # A checkout of the release lies elsewhere on every machine.
+        # The path of a checkout of the release differs between machines.
         for i, word in enumerate(words):
             if words[i - 1] == "--reference":
                 words[i] = f"<{Path(word).name}>"
@@ -107,11 +107,11 @@ class Report:
         """Add a row to the file and print it.
 
         Args:
-            name: What was measured.
-            ours: Our number; less is better.
-            reference: What it is compared with, in the same unit; None for a number that stands alone.
+            name: The quantity measured.
+            ours: This library's value; lower is better.
+            reference: The reference value, in the same unit; None if there is none.
             unit: Unit of both.
-            more: Anything else that belongs to the row, plain values.
+            more: Additional entries of the row, plain values.
         """
         ratio = round(reference / ours, 2) if reference is not None and not isinstance(ours, str) else None
         shown = [number if isinstance(number, str) else rounded(number) for number in (ours, reference)]
@@ -124,12 +124,12 @@ class Report:
         self._merge()
 
     def _merge(self) -> None:
-        """Put the rows into the machine's file: a row of the same name is replaced, others stay."""
+        """Merge the rows into the machine's file: rows of the same name are replaced, others kept."""
         before = json.loads(self.out.read_text(encoding="utf-8")) if self.out.exists() else []
         names = {row["name"] for row in self.rows}
         write_json(self.out, [row for row in before if row["name"] not in names] + self.rows)
 
 
 def rounded(number: float | None) -> float | None:
-    """Four significant digits, which is more than a clock is good for."""
+    """Round to four significant digits, more than a clock's precision."""
     return None if number is None else float(f"{number:.4g}")

@@ -1,8 +1,8 @@
-"""Images a second and core from disk to a batch: files decoded exactly, decoded fast, and prepared shards.
+"""Images per second and core from disk to a batch: exact decoding, fast decoding, and prepared shards.
 
-Run: ``python benchmarks/bench_data.py`` (some minutes). All ways read the same synthetic photographs, in turns, in
-one process with one thread. Writes ``benchmarks/results/<machine>-data.json``, a list of rows with name, ours,
-reference, ratio, unit and command. The time is that of the processor, which a busy machine distorts least.
+Run: ``python benchmarks/bench_data.py`` (some minutes). All methods read the same synthetic photographs, in turns, in
+    one process with one thread. Writes ``benchmarks/results/<machine>-data.json``, a list of rows with name, ours,
+reference, ratio, unit and command. The time is CPU time, which a busy machine distorts least.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EPOCH_TARGET = 10_000.0
 
 
 def sample_pictures() -> list[Image.Image]:
-    """Photographs that come with scikit-image and scikit-learn."""
+    """Load the photographs of scikit-image and scikit-learn."""
     from skimage import data
     from sklearn.datasets import load_sample_images
 
@@ -47,7 +47,7 @@ def sample_pictures() -> list[Image.Image]:
 
 
 def write_photographs(folder: Path, size: tuple[int, int], count: int) -> None:
-    """Write JPEGs of one size: parts of the sample pictures, with a camera's noise."""
+    """Write JPEGs of one size: crops of the sample pictures, with camera noise."""
     pictures, rng = sample_pictures(), np.random.default_rng(0)
     for i in range(count):
         picture = pictures[i % len(pictures)]
@@ -61,7 +61,7 @@ def write_photographs(folder: Path, size: tuple[int, int], count: int) -> None:
 
 
 def epoch_of(path: Path, batch_size: int, **options: object) -> Callable[[], int]:
-    """One epoch over a data set in this process, its images counted."""
+    """Build a function that reads one epoch of a data set in this process and counts its images."""
     module = JiTDataModule(str(path), SIDE, batch_size, 0, seed=0, drop_last=False, **options)  # type: ignore[arg-type]
     loader = module.train_dataloader()
     epoch = 0
@@ -76,7 +76,7 @@ def epoch_of(path: Path, batch_size: int, **options: object) -> Callable[[], int
 
 
 def documented(path: Path, batch_size: int) -> Callable[[], int]:
-    """One epoch as the original document reads images: torchvision's folder, Pillow, the crop of ADM."""
+    """Build a function that reads one epoch as documented originally: torchvision's folder, Pillow, the ADM crop."""
     transform = transforms.Compose(
         [
             transforms.Lambda(lambda image: center_crop_arr(image, SIDE)),
@@ -89,7 +89,7 @@ def documented(path: Path, batch_size: int) -> Callable[[], int]:
 
 
 def rates(ways: dict[str, Callable[[], int]], repeats: int) -> dict[str, float]:
-    """Median images a second of processor time, the ways in turns; the first turn is lost."""
+    """Measure the median images per second of CPU time, the methods in turns, without the first turn."""
     found: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, run in ways.items():
@@ -101,12 +101,12 @@ def rates(ways: dict[str, Callable[[], int]], repeats: int) -> dict[str, float]:
 
 
 def repeated(run: Callable[[], int], times: int) -> Callable[[], int]:
-    """Do something short several times, so that it can be timed."""
+    """Repeat a short function several times, so that it can be timed."""
     return lambda: sum(run() for _ in range(times))
 
 
 def bench_ways(folder: Path, count: int, repeats: int) -> list[dict[str, object]]:
-    """Rows of the three ways, for both sizes of photographs."""
+    """Benchmark the three methods for both sizes of photographs."""
     rows: list[dict[str, object]] = []
     for size in SIZES:
         name = f"{size[0]}x{size[1]}"
@@ -133,7 +133,7 @@ def bench_ways(folder: Path, count: int, repeats: int) -> list[dict[str, object]
 
 
 def bench_epoch(folder: Path, repeats: int, num_images: int) -> list[dict[str, object]]:
-    """An epoch over shards feeding a dummy step, in this process alone."""
+    """Benchmark an epoch over shards that feeds a dummy step, in this process alone."""
     source = folder / f"{SIZES[0][0]}x{SIZES[0][1]}"
     big = folder / "big"
     files = sorted(source.rglob("*.jpg"))
@@ -150,7 +150,7 @@ def bench_epoch(folder: Path, repeats: int, num_images: int) -> list[dict[str, o
         start, used, stepping, images = time.perf_counter(), time.process_time(), 0.0, 0
         for batch in loader:
             before = time.process_time()
-            # A look at a few rows in place of a network, so that the loader is what is measured.
+            # Reading a few rows in place of a network, so that the loader is measured.
             batch.images[:, :, ::16].float().div_(127.5).sub_(1).mean()
             stepping += time.process_time() - before
             images += len(batch.images)
@@ -168,7 +168,7 @@ def bench_epoch(folder: Path, repeats: int, num_images: int) -> list[dict[str, o
 
 
 def row(name: str, ours: float, reference: float, target: float) -> dict[str, object]:
-    """One line of the results."""
+    """Build and print a row of the results."""
     ratio = round(ours / reference, 2)
     print(f"{name:<90} {ours:9.0f} {reference:9.0f} images/s  {ratio:6.2f}x  (target {target:g}x)", flush=True)
     return {
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--epoch_images", type=int, default=4096)
     parser.add_argument("--out", type=Path, default=None, help="default: benchmarks/results/<machine>-data.json")
     args = parser.parse_args()
-    # torchvision announces that its decoder will move; one line for each file would hide the table.
+    # torchvision announces that its decoder will move; a warning for each file would hide the table.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="bench_data") as name:

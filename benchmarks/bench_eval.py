@@ -1,8 +1,8 @@
-"""An evaluation's time outside the networks: uint8 tensors and streamed moments beside PNG files and back.
+"""Time of an evaluation outside the networks: tensors and streamed moments against PNG files.
 
 Run: ``python benchmarks/bench_eval.py``. The release writes every image as a PNG file and a second program reads the
-folder; here the pixels stay in memory, and only features are written. Both times are those of 50,000 images of
-256 px, scaled from fewer. The networks (sampler, Inception) are in neither.
+folder; here the pixels stay in memory, and only features are written. Both times are for 50,000 images of
+256 px, scaled from fewer, and exclude the networks (sampler, Inception).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SIDE = 256
 
 
 def photographs(num: int) -> Tensor:
-    """Crops of scikit-learn's two photographs in the model space, shape ``(N, 3, 256, 256)``; noise packs worse."""
+    """Crop scikit-learn's two photographs, in the model space, shape ``(N, 3, 256, 256)``."""
     photos = [torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in load_sample_images().images]
     generator = torch.Generator().manual_seed(0)
     crops = []
@@ -42,7 +42,7 @@ def photographs(num: int) -> Tensor:
 
 
 def release_pixels(x: Tensor, folder: Path) -> Tensor:
-    """Write a batch as the release does and read it as its scorer does: one PNG file for each image, and back."""
+    """Write a batch as the release does, one PNG file per image, and read it back as its scorer does."""
     try:
         import cv2
     except ImportError:
@@ -54,13 +54,13 @@ def release_pixels(x: Tensor, folder: Path) -> Tensor:
         if cv2 is not None:
             cv2.imwrite(str(path), array[:, :, ::-1])
         else:
-            # OpenCV's default effort.
+            # OpenCV's default compression level.
             Image.fromarray(array).save(path, compress_level=1)
     return torch.stack([torch.from_numpy(np.array(Image.open(p).convert("RGB"))) for p in sorted(folder.iterdir())])
 
 
 def our_pixels(x: Tensor, outputs: dict[str, Tensor], folder: Path) -> Tensor:
-    """Bring a batch to uint8 and back to its device; write what is kept of it and read that again."""
+    """Convert a batch to uint8 and move it back to its device; save its features and read them again."""
     pixels = PixelCodec((SIDE, SIDE), 3).decode(x).cpu()
     save_file(outputs, folder / "part.safetensors")
     load_file(folder / "part.safetensors")
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def time_statistics(dim: int, clock: Callable[[], float]) -> float:
-    """Seconds from the features of 50,000 images to their distance."""
+    """Time from the features of 50,000 images to their distance, in seconds."""
     part = torch.randn(1000, dim)
     moments = Moments(dim)
     for _ in range(3):
@@ -116,7 +116,7 @@ def time_statistics(dim: int, clock: Callable[[], float]) -> float:
 
 
 def time_release_statistics(dim: int, clock: Callable[[], float]) -> float:
-    """Seconds of the same as the usual scorers compute it: numpy's covariance, scipy's root of the product."""
+    """The same time with the usual method: numpy's covariance, scipy's square root of the product."""
     part = np.random.default_rng(0).standard_normal((2 * dim, dim))
     start = clock()
     covariance = np.cov(part, rowvar=False)

@@ -1,8 +1,8 @@
-"""What ``jitflow`` sets in its process (jitflow/host.py): how threads wait, and whether freed memory is kept.
+"""Effect of the process settings in jitflow/host.py: how threads wait, and whether freed memory is kept.
 
-Run: ``python benchmarks/bench_host.py``, and with ``--beside 1`` for a machine with other work. Such settings are for a
-whole process, so every turn of a side is a process of its own; the sides take turns, and a row has the medians of their
-medians.
+Run: ``python benchmarks/bench_host.py``, and with ``--beside 1`` for a busy machine. The settings apply to a whole
+    process, so
+every turn of a side is a new process; the sides take turns, and a row has the medians of their medians.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from _timing import Report, add_common_options, interleaved
 
 from jitflow.host import WAITING, keep_freed_memory
 
-# Environments, and whether freed memory is kept. What libgomp does without a word is "own".
+# Environments, and whether freed memory is kept. OWN is libgomp's default.
 SLEEP, BRIEFLY, OWN = {"OMP_WAIT_POLICY": "PASSIVE"}, WAITING, {}
 COMPARISONS = {
     "training step, JiT-N/4, 16 px, batch 64, threads wait briefly / sleep at once": (
@@ -44,7 +44,7 @@ CHOSEN = ("OMP_WAIT_POLICY", *WAITING)
 
 
 def milliseconds(work: str, kept: bool, repeats: int) -> float:
-    """Median of one kind of work in this process."""
+    """Measure the median time of a workload in this process."""
     import torch
     from bench_sample import CASES, make, sampling_of
     from bench_train import Bare, our_training_step, shake_
@@ -67,7 +67,7 @@ def milliseconds(work: str, kept: bool, repeats: int) -> float:
 
 
 def in_a_process(work: str, environment: dict[str, str], kept: bool, repeats: int) -> float:
-    """The same in a process of its own."""
+    """Measure the median time of a workload in a new process."""
     base = {name: value for name, value in os.environ.items() if name not in CHOSEN}
     words = [sys.executable, __file__, "--inside", work, "--repeats", str(repeats), *(["--kept"] if kept else [])]
     run = subprocess.run(words, env={**base, **environment}, capture_output=True, text=True, check=True)
@@ -76,7 +76,7 @@ def in_a_process(work: str, environment: dict[str, str], kept: bool, repeats: in
 
 @contextmanager
 def busy_processes(number: int) -> Iterator[None]:
-    """Other programs that compute all the time."""
+    """Run other processes that compute all the time."""
     others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(number)]
     try:
         yield

@@ -1,7 +1,7 @@
-"""Memory of a training step by network, and the batch that fits: the estimate, and what really was allocated.
+"""Memory of a training step by network, and the largest batch that fits: estimated and measured.
 
-Run: ``python benchmarks/bench_memory.py``. On a CPU one small step is measured beside its estimate; on CUDA every
-network of the table that fits. Prints the table of docs/speed.md.
+Run: ``python benchmarks/bench_memory.py``. On a CPU one small step is compared with its estimate; on CUDA every network
+    of the table that fits. Prints the table of docs/speed.md.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ CAPACITIES_GIB = (24, 80, 139)
 GIB = 2**30
 
 
-def hollow(name: str, **settings: Any) -> Bare:
-    """Build a module whose weights take no memory."""
+def meta_module(name: str, **settings: Any) -> Bare:
+    """Build a module with weights on the meta device, which takes no memory."""
     with torch.device("meta"):
         size = create_model(name).img_size
         assert isinstance(size, tuple)
@@ -38,7 +38,7 @@ def print_table(precision: str) -> dict[str, TrainingMemory]:
     print(f"| {precision} | state | per image | batch 32 | {fits} |")
     for name in NETWORKS:
         for checkpointing in (False, True):
-            memory = estimate_memory(hollow(name, gradient_checkpointing=checkpointing), precision=precision)
+            memory = estimate_memory(meta_module(name, gradient_checkpointing=checkpointing), precision=precision)
             shown = name + (", checkpointing" if checkpointing else "")
             found[shown] = memory
             fits = " | ".join(str(memory.largest_batch(c * GIB)) for c in CAPACITIES_GIB)
@@ -51,7 +51,7 @@ def print_table(precision: str) -> dict[str, TrainingMemory]:
 
 
 def measured_peak(name: str, batch: int, device: str) -> int:
-    """Bytes at the peak of a real step, state included."""
+    """Measure the peak memory of a real step in bytes, including its state."""
     module = Bare(name, create_model(name).img_size).to(device)
     images = torch.zeros(batch, *module.codec.shape, dtype=torch.uint8, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -64,7 +64,7 @@ def measured_peak(name: str, batch: int, device: str) -> int:
         return torch.cuda.max_memory_allocated()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         step()
-    # The step starts with last step's gradients, which it frees and makes again.
+    # The step starts with the last step's gradients, which it frees and recomputes.
     gradients = sum(p.nbytes for p in module.parameters() if p.requires_grad)
     now = peak = gradients
     for event in recorded.profiler.kineto_results.events():  # type: ignore[union-attr]
@@ -88,7 +88,7 @@ def main() -> None:
         print_table("bf16-mixed" if cuda else "32-true")
     for name, batch in [("JiT-B/16", 64), ("JiT-L/16", 32)] if cuda else [("JiT-N/4", 64), ("JiT-S/16", 16)]:
         precision = "bf16-mixed" if cuda else "32-true"
-        estimate = estimate_memory(hollow(name), precision=precision).peak(batch)
+        estimate = estimate_memory(meta_module(name), precision=precision).peak(batch)
         measured = measured_peak(name, batch, args.device)
         shown = f"memory of a step, {name}, batch {batch}, estimate / measured"
         report.add(shown, estimate / 2**20, measured / 2**20, "MiB")

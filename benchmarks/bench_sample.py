@@ -1,7 +1,7 @@
-"""Sampling beside the JiT release's, and our fast paths beside the plain ones, in turns in one process.
+"""Sampling compared with the JiT release's, and fast paths with plain ones, in turns in one process.
 
 Run: ``python benchmarks/bench_sample.py --reference <checkout of the release>``. Guidance acts in (0.1, 1.0). On a
-CPU the demo's network; on CUDA JiT-B/16 at 256 px in bf16, our blocks compiled.
+CPU the demo's network; on CUDA JiT-B/16 at 256 px in bf16, blocks compiled.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ GUIDANCE, INTERVAL = 2.9, (0.1, 1.0)
 
 
 class WithoutTable(JiTLightningModule):
-    """The plain loop: an overridden method makes the module compute every modulation where it is needed."""
+    """The plain loop: an overridden method makes the module compute every modulation when needed."""
 
     def _forward_sample(self, z: Any, t: Any, labels: Any) -> Any:
         return super()._forward_sample(z, t, labels)
 
 
 class TwoPasses(JiTLightningModule):
-    """Guidance as the release computes it: two passes, also where the scale is 1."""
+    """Guidance as in the release: two passes, even where the scale is 1."""
 
     def _forward_sample(self, z: Any, t: Any, labels: Any) -> Any:
         scale, self.cfg_scale = self.cfg_scale, 1.0
@@ -50,7 +50,7 @@ class TwoPasses(JiTLightningModule):
 
 
 def make(kind: type[JiTLightningModule], case: Case, steps: int, **settings: Any) -> JiTLightningModule:
-    """Build a module of one size, with sampling set up and weights of the same seed."""
+    """Build a module for a case, with sampling set up and weights of the same seed."""
     torch.manual_seed(0)
     module = kind(
         case.model,
@@ -66,14 +66,14 @@ def make(kind: type[JiTLightningModule], case: Case, steps: int, **settings: Any
 
 
 def passes_of_a_sample(steps: int) -> int:
-    """Passes of the network for one guided image: Heun's evaluations, twice where guidance acts."""
+    """Count the network passes of one guided image: Heun's evaluations, twice inside the guidance interval."""
     times = time_grid(steps)
     asked = torch.cat([times[:-1], times[1:-1]])
     return len(asked) + int((guidance_weight(asked, GUIDANCE, INTERVAL) != 1).sum())
 
 
 def sampling_of(module: JiTLightningModule, labels: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """One sampling of a module as it is used: in bf16 on CUDA."""
+    """Build a function that samples from a module as in practice: in bf16 on CUDA."""
     cuda = labels.device.type == "cuda"
 
     def sample() -> torch.Tensor:
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=None, help="Heun steps; 50 on CUDA, 10 on a CPU")
     parser.add_argument("--eager", action="store_true", help="do not compile our blocks on CUDA")
     args = parser.parse_args()
-    # As `jitflow` does; the release profits as well.
+    # As `jitflow` does; the release benefits too.
     keep_freed_memory()
     kind = args.device.split(":")[0]
     case, steps = CASES[kind]
@@ -106,7 +106,7 @@ def main() -> None:
         make(c, case, steps, **settings).to(args.device) for c in (JiTLightningModule, WithoutTable, TwoPasses)
     )
     fast, direct, passes = (sampling_of(module, labels) for module in (ours, plain, two))
-    # The whole network, as `jitflow sample --compile` does it.
+    # The whole network, as `jitflow sample --compile` does.
     whole = make(JiTLightningModule, case, steps).to(args.device)
     whole.net.compile(dynamic=False, mode="reduce-overhead" if kind == "cuda" else None)
     functions = [fast, direct, passes, sampling_of(whole, labels)]
@@ -138,7 +138,7 @@ def main() -> None:
     same["largest_difference"] = float(f"{(direct() - passes()).abs().max():.1e}")
     report.add(f"{name}, batched in interval / two passes", times[1], times[2], "ms", **same)
     if args.reference is not None:
-        # What bench_solvers.py finds: these 30 evaluations come as close to the exact solution as those 99.
+        # According to bench_solvers.py, these 30 evaluations have the error of those 99.
         fewer = make(JiTLightningModule, case, 30, sampling_method="multistep", **settings).to(args.device)
         fewer.time_shift = 0.5
         twin.steps = 50

@@ -1,8 +1,8 @@
-"""Error of every solver and time grid against a solution of 1,000 steps, by network evaluations, on a trained model.
+"""Error of every solver and time grid by network evaluations, against 1,000 steps, on a trained model.
 
 Run: ``python benchmarks/bench_solvers.py runs/demo/images/checkpoints/last.ckpt`` (``make demo`` trains it). All
-solutions start from the same noise and have the same ``t_eps`` clamp and guidance interval, so what is compared is
-the solver alone. Writes rows, all curves as ``results/solver_error.json`` and ``docs/images/solver_error.png``.
+solutions start from the same noise and have the same ``t_eps`` clamp and guidance interval, so only the
+solver differs. Writes rows, all curves as ``results/solver_error.json`` and ``docs/images/solver_error.png``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GRIDS: dict[str, Callable[[int], Tensor]] = {
     "shift 0.5": lambda n: time_grid(n, shift=0.5),
     "shift 0.7": lambda n: time_grid(n, shift=0.7),
     "shift 2": lambda n: time_grid(n, shift=2.0),
-    # Dense at both ends, where guidance starts and where the clamp does.
+    # Dense at both ends, where guidance and the clamp start.
     "cosine": lambda n: 0.5 - 0.5 * torch.cos(math.pi * time_grid(n)),
 }
 COLOURS = {"euler": "#8a8f98", "heun": "#1f6fb4", "midpoint": "#3d9a6c", "multistep": "#e07b39"}
@@ -41,13 +41,13 @@ STYLES = {"uniform": "-", "cosine": "--", "shift 0.5": ":", "shift 0.7": "-.", "
 
 
 def steps_for(solver: str, evaluations: int) -> int:
-    """Most steps of a solver that take no more evaluations than these."""
+    """Return the largest number of solver steps within a number of evaluations."""
     steps = evaluations // SOLVERS[solver].evaluations
     return steps + 1 if SOLVERS[solver].num_evaluations(steps + 1) <= evaluations else steps
 
 
 def sampler(module: FlowModule, num_images: int) -> Callable[[str, Tensor], Tensor]:
-    """Return a function (solver, times) -> images, always from the same noise and labels."""
+    """Build a function (solver, times) -> images with fixed noise and labels."""
     labels = torch.arange(num_images, device=module.device) % module.num_classes
     x0 = module.noise_scale * noise_from_seeds(module.codec.shape, range(num_images), device=module.device)
 
@@ -59,7 +59,7 @@ def sampler(module: FlowModule, num_images: int) -> Callable[[str, Tensor], Tens
 
 
 def measure(module: FlowModule, num_images: int) -> list[dict[str, Any]]:
-    """Errors of all solvers and grids, Heun 50's first: root mean square over pixels in the model space."""
+    """Measure the errors of all solvers and grids, Heun 50's first: root mean square over pixels in the model space."""
     sample = sampler(module, num_images)
     exact = sample("multistep", time_grid(REFERENCE_STEPS))
 
@@ -75,7 +75,7 @@ def measure(module: FlowModule, num_images: int) -> list[dict[str, Any]]:
 
 
 def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw error over evaluations, a colour for each solver and a line style for each grid."""
+    """Plot the error over evaluations, a colour for each solver and a line style for each grid."""
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib.figure import Figure
 

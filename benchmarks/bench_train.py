@@ -1,7 +1,7 @@
-"""A training step beside the JiT release's: same shapes, weights and precision, in turns in one process.
+"""Training step compared with the JiT release's: same shapes, weights and precision, in turns.
 
-Run: ``python benchmarks/bench_train.py --reference <checkout of the release>``. On a CPU two sizes, plain, with our
-blocks compiled and with our network compiled as one; on CUDA JiT-B/16 at 256 px in bf16, blocks compiled.
+Run: ``python benchmarks/bench_train.py --reference <checkout of the release>``. On a CPU two sizes: eager, with blocks
+compiled, and with the whole network compiled; on CUDA JiT-B/16 at 256 px in bf16, blocks compiled.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jitflow.training.optim import build_adamw
 
 @dataclass(frozen=True)
 class Case:
-    """One size.
+    """Case of the benchmark: network, image size and batch.
 
     Attributes:
         model: Name of the network.
@@ -44,7 +44,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Words for a row."""
+        """Label of a row."""
         return f"{self.model}, {self.img_size} px, batch {self.batch}"
 
 
@@ -55,16 +55,16 @@ CASES = {
 
 
 class Bare(JiTLightningModule):
-    """Our module without a trainer to log to."""
+    """Module without a trainer to log to."""
 
     def log(self, *args: Any, **kwargs: Any) -> None:
-        """Drop the value, as a trainer does between two steps that it logs."""
+        """Drop the value, as a trainer does between logged steps."""
 
 
 def our_training_step(
     module: JiTLightningModule, images: torch.Tensor, labels: torch.Tensor, autocast: Any
 ) -> Callable[[], None]:
-    """One step as the trainer takes it with EMACallback: loss, backward, AdamW, two averages."""
+    """Build the training step of a trainer with EMACallback: loss, backward, AdamW, two averages."""
     optimiser = module.configure_optimizers()
     weights = dict(module.named_parameters())
     module.ema_params1, module.ema_params2 = copy_parameters(weights), copy_parameters(weights)
@@ -83,19 +83,19 @@ def our_training_step(
 
 
 def shake_(module: JiTLightningModule) -> None:
-    """Move the weights off their start, where the modulations are zero and every image comes out as 0."""
+    """Perturb the initial weights, whose zero modulations would give zero outputs."""
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.02 * torch.randn_like(parameter))
 
 
-# Words for a row.
+# Label of a row.
 COMPILED = {False: "ours", "blocks": "ours compiled", "network": "ours compiled as one"}
 
 
 def bench_case(case: Case, report: Report, args: argparse.Namespace, *, compiled: bool | CompiledParts) -> None:
-    """Time one size, after checking that both sides compute the same."""
+    """Time the training step of a case, after checking that both sides compute the same."""
     torch.manual_seed(0)
     cuda = args.device.startswith("cuda")
     module = Bare(case.model, case.img_size, case.num_classes, compile=compiled).to(args.device)
@@ -127,7 +127,7 @@ def bench_case(case: Case, report: Report, args: argparse.Namespace, *, compiled
 
 
 def bench_optimiser(repeats: int, device: str, clock: str) -> list[float]:
-    """One step of AdamW over JiT-S/16 (33M parameters): fused against torch's default."""
+    """Time a step of AdamW over JiT-S/16 (33M parameters): fused against torch's default."""
     modules = [JiTLightningModule("JiT-S/16").to(device) for _ in range(2)]
     optimisers = [
         build_adamw(m, learning_rate=1e-4, fused=fused) for m, fused in zip(modules, (True, False), strict=True)
@@ -139,7 +139,7 @@ def bench_optimiser(repeats: int, device: str, clock: str) -> list[float]:
 
 
 def bench_ema(repeats: int, device: str, clock: str) -> list[float]:
-    """One update of an average of JiT-S/16: ours against the release's loop."""
+    """Time an EMA update of JiT-S/16: this library's against the release's loop."""
     weights = dict(JiTLightningModule("JiT-S/16").to(device).named_parameters())
     averages, looped = copy_parameters(weights), copy_parameters(weights)
 
@@ -161,13 +161,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--eager", action="store_true", help="do not compile our blocks")
     args = parser.parse_args()
-    # As `jitflow` does; the release profits as well.
+    # As `jitflow` does; the release benefits too.
     keep_freed_memory()
     report = Report(device=args.device, out=args.out)
     cases = CASES[args.device.split(":")[0]]
     if args.model is not None:
         cases = [Case(args.model, args.img_size, args.num_classes, args.batch)]
-    # On a GPU nobody trains without the compiler; on a CPU it is a choice, so both are shown.
+    # On a GPU training is always compiled; on a CPU both are measured.
     ways: list[bool | CompiledParts] = [False, "blocks", "network"]
     if args.eager or args.device.startswith("cuda"):
         ways = [False] if args.eager else ["blocks"]

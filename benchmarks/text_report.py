@@ -1,8 +1,8 @@
-"""What each choice of text as colour is worth, at equal budget: ``python benchmarks/text_report.py``.
+"""Ablations of text as colour at equal budget: ``python benchmarks/text_report.py``.
 
 Every row trains the same small network for the same number of images of the built-in corpus, changes one thing, and is
 measured in the same way; the rows on sampling share one trained network. Results go to
-``benchmarks/results/text_report.json`` row by row; run again, it goes on with the rows that are missing.
+``benchmarks/results/text_report.json`` row by row; a repeated run resumes with the missing rows.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from jitflow.verbs.documented import train_documented
 
 RESULTS = Path(__file__).parent / "results" / "text_report.json"
 COMMAND = "python benchmarks/text_report.py"
-# 64 patches an image: under the codebook 64 tokens, under the mappings of one pixel 1,024.
+# 64 patches per image: 64 tokens with the codebook, 1,024 with the one-pixel mappings.
 BASE: dict[str, Any] = {
     "model": "JiT-N/4",
     "img_size": 32,
@@ -65,8 +65,8 @@ _AS_DOCUMENTED = {
     "cross_entropy_weight": 0.0,
     "P_mean": -0.8,
 }
-# One change each, but for the documents' own system; the pixel mappings also with most steps where a pixel tells
-# something about its token.
+# One change each, except for the documented system; the pixel mappings also with most training times where a pixel is
+# informative about its token.
 TRAININGS: dict[str, dict[str, Any]] = {
     "codebook (the base of all rows)": {},
     "no texts with gaps": {"infill_prob": 0.0},
@@ -89,7 +89,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "P_mean 0": {"P_mean": 0.0},
     "uniform times": {"time_kind": "uniform"},
 }
-# The time at which about half of the tokens can be read without context lies elsewhere for each mapping.
+# The time at which about half of the tokens can be read without context differs between mappings.
 TIMES = {
     "codebook": (0.05, 0.1, 0.15, 0.2, 0.22, 0.25, 0.3, 0.4, 0.5),
     "lattice": (0.2, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95),
@@ -100,7 +100,7 @@ _SAMPLING = {"steps": 50, "solver": "euler"}
 _NUM_TOKENS = 8192
 _NUM_SAMPLES = 64
 _DOCUMENTED, _DOCUMENTED_STEPS = "the documents' sampler", 20
-# What the tables show, and what it is called there.
+# Columns of the tables and their headings.
 _TRAINED = {
     "time_nearest_half": "t",
     "context_free": "accuracy without context",
@@ -124,11 +124,11 @@ _SAMPLED = {
 
 
 def run(results: Path, folder: Path, *, seed: int = 0) -> list[dict[str, Any]]:
-    """Compute the rows that are missing.
+    """Train and evaluate the missing rows of the report.
 
     Args:
         results: The JSON file of the rows.
-        folder: Where to keep the trained networks.
+        folder: Folder of the trained networks.
         seed: Seed of everything.
 
     Returns:
@@ -158,7 +158,7 @@ def run(results: Path, folder: Path, *, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def _trained(name: str, change: dict[str, Any], folder: Path, seed: int) -> Path:
-    """Train, unless that is done: the checkpoint."""
+    """Return the checkpoint of a trained network, training it if needed."""
     out = folder / "".join(c if c.isalnum() else "_" for c in name)
     done = out / "checkpoint-last.pth"
     if done.exists():
@@ -177,7 +177,7 @@ def _training_row(name: str, change: dict[str, Any], folder: Path, seed: int) ->
     per_image = 64 if mapping == "codebook" else 1024
     settings = TextEvaluation(
         num_texts=_NUM_TOKENS // per_image,
-        # As much text from each mapping.
+        # The same amount of text for each mapping.
         num_samples=max(4, _NUM_SAMPLES * 64 // per_image),
         seed=seed,
         times=TIMES[mapping],
@@ -208,7 +208,7 @@ def _sampling_row(name: str, checkpoint: Path, churn: float, seed: int) -> dict[
 
 
 def _documented_row(checkpoint: Path, seed: int) -> dict[str, Any]:
-    """The sampler and the evaluation of the documents: time runs backwards, and samples meet unrelated text."""
+    """Measure the documented sampler and evaluation: reversed time, and samples compared with unrelated text."""
     model = load(checkpoint, device="cpu")
     module, seeds = model.module, list(range(seed, seed + _NUM_SAMPLES))
     with module.ema_weights(1):
@@ -226,7 +226,7 @@ def _documented_row(checkpoint: Path, seed: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def documented_sampling(module: TextLightningModule, seeds: list[int]) -> Tensor:
-    """Sample as the documents do: noise that is called clean, and more of it in every step.
+    """Sample as documented originally: noise is treated as clean, and more is added in every step.
 
     Args:
         module: A trained model.
@@ -241,7 +241,7 @@ def documented_sampling(module: TextLightningModule, seeds: list[int]) -> Tensor
     labels = torch.zeros(len(x), dtype=torch.int64)
     x1_pred = x
     for i in range(_DOCUMENTED_STEPS):
-        # Their step counts noise in thousandths, so that all twenty lie next to the data.
+        # The documented step counts noise in thousandths, so all twenty steps are close to the data.
         t = torch.full((len(x),), 1 - i / 1000).clamp_max(1 - module.t_eps)
         hint = module._training_hint(x, t, labels, Condition(), estimate=False) if module.takes_hints else None
         v = module.velocity_of(module(x, t, labels, hint).float(), x, t)
@@ -280,7 +280,7 @@ def _sample_columns(judged: dict[str, Any]) -> dict[str, Any]:
 
 
 def markdown_tables(rows: list[dict[str, Any]]) -> str:
-    """Write the rows as two tables for a page of docs; rows that were not computed read "untested"."""
+    """Format the rows as two tables for a docs page; missing rows read "untested"."""
     sampled = [*(f"churn {churn:g}" for churn in CHURNS), _DOCUMENTED]
     return "\n\n".join(
         _markdown(rows, names, columns) for names, columns in ((TRAININGS, _TRAINED), (sampled, _SAMPLED))
@@ -301,7 +301,7 @@ def _markdown(rows: list[dict[str, Any]], names: Iterable[str], columns: dict[st
 
 
 def main() -> None:
-    """Run the report."""
+    """Compute the missing rows of the report and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--folder", type=Path, help="keeps the trained networks; a temporary folder by default")

@@ -1,4 +1,4 @@
-"""What mkdocs is told besides mkdocs.yml."""
+"""Hooks of mkdocs for the docs site."""
 
 import re
 
@@ -12,5 +12,5 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 
 
 def on_page_content(html: str, **_: object) -> str:
-    """Drop Sphinx's roles, which docstrings use and this site does not know."""
+    """Remove Sphinx's roles from docstrings, which this site does not support."""
     return _ROLE.sub("", html)

@@ -44,7 +44,7 @@ def save(figure: Figure, name: str) -> None:
 
 
 def digits(num: int | None = None) -> Tensor:
-    """Scans of digits in the model space, shape ``(N, 1, 16, 16)``."""
+    """Load scans of digits in the model space, shape ``(N, 1, 16, 16)``."""
     data = DigitsDataModule(img_size=16)
     data.setup("fit")
     pixels = torch.stack([data.dataset_train[i][0] for i in range(num or len(data.dataset_train))])
@@ -52,7 +52,7 @@ def digits(num: int | None = None) -> Tensor:
 
 
 def draw_path() -> None:
-    """One digit on its way, with noise of two sizes, and how often each time is trained on."""
+    """Draw a digit on its path, with two noise scales, and the densities of training times."""
     times = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     figure = Figure(figsize=(13, 3.6), dpi=80, layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.6, 1))
@@ -84,7 +84,7 @@ def draw_path() -> None:
 
 
 def draw_predictions() -> None:
-    """What losses weigh, and how many directions the three targets need."""
+    """Draw the weights of the losses, and the dimensions of the three targets."""
     t = torch.linspace(0.005, 0.995, 400, dtype=torch.float64)
     weights = {
         "velocity (here)": 1 / (1 - t).clamp_min(T_EPS) ** 2,
@@ -119,7 +119,7 @@ def draw_predictions() -> None:
 
 
 def arms(num_per_arm: int = 24) -> tuple[Tensor, Tensor]:
-    """Middle points of three bent arms that start together, shape ``(3 num_per_arm, 2)``, and their classes."""
+    """Centre points of three bent arms with a common origin, shape ``(3 num_per_arm, 2)``, and their classes."""
     angle = torch.tensor([math.pi / 2, math.pi * 7 / 6, math.pi * 11 / 6])
     label = torch.arange(3).repeat_interleave(num_per_arm)
     along = torch.linspace(0.05, 1.6, num_per_arm).repeat(3)[:, None]
@@ -128,7 +128,7 @@ def arms(num_per_arm: int = 24) -> tuple[Tensor, Tensor]:
 
 
 def exact_velocity(x: Tensor, t: Tensor, y: Tensor, *, spread: float = 0.07) -> Tensor:
-    """Velocity when the data are Gaussians around the points of :func:`arms`; class 3 is any of them.
+    """Exact velocity for data of Gaussians around the points of :func:`arms`; class 3 is any class.
 
     Given x_t = x, the component with mean m has the likelihood N(t m, t^2 s^2 + (1-t)^2), and its data the mean
     m + t s^2 / (t^2 s^2 + (1-t)^2) (x - t m).
@@ -145,7 +145,7 @@ def exact_velocity(x: Tensor, t: Tensor, y: Tensor, *, spread: float = 0.07) -> 
 
 
 def draw_guidance() -> None:
-    """Samples of a plane with exact velocities, under guidance everywhere and inside an interval."""
+    """Draw samples in the plane with exact velocities, with guidance everywhere and inside an interval."""
     label = torch.arange(600) % 3
     noise = noise_from_seeds((2,), range(len(label)))
     cases: list[tuple[str, float, tuple[float, float]]] = [
@@ -174,13 +174,13 @@ def draw_guidance() -> None:
 
 
 def power_profile(at: np.ndarray, end: float, width: float) -> np.ndarray:
-    """Weight of each moment in a power-function average that ends at ``end``."""
+    """Weight of each step in a power-function average that ends at ``end``."""
     gamma = exponent_from_width(width)
     return np.where(at <= end, (gamma + 1) * at**gamma / end ** (gamma + 1), 0.0)
 
 
 def draw_averages() -> None:
-    """What the averages remember, and one that was never tracked made from snapshots."""
+    """Draw the profiles of averages, and one reconstructed from snapshots."""
     figure = Figure(figsize=(14, 4.2), dpi=80, layout="constrained")
     first, second, third = figure.subplots(1, 3)
     steps = np.logspace(1, 5, 400)
@@ -211,7 +211,7 @@ def draw_averages() -> None:
 
 
 def spectrograms() -> Tensor:
-    """Forty simulated walks, shape ``(40, 3, 256, 256)``, uint8; the first is of nobody among the others."""
+    """Simulate forty spectrograms, shape ``(40, 3, 256, 256)``, uint8; the first is of a user not among the others."""
     radar, settings = Radar(), SpectrogramSettings()
     pictures = [simulate_image(Walker(), Walk(), radar, settings)]
     for user, walker in enumerate(draw_walkers(3, 0)):
@@ -220,7 +220,7 @@ def spectrograms() -> Tensor:
 
 
 def draw_codecs() -> None:
-    """The three ways from data to the model space and back."""
+    """Draw the three codecs: data, model space, and decoded data."""
     figure = Figure(figsize=(14, 7.5), dpi=80, layout="constrained")
     axes = figure.subplots(2, 5)
     pictures = spectrograms()

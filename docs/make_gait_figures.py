@@ -52,7 +52,7 @@ def save(figure: Figure, name: str) -> None:
 
 
 def draw_users() -> None:
-    """Five people, cadences at least 10 % apart, three walks each."""
+    """Draw three walks of each of five users whose cadences differ by at least 10 %."""
     radar, settings = Radar(), SpectrogramSettings()
     walkers = draw_walkers(USERS, SEED, min_cadence_gap=0.1)
     figure = Figure(figsize=(13, 8.2), dpi=80, layout="constrained")
@@ -75,7 +75,7 @@ def draw_users() -> None:
 
 
 def draw_bands() -> None:
-    """The same walk at two carriers, towards and away, with more and less noise."""
+    """Draw the same walk at two carriers, towards and away, with more and less noise."""
     walker, walk = Walker(), Walk(aspect_deg=10, snr_db=25)
     low, high = Radar(), radar_for_carrier(77e9)
     base, fine = settings_for_radar(low), settings_for_radar(high)
@@ -97,7 +97,7 @@ def draw_bands() -> None:
 
 
 def draw_body() -> None:
-    """A cycle of the walking model, and the forward velocities it gives."""
+    """Draw a cycle of the walking model, and its forward velocities."""
     walker = Walker()
     cycle = cycle_duration_sec(walker.relative_velocity)
     figure = Figure(figsize=(13, 3.8), dpi=80, layout="constrained")
@@ -124,7 +124,7 @@ def draw_body() -> None:
 
 
 def print_table() -> None:
-    """How well the estimates agree with the truth, on users and walks that they were not made with."""
+    """Print the errors of the gait estimates on users and walks that were not used to develop them."""
     seed = 200
     five: dict[str, Any] = {"users": 5, "walks": 60, "gap": 0.1}
     cases: list[tuple[str, float, dict[str, Any]]] = [

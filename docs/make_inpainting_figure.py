@@ -1,4 +1,4 @@
-"""Draw docs/images/digits_inpainted.png with the demo's checkpoint, and count how often the result is read right.
+"""Draw docs/images/digits_inpainted.png with the demo's checkpoint, and print its classification accuracy.
 
 python docs/make_inpainting_figure.py [runs/demo/images/checkpoints/last.ckpt]
 """
@@ -21,7 +21,7 @@ NUM, SHOWN = 200, 16
 
 
 def main(checkpoint: str = "runs/demo/images/checkpoints/last.ckpt") -> None:
-    """Give the upper half of held-out scans, and draw the lower."""
+    """Inpaint the lower half of held-out scans."""
     model = jitflow.load(checkpoint, device="cpu").module
     data = DigitsDataModule(img_size=16)
     data.setup("fit")

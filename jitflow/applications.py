@@ -1,6 +1,6 @@
-"""The table of applications: those built in and those of other packages, as strings, imported only when named.
+"""Registry of applications, built in or from other packages; each is imported only when it is needed.
 
-A package brings an application by an entry point of the group ``jitflow.applications``::
+Another package adds an application through an entry point of the group ``jitflow.applications``::
 
     [project.entry-points."jitflow.applications"]
     toy = "toy.application:TOY"
@@ -37,9 +37,9 @@ EXPORTS = {
     "JiTLightningModule": "jitflow.apps.images.module",
     "JiTDataModule": "jitflow.apps.images.data",
 }
-# Checkpoints of published code name no application; their formats do.
+# Published checkpoints do not name an application; their format tells which one reads them.
 RELEASES = {"JiT": "images", "LightningDiT": "microdoppler"}
-# Class paths that files of earlier versions hold, and where those classes are now. Such files stay readable for ever.
+# Class paths that earlier versions wrote into files, and where those classes are now, so that old files stay readable.
 FORMER_CLASSES = {
     "jitflow.training.jit_module.JiTLightningModule": "jitflow.apps.images.module.JiTLightningModule",
     "jitflow.training.text_module.TextLightningModule": "jitflow.apps.text.module.TextLightningModule",
@@ -52,11 +52,11 @@ FORMER_CLASSES = {
 
 
 def application_name(recorded: str, *, default: str = "images") -> str:
-    """Return the name of the application that a checkpoint or a recipe means by what it records.
+    """Return the name of the application that a checkpoint or recipe belongs to.
 
     Args:
-        recorded: The name of an application, installed or not, or the dotted name of a class.
-        default: What a class that is not of this library stands for, and an empty record.
+        recorded: What the file records: an application's name, installed or not, or the class path of a module.
+        default: The application assumed for a class of another library and for an empty record.
 
     Returns:
         The name of the application.
@@ -66,14 +66,14 @@ def application_name(recorded: str, *, default: str = "images") -> str:
         package = where.rpartition(".")[0]
         if current == name or current.startswith(f"{package}."):
             return name
-    # A class path holds a dot, the name of an application does not.
+    # A class path contains a dot, an application's name does not.
     return current if current and "." not in current else default
 
 
 def summaries() -> dict[str, tuple[str, str]]:
-    """Say in a line what the commands of the built-in applications do, and give one that works, by name.
+    """Return a one-line summary and an example command of each built-in application that has commands.
 
-    Those that have commands say it in their package (``SUMMARY``, ``EXAMPLE``), which imports nothing else.
+    Both stand in the application's package (``SUMMARY``, ``EXAMPLE``), which imports nothing else.
     """
     packages = {
         name: importlib.import_module(path.partition(":")[0].rpartition(".")[0]) for name, path in BUILT_IN.items()
@@ -87,7 +87,7 @@ def list_applications() -> list[str]:
 
 
 def get_application(name: str) -> Application:
-    """Import an application; a built-in one wins over one that an installed package brings by the same name.
+    """Import an application by name; a built-in one wins over an installed package's of the same name.
 
     Args:
         name: Its name, such as ``"images"``.
@@ -96,7 +96,7 @@ def get_application(name: str) -> Application:
         The application.
 
     Raises:
-        ConfigError: If there is none of this name, or the package that brings it is broken; names the package.
+        ConfigError: If there is none of this name, or its package is broken; the message names the package.
     """
     if name in BUILT_IN:
         found: Application = load_object(BUILT_IN[name])
@@ -105,7 +105,7 @@ def get_application(name: str) -> Application:
 
 
 def application_module(name: str) -> str:
-    """Return the dotted name of the module that holds an application; it is not imported.
+    """Return the dotted name of the module that defines an application, without importing it.
 
     Args:
         name: The application's name.
@@ -119,22 +119,22 @@ def application_module(name: str) -> str:
 
 
 def recipe_folder(name: str) -> Path:
-    """Return the folder of an application's recipes, ``recipes`` beside its module; nothing is imported."""
+    """Return the folder of an application's recipes, ``recipes`` beside its module, without importing it."""
     top, *inner = application_module(name).split(".")
     with _without_working_folder() if name not in BUILT_IN else nullcontext():
         spec = importlib.util.find_spec(top)
     if spec is None or spec.origin is None:
-        raise ConfigError(f"the application {name} is listed, but its module {top} is not there; install it again")
+        raise ConfigError(f"the application {name} is listed, but its module {top} is missing; install it again")
     return Path(spec.origin).parent.joinpath(*inner[:-1], "recipes")
 
 
 def application_packages() -> set[str]:
-    """Names of the top-level packages that bring the applications; none of them is imported."""
+    """Names of the top-level packages that define applications; none of them is imported."""
     return {application_module(name).partition(".")[0] for name in list_applications()}
 
 
 def import_module(name: str) -> ModuleType:
-    """Import a module; of a package that brings an application never what lies in the working folder.
+    """Import a module; an application's package is never imported from the working folder.
 
     Args:
         name: Its dotted name.
@@ -148,27 +148,27 @@ def import_module(name: str) -> ModuleType:
 
 
 def load_object(path: str) -> Any:
-    """Import what a string names, such as ``"jitflow.apps.text.commands:sample"``."""
+    """Import an application's class or function by its path, such as ``"jitflow.apps.text.commands:sample"``."""
     module, _, attribute = path.partition(":")
     return getattr(import_module(module), attribute)
 
 
 @cache
 def _plugins(path: tuple[str, ...]) -> dict[str, dict[str, EntryPoint]]:
-    """Entry points of the packages on a path, by name of the application, then by name of the package."""
+    """Entry points of applications in the packages on a path, by application name, then by package name."""
     from importlib.metadata import distributions
 
     found: dict[str, dict[str, EntryPoint]] = {}
     for distribution in distributions(path=list(path)):
         for entry in distribution.entry_points.select(group=GROUP):
             if entry.name not in BUILT_IN:
-                # Of a package that is there twice, Python imports the first.
+                # Python imports the first of two packages with the same name.
                 found.setdefault(entry.name, {}).setdefault(str(distribution.metadata["Name"]), entry)
     return found
 
 
 def _find_plugin(name: str) -> dict[str, EntryPoint]:
-    """Entry points that bring an application, by name of the package; raise ConfigError if there is none."""
+    """Entry points of an application, by package name; raise ConfigError if there is none."""
     plugins = _plugins(_import_path())
     if name not in plugins:
         raise unknown_name("application", name, [*BUILT_IN, *plugins])
@@ -176,10 +176,10 @@ def _find_plugin(name: str) -> dict[str, EntryPoint]:
 
 
 def _load_plugin(name: str, entries: dict[str, EntryPoint]) -> Application:
-    """Import the application of a package; raise ConfigError, naming the package, if it is none."""
+    """Import an application through its entry point; raise ConfigError, naming the package, if that fails."""
     if len(entries) > 1:
         raise ConfigError(
-            f"the packages {' and '.join(sorted(entries))} both bring an application {name!r}; uninstall one of them"
+            f"the packages {' and '.join(sorted(entries))} both define an application {name!r}; uninstall one of them"
         )
     package, entry = next(iter(entries.items()))
     try:
@@ -190,14 +190,14 @@ def _load_plugin(name: str, entries: dict[str, EntryPoint]) -> Application:
         reason = str(error).split("\n")[0]
         raise ConfigError(
             f"the application {name!r} of the package {package} cannot be imported from {entry.value} "
-            f"({type(error).__name__}: {reason}); mend or uninstall the package"
+            f"({type(error).__name__}: {reason}); fix or uninstall the package"
         ) from error
     from jitflow.training.application import Application
 
     if not isinstance(found, Application):
         raise ConfigError(
             f"the package {package} gives {entry.value} as the application {name!r}, which is no "
-            f"jitflow.training.application.Application but a {type(found).__name__}; mend or uninstall the package"
+            f"jitflow.training.application.Application but a {type(found).__name__}; fix or uninstall the package"
         )
     recorded = getattr(found.module, "application", None)
     if "." in name or {found.name, recorded} != {name}:
@@ -209,10 +209,9 @@ def _load_plugin(name: str, entries: dict[str, EntryPoint]) -> Application:
 
 
 def _import_path() -> tuple[str, ...]:
-    """``sys.path`` without the working folder, which Python puts first and which may hold anybody's files.
+    """``sys.path`` without the working folder, which Python puts first and which may contain untrusted files.
 
-    Where PYTHONPATH names the working folder, or an installation has put it behind the standard library (a package
-    installed as editable), somebody meant it, and it stays.
+    The working folder stays if PYTHONPATH names it or an editable installation has put it after the standard library.
     """
     here = os.path.realpath(".")
     named = {os.path.realpath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
@@ -229,7 +228,7 @@ def _import_path() -> tuple[str, ...]:
 
 @contextmanager
 def _without_working_folder() -> Iterator[None]:
-    """Let imports inside the block find nothing that lies in the working folder only."""
+    """Exclude the working folder from imports inside the block."""
     before = sys.path[:]
     sys.path[:] = _import_path()
     try:

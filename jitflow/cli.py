@@ -21,13 +21,13 @@ from jitflow.host import keep_freed_memory, let_threads_wait_briefly
 
 @dataclass(frozen=True)
 class Verb:
-    """A command.
+    """A verb of the command line: the function that runs it, and its line of help.
 
     Attributes:
-        module: Where its function is.
+        module: Module of its function.
         function: The function, ``main(args: list[str])``.
         summary: One line of help.
-        example: One command line that works.
+        example: An example command line.
     """
 
     module: str
@@ -110,7 +110,10 @@ VERBS = {
     "models": Verb(
         "jitflow.verbs.models", "models", "list networks with their size and cost", "jitflow models 'JiT-B*'"
     ),
-    **{name: Verb("jitflow.verbs.application", "application", *said) for name, said in _APPLICATIONS.items()},
+    **{
+        name: Verb("jitflow.verbs.application", "application", *summary_and_example)
+        for name, summary_and_example in _APPLICATIONS.items()
+    },
 }
 
 
@@ -126,7 +129,7 @@ TASKS = {
 
 
 def usage() -> str:
-    """Text of ``jitflow --help``: the verbs by task, each with an example."""
+    """Return the help text of the command line: the verbs by task, with summary and example."""
     width = max(map(len, VERBS))
     lines = ["usage: jitflow <verb> [options]", "", "Flow-matching image Transformers."]
     for task, names in TASKS.items():
@@ -138,13 +141,13 @@ def usage() -> str:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command line.
+    """Run the command line: parse the verb and its options.
 
     Args:
         args: Words after ``jitflow``; those of the process by default.
 
     Returns:
-        Exit status: 0, 1 for an error a user can mend, 130 after Ctrl-C.
+        Exit status: 0, 1 for an error a user can correct, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if args is None else args)
     let_threads_wait_briefly()
@@ -157,7 +160,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("jitflow").setLevel(logging.INFO)
-    # Lightning prints through handlers of its own besides; its hints would drown what the commands say.
+    # Lightning also prints through its own handlers, and its hints would drown the commands' output.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger(name).propagate = False

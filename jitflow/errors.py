@@ -1,7 +1,7 @@
-"""The errors that a user can cause, each one line that names the culprit and the way out.
+"""Errors that a user can cause: one line each, naming the argument or file at fault and the remedy.
 
 They also derive from the built-in error a caller would expect (``ValueError``, ``FileNotFoundError``),
-so that code which knows nothing of jitflow can still catch them. The command line prints them without a
+so that code without knowledge of jitflow can catch them. The command line prints them without a
 traceback.
 """
 
@@ -13,11 +13,11 @@ from collections.abc import Iterable
 
 
 class JitflowError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base class of every error that a user can cause and correct."""
 
 
 class ConfigError(JitflowError, ValueError):
-    """An argument or a recipe holds a value that cannot work."""
+    """An argument or a recipe has an invalid value."""
 
 
 class DataError(JitflowError, ValueError):
@@ -25,7 +25,7 @@ class DataError(JitflowError, ValueError):
 
 
 class MissingFileError(JitflowError, FileNotFoundError):
-    """A path that must exist does not."""
+    """A file or folder that must exist does not."""
 
     def __str__(self) -> str:
         # FileNotFoundError would print its arguments as (errno, text).
@@ -33,16 +33,16 @@ class MissingFileError(JitflowError, FileNotFoundError):
 
 
 class CheckpointError(JitflowError, RuntimeError):
-    """A checkpoint is damaged, of another model, or not to be trusted."""
+    """A checkpoint is damaged, of another model, or unsafe to load."""
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "") -> ConfigError:
-    """Build the error for a name that is not in a list, with the nearest names.
+    """Build the ConfigError for an unknown name of a model, solver or option, with the nearest known names.
 
     Args:
-        kind: What was asked for, such as ``"model"``.
+        kind: What the name stands for, such as ``"model"``.
         name: The name that was given.
-        known: Every name that would have worked.
+        known: Every valid name.
         hint: Where to see the whole list, such as a command.
 
     Returns:
@@ -56,23 +56,23 @@ def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "
 
 
 def option_error(text: str, command: str) -> ConfigError:
-    """Bring a message of jsonargparse about an option, which can be long, to one line.
+    """Shorten jsonargparse's message about a command-line option to one line.
 
     Args:
-        text: Its message.
+        text: The message of jsonargparse.
         command: The command whose ``--help`` lists the options.
 
     Returns:
         The error, to be raised by the caller.
     """
-    # Options of a class are named inside out, one in the other.
+    # For an option of a class jsonargparse names each level, the outermost first.
     option = ".".join(re.findall(r'key "([^"]+)"', text))
-    classes_or_words = re.findall(r"Expected an? (?:<class '([^']+)'>|typing\.Literal\[(.*)\]|([^<\n]+))", text)
-    kinds = [next(filter(None, kind)).rstrip(".").replace(", ", " or ") for kind in classes_or_words]
+    expected_types = re.findall(r"Expected an? (?:<class '([^']+)'>|typing\.Literal\[(.*)\]|([^<\n]+))", text)
+    kinds = [next(filter(None, kind)).rstrip(".").replace(", ", " or ") for kind in expected_types]
     value = re.search(r"(?:Got value|Given value): (.*)", text)
     if option and kinds and value:
         known = " or ".join(dict.fromkeys(kind for kind in kinds if kind != "NoneType"))
-        said = f"--{option} must be {known}; got {value[1]}"
+        message = f"--{option} must be {known}; got {value[1]}"
     else:
-        said = " ".join(text.split())
-    return ConfigError(f"{said} ({command} --help lists all options)")
+        message = " ".join(text.split())
+    return ConfigError(f"{message} ({command} --help lists all options)")

@@ -1,4 +1,4 @@
-"""A trained model of any application: one line in Python, one command in a shell, the same samples."""
+"""Load a trained model of any application and sample from it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Model:
 
     Args:
         module: The module with its weights.
-        source: Where it came from, for the settings file.
+        source: Origin of the model, for the settings file.
     """
 
     def __init__(self, module: FlowModule, *, source: str | Path | None = None) -> None:
@@ -47,12 +47,12 @@ class Model:
 
     @cached_property
     def application(self) -> Application:
-        """The application of the module's class; for a class of a user's own, that of labels in and pixels out."""
+        """The application of the module's class; for a user's own class, a generic one from labels to pixels."""
         name = self.module.application
         return get_application(name) if name else Application(name="", module=type(self.module))
 
     def to(self, device: str | torch.device) -> Model:
-        """Move to a device and return the model; raise ConfigError if this machine has no such device."""
+        """Move the model to a device and return it; raise ConfigError if this machine has no such device."""
         try:
             self.module.to(device)
             self.module.codec.to(device)
@@ -63,23 +63,23 @@ class Model:
     def compile(self) -> Model:
         """Compile the whole network for sampling with ``torch.compile``, and return the model.
 
-        The first samples wait for the compiler; then a step has fewer and longer kernels. On CUDA every call of the
-        network is one graph of kernels, launched at once. Batches of another size compile again, and samples agree
-        with the plain network's up to rounding.
+        The first samples wait for the compiler; then a step has fewer and larger kernels. On CUDA every call of the
+        network is one CUDA graph. Another batch size compiles again; samples agree with the plain network's up to
+        rounding.
         """
         on_cuda = self.module.device.type == "cuda"
         self.module.net.compile(dynamic=False, mode="reduce-overhead" if on_cuda else None)
         return self
 
     def ask(self, labels: Numbers | None = None, **asked: Any) -> Asked:
-        """Say what samples a call of :meth:`sample` would draw, and check it, without drawing any.
+        """Validate a call of :meth:`sample` and return the samples it asks for, without generating them.
 
         Args:
             labels: As in :meth:`sample`.
             asked: As in :meth:`sample`.
 
         Raises:
-            ConfigError: If the application does not know a word, or the model cannot draw this.
+            ConfigError: If the application does not take an argument, or the model cannot generate these samples.
         """
         found: Asked = load_object(self.application.condition)(self.module, labels=labels, **asked)
         return found
@@ -102,33 +102,34 @@ class Model:
         on_progress: OnProgress | None = None,
         **asked: Any,
     ) -> Samples:
-        """Draw samples. A setting that is ``None`` is the model's own. Threads may share a model.
+        """Generate samples. A setting that is ``None`` takes the model's own. Threads may share a model.
 
         Args:
             labels: Label of each sample, or text such as ``"0,3,7-9"`` or ``"all"``; None for every class.
-            seeds: A seed for each sample, or the first of consecutive ones. A seed names a sample whatever
-                the batch size.
+            seeds: A seed for each sample, or the first of consecutive ones. A seed determines a
+                sample whatever the batch size.
             guidance: Guidance scale; 1 for none.
             interval: Times (low, high) between which guidance acts.
             solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
             steps: Steps of the solver.
-            time_shift: Above 1 puts more of the steps near the noise, below 1 near the image; 1 spaces them evenly.
-            churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
-            temperature: Divides log-probabilities; below 1 it draws what is likeliest. For models that have them.
+            time_shift: Above 1 puts more steps near the noise, below 1 near the data; 1 spaces them evenly.
+            churn: Amount of noise re-added before each step, in steps; 0 is deterministic.
+            temperature: Divides log-probabilities; below 1 favours likely tokens. Only for models that have
+                probabilities.
             ema: Which average of the weights to use, 1 or 2; 0 for the weights themselves; between 0 and 1 a
-                relative width, such as 0.1, for an average reconstructed from the run's snapshots. None is 1 where
-                there is one.
-            batch_size: Samples at a time.
+                relative width, such as 0.1, for an average reconstructed from the run's snapshots. None takes 1 if
+                    there is one.
+            batch_size: Samples per batch.
             precision: ``"32"``, ``"bf16"`` or ``"16"`` inside the network; the state stays in float32.
-            on_progress: Called with (steps of samples done, steps of samples in all).
-            asked: ``num``, samples of each, and the application's own words: ``users`` for micro-Doppler; ``prompt``,
-                or ``texts`` with ``start_time``, for text.
+            on_progress: Called with (sample steps done, total sample steps).
+            asked: ``num``, samples of each label, and the application's own arguments: ``users`` for micro-Doppler;
+                ``prompt``, or ``texts`` with ``start_time``, for text.
 
         Returns:
-            The samples, which know how to save themselves.
+            The samples, with methods to save them.
 
         Raises:
-            ConfigError: If a setting is out of range, or the application does not know a word.
+            ConfigError: If a setting is out of range, or the application does not take an argument.
             DataError: If a sample is not finite.
         """
         wanted = self.ask(labels, **asked)
@@ -161,13 +162,13 @@ class Model:
         return type(parts[0]).join(parts, settings)
 
     def check_settings(self, **words: Any) -> dict[str, Any]:
-        """Return settings by the names that modules have for them.
+        """Validate sampling settings and return them by the module's names.
 
         Args:
             words: ``guidance`` to ``temperature`` of :meth:`sample`.
 
         Raises:
-            ConfigError: If one is out of range, or the model has no use for it.
+            ConfigError: If one is out of range, or does not apply to the model.
         """
         given = settings_from_words(**words)
         if given.get("cfg_scale", 1) != 1 and not self.module.label_drop_prob > 0:
@@ -176,7 +177,7 @@ class Model:
             return given
 
     def check_ema(self, ema: float) -> None:
-        """Raise ConfigError unless the model has this average; a score must not silently be another's."""
+        """Raise ConfigError unless the model has this average of the weights; a score must not silently use another."""
         if ema in (1, 2):
             self.module.ema_parameters(int(ema))
         elif not 0 <= ema < 1:
@@ -187,7 +188,7 @@ class Model:
             )
 
     def _describe(self) -> dict[str, Any]:
-        """Settings of the call that runs, plain values by the words of :meth:`sample`."""
+        """Return the sampling settings of the current call as plain values, by the argument names of :meth:`sample`."""
         module = self.module
         described = {
             "checkpoint": self.source,
@@ -206,7 +207,7 @@ class Model:
     def _sample_batch(
         self, wanted: Asked, seeds: list[int], index: slice, precision: str, on_progress: OnProgress | None
     ) -> Tensor:
-        """States at the end of the path, shape ``(B, *S)``, of some of the samples."""
+        """Generate a batch of samples in the model space, shape ``(B, *S)``."""
         module, part = self.module, wanted.part(index)
         size = len(part)
 
@@ -224,13 +225,13 @@ class Model:
         with use_seeds(seeds[index]), module.watch_sampling(on_step), autocast:
             if asked.known is None and start is None:
                 assert asked.label is not None
-                # What users override.
+                # The method that users override.
                 x = module.generate(asked.label, use_ema=False)
             else:
                 x = module.generate_condition(asked, use_ema=False, start=start)
         wrong = int((~x.flatten(1).isfinite().all(dim=1)).sum())
         if wrong:
-            # As uint8 they would look like ordinary pixels.
+            # In uint8, NaN would look like ordinary pixels.
             raise DataError(f"{wrong} of {size} samples hold NaN or infinity; the model has diverged")
         return x
 
@@ -247,25 +248,24 @@ def load(
 
     Args:
         path: A checkpoint file.
-        device: Where to put it; a GPU if there is one by default.
-        module_class: Class of the module, where you trained a subclass of your own. By default that of the
-            application which the file names; no other class is taken from a file, which could name any code.
-        application: Name of the application that it must be of; any by default.
-        vavae_path: The VA-VAE that made the latents of a model that works on latents; ``builtin`` for the codec inside
-            the checkpoint.
+        device: Device of the model; by default a GPU if there is one.
+        module_class: Class of the module, if you trained your own subclass. By default that of the application in the
+            file; no other class is loaded from a file, which could name any code.
+        application: Name of the application that the model must have; any by default.
+        vavae_path: The VA-VAE that made the latents of a latent model; ``builtin`` for the codec inside the checkpoint.
 
     Returns:
         The model; ``load(path).sample(labels=[3, 7], seeds=[0, 1], guidance=2.0, steps=50).images()``.
 
     Raises:
         MissingFileError: If there is no such file.
-        CheckpointError: If it cannot be loaded whole, or is of another application.
-        ConfigError: If the VA-VAE is not the one that made the latents, or the model has no use for any.
+        CheckpointError: If it cannot be loaded completely, or is of another application.
+        ConfigError: If the VA-VAE is not the one that made the latents, or the model takes none.
     """
     module = load_module(path, module_class=module_class)
     if application is not None and module.application != application:
         raise CheckpointError(
-            f"{path} is no model of {application}; it is of {module.application or 'another class'} "
+            f"{path} is not a model of {application}; it is of {module.application or 'another class'} "
             f"({type(module).__name__})"
         )
     if str(vavae_path) != BUILTIN:
@@ -274,7 +274,7 @@ def load(
 
 
 def _find_snapshots(checkpoint: Path) -> Path | None:
-    """Folder of a run's EMA snapshots: beside its checkpoint, or beside the folder of checkpoints."""
+    """Find the folder of a run's EMA snapshots: beside its checkpoint, or beside the checkpoint folder."""
     for folder in (checkpoint.parent, checkpoint.parent.parent):
         if (folder / "ema_snapshots").is_dir():
             return folder / "ema_snapshots"
@@ -282,7 +282,7 @@ def _find_snapshots(checkpoint: Path) -> Path | None:
 
 
 def default_device() -> str:
-    """Name the fastest device of this machine: ``cuda``, ``mps`` or ``cpu``."""
+    """Return the name of this machine's fastest device: ``cuda``, ``mps`` or ``cpu``."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -290,7 +290,7 @@ def default_device() -> str:
 
 @contextmanager
 def _weights(module: FlowModule, ema: float, snapshots: Path | None) -> Iterator[None]:
-    """Use an average of the weights inside the block; see :meth:`Model.sample` for what ``ema`` means."""
+    """Use an average of the weights inside the ``with`` block; for ``ema`` see :meth:`Model.sample`."""
     if ema == 0:
         with module.present_weights():
             yield

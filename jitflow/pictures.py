@@ -1,4 +1,4 @@
-"""Pictures people look at: grids of images, strips over time, curves."""
+"""Draw pictures for people: grids of images, plots of curves, heat maps."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _BLUE, _ORANGE, _GREY = "#1f6fb4", "#e07b39", "#8a8f98"
 
 
 def to_image(pixels: Pixels, *, scale: int = 1) -> Image.Image:
-    """Make one picture of pixels.
+    """Convert an array of pixels to a Pillow image.
 
     Args:
         pixels: Shape ``(C, H, W)``, uint8; C is 1 or 3.
         scale: Whole factor by which pixels are repeated, for small images.
 
     Returns:
-        The picture, grey or RGB.
+        The image, grey or RGB.
     """
     array = np.asarray(pixels, dtype=np.uint8).transpose(1, 2, 0)
     image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
@@ -34,7 +34,7 @@ def to_image(pixels: Pixels, *, scale: int = 1) -> Image.Image:
 
 
 def grid(pixels: Pixels, *, columns: int, scale: int = 1, gap_px: int = 2, background: int = 255) -> Image.Image:
-    """Lay images out row by row.
+    """Arrange images in a grid, row by row.
 
     Args:
         pixels: Shape ``(N, C, H, W)``, uint8.
@@ -44,27 +44,27 @@ def grid(pixels: Pixels, *, columns: int, scale: int = 1, gap_px: int = 2, backg
         background: Grey value of the space.
 
     Returns:
-        One picture; the last row may be short.
+        One image; the last row may be shorter.
     """
     images = [to_image(p, scale=scale) for p in pixels]
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     width, height = images[0].size
     size = (columns * (width + gap_px) + gap_px, rows * (height + gap_px) + gap_px)
-    sheet = Image.new(images[0].mode, size, background if images[0].mode == "L" else (background,) * 3)
+    canvas = Image.new(images[0].mode, size, background if images[0].mode == "L" else (background,) * 3)
     for i, image in enumerate(images):
-        place = (gap_px + (i % columns) * (width + gap_px), gap_px + (i // columns) * (height + gap_px))
-        sheet.paste(image, place)
-    return sheet
+        corner = (gap_px + (i % columns) * (width + gap_px), gap_px + (i // columns) * (height + gap_px))
+        canvas.paste(image, corner)
+    return canvas
 
 
 def display_scale(side_px: int, *, target_px: int = 64) -> int:
-    """Whole factor that brings small images to about ``target_px`` a side; 1 for larger ones."""
+    """Whole factor that enlarges small images to about ``target_px`` a side; 1 for larger ones."""
     return max(1, target_px // side_px)
 
 
 def save_image(image: Image.Image, path: str | Path) -> None:
-    """Save as PNG, whole or not at all."""
+    """Save an image as PNG, atomically."""
     with atomic_path(path) as temporary:
         image.save(temporary, format="PNG")
 
@@ -105,7 +105,7 @@ def plot_curve(
         smooth: Width of the running mean, in points; 1 for none.
         marks: Horizontal lines to draw, by name.
     """
-    # The file is made without a display, whatever backend the environment asks for.
+    # No display is needed, whatever backend the environment asks for.
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib.figure import Figure
 
@@ -141,11 +141,11 @@ def heat_map(
     xlabel: str,
     title: str,
 ) -> None:
-    """Draw a table of numbers as colours with the numbers in it; the lowest is framed.
+    """Draw a table of scores as a heat map with the numbers written in; the lowest score is framed.
 
     Args:
         path: Where to save the PNG.
-        values: One list for each row.
+        values: The scores, one list for each row.
         columns: Names along the horizontal axis.
         rows: Names along the vertical axis.
         xlabel: Name of the horizontal axis.
@@ -159,7 +159,7 @@ def heat_map(
     size = (2.6 + 0.8 * len(columns) + 0.08 * max(map(len, rows)), 1.6 + 0.5 * len(rows))
     figure = Figure(figsize=size, dpi=110, layout="constrained")
     axes = figure.subplots()
-    # Scores span decades; equal ratios shall look equally different.
+    # Scores span decades, so the colour scale is logarithmic.
     colours = np.log(np.maximum(table, 1e-12))
     axes.imshow(colours, cmap="viridis_r", aspect="auto")
     middle = (colours.min() + colours.max()) / 2

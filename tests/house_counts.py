@@ -42,10 +42,10 @@ _DECIDING = (ast.Compare, ast.BoolOp, ast.IfExp, ast.MatchValue)
 _USES = (ast.Attribute, ast.ImportFrom, ast.Call)
 
 _NOUNS = """
-    accelerator activation AdamW adaLN angle application architecture array attention autoencoder average axis batch
-    bias block byte callback carrier channel checkpoint checksum class classifier codebook codec codeword colour
+    accelerator accuracy activation AdamW adaLN angle application architecture array attention autoencoder average axis
+    batch bias block byte callback carrier channel checkpoint checksum class classifier codebook codec codeword colour
     condition convolution corpus covariance CPU crop data decay decoder demo device digit dimension discrepancy
-    distance distribution document echo eigenvalue EMA embedding encoder epoch evaluation extractor feature FID
+    distance distribution document echo eigenvalue EMA embedding encoder epoch evaluation extractor feature FID file
     frequency gait GPU gradient grid guidance head image JSON kernel KID label latent lattice layer logit loss
     manifest manifold matrix mean median memory metric model modulation module moment network noise norm optimiser
     option parameter patch percentile picture pixel plug-in PNG position posterior precision prediction probability

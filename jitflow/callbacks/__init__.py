@@ -1,4 +1,4 @@
-"""Lightning callbacks of every application."""
+"""Lightning callbacks for all applications."""
 
 from jitflow.callbacks.checkpoint import JiTModelCheckpoint
 from jitflow.callbacks.defaults import create_default_callbacks

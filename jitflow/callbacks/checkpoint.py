@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there."""
+"""Checkpoint callback with atomic writes, checksums and a resumable stop on signals."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ __all__ = ["LAST_NAME", "JiTModelCheckpoint"]
 
 
 class JiTModelCheckpoint(Checkpoint):
-    """Save the last state regularly, milestones for good, the best, and always the end of the training.
+    """Save checkpoints: the last state at intervals, permanent milestones, the best state, and the end of training.
 
-    Ctrl-C, SIGTERM and SIGUSR1 save after the running optimiser step and end the run, with status 130, 143 or 138; a
-    second one ends it at once. ``checkpoint-last.pth`` is replaced each time, and what it was before stays as
-    ``checkpoint-prev.pth``; ``checkpoint-{epoch}.pth`` stays; ``last.ckpt`` is a link to the first. All are Lightning
-    checkpoints. A file is written beside its name, written down with its checksum in ``manifest.json``, and renamed
-    when it is on the disk, while the training goes on. A crash during saving leaves the file of before; so does a full
-    disk, which is reported, and is an error at the end if the end could not be saved.
+    Ctrl-C, SIGTERM and SIGUSR1 save after the current optimiser step and end the run with status 130, 143 or 138; a
+    second signal ends it at once. ``checkpoint-last.pth`` is replaced each time, and the previous one is kept as
+    ``checkpoint-prev.pth``; milestones are ``checkpoint-{epoch}.pth``; ``last.ckpt`` links to the last state. All are
+    Lightning checkpoints. A file is written under a temporary name, flushed to disk, recorded with its checksum in
+    ``manifest.json`` and renamed, while training continues. A crash during saving leaves the previous file intact; so
+    does a full disk, which is logged, and raises an error if the end of the training cannot be saved.
 
     Args:
         dirpath: Folder of the checkpoints.
         save_last_freq: Epochs between two saves of the last state.
         save_milestone_freq: Epochs between two milestones.
         save_last_every_n_steps: Optimiser steps between two saves of the last state; none by default.
-        best_name: File for the state of the lowest ``monitor`` so far, such as ``best.ckpt``; none by default. It
-            survives a resume.
+        best_name: File of the state with the lowest ``monitor`` so far, such as ``best.ckpt``; none by default. The
+            best value survives a resume.
         monitor: Logged value that is compared after each validation.
         milestone_name: Name of milestones; ``{epoch}`` is the last finished epoch counted from 0, ``{done}`` the
             number of finished epochs.
-        keep_milestones: How many of the newest milestones to keep; all by default.
-        keep_previous: Keep the last but one state, to go on from if the last one is damaged on the disk.
+        keep_milestones: Number of newest milestones to keep; all by default.
+        keep_previous: Keep the second-last state, to resume from if the last one is damaged on disk.
 
     Raises:
         ConfigError: If a frequency or number is below 1.
@@ -96,11 +96,11 @@ class JiTModelCheckpoint(Checkpoint):
 
     @property
     def last_path(self) -> Path:
-        """Where the last state is."""
+        """Path of the last checkpoint."""
         return self.dirpath / LAST_NAME
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Clear away what a crash left half-written, and listen to signals."""
+        """Remove partly written files of a crash, and install signal handlers."""
         self._steps_seen, self._last_failure, self.num_failed_saves = trainer.global_step, None, 0
         if trainer.is_global_zero:
             writable_folder(self.dirpath)
@@ -112,11 +112,11 @@ class JiTModelCheckpoint(Checkpoint):
         self._stop.listen()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Finish what is being saved, and give the signals back."""
+        """Finish saving checkpoints, and restore the signal handlers."""
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Finish what is being saved, and give the signals back."""
+        """Finish saving checkpoints, and restore the signal handlers."""
         self._close()
 
     def _close(self) -> None:
@@ -129,22 +129,22 @@ class JiTModelCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save the last state every so many optimiser steps, and when asked to stop.
+        """Save the last state every ``save_last_every_n_steps`` optimiser steps, and when asked to stop.
 
-        Also before the end of an epoch that is to be saved: its validation and evaluation may fail, or be killed for
-        the memory they take, and then only they have to be done again.
+        It also saves before the end of an epoch that will be saved: validation and evaluation may fail or run out of
+        memory, and then only they must be repeated.
         """
         stepped, self._steps_seen = trainer.global_step != self._steps_seen, trainer.global_step
         if not stepped:
             return
-        asked = self._stop.received()
+        signal_number = self._stop.received()
         every = self.save_last_every_n_steps
         due = bool(every) and trainer.global_step % (every or 1) == 0
         due = due or (trainer.is_last_batch and self._is_saved_after(trainer.current_epoch + 1))
-        if (asked or due) and trainer.global_step != self._saved_at_step:
+        if (signal_number or due) and trainer.global_step != self._saved_at_step:
             self._save_last(trainer)
-        if asked:
-            self._end_by(asked, trainer)
+        if signal_number:
+            self._stop_training(signal_number, trainer)
 
     def on_validation_batch_end(
         self,
@@ -155,21 +155,21 @@ class JiTModelCheckpoint(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """End a validation that may last long when asked to stop; the resumed run begins with it."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and (asked := self._stop.received()):
+        """Stop a possibly long validation when asked to; the resumed run begins with this validation."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and (signal_number := self._stop.received()):
             if trainer.global_step != self._saved_at_step:
                 self._save_last(trainer)
-            self._end_by(asked, trainer)
+            self._stop_training(signal_number, trainer)
 
-    def _end_by(self, asked: int, trainer: pl.Trainer) -> None:
+    def _stop_training(self, signal_number: int, trainer: pl.Trainer) -> None:
         self._finish_saving()
         if self._last_failure is None:
             log.info("stopped at step %d; %s holds step %d", trainer.global_step, self.last_path, self._saved_at_step)
-        # A process that Lightning started and that ends with another status than 0 has all others killed.
-        raise stop_exception(asked) if trainer.is_global_zero else SystemExit(0)
+        # Lightning kills all processes if one that it started exits with a non-zero status.
+        raise stop_exception(signal_number) if trainer.is_global_zero else SystemExit(0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the last state and milestones every so many epochs."""
+        """Save the last state and milestones at their intervals of epochs."""
         epochs_done = trainer.current_epoch + 1
         if epochs_done % self.save_last_freq == 0:
             self._save_last(trainer)
@@ -181,7 +181,7 @@ class JiTModelCheckpoint(Checkpoint):
         return epochs_done % self.save_last_freq == 0 or epochs_done % self.save_milestone_freq == 0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the best state."""
+        """Save the best state if the monitored value has improved."""
         if self.best_name is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
         value = trainer.callback_metrics.get(self.monitor)
@@ -194,19 +194,19 @@ class JiTModelCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Let ``epoch`` be the last epoch that was begun, counted from 0."""
+        """Set the checkpoint's ``epoch`` to the last epoch that was begun, counted from 0."""
         checkpoint["epoch"] = last_begun_epoch(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value so far."""
+        """Return the best monitored value so far, for the checkpoint."""
         return {"best_value": self.best_value}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best value, so that a resumed run keeps a better state of before."""
+        """Restore the best monitored value, so that a resumed run keeps a better earlier checkpoint."""
         self.best_value = float(state_dict.get("best_value", math.inf))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the end of the training, whatever the frequencies.
+        """Save the state at the end of training, whatever the intervals.
 
         Raises:
             CheckpointError: If the end could not be saved.
@@ -216,7 +216,7 @@ class JiTModelCheckpoint(Checkpoint):
         if self._last_failure is not None:
             raise CheckpointError(
                 f"the end of the training could not be saved into {self.dirpath} ({_reason(self._last_failure)}); "
-                "make room or mend the folder, and resume to train the steps since the last whole checkpoint again"
+                "free disk space or repair the folder, and resume from the last complete checkpoint"
             )
         if self.num_failed_saves:
             log.warning("%d checkpoints could not be saved during this training", self.num_failed_saves)
@@ -226,32 +226,32 @@ class JiTModelCheckpoint(Checkpoint):
         self._saved_at_step = trainer.global_step
 
     def _save(self, trainer: pl.Trainer, path: Path, kind: str) -> None:
-        """Write the state beside a name, and let the writer give it the name when it is on the disk."""
+        """Write the state to a temporary file, which the writer thread renames once it is on disk."""
         self._finish_saving()
-        # Every process takes part in collecting the state, the first one writes.
+        # Collecting the state is a collective call; the first process writes.
         if not trainer.is_global_zero:
             trainer.save_checkpoint(path, weights_only=False)
             return
         step, temporary = trainer.global_step, None
         try:
             temporary = temporary_beside(path)
-            with _written_directly(trainer):
+            with _direct_checkpoint_io(trainer):
                 trainer.save_checkpoint(temporary, weights_only=False)
             assert self._writer is not None, "saving belongs to training"
-            self._pending = self._writer.submit(self._put, temporary, path.name, kind, step)
+            self._pending = self._writer.submit(self._commit_file, temporary, path.name, kind, step)
             temporary = None
         except OSError as error:
-            self._failed(path, step, error)
-            # Where the other processes wait for this one.
+            self._record_failure(path, step, error)
+            # Barrier: the other processes wait here.
             trainer.strategy.barrier("Trainer.save_checkpoint")
         finally:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
 
-    def _put(self, temporary: Path, name: str, kind: str, step: int) -> None:
-        """What the writer does: name a file, and remove those that are not to be kept."""
+    def _commit_file(self, temporary: Path, name: str, kind: str, step: int) -> None:
+        """Commit a checkpoint file and remove outdated ones; runs in the writer thread."""
         try:
-            self._folder.put(
+            self._folder.commit(
                 temporary, name, kind=kind, step=step, keep_previous=self.keep_previous and name == LAST_NAME
             )
             link = self.dirpath / "last.ckpt"
@@ -260,19 +260,19 @@ class JiTModelCheckpoint(Checkpoint):
             if kind == MILESTONE and self.keep_milestones is not None:
                 outdated = self._folder.names_of_kind(MILESTONE)[: -self.keep_milestones]
                 if outdated:
-                    self._folder.forget(outdated)
+                    self._folder.remove(outdated)
             self._last_failure = None
         except OSError as error:
-            self._failed(self.dirpath / name, step, error)
+            self._record_failure(self.dirpath / name, step, error)
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _failed(self, path: Path, step: int, error: OSError) -> None:
+    def _record_failure(self, path: Path, step: int, error: OSError) -> None:
         self.num_failed_saves += 1
         self._last_failure = error
         log.warning(
-            "step %d could not be saved as %s (%s; %d failed so far); training goes on, and the checkpoints of before "
-            "are whole",
+            "step %d could not be saved as %s (%s; %d failed so far); training continues, and earlier checkpoints "
+            "are intact",
             step,
             path,
             _reason(error),
@@ -286,22 +286,22 @@ class JiTModelCheckpoint(Checkpoint):
 
 
 class _DirectCheckpointIO(TorchCheckpointIO):
-    """Writes into the file: Lightning's copies the whole checkpoint in memory and into the system's /tmp first."""
+    """Checkpoint IO that writes directly to the file; Lightning's copies the checkpoint to memory and /tmp first."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         try:
             with Path(path).open("wb") as file:
                 torch.save(checkpoint, file)
         except RuntimeError as error:
-            # After a write that failed, torch still ends the archive, and tells that this does not fit.
+            # After a failed write, torch still closes the archive and raises an error about its size.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
 
 
 @contextmanager
-def _written_directly(trainer: pl.Trainer) -> Iterator[None]:
-    """Let a trainer write straight into a local file, unless it has a way of its own."""
+def _direct_checkpoint_io(trainer: pl.Trainer) -> Iterator[None]:
+    """Let a trainer write checkpoints directly to a local file, unless it has its own checkpoint IO."""
     strategy = trainer.strategy
     own = strategy.checkpoint_io
     if type(own) is TorchCheckpointIO:

@@ -1,4 +1,4 @@
-"""The callbacks of a whole training, in one call."""
+"""Create the default callbacks of a training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def create_default_callbacks(
     log_freq: int = 100,
     enable_fid_eval: bool | None = None,
 ) -> list[pl.Callback]:
-    """Make EMA, checkpoints, learning-rate schedule, metric lines and, where it can run, FID evaluation.
+    """Create callbacks for EMA, checkpoints, learning-rate schedule, metric lines and, if possible, FID evaluation.
 
     Args:
         ema_decay1: Decay of the first average of the weights, the one that is evaluated.
@@ -44,16 +44,16 @@ def create_default_callbacks(
         save_milestone_freq: Epochs between two milestones.
         eval_freq: Epochs between two evaluations.
         num_images: Images of an evaluation, a multiple of ``num_classes``.
-        eval_batch_size: Images generated at a time.
+        eval_batch_size: Images generated per batch.
         num_classes: Number of classes.
-        img_size: Side of the images in pixels, which names the statistics file.
+        img_size: Side of the images in pixels, which determines the statistics file.
         lr_schedule: ``"constant"`` or ``"cosine"``.
         warmup_epochs: Length of the linear warm-up.
-        min_lr: Rate at the end of the cosine.
+        min_lr: Learning rate at the end of the cosine.
         epochs: Length of the training.
         log_freq: Batches between two metric lines.
         enable_fid_eval: True: evaluate, and fail before training if statistics or extractor weights are
-            missing; False: do not; None: evaluate if they are there, else warn once.
+            missing; False: do not evaluate; None: evaluate if they exist, else warn once.
 
     Returns:
         The callbacks, for ``Trainer(callbacks=...)``.

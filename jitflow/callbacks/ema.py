@@ -1,4 +1,4 @@
-"""Two exponential moving averages of the weights."""
+"""EMA callback: two exponential moving averages of the weights."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from jitflow.training.module import FlowModule
 class EMACallback(pl.Callback):
     """Keep two averages of a module's weights, updated once after every optimiser step.
 
-    The averages live on the module (``ema_params1``, ``ema_params2``), which saves and restores them; this
-    callback starts them as a copy of the weights and moves them. Its decays win over the module's.
+    The module holds, saves and restores the averages (``ema_params1``, ``ema_params2``); this callback initialises them
+    with a copy of the weights and updates them. Its decays override the module's.
 
     Args:
         ema_decay1: Decay of the first average, in ``[0, 1]``; higher is smoother.
         ema_decay2: Decay of the second average, in ``[0, 1]``.
-        on_cpu: Keep both averages in the host's memory: 8 bytes a parameter less on the device, and a copy of the
+        on_cpu: Keep both averages in host memory, which saves 8 bytes per parameter on the device but copies the
             weights to the host at each step.
 
     Raises:
@@ -39,31 +39,36 @@ class EMACallback(pl.Callback):
         self._steps_seen = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a module that cannot hold averages, and two callbacks that would both update them."""
+        """Raise ConfigError for a module that cannot hold averages, or for a second EMACallback."""
         if not isinstance(pl_module, FlowModule):
             raise ConfigError(f"EMACallback needs a jitflow module; got {type(pl_module).__name__}")
         if sum(isinstance(c, EMACallback) for c in trainer.callbacks) > 1:  # type: ignore[attr-defined]
             raise ConfigError("two EMACallbacks would update the averages twice a step; keep one")
         if stage == "fit":
-            # Before a checkpoint brings them.
+            # Before a checkpoint is loaded into them.
             pl_module.ema_on_cpu = self.on_cpu
-        ours, theirs = (self.ema_decay1, self.ema_decay2), (pl_module.ema_decay1, pl_module.ema_decay2)
-        if stage == "fit" and ours != theirs:
-            pl.utilities.rank_zero_warn(f"EMA decays differ: the callback's {ours} are used, not the model's {theirs}")
+        callback_decays, module_decays = (
+            (self.ema_decay1, self.ema_decay2),
+            (pl_module.ema_decay1, pl_module.ema_decay2),
+        )
+        if stage == "fit" and callback_decays != module_decays:
+            pl.utilities.rank_zero_warn(
+                f"EMA decays differ: the callback's {callback_decays} are used, not the model's {module_decays}"
+            )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start both averages as a copy of the weights, unless a checkpoint brought them."""
+        """Initialise both averages with a copy of the weights, unless a checkpoint provided them."""
         module = _flow(pl_module)
         weights = dict(module.named_parameters())
-        where = "cpu" if self.on_cpu else None
-        module.ema_params1 = module.ema_params1 or copy_parameters(weights, device=where)
-        module.ema_params2 = module.ema_params2 or copy_parameters(weights, device=where)
+        ema_device = "cpu" if self.on_cpu else None
+        module.ema_params1 = module.ema_params1 or copy_parameters(weights, device=ema_device)
+        module.ema_params2 = module.ema_params2 or copy_parameters(weights, device=ema_device)
         self._steps_seen = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the averages if this batch ended in an optimiser step (under accumulation, not all do)."""
+        """Update the averages if this batch ended in an optimiser step (with gradient accumulation, not all do)."""
         if trainer.global_step == self._steps_seen:
             return
         self._steps_seen = trainer.global_step
@@ -90,9 +95,9 @@ class EMACallback(pl.Callback):
 
     @torch.no_grad()
     def load_ema_to_model(self, pl_module: pl.LightningModule, ema_version: int = 1) -> None:
-        """Overwrite the module's weights with an average, for good.
+        """Overwrite the module's weights with an average, permanently.
 
-        To use an average for a while only, see :meth:`FlowModule.ema_weights`.
+        To use an average temporarily, see :meth:`FlowModule.ema_weights`.
 
         Args:
             pl_module: The module.

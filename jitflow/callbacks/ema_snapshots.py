@@ -1,4 +1,4 @@
-"""Snapshots of power-function averages, from which any average can be built after the training."""
+"""EMA snapshots: power-function averages of the weights, from which any EMA can be reconstructed after training."""
 
 from __future__ import annotations
 
@@ -23,25 +23,24 @@ from jitflow.training.posthoc_ema import (
 
 
 class EMASnapshotCallback(pl.Callback):
-    """Keep power-function averages of the weights and write each to a file every so many optimiser steps.
+    """Update power-function averages of the weights and save snapshots of them every ``every_n_steps`` optimiser steps.
 
-    :func:`jitflow.training.posthoc_ema.reconstruct_ema` makes averages of other widths from the files; for a
-    relative error of 1e-3 in the weights it wants about 32 snapshots of two widths before the step in question.
+    :func:`jitflow.training.posthoc_ema.reconstruct_ema` reconstructs averages of other widths from the files; a
+    relative error of 1e-3 in the weights needs about 32 snapshots of two widths before the target step.
 
     Cost: one float32 copy of the weights per width, on the device of every process and again in every
-    checkpoint (two widths: as much as the two averages of EMACallback), and as much on disk per snapshot step.
+    checkpoint (two widths: as much as EMACallback), and the same on disk per snapshot step.
 
-    A resumed training goes on with the averages of its checkpoint, and snapshots later than that step give way to
-    new ones. Where the averages start anew, snapshots of an earlier training are moved into ``earlier-1``,
-    ``earlier-2``, ... in the folder. Both happen at the first snapshot, so that a training which fails before it
-    leaves everything in place. If averages start anew in the middle of a training, all that was before counts
-    as if the weights had been what they are then.
+    A resumed training continues the averages of its checkpoint, and later snapshots are replaced by new ones. If the
+    averages start again, snapshots of an earlier training are moved to ``earlier-1``, ``earlier-2``, ... in the folder.
+    Both happen at the first snapshot, so a training that fails before it changes nothing. Averages that start in the
+    middle of a training treat the weights as constant before that step.
 
     Args:
         dirpath: Folder of the snapshots, one for each training.
-        widths: Standard deviations of the averaging profiles as shares of the training so far, in
-            ``(0, 0.2887]``, told apart by three decimals.
-        every_n_steps: Optimiser steps between two snapshots; the end of the training is written in any case.
+        widths: Standard deviations of the averaging profiles relative to the training so far, in ``(0, 0.2887]``,
+            distinct in three decimals.
+        every_n_steps: Optimiser steps between two snapshots; the end of training is always saved.
 
     Raises:
         ConfigError: If an argument is out of range, before training if the folder cannot be used or holds
@@ -70,17 +69,17 @@ class EMASnapshotCallback(pl.Callback):
         self._averages: list[dict[str, Tensor]] = []
         self._step = 0
         self._written_at_step = -1
-        self._started_anew = True
+        self._restarted = True
         self._outdated: list[Path] = []
 
     def averages(self, width: float) -> dict[str, Tensor]:
-        """Return the running average of one of the widths by parameter name, float32; empty before the training."""
+        """Return the running average of a width by parameter name, float32; empty before training."""
         if width not in self.widths:
             raise ConfigError(f"width {width} is not tracked; the widths are {', '.join(map(str, self.widths))}")
         return self._averages[self.widths.index(width)] if self._averages else {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a folder that cannot be used, or that holds snapshots of another model."""
+        """Raise ConfigError if the folder is unusable or holds snapshots of another model."""
         if stage != "fit":
             return
         if trainer.is_global_zero:
@@ -88,33 +87,33 @@ class EMASnapshotCallback(pl.Callback):
                 self.dirpath.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ConfigError(f"dirpath {self.dirpath} cannot be used ({error}); choose another") from None
-        # Every process looks, so that all of them stop instead of waiting for the first one.
+        # Every process checks, so that all of them stop instead of waiting for the first.
         shapes = {name: tuple(p.shape) for name, p in pl_module.named_parameters()}
         for path in snapshot_paths(self.dirpath):
             wrong = differing_parameters(shapes, read_snapshot(path).shapes)
             if wrong:
                 raise ConfigError(
                     f"{self.dirpath} holds snapshots of another model: {path.name} differs in "
-                    f"{', '.join(wrong[:3])} ({len(wrong)} in all); choose another dirpath"
+                    f"{', '.join(wrong[:3])} ({len(wrong)} in total); choose another dirpath"
                 )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the averages as copies of the weights, unless a checkpoint brought those of this step."""
+        """Initialise the averages with the weights, unless a checkpoint provided those of this step."""
         weights = dict(pl_module.named_parameters())
-        self._started_anew = not self._averages or trainer.global_step == 0 or self._step != trainer.global_step
-        if self._started_anew:
+        self._restarted = not self._averages or trainer.global_step == 0 or self._step != trainer.global_step
+        if self._restarted:
             self._averages = [copy_parameters(weights) for _ in self.widths]
         else:
-            self._averages = [_fitted(averages, weights) for averages in self._averages]
+            self._averages = [_match_devices(averages, weights) for averages in self._averages]
         self._step = trainer.global_step
         self._written_at_step = -1
-        there = snapshot_paths(self.dirpath) if trainer.is_global_zero else {}
-        self._outdated = [path for path, step in there.items() if self._started_anew or step > self._step]
-        if self._started_anew and self._step:
+        snapshots = snapshot_paths(self.dirpath) if trainer.is_global_zero else {}
+        self._outdated = [path for path, step in snapshots.items() if self._restarted or step > self._step]
+        if self._restarted and self._step:
             pl.utilities.rank_zero_warn(
                 f"the averages for EMA snapshots start at step {self._step}; before it the weights count as constant"
             )
-        if self._started_anew and self._outdated:
+        if self._restarted and self._outdated:
             pl.utilities.rank_zero_warn(
                 f"{self.dirpath} holds {len(self._outdated)} snapshots of an earlier training; they will be moved "
                 f"into {_earlier_folder(self.dirpath)} when this one writes its first"
@@ -123,7 +122,7 @@ class EMASnapshotCallback(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the averages if this batch ended in an optimiser step, and write them every so many of these."""
+        """Update the averages if this batch ended in an optimiser step, and save a snapshot at the interval."""
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -134,7 +133,7 @@ class EMASnapshotCallback(pl.Callback):
             self._write(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the end of the training, whatever the frequency."""
+        """Save a snapshot at the end of training, whatever the interval."""
         if self._step and self._written_at_step != self._step:
             self._write(trainer, pl_module)
 
@@ -145,7 +144,7 @@ class EMASnapshotCallback(pl.Callback):
         return {"step": self._step, "widths": list(self.widths), "averages": [dict(a) for a in self._averages]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the running averages of a checkpoint; raise ConfigError if it has other widths."""
+        """Load the running averages of a checkpoint; raise ConfigError if it has other widths."""
         widths = tuple(state_dict["widths"])
         if widths != self.widths:
             raise ConfigError(
@@ -165,7 +164,7 @@ class EMASnapshotCallback(pl.Callback):
 
     def _clear_outdated(self) -> None:
         outdated, self._outdated = self._outdated, []
-        if outdated and self._started_anew:
+        if outdated and self._restarted:
             folder = _earlier_folder(self.dirpath)
             folder.mkdir()
             for path in outdated:
@@ -175,15 +174,15 @@ class EMASnapshotCallback(pl.Callback):
                 path.unlink(missing_ok=True)
 
 
-def _fitted(averages: dict[str, Tensor], weights: dict[str, Any]) -> dict[str, Tensor]:
-    """Bring averages to the devices of the weights."""
+def _match_devices(averages: dict[str, Tensor], weights: dict[str, Any]) -> dict[str, Tensor]:
+    """Move averages to the devices of the weights."""
     wrong = differing_parameters(
         {name: tuple(a.shape) for name, a in averages.items()}, {name: tuple(w.shape) for name, w in weights.items()}
     )
     if wrong:
         raise ConfigError(
             f"the checkpoint's averages for EMA snapshots are of another model: {', '.join(wrong[:3])} differ "
-            f"({len(wrong)} in all)"
+            f"({len(wrong)} in total)"
         )
     return {name: averages[name].to(w.device, torch.float32) for name, w in weights.items()}
 

@@ -1,4 +1,4 @@
-"""FID and Inception Score in the middle of a training, on all of its processes."""
+"""FID and Inception Score during training, on all of its processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)
 
-# The number of splits of torch-fidelity, with which the published Inception Scores were made.
+# Number of splits in torch-fidelity and in published Inception Scores.
 _SPLITS = 10
 
 Reference = str | Path | tuple[Tensor | ArrayLike, Tensor | ArrayLike]
@@ -41,27 +41,27 @@ Reference = str | Path | tuple[Tensor | ArrayLike, Tensor | ArrayLike]
 
 
 class FIDEvaluationCallback(pl.Callback):
-    """Generate images every so many epochs and compare their features with those of real ones.
+    """Generate images every ``eval_freq`` epochs and compare their features with those of real images.
 
-    Image i is of class ``i % num_classes`` and has the seed ``seed + i``, whatever the batch size and the number
-    of processes, so that neither changes the score. No image is written. What :meth:`_evaluate` returns is logged
-    and kept in :attr:`metrics`; subclasses may override it and add to it.
+    Image i has class ``i % num_classes`` and seed ``seed + i``, so batch size and number of processes do not change the
+    score. No image is saved. The metrics that :meth:`_evaluate` returns are logged and stored in :attr:`metrics`;
+    subclasses may override it and add more.
 
     Args:
         eval_freq: Epochs between two evaluations; one more follows the last epoch.
         num_images: Images to generate, a multiple of ``num_classes``; published scores use 50,000.
         batch_size: Images per batch and process.
-        num_classes: Classes to draw, from 0.
-        img_size: Side of the images in pixels, which names the statistics to compare with.
+        num_classes: Number of classes to draw, from class 0.
+        img_size: Side of the images in pixels, which determines the reference statistics.
         use_ema: Use the first average of the weights.
-        extractor: Makes the features; None is Inception.
+        extractor: Feature extractor; None takes Inception.
         reference: Statistics of real images under the same extractor: a file, or mean ``(D,)`` and covariance
-            ``(D, D)``; None is ``jit_in{img_size}_stats.npz`` in ``folder``.
+            ``(D, D)``; None takes ``jit_in{img_size}_stats.npz`` in ``folder``.
         seed: Seed of the first image; the others follow it.
-        folder: Where the statistics of the release are looked for.
+        folder: Folder of the release's statistics.
 
     Attributes:
-        metrics: What the last evaluation found, empty before the first.
+        metrics: Metrics of the last evaluation, empty before the first.
 
     Raises:
         ConfigError: If a number is below 1, or ``num_images`` not a multiple of ``num_classes``.
@@ -94,8 +94,8 @@ class FIDEvaluationCallback(pl.Callback):
         if num_images % num_classes:
             nearest = max(1, round(num_images / num_classes)) * num_classes
             raise ConfigError(
-                f"num_images ({num_images}) must be a multiple of num_classes ({num_classes}), so that all classes "
-                f"count alike; {nearest} would do"
+                f"num_images ({num_images}) must be a multiple of num_classes ({num_classes}), so that the classes "
+                f"are balanced; the nearest is {nearest}"
             )
         if num_images < 2:
             raise ConfigError("num_images must be at least 2, or there is no covariance")
@@ -121,16 +121,16 @@ class FIDEvaluationCallback(pl.Callback):
         folder: str | Path = "fid_stats",
         weights_path: str | Path | None = None,
     ) -> str | None:
-        """Say why an evaluation with Inception could not run here, without loading anything.
+        """Return the reason why an evaluation with Inception cannot run here, without loading anything.
 
         Args:
             img_size: Side of the images in pixels.
             num_classes: Number of classes.
-            folder: Where the reference statistics are looked for.
-            weights_path: The Inception weights; None takes the place where torch-fidelity keeps them.
+            folder: Folder of the reference statistics.
+            weights_path: The Inception weights; None looks where torch-fidelity keeps them.
 
         Returns:
-            The reason and the way out; None if everything is there.
+            The reason and what to do; None if nothing is missing.
         """
         try:
             find_inception_weights(weights_path)
@@ -140,7 +140,7 @@ class FIDEvaluationCallback(pl.Callback):
         return None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find and check everything that the first evaluation needs, epochs before it.
+        """Check statistics, extractor and model before training, long before the first evaluation.
 
         Raises:
             ConfigError: If the model has fewer classes or another image size, or the statistics are unusable or of
@@ -170,7 +170,7 @@ class FIDEvaluationCallback(pl.Callback):
                 f"the reference statistics have {len(self._statistics.mu)} dimensions, but {self.extractor.name} makes "
                 f"{self.extractor.dim}; they come from another feature extractor"
             )
-        # Fails for what is no covariance; seconds now instead of an error after days.
+        # Fails if the matrix is not a covariance: seconds now instead of an error after days.
         factor_covariance(self._statistics.sigma, what="the reference covariance")
         if self.num_images <= self.extractor.dim:
             pl.utilities.rank_zero_warn(
@@ -180,31 +180,31 @@ class FIDEvaluationCallback(pl.Callback):
             )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Evaluate every so many epochs, and after the last."""
+        """Evaluate every ``eval_freq`` epochs, and after the last."""
         self._epochs_done = trainer.current_epoch + 1
         if self._epochs_done % self.eval_freq == 0 or is_last_epoch(trainer):
             for name, value in self._run(trainer, pl_module).items():
-                # Every process holds the same value: averaging it would only be one more collective call.
+                # Every process has the same value, so averaging would only cost a collective call.
                 pl_module.log(name, value, sync_dist=False)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Evaluate the end where nobody knew that the epoch would be the last."""
+        """Evaluate at the end of training if the last epoch was not known to be the last."""
         if self._epochs_done != self._evaluated_at:
             metrics = self._run(trainer, pl_module)
-            # The module cannot log any more at this point.
+            # The module can no longer log at this point.
             for name, value in metrics.items():
                 trainer.callback_metrics[name] = torch.tensor(value)
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=trainer.global_step)
 
     def _run(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
-        """Evaluate between two epochs and leave no trace in the training."""
+        """Evaluate between two epochs without changing the state of the training."""
         self._evaluated_at = self._epochs_done
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             log.info("no evaluation in a fast_dev_run")
             return {}
         started = time.monotonic()
-        # Cached blocks of the training would otherwise be missing to the extractor.
+        # Frees cached memory of the training for the extractor.
         _release_memory(pl_module.device)
         try:
             with undisturbed(pl_module), torch.no_grad():
@@ -221,7 +221,7 @@ class FIDEvaluationCallback(pl.Callback):
         return self.metrics
 
     def _evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> dict[str, float]:
-        """Generate the images and score them; every process must call it, and each gets the same metrics.
+        """Generate the images and score them; a collective call that returns the same metrics on all processes.
 
         Args:
             trainer: The trainer.
@@ -240,7 +240,7 @@ class FIDEvaluationCallback(pl.Callback):
             self.extractor.to(module.device)
             moments, logits = self._extract(trainer, module, self.extractor)
         except Exception:
-            # The others must not wait for ever for features that will not come.
+            # The other processes must not wait forever for features of a failed one.
             _any_failed(trainer, True, module.device)
             raise
         if _any_failed(trainer, False, module.device):
@@ -248,7 +248,7 @@ class FIDEvaluationCallback(pl.Callback):
         moments, logits = _merge(trainer, moments, logits, module.device)
         metrics = {"eval/fid": frechet_distance(moments.mean, moments.covariance, *self._statistics)}
         if logits is not None:
-            # What filled up the last round lies behind the last image.
+            # Drop the padding of the last round.
             score = inception_score(logits[: self.num_images], min(_SPLITS, self.num_images))
             metrics["eval/is"] = score.mean
         return metrics
@@ -256,31 +256,31 @@ class FIDEvaluationCallback(pl.Callback):
     def _extract(
         self, trainer: pl.Trainer, module: FlowModule, extractor: FeatureExtractor
     ) -> tuple[Moments, Tensor | None]:
-        """Generate this process's share, every ``world_size``-th image.
+        """Generate this process's share of the images, every ``world_size``-th one, and extract features.
 
         Returns:
-            Moments of the features of the share, and its logits, shape
-            ``(ceil(num_images / world_size), K)``, on the CPU, if there are any.
+            Moments of the features of the share, and its logits, shape ``(ceil(num_images / world_size), K)``, on the
+            CPU, if there are any.
         """
         world_size = trainer.world_size
         share = -(-self.num_images // world_size)
         moments = Moments(extractor.dim, module.device if module.device.type == "cuda" else "cpu")
         logits: list[Tensor] = []
-        started = lined = time.monotonic()
+        started = last_line = time.monotonic()
         for start in range(0, share, self.batch_size):
-            # Every process makes as many images; those beyond the last only fill up and do not count.
+            # Every process generates equally many images; those beyond the last are padding and do not count.
             places = torch.arange(start, min(start + self.batch_size, share))
             index = trainer.global_rank + world_size * places
             seeds = (self.seed + index).tolist()
             samples = draw_samples(trainer, module, index % self.num_classes, seeds, use_ema=self.use_ema)
-            _refuse_nan(samples)
+            _check_finite(samples)
             output = extractor(module.codec.decode(samples))
             moments.update(output.features[: int((index < self.num_images).sum())])
             if output.logits is not None:
                 logits.append(output.logits.float().cpu())
             now, done = time.monotonic(), int(places[-1]) + 1
-            if now - lined >= LINE_EVERY_SEC and trainer.is_global_zero:
-                lined = now
+            if now - last_line >= LINE_EVERY_SEC and trainer.is_global_zero:
+                last_line = now
                 pace = done / (now - started)
                 log.info(
                     "evaluation: %d/%d images  %.1f images/s  ETA %s",
@@ -300,17 +300,17 @@ class FIDEvaluationCallback(pl.Callback):
 
 
 def _any_failed(trainer: pl.Trainer, failed: bool, device: torch.device) -> bool:
-    """Tell the other processes, all of which must call this too, and hear from them."""
+    """All-reduce the failure flag over all processes; a collective call."""
     if trainer.world_size == 1:
         return failed
-    told = torch.tensor(int(failed), device=device)
-    return bool(trainer.strategy.all_gather(told).any())
+    failures = torch.tensor(int(failed), device=device)
+    return bool(trainer.strategy.all_gather(failures).any())
 
 
 def _merge(
     trainer: pl.Trainer, moments: Moments, logits: Tensor | None, device: torch.device
 ) -> tuple[Moments, Tensor | None]:
-    """Bring the shares of all processes together, on each of them and in the same order."""
+    """All-gather moments and logits, in the same order on every process; a collective call."""
     if trainer.world_size == 1:
         return moments, logits
     gather = trainer.strategy.all_gather
@@ -319,13 +319,13 @@ def _merge(
     for rank in range(trainer.world_size):
         merged.merge(Moments.from_state_dict({name: values[rank] for name, values in states.items()}))
     if logits is not None:
-        # (process, place, K) -> (place, process, K): the order of the images' indices.
+        # (process, position, K) -> (position, process, K): the order of the images' indices.
         logits = gather(logits.to(device)).transpose(0, 1).flatten(0, 1).cpu()
     return merged, logits
 
 
-def _refuse_nan(samples: Tensor) -> None:
-    # Conversion to uint8 would turn them into black or arbitrary pixels, and the score into a plausible number.
+def _check_finite(samples: Tensor) -> None:
+    # Conversion to uint8 would give black or arbitrary pixels, and the score would look plausible.
     wrong = int((~samples.flatten(1).isfinite().all(dim=1)).sum())
     if wrong:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Numbers that go wrong: found within some steps, before any of them gets into a checkpoint."""
+"""Stop training when a loss or gradient is not finite, before it reaches a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 Reaction = Literal["stop", "skip"]
 _SHOWN = 8
-# Steps over which the share of skipped ones is taken.
+# Window of steps for the share of skipped steps.
 _SHARE_WINDOW = 1000
-# Blocks of steps that make up what is usual, and how many of them are needed to judge.
-_USUAL_BLOCKS, _LEAST_BLOCKS = 50, 5
-# Steps in a row after which no smaller scale of the loss can help: a scaler halves it each time.
-_MOST_OVERFLOWS = 100
+# Blocks of steps that define the usual loss and gradient, and the minimum number for a warning.
+_USUAL_BLOCKS, _MIN_BLOCKS = 50, 5
+# Consecutive overflows after which a smaller loss scale cannot help: the scaler halves it each time.
+_MAX_OVERFLOWS = 100
 
 
 class NonFiniteError(JitflowError, ArithmeticError):
@@ -37,7 +37,7 @@ class NonFiniteError(JitflowError, ArithmeticError):
 
 @dataclass
 class _Step:
-    """What is remembered of one batch until it is looked at; its numbers stay on the device."""
+    """Loss and gradient norm of a batch until they are checked; the values stay on the device."""
 
     step: int
     loss: Tensor
@@ -47,20 +47,19 @@ class _Step:
 
 
 class FiniteGuard(pl.Callback):
-    """Stop, or leave a step out, when the loss or the gradient is NaN or infinite; warn of spikes and dead gradients.
+    """Stop training, or skip a step, if loss or gradient is not finite; warn of loss spikes and dead gradients.
 
-    The numbers stay on the device and are read together every so many steps, and before every checkpoint, so that an
-    accelerator never waits for it and no checkpoint holds weights that such a gradient has spoilt. Under ``16-mixed``
-    a gradient that overflows is what the scaler of the loss expects and answers; there only the loss counts, and
-    overflows in 100 steps one after another.
+    Values stay on the device and are read together every ``check_every_n_steps`` batches and before every checkpoint,
+    so the accelerator never waits and no checkpoint holds weights corrupted by such a gradient. With ``16-mixed`` the
+    loss scaler expects and handles gradient overflows; only a non-finite loss or 100 consecutive overflows count there.
 
     Args:
-        on_nonfinite: ``stop`` ends the training with the step, the samples and the times of the batch (unknown where
-            an overridden ``training_step`` returns the loss alone); ``skip`` leaves out the optimiser steps whose
-            gradient is not finite.
-        check_every_n_steps: Batches between two looks.
-        max_skipped_share: Largest share of skipped steps among the last 1000 (at least 3 steps may always be).
-        spike_factor: Warn when the mean loss between two looks is this many times the usual one.
+        on_nonfinite: ``stop`` ends the training and reports the step, samples and times of the batch (times are unknown
+            if an overridden ``training_step`` returns the loss alone); ``skip`` skips optimiser steps with such a
+            gradient.
+        check_every_n_steps: Batches between two checks.
+        max_skipped_share: Largest share of skipped steps among the last 1000 (3 steps are always allowed).
+        spike_factor: Warn when the mean loss between two checks is this many times the usual one.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -96,25 +95,25 @@ class FiniteGuard(pl.Callback):
         self._num_overflows = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin with no steps to look at."""
+        """Reset the steps whose loss and gradient are to be checked."""
         self._trainer, self._steps, self._norm = trainer, [], None
         self._num_overflows = 0
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Take the norm of the gradient, before it is clipped."""
+        """Compute the norm of the gradient before clipping."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not gradients:
             return
         self._norm = torch.nn.utils.get_total_norm(gradients)
-        if self.on_nonfinite == "skip" and not _scales(trainer):
-            _leave_out(optimizer, ~torch.isfinite(self._norm))
+        if self.on_nonfinite == "skip" and not _uses_loss_scaling(trainer):
+            _skip_next_step_(optimizer, ~torch.isfinite(self._norm))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the numbers of the step, and look at them every so often."""
+        """Store loss and gradient norm of the step, and check the stored steps at the interval."""
         given = read_outputs(outputs)
         if given.loss is None:
             return
@@ -130,30 +129,30 @@ class FiniteGuard(pl.Callback):
         )
         self._norm = None
         if len(self._steps) >= self.check_every_n_steps:
-            self._look(trainer)
+            self._check_pending_steps(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the last steps, and say how many were left out."""
-        self._look(trainer)
+        """Check the last steps, and log how many were skipped."""
+        self._check_pending_steps(trainer)
         if self.num_skipped:
-            log.warning("%d steps were left out because their gradient was not finite", self.num_skipped)
+            log.warning("%d steps were skipped because their gradient was not finite", self.num_skipped)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Stop watching."""
+        """Release the stored steps."""
         self._trainer = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Stop watching."""
+        """Release the stored steps."""
         self._trainer = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Look before a checkpoint is made, and return how many steps were left out and what is usual.
+        """Check the pending steps before a checkpoint is saved; return skip counts and the usual loss and gradient.
 
         Raises:
-            NonFiniteError: If the state is spoilt; nothing is saved then.
+            NonFiniteError: If a loss or gradient was not finite; no checkpoint is saved then.
         """
         if self._trainer is not None:
-            self._look(self._trainer)
+            self._check_pending_steps(self._trainer)
         return {
             "num_skipped": self.num_skipped,
             "skipped": list(self._skipped),
@@ -162,22 +161,22 @@ class FiniteGuard(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore skip counts and usual values from a checkpoint."""
         self.num_skipped = int(state_dict.get("num_skipped", 0))
         self._skipped.extend(state_dict.get("skipped", ()))
         self._usual_losses.extend(state_dict.get("losses", ()))
         self._usual_norms.extend(state_dict.get("norms", ()))
 
-    def _look(self, trainer: pl.Trainer) -> None:
-        """Read the numbers of the steps since the last look, in one transfer, and judge them."""
+    def _check_pending_steps(self, trainer: pl.Trainer) -> None:
+        """Check losses and gradient norms of the steps since the last check, read in one transfer."""
         steps, self._steps = self._steps, []
         if not steps:
             return
-        # Where there was no optimiser step, the gradient counts as fine.
-        ones = torch.ones_like(steps[0].loss)
-        numbers = torch.stack([torch.stack([s.loss for s in steps]), torch.stack([_norm_of(s, ones) for s in steps])])
-        losses, norms = numbers.tolist()
-        overflow_is_normal = _scales(trainer)
+        # Without an optimiser step, the gradient counts as finite.
+        one = torch.ones_like(steps[0].loss)
+        values = torch.stack([torch.stack([s.loss for s in steps]), torch.stack([_norm_of(s, one) for s in steps])])
+        losses, norms = values.tolist()
+        overflow_is_normal = _uses_loss_scaling(trainer)
         for step, loss, norm in zip(steps, losses, norms, strict=True):
             gradient_is_bad = not math.isfinite(norm) and not overflow_is_normal
             if self.on_nonfinite == "stop":
@@ -199,7 +198,7 @@ class FiniteGuard(pl.Callback):
             return
         self.num_skipped += 1
         log.warning(
-            "step %d left out: loss %g, norm of the gradient %g; %s (%d steps left out so far)",
+            "step %d skipped: loss %g, norm of the gradient %g; %s (%d steps skipped so far)",
             step.step,
             loss,
             norm,
@@ -216,10 +215,10 @@ class FiniteGuard(pl.Callback):
 
     def _count_overflow(self, trainer: pl.Trainer, step: _Step, *, overflows: bool) -> None:
         self._num_overflows = self._num_overflows + 1 if overflows else 0
-        if self._num_overflows >= _MOST_OVERFLOWS:
+        if self._num_overflows >= _MAX_OVERFLOWS:
             raise NonFiniteError(
-                f"step {step.step}: the gradient has overflowed in {self._num_overflows} steps one after another, "
-                f"whatever the scale of the loss; {_describe(step, trainer)}; train in bf16-mixed or 32-true, or "
+                f"step {step.step}: the gradient has overflowed in {self._num_overflows} consecutive steps, "
+                f"whatever the loss scale; {_describe(step, trainer)}; train in bf16-mixed or 32-true, or "
                 f"{_advice(trainer)}"
             )
 
@@ -231,7 +230,7 @@ class FiniteGuard(pl.Callback):
         if not losses:
             return
         mean = statistics.fmean(losses)
-        usual = statistics.median(self._usual_losses) if len(self._usual_losses) >= _LEAST_BLOCKS else math.inf
+        usual = statistics.median(self._usual_losses) if len(self._usual_losses) >= _MIN_BLOCKS else math.inf
         is_high = mean > self.spike_factor * usual > 0
         if is_high and not self._is_high:
             log.warning("loss spike before step %d: %.4g where %.4g is usual", step, mean, usual)
@@ -242,7 +241,7 @@ class FiniteGuard(pl.Callback):
         if not norms:
             return
         largest = max(norms)
-        usual = statistics.median(self._usual_norms) if len(self._usual_norms) >= _LEAST_BLOCKS else 0.0
+        usual = statistics.median(self._usual_norms) if len(self._usual_norms) >= _MIN_BLOCKS else 0.0
         is_dead = largest == 0 or largest < 1e-6 * usual
         if is_dead and not self._is_dead:
             log.warning("dead gradient before step %d: its norm is %.2g, so that nothing is learned", step, largest)
@@ -255,15 +254,15 @@ def _norm_of(step: _Step, otherwise: Tensor) -> Tensor:
     return otherwise if step.gradient_norm is None else step.gradient_norm.float().to(otherwise.device)
 
 
-def _scales(trainer: pl.Trainer) -> bool:
-    """Whether the loss is scaled, as float16 needs."""
+def _uses_loss_scaling(trainer: pl.Trainer) -> bool:
+    """Whether the loss is scaled, as in float16 training."""
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
-def _leave_out(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
-    """Let the optimiser's next step do nothing if ``bad``, decided on the device where its kernels can."""
+def _skip_next_step_(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
+    """Skip the optimiser's next step if ``bad``, decided on the device if the optimiser's kernels support it."""
     if optimizer.defaults.get("fused"):
-        # What torch's own scaler of losses tells a fused optimiser.
+        # The attribute through which torch's GradScaler tells a fused optimiser to skip a step.
         optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
     elif bool(bad):
         for group in optimizer.param_groups:
@@ -272,7 +271,7 @@ def _leave_out(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
 
 
 def _describe(step: _Step, trainer: pl.Trainer) -> str:
-    """Name the samples of a batch, by file where the data set knows files, and its times where the step tells them."""
+    """Describe a batch for a message: its samples (by file if the data set has files) and, if known, its times."""
     parts = []
     if step.index is not None:
         indices = step.index.tolist()
@@ -298,5 +297,5 @@ def _sample_names(trainer: pl.Trainer, indices: Sequence[int]) -> list[str]:
 def _advice(trainer: pl.Trainer) -> str:
     savers = [c for c in getattr(trainer, "callbacks", ()) if isinstance(c, JiTModelCheckpoint)]
     good = next((path for path in (Path(c.last_path) for c in savers) if path.exists()), None)
-    ways = "lower the learning rate or clip the gradient, or leave such steps out with on_nonfinite='skip'"
+    ways = "lower the learning rate or clip the gradient, or skip such steps with on_nonfinite='skip'"
     return f"the last good checkpoint is {good}; {ways}" if good else f"nothing was saved yet; {ways}"

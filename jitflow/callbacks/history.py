@@ -1,4 +1,4 @@
-"""The loss of every step and the time it took, kept with the checkpoint so that a resume continues the curve."""
+"""History of training losses and time, saved with the checkpoint so that a resume continues the curve."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from jitflow.training.outputs import read_outputs
 class TrainingHistory(pl.Callback):
     """Record the training loss after each optimiser step, and the seconds spent training.
 
-    For short runs whose curve is to be drawn at the end; long ones have a logger. Losses stay on the device
-    until they are asked for.
+    For short runs whose curve is plotted at the end; long runs have a logger. Losses stay on the device until they are
+    read.
     """
 
     def __init__(self) -> None:
@@ -35,29 +35,29 @@ class TrainingHistory(pl.Callback):
 
     @property
     def seconds(self) -> float:
-        """Seconds spent in training so far, over all its parts."""
+        """Seconds spent in training so far, over all resumed parts."""
         return self._seconds + (time.monotonic() - self._started if self._started is not None else 0.0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Start timing the training."""
         self._started = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the loss."""
+        """Store the loss of the batch."""
         loss = read_outputs(outputs).loss
         if loss is not None:
             self._recent.append(loss.float())
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock."""
+        """Stop timing the training."""
         self._seconds, self._started = self.seconds, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Losses and seconds so far."""
+        """Return the training losses and seconds so far, for the checkpoint."""
         return {"losses": list(self.losses), "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore losses and seconds from a checkpoint."""
         self._recent, self._losses, self._seconds = [], list(state_dict["losses"]), float(state_dict["seconds"])

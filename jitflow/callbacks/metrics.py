@@ -1,4 +1,4 @@
-"""One line of numbers every so many batches, for logs that people read afterwards."""
+"""Metric lines for log files, one every ``log_freq`` batches."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class MetricLoggerCallback(pl.Callback):
-    """Log loss, learning rate, times, speed, memory and time left, on the first process.
+    """Log a line of metrics on the first process: loss, learning rate, times, speed, memory and time left.
 
-    Losses are summed on their device and read once per line, so that nothing waits for an accelerator in
-    between. The times are means over the line's batches.
+    Losses are summed on the device and read once per line, so nothing waits for the accelerator in between. The times
+    are means over the line's batches.
 
     Args:
         log_freq: Batches between two lines.
-        smoothing: Share of the past in the smoothed loss, in ``[0, 1)``.
+        smoothing: Weight of the past in the smoothed loss, in ``[0, 1)``.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -42,7 +42,7 @@ class MetricLoggerCallback(pl.Callback):
         self._smooth: float | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make sure that lines are seen: a plain script has configured no logging, and Python would drop them."""
+        """Add a log handler if none exists: without logging configured, Python would drop the metric lines."""
         ours = logging.getLogger("jitflow")
         if not ours.hasHandlers():
             handler = logging.StreamHandler()
@@ -51,11 +51,11 @@ class MetricLoggerCallback(pl.Callback):
             ours.setLevel(logging.INFO)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start counting; inside an epoch if the training was cut off there, which then has no other start."""
+        """Start the timers; a training resumed inside an epoch has no ``on_train_epoch_start``."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start counting anew, so that validation and checkpoints between epochs do not look like slow steps."""
+        """Restart the timers, so that validation and checkpoints between epochs do not look like slow steps."""
         self._batches = self._images = 0
         self._loss_sum: Tensor | None = None
         self._data_sec = 0.0
@@ -64,13 +64,13 @@ class MetricLoggerCallback(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note how long the batch was waited for."""
+        """Measure the time spent waiting for the batch."""
         self._data_sec += time.perf_counter() - self._batch_end
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch; log a line if it is time."""
+        """Add the batch to the sums; log a line of metrics if one is due."""
         loss = read_outputs(outputs).loss
         if loss is not None:
             self._loss_sum = loss.float() if self._loss_sum is None else self._loss_sum + loss.float()
@@ -87,7 +87,7 @@ class MetricLoggerCallback(pl.Callback):
         self._batch_end = time.perf_counter()
 
     def _line(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch_idx: int) -> str:
-        # Reading the loss waits for the device, so it comes before the clock.
+        # Reading the loss waits for the device, so read it before the clock.
         mean = math.nan if self._loss_sum is None else float(self._loss_sum) / self._batches
         seconds = time.perf_counter() - self._line_start
         self._smooth = mean if self._smooth is None else self.smoothing * self._smooth + (1 - self.smoothing) * mean

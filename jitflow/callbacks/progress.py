@@ -1,4 +1,4 @@
-"""A progress bar that says what a waiting person wants to know: loss, speed, memory, time left."""
+"""Progress bar of a training: loss, speed, memory, time left."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 
 
 class TrainingProgress(pl.callbacks.ProgressBar):
-    """Bar over the optimiser steps in a terminal; elsewhere a plain line now and then.
+    """Progress bar over the optimiser steps in a terminal; log lines at intervals elsewhere.
 
-    Shown are loss, images a second, the largest memory so far, the share of the device's peak that the model needs
-    (MFU, where the peak is known), and the time left. The loss is read from the device only when it is shown, twice a
-    second, so that the queue of an accelerator never runs empty for it.
+    It shows loss, images per second, peak memory, model FLOPs utilisation (MFU, if the device's peak is known) and time
+    left. The loss is read from the device only when it is shown, twice a second, so that the accelerator's queue never
+    runs empty.
 
     Args:
-        line_every_sec: Seconds between two plain lines where there is no terminal.
+        line_every_sec: Seconds between two log lines without a terminal.
     """
 
     def __init__(self, line_every_sec: float = 15.0) -> None:
@@ -39,20 +39,20 @@ class TrainingProgress(pl.callbacks.ProgressBar):
         self._marks: deque[tuple[float, int, int]] = deque(maxlen=40)
 
     def disable(self) -> None:
-        """Show nothing (Lightning calls this on every process but the first)."""
+        """Hide the progress bar (Lightning calls this on every process but the first)."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Show progress again."""
+        """Show the progress bar again."""
         self._enabled = True
 
     @property
     def is_enabled(self) -> bool:
-        """Whether anything is shown."""
+        """Whether progress is shown."""
         return self._enabled
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the bar."""
+        """Open the progress bar."""
         self._images = 0
         self._shown = self._lined = time.monotonic()
         self._marks.clear()
@@ -79,7 +79,7 @@ class TrainingProgress(pl.callbacks.ProgressBar):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Show where the training is, at most twice a second."""
+        """Update the progress bar, at most twice a second."""
         self._images += len(batch[1]) * trainer.world_size
         now = time.monotonic()
         if not self._enabled or now - self._shown < 0.5:
@@ -98,11 +98,11 @@ class TrainingProgress(pl.callbacks.ProgressBar):
             log.info("step %d%s  %s", trainer.global_step, f"/{total}" if total else "", numbers)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the bar."""
+        """Close the progress bar."""
         self._close(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Close the bar."""
+        """Close the progress bar."""
         self._close(trainer)
 
     def _close(self, trainer: pl.Trainer) -> None:
@@ -116,7 +116,7 @@ class TrainingProgress(pl.callbacks.ProgressBar):
         then, step, images = self._marks[0]
         seconds = now - then
         rate = (self._images - images) / seconds
-        # Below ten a second, a whole number would say little.
+        # Below ten per second, a whole number is too coarse.
         parts = [f"loss {self._loss:.4f}", f"{rate:.{0 if rate >= 10 else 1}f} images/s"]
         if self._best_rate is not None:
             parts.append(f"MFU {rate / self._best_rate:.0%}")

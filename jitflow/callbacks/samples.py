@@ -1,4 +1,4 @@
-"""Images drawn in the middle of a training, without disturbing it."""
+"""Sample grids during training, without changing the state of the training."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _MAX_CLASSES = 8
 
 
 class SampleGridCallback(pl.Callback):
-    """Draw the same labels from the same noise again and again, so that progress can be seen.
+    """Save a grid of samples at intervals, always of the same labels and noise, so that progress is visible.
 
-    One row of the grid for each label. The files are ``samples_epoch{E:04d}.png``, where E counts the finished
-    epochs; TensorBoard gets the same picture as ``samples``.
+    The grid has one row for each label. The files are ``samples_epoch{E:04d}.png``, where E counts the finished
+    epochs; TensorBoard gets the same grid as ``samples``.
 
     Args:
         every_n_epochs: Epochs between two grids; one more is drawn at the end of the training.
-        labels: Classes to draw; None is the first eight at most.
-        per_class: Images of each.
+        labels: Classes to draw; None takes up to the first eight.
+        per_class: Images of each class.
         seed: Seed of the first image; the others follow it.
-        dirpath: Folder of the pictures.
-        use_ema: Draw from the first average of the weights.
+        dirpath: Folder of the grids.
+        use_ema: Sample from the first average of the weights.
 
     Raises:
         ConfigError: If a number is below 1, or, before the training starts, if a label does not exist.
@@ -78,13 +78,13 @@ class SampleGridCallback(pl.Callback):
             raise ConfigError(f"labels: {wrong[0]} is out of range, the model has {module.num_classes} classes")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw a grid every so many epochs, and after the last."""
+        """Draw a grid of samples every ``every_n_epochs`` epochs, and after the last."""
         self._epochs_done = trainer.current_epoch + 1
         if self._epochs_done % self.every_n_epochs == 0 or is_last_epoch(trainer):
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the grid of the end where nobody knew that the epoch would be the last."""
+        """Draw a final grid of samples if the last epoch was not known to be the last."""
         if self._epochs_done != self._drawn_at:
             self._draw(trainer, pl_module)
 
@@ -92,7 +92,7 @@ class SampleGridCallback(pl.Callback):
         self._drawn_at = self._epochs_done
         # Only the first process draws, and the others do not wait for it here: generate() calls the bare
         # module, not the one wrapped for parallel training, and nothing below logs through the module. A
-        # collective call in this branch would wait for ever for processes that never come to it.
+        # # collective call in this branch would wait forever for processes that never reach it.
         if not trainer.is_global_zero:
             return
         module = as_flow_module(pl_module, self)
@@ -125,8 +125,8 @@ def draw_samples(
     """Generate one sample for each label, in the precision of the training.
 
     Args:
-        trainer: Gives the precision: under mixed precision the network runs under autocast, as in a step.
-        module: Its ``generate`` is the only thing that is called, so that an override counts.
+        trainer: Determines the precision: with mixed precision the network runs under autocast, as in a step.
+        module: The model; only its ``generate`` is called, so that an override takes effect.
         labels: Classes, shape ``(B,)``, int64.
         seeds: One seed for each, in ``[0, 2**63)``.
         use_ema: Use the first average of the weights.
@@ -142,11 +142,11 @@ def draw_samples(
 
 @contextmanager
 def undisturbed(module: pl.LightningModule) -> Iterator[None]:
-    """Give the training back as it was after the block, even if the block fails.
+    """Restore the state of the training after the ``with`` block, even if the block fails.
 
-    Restored are the storage of every parameter, the training mode of every part, and the random states of
-    torch, NumPy and Python. Inside, the module is in evaluation mode. Nothing is copied: a block that writes
-    into the weights themselves, rather than exchanging them as ``ema_weights`` does, is on its own.
+    It restores the storage of every parameter, the training mode of every submodule, and the random states of torch,
+    NumPy and Python. Inside, the module is in evaluation mode. Nothing is copied: writes into the weights themselves,
+    rather than exchanging them as ``ema_weights`` does, are not undone.
 
     Args:
         module: The module in training.
@@ -168,7 +168,7 @@ def undisturbed(module: pl.LightningModule) -> Iterator[None]:
 
 
 def is_last_epoch(trainer: pl.Trainer) -> bool:
-    """Whether an epoch that ends now is known to be the last; one that is stopped early is not."""
+    """Whether the epoch that ends now is known to be the last; an epoch stopped early is not."""
     max_epochs, max_steps = trainer.max_epochs, trainer.max_steps
     return (max_epochs is not None and 0 < max_epochs <= trainer.current_epoch + 1) or (
         0 < max_steps <= trainer.global_step
@@ -176,7 +176,7 @@ def is_last_epoch(trainer: pl.Trainer) -> bool:
 
 
 def as_flow_module(module: pl.LightningModule, callback: Any) -> FlowModule:
-    """Return the module if it is one of ours; raise ConfigError naming the callback if not."""
+    """Return the module as a FlowModule; raise ConfigError, naming the callback, if it is not one."""
     if not isinstance(module, FlowModule):
         raise ConfigError(f"{type(callback).__name__} needs a jitflow module; got {type(module).__name__}")
     return module

@@ -1,4 +1,4 @@
-"""Learning rate over fractional epochs: linear warm-up, then constant or half a cosine."""
+"""Learning-rate schedule over fractional epochs: linear warm-up, then constant or half a cosine."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class ScheduleSettings:
     Attributes:
         lr_schedule: ``"constant"`` or ``"cosine"``.
         warmup_epochs: Length of the linear warm-up from 0.
-        min_lr: Rate at the end of the cosine.
-        epochs: Length of the whole training, where the cosine ends.
+        min_lr: Learning rate at the end of the cosine.
+        epochs: Length of the whole training, at whose end the cosine ends.
 
     Raises:
         ConfigError: If the schedule is unknown or the warm-up longer than the training.
@@ -72,13 +72,13 @@ class ScheduleSettings:
 class LearningRateSchedulerCallback(pl.Callback):
     """Set the learning rate before every step.
 
-    Under gradient accumulation the batch that makes the step decides. The peak rate is the one the
-    optimiser was built with; it is kept in the optimiser's state and so survives a resume.
+    With gradient accumulation, the batch that triggers the optimiser step sets the rate. The peak rate is the one that
+    the optimiser was created with; it is stored in the optimiser's state and so survives a resume.
 
     Args:
         lr_schedule: ``"constant"`` or ``"cosine"``.
         warmup_epochs: Length of the linear warm-up from 0.
-        min_lr: Rate at the end of the cosine.
+        min_lr: Learning rate at the end of the cosine.
         epochs: Length of the whole training.
 
     Raises:
@@ -91,17 +91,17 @@ class LearningRateSchedulerCallback(pl.Callback):
         self.settings = ScheduleSettings(lr_schedule, warmup_epochs, min_lr, epochs)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the peak rate of each group where the optimiser's state carries it along."""
+        """Store the peak learning rate of each parameter group in the optimiser's state."""
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
-                # A resumed optimiser holds the rate of its last step, not the peak.
+                # A resumed optimiser has the rate of its last step, not the peak.
                 peak = group["lr"] if trainer.global_step == 0 else getattr(pl_module, "learning_rate", group["lr"])
                 group.setdefault("peak_lr", peak)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Set the rate for the coming step."""
+        """Set the learning rate of the next step."""
         epoch = trainer.current_epoch + batch_idx / trainer.num_training_batches
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C, SIGTERM, SIGUSR1, noticed at once and obeyed by all processes at the same step."""
+"""Stop on Ctrl-C, SIGTERM or SIGUSR1: all processes of a training stop at the same step."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import torch
 
 log = logging.getLogger(__name__)
 
-# SIGUSR1 is what SLURM is told to send ahead of a job's end; Windows has none.
+# SLURM can be configured to send SIGUSR1 before a job's time limit; Windows does not have it.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-# A process that died closes its connection, which is noticed at once; this is for a machine that went dark. Longer
-# than anything that one process does alone between two steps, such as drawing samples.
+# A dead process closes its connection, which is noticed at once; this timeout is for a machine that stops responding.
+# # Longer than anything that one process does alone between two steps, such as drawing samples.
 _TIMEOUT = timedelta(minutes=30)
 
 
 class StopRequest:
-    """Listens to signals during a training and tells all its processes the same thing at the same step.
+    """Signal listener of a training, which reports the same signal to all processes at the same step.
 
-    The first signal is remembered. Ctrl-C after it, or a second signal of any kind, does what it did before.
+    The first signal is stored. Ctrl-C after it, or a second signal of any kind, has its previous effect.
     """
 
     def __init__(self) -> None:
@@ -34,10 +34,10 @@ class StopRequest:
         self._group: Any = None
 
     def listen(self) -> None:
-        """Take over the signals, if this is the main thread, and connect the processes of a distributed run.
+        """Install signal handlers, if this is the main thread, and connect the processes of a distributed run.
 
-        Every process must call it. Lightning's own handlers (its reaction to SIGTERM waits for the other processes
-        inside the handler, its SLURM mode saves a checkpoint that would be resumed in place of ours) are replaced.
+        A collective call. Lightning's own handlers are replaced: the one for SIGTERM waits for other processes inside
+        the handler, and the SLURM one saves a checkpoint that would be resumed in place of ours.
         """
         self.release()
         self._signal = 0
@@ -46,23 +46,23 @@ class StopRequest:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         self._group = None
         if distributed and torch.distributed.get_world_size() > 1:
-            # Over the CPU: asking a GPU would make every step wait for it.
+            # On the CPU: a GPU collective would make every step wait.
             self._group = torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT)
 
     def release(self) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         for number, handler in self._handlers.items():
-            # None: installed by something that is not Python, and cannot be put back.
+            # None: the handler was not installed from Python and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._handlers = {}
 
     def received(self) -> int:
-        """Return the number of the signal that any process got, or 0; with several processes all must call it."""
+        """Return the number of the signal that any process received, or 0; a collective call with several processes."""
         if self._group is None:
             return self._signal
-        asked = torch.tensor([self._signal])
-        torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX, group=self._group)
-        return int(asked)
+        number_received = torch.tensor([self._signal])
+        torch.distributed.all_reduce(number_received, op=torch.distributed.ReduceOp.MAX, group=self._group)
+        return int(number_received)
 
     def _remember(self, number: int, frame: Any) -> None:
         self._signal = number
@@ -71,20 +71,20 @@ class StopRequest:
 
 
 def stop_exception(number: int) -> BaseException:
-    """Return what ends a training after a signal: KeyboardInterrupt, or SystemExit with status 128 + number."""
+    """Return the exception that ends a training after a signal: KeyboardInterrupt, or SystemExit(128 + number)."""
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 
 @contextmanager
 def resumable_exit(trainer: pl.Trainer, way_on: str) -> Iterator[None]:
-    """Run ``trainer.fit`` so that a stop by a signal ends as it should, and the processes' connections with it.
+    """Run ``trainer.fit`` so that a stop by a signal ends with the right status and closes all process connections.
 
-    Lightning turns Ctrl-C into an exit of status 1; it becomes KeyboardInterrupt again. The exit after another signal
-    (:func:`stop_exception`) passes.
+    Lightning turns Ctrl-C into an exit with status 1; this converts it back to KeyboardInterrupt. The exit after
+    another signal (:func:`stop_exception`) is passed on.
 
     Args:
-        trainer: What fits.
-        way_on: How to go on, for the log, such as ``"the same command goes on"``.
+        trainer: The trainer.
+        way_on: How to resume, for the log, such as ``"the same command resumes"``.
     """
     try:
         yield
@@ -92,11 +92,11 @@ def resumable_exit(trainer: pl.Trainer, way_on: str) -> Iterator[None]:
         if not trainer.interrupted:
             raise
         log.info("interrupted; %s", way_on)
-        # 0: what a process other than the first ends with.
+        # 0: the exit status of a process other than the first.
         if isinstance(exit.code, int) and (exit.code == 0 or exit.code > 128):
             raise
         raise KeyboardInterrupt from None
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # A process that ends with its communication threads still running can be aborted after all work is done.
+            # A process that exits while its communication threads run can be aborted after all work is done.
             torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""How well a device is used: memory, and the share of its arithmetic that a model needs."""
+"""Device utilisation: peak memory, and the share of peak FLOPs that a model uses (MFU)."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from jitflow.nets.jit import JiT
 from jitflow.nets.lightningdit import LightningDiT
 from jitflow.training.module import FlowModule
 
-# Dense peak of the tensor cores in bfloat16, by part of the device's name; NVIDIA's data sheets.
+# Dense bfloat16 peak of the tensor cores by a part of the device's name, from NVIDIA's data sheets.
 _PEAK_BF16 = {"B200": 2250e12, "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
-# A backward pass multiplies twice as much as the forward pass.
+# A backward pass needs twice the multiplications of the forward pass.
 _TRAINING_OVER_FORWARD = 3
 
 
 def training_flops(module: FlowModule) -> int | None:
-    """Count the floating-point operations that training on one image needs: three times its forward pass.
+    """Count the floating-point operations of training on one image: three times those of the forward pass.
 
-    What is computed again for gradient checkpointing, and an extra pass for self-conditioning, do not count.
+    Recomputation for gradient checkpointing and the extra pass of self-conditioning do not count.
 
     Args:
-        module: The module; nothing is computed with its network, and no memory is taken.
+        module: The module; its network is not run, and no memory is allocated.
 
     Returns:
-        Operations, two for each multiply-accumulate of a matrix product; None for a network that is not ours.
+        Operations, two for each multiply-accumulate of a matrix product; None for a network of another library.
     """
     net = module.net
     if not isinstance(net, JiT | LightningDiT):
@@ -44,7 +44,7 @@ def training_flops(module: FlowModule) -> int | None:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Peak operations per second of an accelerator in bfloat16; None where it is not known, as for CPUs."""
+    """Return the peak bfloat16 operations per second of an accelerator; None if unknown, as for CPUs."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -52,11 +52,11 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def peak_images_per_sec(module: FlowModule, *, num_devices: int) -> float | None:
-    """Images a second if devices did nothing but what training needs, at their peak; None where that is not known.
+    """Return the images per second of training at the devices' peak FLOPs; None if the peak is unknown.
 
     Args:
         module: The module, on one of the devices.
-        num_devices: How many devices of the same kind train it.
+        num_devices: Number of devices of this kind.
 
     Returns:
         The rate; the measured one divided by it is the model's FLOPs utilisation (MFU).
@@ -67,10 +67,10 @@ def peak_images_per_sec(module: FlowModule, *, num_devices: int) -> float | None
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Largest memory so far, in GiB: of the accelerator if there is one, else of this process."""
+    """Return the peak memory in GiB: of the accelerator if there is one, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    import resource  # not there on Windows
+    import resource  # not available on Windows
 
     # Kilobytes, but bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)

@@ -1,4 +1,4 @@
-"""What the loss alone does not tell: its course over the times, norms, speed, memory, utilisation."""
+"""Monitor a training: loss by time, norms, speed, memory and utilisation."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from jitflow.training.outputs import read_outputs
 
 
 class TrainingWatch(pl.Callback):
-    """Give the loggers a point every so many optimiser steps.
+    """Log norms, loss by time, speed and memory every ``every_n_steps`` optimiser steps.
 
-    Logged are ``train/grad_norm`` (before clipping), ``train/weight_norm``, ``train/ema1_norm``,
-    ``train/ema2_norm``; ``loss_at/t0.0-0.2`` and so on, the mean loss since the last point of the samples whose time
-    lies there (left out where an overridden ``training_step`` returns the loss alone); ``perf/images_per_sec``,
+    It logs ``train/grad_norm`` (before clipping), ``train/weight_norm``, ``train/ema1_norm``,
+    ``train/ema2_norm``; ``loss_at/t0.0-0.2`` and so on, the mean loss since the last point of the samples with times in
+    that bin (omitted if an overridden ``training_step`` returns the loss alone); ``perf/images_per_sec``,
     ``perf/memory_gib`` and, where the peak of the device is known, ``perf/mfu`` (model operations over peak
     operations).
 
-    Losses are summed on their device and read with the point, so that nothing waits for an accelerator in between.
+    Losses are summed on the device and read at each point, so nothing waits for the accelerator in between.
     Only the first process logs, of its own share of the batch; speeds are those of all processes.
 
     Args:
         every_n_steps: Optimiser steps between two points.
-        num_bins: Parts of equal width into which the times from 0 to 1 are cut.
+        num_bins: Number of equal bins of the times from 0 to 1.
 
     Raises:
         ConfigError: If a number is below 1.
@@ -45,7 +45,7 @@ class TrainingWatch(pl.Callback):
         self._active = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock and the sums."""
+        """Start the clock and reset the loss sums."""
         self._active = trainer.is_global_zero and bool(trainer.loggers) and isinstance(pl_module, FlowModule)
         if not self._active:
             return
@@ -59,14 +59,14 @@ class TrainingWatch(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Take the norm of the gradient for the next point, before it is clipped."""
+        """Compute the norm of the gradient for the next point, before clipping."""
         if self._active and trainer.global_step + 1 >= self._logged_at + self.every_n_steps:
             self._grad_norm = _norm(p.grad for group in optimizer.param_groups for p in group["params"])
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Sort the losses of the batch by time; log a point if one is due."""
+        """Add the losses of the batch to their time bins; log a point if one is due."""
         if not self._active:
             return
         step = read_outputs(outputs)
@@ -79,20 +79,20 @@ class TrainingWatch(pl.Callback):
             self._log(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock."""
+        """Pause the timing of training steps during validation."""
         self._paused = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on, so that a validation does not look like slow steps."""
+        """Restart the clock, so that a validation does not look like slow steps."""
         if self._active:
             self._since += time.perf_counter() - self._paused
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop watching."""
+        """Release the stored sums of losses."""
         self._active = False
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Stop watching."""
+        """Release the stored sums of losses."""
         self._active = False
 
     def _log(self, trainer: pl.Trainer, module: FlowModule) -> None:
@@ -102,13 +102,13 @@ class TrainingWatch(pl.Callback):
             "train/ema1_norm": _norm(module.ema_params1.values()),
             "train/ema2_norm": _norm(module.ema_params2.values()),
         }
-        # Averages may lie elsewhere than the weights.
-        held = {name: norm.to(self._sums.device) for name, norm in norms.items() if norm is not None}
-        # One transfer for all; it waits for the device, and so comes before the clock.
-        numbers = torch.cat([torch.stack(list(held.values())), self._sums.flatten()]).tolist()
+        # Averages may be on another device than the weights.
+        present = {name: norm.to(self._sums.device) for name, norm in norms.items() if norm is not None}
+        # One transfer for all values; it waits for the device, so it comes before the clock.
+        numbers = torch.cat([torch.stack(list(present.values())), self._sums.flatten()]).tolist()
         rate = self._images / (time.perf_counter() - self._since)
-        point = dict(zip(held, numbers, strict=False))
-        sums, counts = numbers[len(held) : -self.num_bins], numbers[-self.num_bins :]
+        point = dict(zip(present, numbers, strict=False))
+        sums, counts = numbers[len(present) : -self.num_bins], numbers[-self.num_bins :]
         for i, (total, count) in enumerate(zip(sums, counts, strict=True)):
             if count:
                 point[f"loss_at/t{i / self.num_bins:.1f}-{(i + 1) / self.num_bins:.1f}"] = total / count
@@ -124,6 +124,6 @@ class TrainingWatch(pl.Callback):
 
 
 def _norm(tensors: Iterable[Tensor | None]) -> Tensor | None:
-    """Norm of all numbers of some tensors, float32, 0-d; None if there are none."""
-    held = [tensor for tensor in tensors if tensor is not None]
-    return torch.nn.utils.get_total_norm(held).float() if held else None
+    """Return the norm over all elements of tensors, float32, 0-d; None without tensors."""
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.nn.utils.get_total_norm(present).float() if present else None

@@ -1,1 +1,1 @@
-"""Checkpoint files: one module a format, folders of checkpoints, loading."""
+"""Checkpoint files: one module per format, checkpoint folders, loading."""

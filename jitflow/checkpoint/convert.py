@@ -1,4 +1,4 @@
-"""Convert checkpoints between the file formats, on demand or to resume from a release's file."""
+"""Convert checkpoints between file formats, on demand or to resume from a release's file."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ log = logging.getLogger(__name__)
 
 
 def resumable(path: Path, module: FlowModule, scratch: Path) -> Path:
-    """Return a checkpoint that Lightning can resume from; a file of the JiT release is converted first.
+    """Return a checkpoint from which Lightning can resume; a file of the JiT release is converted first.
 
     Args:
         path: A checkpoint file.
-        module: What will be resumed.
+        module: The module to resume.
         scratch: Folder for the converted file.
 
     Returns:
         ``path`` itself, or the converted file.
 
     Raises:
-        CheckpointError: If the file holds no optimiser, so that nothing could be continued, or another model.
+        CheckpointError: If the file holds no optimiser state to resume from, or another model.
     """
     state = read_state(path)
     check_state_dict(module.state_dict(), state.weights, path)
@@ -39,16 +39,16 @@ def resumable(path: Path, module: FlowModule, scratch: Path) -> Path:
 
 
 def convert(source: str | Path, target: str | Path, *, ema: int | str = 1, overwrite: bool = False) -> ModelState:
-    """Convert between the formats; see :func:`jitflow.checkpoint.formats.write_state`.
+    """Convert a checkpoint to another file format; see :func:`jitflow.checkpoint.formats.write_state`.
 
     Args:
         source: File to read.
-        target: File to write; its suffix is the format.
+        target: File to write; its suffix sets the format.
         ema: For ``.safetensors``: which weights, 0, 1, 2 or ``"all"``.
-        overwrite: Replace a target that exists; never the source itself.
+        overwrite: Whether to replace an existing target; never the source itself.
 
     Returns:
-        What was read.
+        The model that was read.
 
     Raises:
         ConfigError: If the target exists.
@@ -58,7 +58,7 @@ def convert(source: str | Path, target: str | Path, *, ema: int | str = 1, overw
         if source.exists() and target.samefile(source):
             raise ConfigError(f"{target} is the source itself; choose another target")
         if not overwrite:
-            raise ConfigError(f"{target} exists already; choose another target, or say --overwrite")
+            raise ConfigError(f"{target} exists already; choose another target, or pass --overwrite")
     state = read_state(source)
     write_state(state, target, ema=ema)
     return state

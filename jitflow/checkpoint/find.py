@@ -1,4 +1,4 @@
-"""Find the checkpoint of a run: the newest one that is whole."""
+"""Find the newest intact checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Find the checkpoint that a path means: a file, or the newest whole one of a folder.
+    """Find the checkpoint of a path: the file itself, or the newest intact one in a folder.
 
-    Whole is what has the size and the checksum that the folder's ``manifest.json`` gives for it; a file that is not
-    in it, or a folder without one, is only looked at for being cut short.
+    A checkpoint is intact if size and checksum agree with the folder's ``manifest.json``; without an entry or a
+    manifest it is only checked for truncation.
 
     Args:
         path: A file, a folder of checkpoints, or a run's folder.
@@ -25,50 +25,50 @@ def find_checkpoint(path: str | Path) -> Path:
         A file that exists.
 
     Raises:
-        MissingFileError: If there is none; never a silent start from nothing.
+        MissingFileError: If there is none; training never silently starts from scratch.
         CheckpointError: If the file itself is damaged.
     """
     path = Path(path).expanduser()
     if path.is_file():
-        _check_whole(path)
+        _check_intact(path)
         return path
     if not path.is_dir():
         raise MissingFileError(f"there is no checkpoint at {path}: no such file or folder")
-    found = _newest_whole(path)
+    found = _newest_intact(path)
     if found is None:
         raise MissingFileError(f"there is no complete checkpoint (.pth or .ckpt) in {path}")
     return found
 
 
 def resume_point(path: str | Path) -> Path | None:
-    """Find where a run that may have been cut off is to go on.
+    """Find the checkpoint from which to resume a run that may have been interrupted.
 
     Args:
         path: The run's folder, or that of its checkpoints.
 
     Returns:
-        The newest whole checkpoint; None if the run has none yet, so that it begins.
+        The newest intact checkpoint; None if the run has none yet and starts from scratch.
 
     Raises:
-        CheckpointError: If there are checkpoints and all are damaged, so that beginning anew would be a silent loss.
+        CheckpointError: If all existing checkpoints are damaged, since a new start would silently lose them.
     """
     path = Path(path).expanduser()
-    found = _newest_whole(path)
+    found = _newest_intact(path)
     if found is None and any(_folders(path)):
         raise CheckpointError(f"every checkpoint in {path} is damaged; restore one, or choose another folder")
     return found
 
 
 def _folders(path: Path) -> list[CheckpointFolder]:
-    """The folders among a run's that hold checkpoints."""
+    """Return the folders of a run that hold checkpoints."""
     folders = (CheckpointFolder(folder) for folder in (path, path / "checkpoints"))
     return [folder for folder in folders if folder.checkpoints()]
 
 
-def _newest_whole(path: Path) -> Path | None:
+def _newest_intact(path: Path) -> Path | None:
     found = [(file, folder, folder.records()) for folder in _folders(path) for file in folder.checkpoints()]
     steps = {file: folder.step_of(file, records) for file, folder, records in found}
-    # The clock tells what was saved last, unless the folder was copied; but not every file was written down.
+    # File times give the order of saves, unless the folder was copied; but not every file is in the manifest.
     recorded = None not in steps.values()
 
     def age(item: tuple[Path, CheckpointFolder, Any]) -> tuple[int, int]:
@@ -82,14 +82,14 @@ def _newest_whole(path: Path) -> Path | None:
     return None
 
 
-def _check_whole(path: Path) -> None:
-    """Raise CheckpointError, naming the next best, if a file is not what was written down about it."""
+def _check_intact(path: Path) -> None:
+    """Raise CheckpointError, naming the next best checkpoint, if a file disagrees with the manifest."""
     file = path.resolve()
     folder = CheckpointFolder(file.parent)
     records = folder.records()
     if file.name not in records or (problem := folder.problem(file, records)) is None:
         return
-    other = _newest_whole(file.parent)
+    other = _newest_intact(file.parent)
     instead = f"use {other}" if other else "restore it"
     raise CheckpointError(
         f"{path} is damaged ({problem}); {instead}, or remove {folder.manifest} if the file was changed on purpose"

@@ -1,8 +1,8 @@
-"""Read a trained model from any of the file formats, decided by content, and write it in any of them, by suffix.
+"""Read a trained model from any checkpoint format (detected by content) and write it in any (chosen by suffix).
 
-- ``.ckpt``: Lightning's, with everything to resume. Our ``.pth`` files are of this kind as well.
+- ``.ckpt``: Lightning's, with everything to resume. This library's ``.pth`` files are of this kind too.
 - ``.pth`` of the JiT release: ``model``, ``model_ema1``, ``model_ema2``, ``optimizer``, ``epoch``, ``args``.
-- ``.safetensors``: weights with the settings in the metadata.
+- ``.safetensors``: weights, with the settings in the metadata.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ FORMATS = (".ckpt", ".pth", ".safetensors")
 
 
 def read_state(path: str | Path, **given: Any) -> ModelState:
-    """Read a trained model from any of the formats, decided by content.
+    """Read a trained model from a checkpoint of any format, which is detected by content.
 
     Args:
         path: The file.
-        given: Settings that win over the file's, needed where neither file nor shapes tell (``img_size``,
+        given: Settings that override the file's; needed if neither file nor shapes determine them (``img_size``,
             ``in_context_start``).
 
     Returns:
@@ -37,7 +37,7 @@ def read_state(path: str | Path, **given: Any) -> ModelState:
 
     Raises:
         MissingFileError: If there is no such file.
-        CheckpointError: If it is damaged, of no known format, unsafe to read, or has parts of the wrong kind.
+        CheckpointError: If it is damaged, of an unknown format, unsafe to read, or malformed.
     """
     path = existing_file(path, what="checkpoint")
     with errors_of_damage(path):
@@ -64,7 +64,7 @@ def _read_any(path: Path, given: Mapping[str, Any]) -> ModelState:
 
 
 def write_state(state: ModelState, path: str | Path, *, ema: int | str = 1) -> Path:
-    """Write a trained model in the format of the path's suffix, whole or not at all.
+    """Write a checkpoint of a trained model, atomically, in the format of the path's suffix.
 
     Args:
         state: The model.
@@ -77,7 +77,7 @@ def write_state(state: ModelState, path: str | Path, *, ema: int | str = 1) -> P
 
     Raises:
         ConfigError: If the suffix is unknown, or the release's format cannot hold this application's models.
-        CheckpointError: If what is asked for is not there.
+        CheckpointError: If the model lacks the requested average.
     """
     path = Path(path)
     if path.suffix == ".safetensors":

@@ -15,7 +15,7 @@ from jitflow.checkpoint.state import NET_PREFIX, PEAK_LR, ModelState
 from jitflow.checkpoint.variant import detect_jit
 from jitflow.errors import CheckpointError
 
-# Argument of our module -> the release's name. The guidance interval is two names there.
+# Argument of this library's module -> the release's name. The release has two names for the guidance interval.
 RELEASE_NAMES = {
     "model_name": "model",
     "img_size": "img_size",
@@ -39,16 +39,22 @@ INTERVAL_NAMES = ("interval_min", "interval_max")
 
 
 def release_args(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate our module's settings to the release's arguments; what it has no name for is left out."""
-    args = {theirs: settings[ours] for ours, theirs in RELEASE_NAMES.items() if ours in settings}
+    """Translate this library's module settings to the JiT release's arguments; settings unknown there are omitted."""
+    args = {
+        release_name: settings[name_here] for name_here, release_name in RELEASE_NAMES.items() if name_here in settings
+    }
     if "cfg_interval" in settings:
         args.update(zip(INTERVAL_NAMES, settings["cfg_interval"], strict=True))
     return args
 
 
 def settings_from_release_args(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate the release's arguments to our module's settings; what is absent is left out."""
-    settings = {ours: args[theirs] for ours, theirs in RELEASE_NAMES.items() if args.get(theirs) is not None}
+    """Translate the JiT release's arguments to this library's module settings; missing ones are omitted."""
+    settings = {
+        name_here: args[release_name]
+        for name_here, release_name in RELEASE_NAMES.items()
+        if args.get(release_name) is not None
+    }
     if all(name in args for name in INTERVAL_NAMES):
         settings["cfg_interval"] = tuple(args[name] for name in INTERVAL_NAMES)
     return settings
@@ -60,29 +66,29 @@ def from_jit_release(checkpoint: Mapping[str, Any], path: Path, given: Mapping[s
     Args:
         checkpoint: Its entries.
         path: The file, for messages.
-        given: Settings that win over the file's; ``img_size`` and ``in_context_start`` where the shapes leave a choice.
+        given: Settings that override the file's; ``img_size`` and ``in_context_start`` if the shapes are ambiguous.
 
     Returns:
         The model.
 
     Raises:
-        CheckpointError: If the weights are no JiT's, or the optimiser's state is of another network.
+        CheckpointError: If the weights are not a JiT's, or the optimiser's state belongs to another network.
     """
     args = checkpoint.get("args", {})
     args = vars(args) if isinstance(args, argparse.Namespace) else dict(args or {})
     weights = checkpoint["model"]
     if not isinstance(weights, Mapping) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise CheckpointError(f"{path}: the entry 'model' is no state dict")
-    # Whether it was saved from inside DistributedDataParallel or torch.compile makes no difference.
+    # Prefixes of DistributedDataParallel and torch.compile are removed.
     weights = {name.removeprefix("module.").replace("_orig_mod.", ""): value for name, value in weights.items()}
     optimizer = checkpoint.get("optimizer")
-    ours = checkpoint.get("jitflow", {}).get("settings", {})
+    name_here = checkpoint.get("jitflow", {}).get("settings", {})
     settings = settings_from_release_args(args)
     if "learning_rate" not in settings and optimizer is not None:
         settings["learning_rate"] = float(optimizer["param_groups"][0]["lr"])
     network = {name.removeprefix(NET_PREFIX): value for name, value in weights.items()}
-    # The weights know the network better than the arguments, in which a variant may be misnamed.
-    settings.update(ours or detect_jit(network, {**args, **given}))
+    # The weights determine the network more reliably than the arguments, which may name a wrong variant.
+    settings.update(name_here or detect_jit(network, {**args, **given}))
     state = ModelState(
         settings={**settings, **{k: v for k, v in given.items() if k != "in_context_start"}},
         weights=weights,
@@ -99,27 +105,27 @@ def from_jit_release(checkpoint: Mapping[str, Any], path: Path, given: Mapping[s
 
 
 def to_jit_release(state: ModelState) -> dict[str, Any]:
-    """Make a checkpoint as the JiT release writes it."""
+    """Convert a model to a checkpoint of the JiT release."""
     checkpoint: dict[str, Any] = {
         "model": state.weights,
         "epoch": state.epoch,
         "args": argparse.Namespace(**(state.args or release_args(state.settings))),
         "model_ema1": state.chosen(1) if state.ema1 is not None else dict(state.weights),
         "model_ema2": state.chosen(2) if state.ema2 is not None else dict(state.weights),
-        # What the release has no argument for (prediction, time shift, sizes of the network); it ignores this entry.
+        # Settings without an argument in the release (prediction, time shift, network sizes), which ignores this entry.
         "jitflow": {"version": __version__, "settings": state.settings},
     }
     if state.optimizer is not None:
-        # The peak of our schedule is not an option of AdamW.
+        # The schedule's peak rate is not an option of AdamW.
         groups = [{k: v for k, v in g.items() if k != PEAK_LR} for g in state.optimizer["param_groups"]]
         checkpoint["optimizer"] = {"state": state.optimizer["state"], "param_groups": groups}
     return checkpoint
 
 
 def optimizer_names(weights: Mapping[str, Tensor]) -> list[str]:
-    """Name the parameters in the order of the optimiser's state: vectors and biases first, then the others.
+    """List the parameter names in the order of the optimiser's state: vectors and biases first, then the others.
 
-    The release's order and ours alike (:func:`jitflow.training.optim.parameter_groups`).
+    This is the release's order and this library's (:func:`jitflow.training.optim.parameter_groups`).
 
     Args:
         weights: State dict of the module.
@@ -130,13 +136,13 @@ def optimizer_names(weights: Mapping[str, Tensor]) -> list[str]:
 
 
 def _check_optimizer(optimizer: dict[str, Any], weights: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
-    """Match moments with parameters by name; torch itself would take moments of any shape."""
+    """Check the shapes of the optimiser's moments against the parameters, since torch accepts any shape."""
     names = optimizer_names(weights)
-    places = [place for group in optimizer["param_groups"] for place in group["params"]]
-    if len(places) != len(names):
-        raise CheckpointError(f"{path}: the optimiser holds {len(places)} parameters, the network trains {len(names)}")
-    for name, place in zip(names, places, strict=True):
-        for moment, value in optimizer["state"].get(place, {}).items():
+    indices = [index for group in optimizer["param_groups"] for index in group["params"]]
+    if len(indices) != len(names):
+        raise CheckpointError(f"{path}: the optimiser holds {len(indices)} parameters, the network trains {len(names)}")
+    for name, index in zip(names, indices, strict=True):
+        for moment, value in optimizer["state"].get(index, {}).items():
             if moment.startswith("exp_avg") and value.shape != weights[name].shape:
                 raise CheckpointError(
                     f"{path}: {moment} of {name} has shape {tuple(value.shape)}, "

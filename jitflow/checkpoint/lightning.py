@@ -1,4 +1,4 @@
-"""Lightning checkpoints: everything to resume from. The ``.pth`` files that we save in a run are of this kind too."""
+"""Lightning checkpoints, which hold everything to resume from; the ``.pth`` files of a run are of this kind too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jitflow.training.lightning_counters import counters_between_epochs
 
 
 def is_lightning(content: Mapping[str, Any]) -> bool:
-    """Whether the entries of a checkpoint are those of Lightning."""
+    """Whether the entries of a checkpoint are those of a Lightning checkpoint."""
     return "state_dict" in content and "hyper_parameters" in content
 
 
@@ -24,7 +24,7 @@ def from_lightning(checkpoint: dict[str, Any], given: Mapping[str, Any]) -> Mode
 
     Args:
         checkpoint: Its entries.
-        given: Settings that win over the file's.
+        given: Settings that override the file's.
 
     Returns:
         The model; ``extra`` holds the whole entry ``jitflow``.
@@ -47,7 +47,7 @@ def from_lightning(checkpoint: dict[str, Any], given: Mapping[str, Any]) -> Mode
 
 
 def recorded_application(checkpoint: Mapping[str, Any]) -> str:
-    """Return the name of the application that a Lightning checkpoint records; empty if it does not tell.
+    """Return the name of the application that a Lightning checkpoint records; empty if it records none.
 
     Args:
         checkpoint: Its entries.
@@ -57,7 +57,7 @@ def recorded_application(checkpoint: Mapping[str, Any]) -> str:
 
 
 def to_lightning(state: ModelState) -> dict[str, Any]:
-    """Make a checkpoint that Lightning resumes from: the epoch after ``state.epoch`` comes next."""
+    """Convert a model to a checkpoint from which Lightning resumes with the epoch after ``state.epoch``."""
     named = {"application": state.application, "module": state.module}
     if state.lightning is not None:
         return {**state.lightning, "jitflow": {**state.lightning.get("jitflow", {}), **named}}

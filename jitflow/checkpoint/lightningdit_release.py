@@ -1,4 +1,4 @@
-"""Checkpoints of the LightningDiT release (``model``, ``ema``, ``opt``, ``config``) as our settings and weights."""
+"""Read checkpoints of the LightningDiT release (``model``, ``ema``, ``opt``, ``config``)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from jitflow.nets.weights import strip_prefix
 
 
 def find_sections(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
-    """Find the state dicts of a LightningDiT in what a file holds.
+    """Find the state dicts of a LightningDiT in a checkpoint file's content.
 
     Args:
         content: The file's entries: sections, or a state dict alone.
 
     Returns:
-        ``model`` and ``ema``, as far as they are there, without the prefixes of wrappers; empty if this is another
-        kind of file.
+        ``model`` and ``ema``, if present, without the prefixes of wrappers; empty for another kind of file.
     """
     sections = {name: content[name] for name in ("model", "ema") if isinstance(content.get(name), Mapping)}
     if not sections:
@@ -40,14 +39,15 @@ def from_lightningdit_release(sections: Mapping[str, dict[str, Tensor]], given: 
     """Read a checkpoint of the LightningDiT release.
 
     Args:
-        sections: What :func:`find_sections` found in it.
-        given: Settings that win over the file's; ``latent_shape`` and ``num_heads`` where the shapes do not tell.
+        sections: Result of :func:`find_sections`.
+        given: Settings that override the file's; ``latent_shape`` and ``num_heads`` if the shapes do not determine
+            them.
 
     Returns:
-        The model; a file that holds the average alone gives it as the weights too.
+        The model; if the file holds only the average, it serves as the weights too.
 
     Raises:
-        CheckpointError: If a size can neither be read nor was given.
+        CheckpointError: If a setting can neither be inferred nor was given.
     """
     weights = sections.get("model") or sections["ema"]
     prefixed = {name: {NET_PREFIX + key: v for key, v in section.items()} for name, section in sections.items()}
@@ -60,17 +60,17 @@ def from_lightningdit_release(sections: Mapping[str, dict[str, Tensor]], given: 
 
 
 def settings_from_weights(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the arguments of a module of latents and users from the weights of its network.
+    """Infer the arguments of a user-conditioned latent module from the weights of its network.
 
     Args:
         weights: State dict of the network, without a prefix.
-        given: ``latent_shape`` and ``num_heads``, where the shapes do not tell.
+        given: ``latent_shape`` and ``num_heads``, if the shapes do not determine them.
 
     Returns:
-        ``model_name``, ``num_users``, ``latent_shape``, and ``net_settings`` where the network is no named variant.
+        ``model_name``, ``num_users``, ``latent_shape``, and ``net_settings`` if the network is not a named variant.
 
     Raises:
-        CheckpointError: If a size can neither be read nor was given.
+        CheckpointError: If a setting can neither be inferred nor was given.
     """
     shape = given.get("latent_shape")
     net = detect_lightningdit(

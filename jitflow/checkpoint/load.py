@@ -1,4 +1,4 @@
-"""Load a module from a checkpoint of any format, or start another from its weights."""
+"""Load a module from a checkpoint of any format, or initialise a module with its weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)
 
-# Sizes of images and seeds may be larger than a tiny network.
+# Image sizes and seeds may exceed the size of a tiny network.
 _HARMLESS = 1 << 20
 _LABEL_TABLE = "net.y_embedder.embedding_table.weight"
 
@@ -29,12 +29,12 @@ def load_module(
     module_class: type[FlowModule] | None = None,
     **given: Any,
 ) -> FlowModule:
-    """Rebuild a module from a file of any format: weights, averages, settings.
+    """Rebuild a module from a checkpoint of any format: weights, averages, settings.
 
     Args:
         path: A ``.ckpt``, a ``.pth`` (ours or the JiT release's) or a ``.safetensors``.
-        module_class: Class to build; by default that of the application which the file names.
-        given: Settings that win over the file's.
+        module_class: Class to build; by default that of the application in the file.
+        given: Settings that override the file's.
 
     Returns:
         The module, in evaluation mode, on the CPU.
@@ -42,13 +42,13 @@ def load_module(
     Raises:
         MissingFileError: If there is no such file.
         CheckpointError: If it is damaged, its application is not installed, or its weights do not fit; lists the names.
-        ConfigError: If the package that brings its application is broken.
+        ConfigError: If its application's package is broken.
     """
     state = read_state(path, **given)
     if module_class is None:
         module_class = application_of(state, path, otherwise="pass module_class").module
         _check_size(module_class, state, path)
-    # Empty for a class that is not of this library; the library's own may have moved since.
+    # Empty for a class of another library; this library's own may have moved since.
     of_jitflow = application_name(state.module, default="")
     if state.module and not of_jitflow and state.module != f"{module_class.__module__}.{module_class.__qualname__}":
         log.warning(
@@ -72,24 +72,24 @@ def load_module(
 
 
 def _check_size(module_class: type[FlowModule], state: ModelState, path: str | Path) -> None:
-    """Build a module without memory and compare it with the weights, before settings of a file can ask for any."""
-    in_all = sum(value.numel() for value in state.weights.values())
+    """Check the weights' size against the settings of a file, before these can allocate memory."""
+    total = sum(value.numel() for value in state.weights.values())
     largest = max(_numbers(state.settings), default=0)
-    if largest > max(in_all, _HARMLESS) or _depth(state.settings) > len(state.weights):
-        raise CheckpointError(f"{path} is damaged: its settings are of a network that its weights cannot be of")
+    if largest > max(total, _HARMLESS) or _depth(state.settings) > len(state.weights):
+        raise CheckpointError(f"{path} is damaged: its settings describe a network that its weights do not fit")
     try:
         with errors_of_damage(path), torch.device("meta"):
             expected = module_class(**state.settings).state_dict()
     except CheckpointError as error:
         if isinstance(error.__cause__, TypeError):
-            # Told by the caller, with the name of the class.
+            # The caller reports this error with the name of the class.
             return
         raise
     check_state_dict(expected, state.weights, path)
 
 
 def _numbers(settings: object) -> Iterator[int]:
-    """Every whole number in nested settings."""
+    """Yield every whole number in nested settings."""
     if isinstance(settings, Mapping):
         settings = list(settings.values())
     if isinstance(settings, (list, tuple)):
@@ -125,17 +125,17 @@ def check_state_dict(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
 
 @torch.no_grad()
 def init_from(module: FlowModule, path: str | Path, *, ema: int = 1) -> str:
-    """Start a module from the weights of another, for fine-tuning; optimiser and epoch start anew.
+    """Initialise a module with the weights of a checkpoint, for fine-tuning; optimiser and epoch start from scratch.
 
-    If the number of classes differs, the label table keeps its fresh values and everything else is taken.
+    If the number of classes differs, the label table keeps its initial values and everything else is loaded.
 
     Args:
-        module: The module to fill; its averages are emptied.
+        module: The module to initialise; its averages are cleared.
         path: A file of any format.
-        ema: Average to take, 1 or 2; 0 for the weights themselves. Without an average the weights are taken.
+        ema: Average to load, 1 or 2; 0 for the weights themselves. Without an average the weights are loaded.
 
     Returns:
-        One line that says what was taken and what was not.
+        One line that says what was loaded and what was not.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -145,16 +145,16 @@ def init_from(module: FlowModule, path: str | Path, *, ema: int = 1) -> str:
     if ema and state.ema1 is None:
         ema = 0
     weights, own = state.chosen(ema), module.state_dict()
-    left_out = ""
+    omitted = ""
     table = weights.get(_LABEL_TABLE)
     ours = own.get(_LABEL_TABLE)
     if table is not None and ours is not None and len(table) != len(ours) and table.shape[1:] == ours.shape[1:]:
-        left_out = f", except the label table ({len(table) - 1} classes there, {module.num_classes} here)"
+        omitted = f", except the label table ({len(table) - 1} classes there, {module.num_classes} here)"
         weights = {**weights, _LABEL_TABLE: ours}
     check_state_dict(own, weights, path)
     module.load_state_dict(weights)
     module.ema_params1, module.ema_params2 = {}, {}
     source = f"EMA {ema}" if ema else "the weights"
-    said = f"initialised {len(own)} tensors from {source} of {path}{left_out}"
-    log.info(said)
-    return said
+    summary = f"initialised {len(own)} tensors from {source} of {path}{omitted}"
+    log.info(summary)
+    return summary

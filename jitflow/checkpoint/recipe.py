@@ -1,4 +1,4 @@
-"""The recipe that a checkpoint was trained by, as the file itself holds it."""
+"""The recipe stored in a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ RECIPE_ENTRY = "recipe"
 
 
 def held_recipe(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the complete recipe in a checkpoint's content; None in files that hold none."""
+    """Return the complete recipe stored in a checkpoint's content; None if there is none."""
     recipe = checkpoint.get(RECIPE_ENTRY)
     return recipe if isinstance(recipe, dict) else None

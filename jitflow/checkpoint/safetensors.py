@@ -1,4 +1,4 @@
-"""Safetensors files: weights by the network's own names, with the settings of the module in the metadata."""
+"""Safetensors checkpoints: weights by the network's own names, with the module's settings in the metadata."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import atomic_path
 
 _EXTRA = "extra."
-# Before the names of parameters that are the module's own, not its network's.
+# Prefix of the module's own parameters, as opposed to its network's.
 _OWN = "module."
 _AVERAGES = ("ema1.", "ema2.")
-# Entries of a run's record, which a model alone does not have, or which have an entry of their own.
+# Entries of a run that a model file does not have, or stores separately.
 _RUN_ENTRIES = ("version", "application", "module", "run_seed")
-# JSON knows no tuples.
+# JSON has no tuples.
 _TUPLES = ("cfg_interval", "img_size", "latent_shape")
 
 
 def write_safetensors(state: ModelState, path: Path, *, ema: int | str = 1) -> None:
-    """Write weights and settings, whole or not at all.
+    """Write weights and settings to a safetensors file, atomically.
 
     Args:
         state: The model.
@@ -50,7 +50,7 @@ def write_safetensors(state: ModelState, path: Path, *, ema: int | str = 1) -> N
     else:
         raise ConfigError(f"ema must be 0, 1, 2 or all; got {ema!r}")
     network = {_name_in_file(name): value.detach().contiguous() for name, value in tensors.items()}
-    plain, kept = split_tensors({k: v for k, v in state.extra.items() if k not in _RUN_ENTRIES})
+    plain, record = split_tensors({k: v for k, v in state.extra.items() if k not in _RUN_ENTRIES})
     metadata = {
         "format": "pt",
         "jitflow": __version__,
@@ -63,13 +63,13 @@ def write_safetensors(state: ModelState, path: Path, *, ema: int | str = 1) -> N
         "extra": json.dumps(plain),
     }
     with atomic_path(path) as temporary:
-        # Clones, since the averages may share what did not change with the weights.
-        tensors = {**network, **{_EXTRA + name: value for name, value in kept.items()}}
+        # Clones, since averages may share unchanged tensors with the weights.
+        tensors = {**network, **{_EXTRA + name: value for name, value in record.items()}}
         save_file({name: value.clone() for name, value in tensors.items()}, temporary, metadata=metadata)
 
 
 def read_safetensors(path: Path, given: Mapping[str, Any]) -> ModelState:
-    """Read a safetensors file: one of ours, or the bare weights of a JiT or LightningDiT network.
+    """Read a safetensors file: one of this library, or the bare weights of a JiT or LightningDiT network.
 
     Args:
         path: The file.
@@ -79,7 +79,7 @@ def read_safetensors(path: Path, given: Mapping[str, Any]) -> ModelState:
         The model.
 
     Raises:
-        CheckpointError: If it is damaged, or holds no settings and the weights of neither network.
+        CheckpointError: If it is damaged, or has no settings and is not one of these networks.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -91,7 +91,7 @@ def read_safetensors(path: Path, given: Mapping[str, Any]) -> ModelState:
         raise CheckpointError(f"{path} cannot be read; it is damaged or no safetensors file ({error})") from None
     if not isinstance(settings, dict) or not isinstance(extra, dict):
         raise CheckpointError(f"{path} is damaged: its settings are no values by name")
-    kept = {name.removeprefix(_EXTRA): tensors.pop(name) for name in list(tensors) if name.startswith(_EXTRA)}
+    record = {name.removeprefix(_EXTRA): tensors.pop(name) for name in list(tensors) if name.startswith(_EXTRA)}
     weights, ema1, ema2 = _split_averages(tensors)
     application = metadata.get("application", "")
     if not settings:
@@ -106,26 +106,26 @@ def read_safetensors(path: Path, given: Mapping[str, Any]) -> ModelState:
     return ModelState(
         settings={**settings, **{k: v for k, v in given.items() if k != "in_context_start"}},
         weights=weights,
-        # A file of one average alone holds it as the weights; it is that average all the same.
+        # A file of a single average stores it as the weights.
         ema1=ema1 or (weights if metadata.get("weights") == "ema1" else None),
         ema2=ema2 or (weights if metadata.get("weights") == "ema2" else None),
         epoch=int(metadata.get("epoch", -1)),
         step=int(metadata.get("step", 0)),
         application=application,
         module=metadata.get("module", ""),
-        extra=join_tensors(extra, kept),
+        extra=join_tensors(extra, record),
     )
 
 
 def _name_in_file(name: str) -> str:
-    """Name of a tensor in a safetensors file: the network's without its prefix, behind that of the average."""
+    """Return a tensor's name in a safetensors file: the prefix of the average, then the network's own name."""
     average = _average_of(name)
     rest = name.removeprefix(average)
     return average + (rest.removeprefix(NET_PREFIX) if rest.startswith(NET_PREFIX) else _OWN + rest)
 
 
 def _split_averages(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Weights, first and second average by the module's names, from tensors by their names in a file."""
+    """Split a file's tensors into weights, first and second average, with the module's names."""
     parts: dict[str, dict[str, Tensor]] = {"": {}, **{prefix: {} for prefix in _AVERAGES}}
     for name, value in tensors.items():
         average = _average_of(name)
@@ -137,12 +137,12 @@ def _split_averages(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
 
 
 def _average_of(name: str) -> str:
-    """Prefix of the average that a tensor belongs to; empty for the weights themselves."""
+    """Return the prefix of a tensor's average; empty for the weights themselves."""
     return next((prefix for prefix in _AVERAGES if name.startswith(prefix)), "")
 
 
 def split_tensors(extra: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Split nested dictionaries into their plain values and their tensors, which are named ``outer.inner``."""
+    """Split nested dictionaries into plain values and tensors, which are named ``outer.inner``."""
     plain: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for name, value in extra.items():
@@ -157,7 +157,7 @@ def split_tensors(extra: Mapping[str, Any], prefix: str = "") -> tuple[dict[str,
 
 
 def join_tensors(plain: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Join what :func:`split_tensors` split."""
+    """Merge the plain values and tensors that :func:`split_tensors` split."""
     for name, value in tensors.items():
         *outer, last = name.split(".")
         target = plain

@@ -1,4 +1,4 @@
-"""A trained model outside of any file format, and the errors of a damaged checkpoint."""
+"""A trained model independent of file formats, and the errors of damaged checkpoints."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ PEAK_LR = "peak_lr"
 
 @dataclass
 class ModelState:
-    """A trained model outside of any file format.
+    """A trained model, independent of the checkpoint's file format.
 
     Attributes:
         settings: Arguments of the module.
         weights: State dict of the module, names with the prefix ``net.``.
         ema1: First average by the same names, if there is one.
         ema2: Second average.
-        optimizer: State dict of AdamW over our parameter groups, if the file holds one.
-        epoch: Last finished epoch, counted from 0; -1 if none is.
+        optimizer: State dict of AdamW over this library's parameter groups, if the file holds one.
+        epoch: Last finished epoch, counted from 0; -1 if none.
         step: Optimiser steps done.
-        args: The release's arguments as the file holds them; some have no counterpart among the settings.
-        lightning: The whole file, if Lightning wrote it.
-        application: Name of its application, installed or not. Where it is not given, ``module`` decides.
-        module: Dotted name of the class that was trained, as far as the file tells; empty otherwise. Nothing is
-            imported by it: it only tells whether a user's own class was trained.
-        extra: What the application keeps besides (:meth:`FlowModule.extra_state`), by name.
+        args: The release's arguments as stored; some have no counterpart among the settings.
+        lightning: The whole content of the file, if Lightning wrote it.
+        application: Name of its application, installed or not; derived from ``module`` if not given.
+        module: Dotted name of the trained class, or empty if unknown. It is never imported; it only shows whether a
+            user's own class was trained.
+        extra: Additional state of the application (:meth:`FlowModule.extra_state`), by name.
     """
 
     settings: dict[str, Any]
@@ -73,22 +73,22 @@ def application_of(state: ModelState, path: str | Path, *, otherwise: str) -> Ap
     Args:
         state: The model.
         path: Its file, for the message.
-        otherwise: Way out for somebody who cannot install the application, such as ``"pass module_class"``.
+        otherwise: Alternative to installing the application, for the message, such as ``"pass module_class"``.
 
     Raises:
         CheckpointError: If the application is not installed.
-        ConfigError: If the package that brings it is broken.
+        ConfigError: If its package is broken.
     """
     if state.application not in list_applications():
         raise CheckpointError(
             f"{path}: the model is of the application {state.application!r}, which is not installed; install the "
-            f"package that brings it, or {otherwise}"
+            f"package that defines it, or {otherwise}"
         )
     return get_application(state.application)
 
 
 def check_state(state: ModelState, path: str | Path) -> None:
-    """Raise CheckpointError if a part of a model is of the wrong kind.
+    """Raise CheckpointError if a part of a model has the wrong type.
 
     Args:
         state: The model as it was read.
@@ -105,7 +105,7 @@ def check_state(state: ModelState, path: str | Path) -> None:
 
 @contextmanager
 def errors_of_damage(path: str | Path) -> Iterator[None]:
-    """Turn the errors that values of the wrong kind end in into one CheckpointError.
+    """Convert errors that malformed values of a checkpoint cause into one CheckpointError.
 
     Args:
         path: The file, for the message.

@@ -1,4 +1,4 @@
-"""Which network a set of weights belongs to, read from their shapes."""
+"""Infer the network of a set of weights from their shapes."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from jitflow.nets.registry import get_variant, list_models
 
 log = logging.getLogger(__name__)
 
-# What is looked at to tell variants apart; in_context_start cannot be seen in a shape.
+# Settings that distinguish variants; in_context_start does not appear in any shape.
 _VISIBLE = ("patch_size", "hidden_size", "depth", "num_heads", "bottleneck_dim", "in_context_len")
 
 
 def detect_jit(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the settings of a JiT network from its weights.
+    """Infer the settings of a JiT network from its weights.
 
     Args:
         weights: State dict of the network, without a prefix.
-        given: Settings known from elsewhere (``img_size``, ``in_context_start``), which win where the shapes
-            leave a choice.
+        given: Known settings (``img_size``, ``in_context_start``), used if the shapes are ambiguous.
 
     Returns:
-        ``model_name``, ``img_size``, ``num_classes``, ``in_channels``, and ``net_settings`` where the network is no
-        named variant.
+        ``model_name``, ``img_size``, ``num_classes``, ``in_channels``, and ``net_settings`` if the network is not a
+            named variant.
 
     Raises:
-        CheckpointError: If these are not the weights of a JiT, or a size can neither be read nor was given.
+        CheckpointError: If these are not the weights of a JiT, or a setting can neither be inferred nor was given.
     """
     try:
         bottleneck, in_channels, patch, _ = weights["x_embedder.proj1.weight"].shape
@@ -63,8 +62,8 @@ def detect_jit(weights: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[
         start = depth // 3
         if context is not None:
             log.warning(
-                "no shape tells where the in-context tokens enter; block %d is taken, as a third of the depth is the "
-                "rule of every known variant (pass in_context_start if it was another)",
+                "no shape shows where the in-context tokens enter; block %d is assumed, a third of the depth as in "
+                "every known variant (pass in_context_start if it was another)",
                 start,
             )
     return {"model_name": "JiT", **found, "net_settings": {**visible, "in_context_start": start}}
@@ -85,5 +84,7 @@ def _image_size(tokens: int, patch: int, given: Any) -> int | tuple[int, int]:
         )
     side = math.isqrt(tokens)
     if side * side != tokens:
-        raise CheckpointError(f"the weights are for {tokens} tokens, which is no square; pass img_size=(height, width)")
+        raise CheckpointError(
+            f"the weights are for {tokens} tokens, which is not a square number; pass img_size=(height, width)"
+        )
     return side * patch

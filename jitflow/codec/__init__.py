@@ -1,1 +1,1 @@
-"""Between what people have (pixels, spectrograms, text) and what networks see (the model space)."""
+"""Codecs between data (pixels, spectrograms, text) and the model space of the networks."""

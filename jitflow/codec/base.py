@@ -1,4 +1,4 @@
-"""What every codec offers."""
+"""The protocol of all codecs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Codec(Protocol):
-    """Maps data to the model space and back.
+    """Codec that maps data to the model space and back.
 
     Attributes:
         shape: Shape of one sample in the model space, ``(C, H, W)``.
@@ -25,9 +25,9 @@ class Codec(Protocol):
         ...
 
     def decode(self, x: Tensor) -> Tensor:
-        """Map the model space ``(B, *shape)`` back to data a person can see, uint8 ``(B, C, H, W)``."""
+        """Map the model space ``(B, *shape)`` back to visible images, uint8 ``(B, C, H, W)``."""
         ...
 
     def to(self, device: torch.device | str) -> Self:
-        """Move what decodes to a device; returns itself."""
+        """Move the decoder to a device; returns itself."""
         ...

@@ -1,4 +1,4 @@
-"""Latents made beforehand as the data: normalised for the network, decoded through the codec that made them."""
+"""Codec for precomputed latents: normalises them for the network, decodes them with their image codec."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import existing_file
 
 ImageCodec = LinearCodec | VAECodec
-# How many digits of a checksum tell two files apart for a reader.
+# Digits of a checksum shown in messages.
 _DIGITS = 12
 
 
 class LatentCodec:
-    """Maps latents of an image codec to the model space, where each channel has mean 0 and deviation 1.
+    """Codec that normalises latents of an image codec to mean 0 and standard deviation 1 in each channel.
 
-    A plain object, not a module: neither statistics nor image codec are trained or saved with the network.
+    A plain object, not a module: statistics and image codec are neither trained nor saved with the network.
 
     Args:
         shape: Shape of one sample, ``(Z, h, w)``.
         mean: Mean of each channel, Z numbers in any shape; None for 0.
         std: Standard deviation of each channel, Z numbers in any shape; None for 1.
-        images: The image codec that decodes; it can be attached later, and encoding does not need it.
+        images: The image codec that decodes; it can be attached later, since encoding does not need it.
         expected_id: Kind of the image codec that made the latents, such as ``vae_f16d32``; None for that of
             ``images``.
         expected_checksum: Its checksum; None for that of ``images``.
@@ -69,27 +69,27 @@ class LatentCodec:
     def set_normalisation(
         self, mean: Tensor | Sequence[float] | None = None, std: Tensor | Sequence[float] | None = None
     ) -> None:
-        """Set the statistics; see the class. If they are refused, the old ones stay."""
+        """Set the mean and standard deviation of each channel; if they are invalid, the old ones stay."""
         new_mean, new_std = self._statistic("mean", mean, 0.0), self._statistic("std", std, 1.0)
         if not (new_std > 0).all():
             raise ConfigError(f"std must be positive for every latent channel; the smallest is {new_std.min():g}")
         self.mean, self.std = new_mean, new_std
 
     def attach(self, images: ImageCodec) -> LatentCodec:
-        """Give the image codec that made the latents.
+        """Attach the image codec that made the latents.
 
         Args:
-            images: The codec; an autoencoder must be without a normalisation of its own.
+            images: The codec; an autoencoder must not normalise by itself.
 
         Returns:
             This codec.
 
         Raises:
-            ConfigError: If it is another one than the latents were made by, or makes latents of another shape.
+            ConfigError: If it is not the codec that made the latents, or its latents have another shape.
         """
         if self.expected_id is not None and images.id != self.expected_id:
             raise ConfigError(
-                f"the latents were made by {self._maker()}, and the given codec is {images.id} "
+                f"the latents were made by {self._codec_description()}, and the given codec is {images.id} "
                 f"(checksum {images.checksum[:_DIGITS]}); pass --vavae_path with the one that made them"
             )
         if self.expected_checksum is not None and images.checksum != self.expected_checksum:
@@ -103,13 +103,13 @@ class LatentCodec:
                 f"{images.img_size[1]}, and these have {self.shape}; give it the img_size that they were made with"
             )
         if isinstance(images, VAECodec) and (images.mean.any() or (images.std != 1).any()):
-            raise ConfigError("the autoencoder normalises by itself; give one without mean and std")
+            raise ConfigError("the autoencoder normalises already; give one without mean and std")
         self.images = images
         self.expected_id, self.expected_checksum = images.id, images.checksum
         return self
 
     def to(self, device: torch.device | str) -> LatentCodec:
-        """Move the image codec to a device; statistics follow the latents by themselves. Returns itself."""
+        """Move the image codec to a device (the statistics follow the latents automatically); returns itself."""
         if self.images is not None:
             self.images.to(device)
         return self
@@ -124,7 +124,7 @@ class LatentCodec:
             Normalised latents, shape ``(B, Z, h, w)``, float32.
 
         Raises:
-            ValueError: If they have another shape than the codec.
+            ValueError: If their shape differs from the codec's.
         """
         if data.shape[1:] != self.shape:
             raise ValueError(
@@ -137,7 +137,7 @@ class LatentCodec:
         return x.float() * self.std.to(x.device) + self.mean.to(x.device)
 
     def decode_float(self, x: Tensor) -> Tensor:
-        """Map the model space to images before rounding.
+        """Decode the model space to images without rounding.
 
         Args:
             x: Normalised latents, shape ``(B, Z, h, w)``.
@@ -151,7 +151,7 @@ class LatentCodec:
         return self.image_codec().decode_float(self.denormalise(x))
 
     def decode(self, x: Tensor) -> Tensor:
-        """Map the model space to pixels.
+        """Decode the model space to pixels.
 
         Args:
             x: Normalised latents, shape ``(B, Z, h, w)``.
@@ -165,15 +165,15 @@ class LatentCodec:
         return self.image_codec().decode(self.denormalise(x))
 
     def image_codec(self) -> ImageCodec:
-        """Return the image codec; raise ConfigError, saying which one and how to give it, where there is none."""
+        """Return the image codec; raise ConfigError, saying which one to pass and how, if there is none."""
         if self.images is None:
             raise ConfigError(
-                f"latents become images only through the codec that made them, {self._maker()}; "
+                f"latents become images only through the codec that made them, {self._codec_description()}; "
                 "pass --vavae_path with its file"
             )
         return self.images
 
-    def _maker(self) -> str:
+    def _codec_description(self) -> str:
         known = f" (checksum {self.expected_checksum[:_DIGITS]})" if self.expected_checksum else ""
         return f"{self.expected_id or 'an unknown codec'}{known}"
 
@@ -190,7 +190,7 @@ class LatentCodec:
 
 
 def load_image_codec(path: str | Path, *, img_size: int | tuple[int, int] = 256) -> ImageCodec:
-    """Load the image codec in a file, whichever kind it is.
+    """Load an image codec of either kind from a file.
 
     Args:
         path: A VA-VAE (see :func:`~jitflow.codec.vae.load_autoencoder`) or a ``linear_codec.safetensors``.
@@ -201,7 +201,7 @@ def load_image_codec(path: str | Path, *, img_size: int | tuple[int, int] = 256)
 
     Raises:
         MissingFileError: If there is no such file.
-        CheckpointError: If it holds neither, or is damaged.
+        CheckpointError: If it is damaged or holds no image codec.
         ConfigError: If the size does not fit.
     """
     path = existing_file(path, what="image codec")

@@ -1,6 +1,6 @@
-"""Latents without a trained autoencoder: principal components of patches, fitted to the images at hand.
+"""Linear codec: latents from principal components of image patches, without a trained autoencoder.
 
-Shapes: B batch, H x W pixels, P patch side, F = 3 P P numbers of a patch, Z components, h x w patches.
+Shapes: B batch, H x W pixels, P patch side, F = 3 P P values of a patch, Z components, h x w patches.
 """
 
 from __future__ import annotations
@@ -25,19 +25,18 @@ from jitflow.io.files import atomic_path, existing_file
 
 FORMAT = "jitflow linear_codec"
 _CHANNELS = 3
-# Images that go through at once, which bounds memory.
+# Images processed at once, which bounds memory.
 _CHUNK = 16
-# Far below the variance that rounding to 8 bits alone leaves in a pixel of [-1, 1] (5e-6).
+# Far below the variance that rounding to 8 bits adds to a pixel of [-1, 1] (5e-6).
 _LEAST_VARIANCE = 1e-9
 
 
 class LinearCodec:
-    """Images to latents and back by principal components of their patches: f16d32 for patches of 16, 32 components.
+    """Codec of images by principal components of their patches: f16d32 for patches of 16 pixels and 32 components.
 
     Pixels are scaled to [-1, 1], cut into patches, and each patch is described by its coordinates along the
-    orthonormal components. Without components enough for all detail, decoding gives the nearest picture that they can
-    make. A plain object like :class:`~jitflow.codec.vae.VAECodec`, with the same names; it answers on the device of
-    its input.
+    orthonormal components. With fewer components than values, decoding gives the nearest image that they span. A
+    plain object with the interface of :class:`~jitflow.codec.vae.VAECodec`; results are on the device of the input.
 
     Args:
         components: Orthonormal rows, shape ``(Z, F)``, F in the order channel, row, column.
@@ -45,7 +44,7 @@ class LinearCodec:
         img_size: Side of the images in pixels, or (height, width).
 
     Raises:
-        ConfigError: If the size is not a multiple of the patch's side, or the tensors do not fit each other.
+        ConfigError: If the size is not a multiple of the patch's side, or the tensors' shapes are inconsistent.
     """
 
     def __init__(self, components: Tensor, patch_mean: Tensor, *, img_size: int | tuple[int, int]) -> None:
@@ -65,10 +64,10 @@ class LinearCodec:
 
     @classmethod
     def fit(cls, batches: Iterable[Tensor], *, num_components: int = 32, patch_size: int = 16) -> LinearCodec:
-        """Find the components that describe images best in the mean square.
+        """Fit the principal components of image patches (least mean squared error).
 
-        The sums of pixels and their products are whole numbers that float64 holds exactly, so the result does not
-        depend on how images are put into batches, and memory not on their number.
+        Sums of pixels and of their products are whole numbers that float64 holds exactly, so the result does not depend
+        on the batches, nor memory on the number of images.
 
         Args:
             batches: Images, shape ``(B, 3, H, W)``, uint8, all of one size.
@@ -79,9 +78,9 @@ class LinearCodec:
             The codec, on the CPU.
 
         Raises:
-            ConfigError: If the size is not a multiple of ``patch_size``, or more components are asked for than a patch
-                has numbers.
-            DataError: If there are too few patches, or they differ in fewer ways than there are components.
+            ConfigError: If the size is not a multiple of ``patch_size``, or there are more components than values in a
+                patch.
+            DataError: If there are too few patches, or their rank is below the number of components.
         """
         features = _CHANNELS * patch_size**2
         if not 1 <= num_components <= features:
@@ -116,34 +115,34 @@ class LinearCodec:
                 "for; are all images alike or of one colour?"
             )
         components = vectors.flip(1).T[:num_components]
-        # A component is as good with the opposite sign; its largest number is made positive, the first of those that
-        # only rounding tells apart, so that two processors agree.
+        # The sign of a component is arbitrary; its largest value (the first of those equal up to rounding) is made
+        # positive, # so that all processors agree.
         sizes = components.abs()
         largest = components.gather(1, (sizes > sizes.amax(1, keepdim=True) - 1e-9).int().argmax(1, keepdim=True))
         return cls(components * largest.sign(), mean / 127.5 - 1.0, img_size=size)
 
     @property
     def id(self) -> str:
-        """Kind of the codec for records, such as ``linear_f16d32``."""
+        """Name of the codec for records, such as ``linear_f16d32``."""
         return f"linear_f{self.patch_size}d{self.shape[0]}"
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the codec's tensors."""
         return self.components.device
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 of components and mean."""
+        """SHA-256 of components and mean patch."""
         return weights_checksum(self._weights())
 
     def to(self, device: torch.device | str) -> LinearCodec:
-        """Move to a device; returns itself."""
+        """Move the components to a device; returns itself."""
         self.components, self.patch_mean = self.components.to(device), self.patch_mean.to(device)
         return self
 
     def encode(self, data: Tensor) -> Tensor:
-        """Map images to latents, not normalised.
+        """Encode images as latents, not normalised.
 
         Args:
             data: Images, shape ``(B, 3, H, W)``, 0 to 255.
@@ -152,7 +151,7 @@ class LinearCodec:
             Latents, shape ``(B, Z, h, w)``, float32, on the device of ``data``.
 
         Raises:
-            ValueError: If the images have another size than the codec.
+            ValueError: If the images' size differs from the codec's.
         """
         expected = (_CHANNELS, *self.img_size)
         if data.shape[1:] != expected:
@@ -165,7 +164,7 @@ class LinearCodec:
             return latents.permute(0, 3, 1, 2).contiguous().to(data.device)
 
     def decode_float(self, x: Tensor) -> Tensor:
-        """Map latents to images before rounding.
+        """Decode latents to images without rounding.
 
         Args:
             x: Latents, shape ``(B, Z, h, w)``; h and w may differ from the codec's.
@@ -174,7 +173,7 @@ class LinearCodec:
             Images, shape ``(B, 3, P h, P w)``, float32, nominally in ``[-1, 1]``, not clipped.
 
         Raises:
-            ValueError: If the latents have another number of channels than the codec.
+            ValueError: If the latents' number of channels differs from the codec's.
         """
         if x.dim() != 4 or x.shape[1] != self.shape[0]:
             raise ValueError(f"this codec takes latents of shape (B, {self.shape[0]}, h, w); got {tuple(x.shape)}")
@@ -183,7 +182,7 @@ class LinearCodec:
             return _from_patches(patches, self.patch_size).to(x.device)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Map latents to pixels: ``round(clip((image + 1) 127.5))``.
+        """Decode latents to pixels: ``round(clip((image + 1) 127.5))``.
 
         Args:
             x: Latents, shape ``(B, Z, h, w)``.
@@ -192,21 +191,21 @@ class LinearCodec:
             Images, shape ``(B, 3, P h, P w)``, uint8.
 
         Raises:
-            ValueError: If the latents have another number of channels than the codec.
+            ValueError: If the latents' number of channels differs from the codec's.
         """
         return ((self.decode_float(x) + 1.0) * 127.5).clamp(0, 255).round().to(torch.uint8)
 
     def state(self) -> dict[str, Any]:
-        """Everything as tensors and plain values, to be kept in a checkpoint; see :meth:`from_state`."""
+        """Return the codec's state as tensors and plain values, for a checkpoint; see :meth:`from_state`."""
         return {"id": self.id, "img_size": list(self.img_size), "checksum": self.checksum, **self._weights()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], *, source: object = "the checkpoint") -> LinearCodec:
-        """Make the codec that :meth:`state` described.
+        """Rebuild a codec from :meth:`state`.
 
         Args:
-            state: The description.
-            source: Where it comes from, for the message.
+            state: The state.
+            source: Origin of the state, for the error message.
 
         Raises:
             CheckpointError: If something is missing or damaged.
@@ -222,13 +221,13 @@ class LinearCodec:
         return codec
 
     def export(self, path: str | Path) -> None:
-        """Write the codec as a file of its own (about 100 kB for f16d32).
+        """Save the codec to a file (about 100 kB for f16d32).
 
         Args:
             path: The ``.safetensors`` to write.
 
         Raises:
-            ConfigError: If the name ends otherwise.
+            ConfigError: If the name has another suffix.
         """
         path = Path(path)
         if path.suffix != ".safetensors":
@@ -239,14 +238,14 @@ class LinearCodec:
 
     @classmethod
     def from_file(cls, path: str | Path) -> LinearCodec:
-        """Load what :meth:`export` wrote.
+        """Load a codec from a file that :meth:`export` wrote.
 
         Args:
             path: The file.
 
         Raises:
             MissingFileError: If there is no such file.
-            CheckpointError: If it is damaged or something else.
+            CheckpointError: If it is damaged or not a linear codec.
         """
         path = existing_file(path, what="linear codec")
         try:
@@ -269,12 +268,12 @@ class LinearCodec:
 
 @dataclass(frozen=True)
 class Psnr:
-    """Peak signal-to-noise ratio between images of 8 bits, dB; infinite where they are equal.
+    """Peak signal-to-noise ratio (PSNR) between 8-bit images in dB; infinite if they are equal.
 
     Attributes:
-        mean_db: Mean of the images' own ratios, which is what is usually reported.
+        mean_db: Mean of the images' ratios, as usually reported.
         pooled_db: Ratio of the mean squared error over all images, which weighs bad images more.
-        num_images: How many images were compared.
+        num_images: Number of images compared.
     """
 
     mean_db: float
@@ -283,7 +282,7 @@ class Psnr:
 
 
 def psnr(images: Tensor, others: Tensor) -> Psnr:
-    """Compare images with their reconstructions.
+    """Compute the PSNR between images and their reconstructions.
 
     Args:
         images: Shape ``(B, C, H, W)``, uint8.
@@ -302,14 +301,14 @@ def psnr(images: Tensor, others: Tensor) -> Psnr:
 
 
 def reconstruction_psnr(codec: Codec, images: Tensor) -> Psnr:
-    """Tell how much of images a codec keeps.
+    """Compute the PSNR of a codec's reconstructions of images.
 
     Args:
         codec: Maps images to latents and back.
         images: Shape ``(B, 3, H, W)``, uint8.
 
     Returns:
-        The ratios between the images and what comes back.
+        The ratios between the images and their reconstructions.
     """
     return psnr(images, torch.cat([codec.decode(codec.encode(part)) for part in images.split(_CHUNK)]))
 
@@ -331,14 +330,14 @@ def _check_images(batch: Tensor) -> None:
 
 
 def _to_patches(images: Tensor, side: int) -> Tensor:
-    """Cut ``(B, C, h P, w P)`` into ``(B, h, w, C P P)``."""
+    """Split images ``(B, C, h P, w P)`` into patches ``(B, h, w, C P P)``."""
     batch, channels, height, width = images.shape
     tiles = images.reshape(batch, channels, height // side, side, width // side, side)
     return tiles.permute(0, 2, 4, 1, 3, 5).reshape(batch, height // side, width // side, channels * side * side)
 
 
 def _from_patches(patches: Tensor, side: int) -> Tensor:
-    """Put ``(B, h, w, C P P)`` together to ``(B, C, h P, w P)``."""
+    """Assemble patches ``(B, h, w, C P P)`` into images ``(B, C, h P, w P)``."""
     batch, rows, columns, _ = patches.shape
     tiles = patches.reshape(batch, rows, columns, _CHANNELS, side, side).permute(0, 3, 1, 4, 2, 5)
     return tiles.reshape(batch, _CHANNELS, rows * side, columns * side)

@@ -1,4 +1,4 @@
-"""Images as they are: uint8 pixels to [-1, 1] and back."""
+"""Pixel codec: uint8 pixels to [-1, 1] and back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class PixelCodec:
-    """The model space is the image itself.
+    """Codec whose model space is the image itself, scaled to [-1, 1].
 
     Args:
         img_size: (height, width) in pixels.
@@ -18,7 +18,7 @@ class PixelCodec:
         self.shape = (channels, *img_size)
 
     def encode(self, data: Tensor) -> Tensor:
-        """Map pixels to the model space.
+        """Encode pixels in the model space.
 
         Args:
             data: Images, shape ``(B, C, H, W)``, 0 to 255.
@@ -29,7 +29,7 @@ class PixelCodec:
         return data.float() / 127.5 - 1.0
 
     def decode(self, x: Tensor) -> Tensor:
-        """Map the model space to pixels: ``round(clip((x + 1) / 2 * 255))``.
+        """Decode the model space to pixels: ``round(clip((x + 1) / 2 * 255))``.
 
         Args:
             x: Images, shape ``(B, C, H, W)``, nominally in ``[-1, 1]``.
@@ -38,12 +38,12 @@ class PixelCodec:
             Images, shape ``(B, C, H, W)``, uint8.
         """
         pixels = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
-        # On a CPU one image at a time, whose temporaries stay in the cache: ten times faster.
+        # On a CPU one image at a time, so that temporaries stay in the cache: ten times faster.
         size = 1 if x.device.type == "cpu" else max(1, len(x))
         for target, part in zip(pixels.split(size), x.split(size), strict=True):
             target.copy_((part.float() + 1).div_(2).mul_(255).clamp_(0, 255).round_())
         return pixels
 
     def to(self, device: torch.device | str) -> PixelCodec:
-        """Nothing is there to be moved; returns itself."""
+        """Return the codec itself; it has nothing to move."""
         return self

@@ -1,6 +1,6 @@
-"""Latents of a trained autoencoder: VA-VAE f16d32, 256 x 256 pixels to 32 x 16 x 16.
+"""Codec of a trained autoencoder: VA-VAE f16d32, 256 x 256 pixels to 32 x 16 x 16.
 
-Shapes: B batch, H x W pixels, Z latent channels, h x w latent places.
+Shapes: B batch, H x W pixels, Z latent channels, h x w latent positions.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from jitflow.io.files import atomic_path, existing_file, load_checkpoint
 from jitflow.nets.autoencoder_kl import AutoencoderKL, GaussianLatents
 from jitflow.nets.weights import load_strictly, strip_prefix, summarise
 
-# What an autoencoder consists of; a training's file also holds losses, a discriminator and a foundation model.
-_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+# Parts of an autoencoder; a training checkpoint also holds losses, a discriminator and a foundation model.
+_PREFIXES = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 _ANCHOR = "post_quant_conv.weight"
 _SLIM_FORMAT = "jitflow autoencoder_kl"
 
 
 class VAECodec:
-    """Images to latents and back through a frozen autoencoder.
+    """Codec of images and latents through a frozen autoencoder.
 
     A plain object, not a module: a LightningModule that holds it neither trains nor saves the autoencoder. It
-    computes in float32 on its own device (:meth:`to`) whatever precision surrounds it, and answers on the device of
-    its input.
+    computes in float32 on its own device (:meth:`to`) whatever the surrounding precision; results are on the device of
+    the input.
 
     Args:
         vae: The autoencoder; it is frozen.
         img_size: Side of the images in pixels, or (height, width).
         mean: Mean of each latent channel, Z numbers in any shape, subtracted after encoding; None for 0.
         std: Standard deviation of each latent channel, divided by after encoding; None for 1.
-        sample: Encode to a draw from the latents' distribution, as the release does, or to its mean.
-        generator: Where the draws come from; None for torch's global generator.
-        chunk_size: Images that go through the autoencoder at once.
+        sample: Whether to encode to a sample of the latents' distribution, as the release does, or to its mean.
+        generator: Generator of these samples; None for torch's global one.
+        chunk_size: Images processed by the autoencoder at once.
 
     Raises:
         ConfigError: If a size does not fit, or the statistics are not Z finite numbers with positive deviations.
@@ -80,8 +80,8 @@ class VAECodec:
         """Load the autoencoder from a file; see :func:`load_autoencoder`.
 
         Args:
-            path: ``vavae-imagenet256-f16d32-dinov2.pt`` or its like, or a slim ``.safetensors`` of :meth:`export`.
-            config: Settings of :class:`~jitflow.nets.autoencoder_kl.AutoencoderKL` where they are not f16d32's.
+            path: ``vavae-imagenet256-f16d32-dinov2.pt`` or similar, or a slim ``.safetensors`` of :meth:`export`.
+            config: Settings of :class:`~jitflow.nets.autoencoder_kl.AutoencoderKL` if they are not f16d32's.
             options: Further arguments of the codec.
         """
         return cls(load_autoencoder(path, config), **options)
@@ -93,7 +93,7 @@ class VAECodec:
 
     @property
     def device(self) -> torch.device:
-        """Where the autoencoder computes."""
+        """Device of the autoencoder."""
         return self.vae.quant_conv.weight.device
 
     @cached_property
@@ -109,7 +109,7 @@ class VAECodec:
     def set_normalisation(
         self, mean: Tensor | Sequence[float] | None = None, std: Tensor | Sequence[float] | None = None
     ) -> None:
-        """Set the mean and the standard deviation of each latent channel; see the class."""
+        """Set the mean and standard deviation of each latent channel; see the class."""
         self.mean = self._statistic("mean", mean, 0.0)
         self.std = self._statistic("std", std, 1.0)
         if not (self.std > 0).all():
@@ -135,7 +135,7 @@ class VAECodec:
         return x * self.std.to(x.device) + self.mean.to(x.device)
 
     def encode_distribution(self, data: Tensor) -> GaussianLatents:
-        """Describe the latents of images, without the normalisation.
+        """Encode images as distributions of latents, without normalisation.
 
         Args:
             data: Images, shape ``(B, 3, H, W)``, 0 to 255.
@@ -144,7 +144,7 @@ class VAECodec:
             ``(mean, logvar)``, each of shape ``(B, Z, h, w)``, float32, on the device of ``data``.
 
         Raises:
-            ValueError: If the images have another size than the codec.
+            ValueError: If the images' size differs from the codec's.
         """
         expected = (self.vae.in_channels, *self.img_size)
         if data.shape[1:] != expected:
@@ -157,7 +157,7 @@ class VAECodec:
         return GaussianLatents(mean, logvar)
 
     def encode(self, data: Tensor) -> Tensor:
-        """Map images to the model space.
+        """Encode images in the model space.
 
         Args:
             data: Images, shape ``(B, 3, H, W)``, 0 to 255.
@@ -166,13 +166,13 @@ class VAECodec:
             Normalised latents, shape ``(B, Z, h, w)``, float32.
 
         Raises:
-            ValueError: If the images have another size than the codec.
+            ValueError: If the images' size differs from the codec's.
         """
         latents = self.encode_distribution(data)
         return self.normalise(latents.sample(self.generator) if self.sample else latents.mean)
 
     def decode_float(self, x: Tensor) -> Tensor:
-        """Map the model space to images before rounding.
+        """Decode the model space to images without rounding.
 
         Args:
             x: Normalised latents, shape ``(B, Z, h, w)``.
@@ -181,7 +181,7 @@ class VAECodec:
             Images, shape ``(B, 3, H, W)``, float32, nominally in ``[-1, 1]``, not clipped.
 
         Raises:
-            ValueError: If the latents have another number of channels than the autoencoder.
+            ValueError: If the latents' number of channels differs from the autoencoder's.
         """
         if x.dim() != 4 or x.shape[1] != self.shape[0]:
             raise ValueError(f"this codec takes latents of shape (B, {self.shape[0]}, h, w); got {tuple(x.shape)}")
@@ -190,7 +190,7 @@ class VAECodec:
             return torch.cat([self.vae.decode(p.to(self.device)).to(x.device) for p in z.split(self.chunk_size)])
 
     def decode(self, x: Tensor) -> Tensor:
-        """Map the model space to pixels: ``trunc(clip(127.5 image + 128))``, the release's rounding.
+        """Decode the model space to pixels: ``trunc(clip(127.5 image + 128))``, the release's rounding.
 
         Args:
             x: Normalised latents, shape ``(B, Z, h, w)``.
@@ -199,12 +199,12 @@ class VAECodec:
             Images, shape ``(B, 3, H, W)``, uint8.
 
         Raises:
-            ValueError: If the latents have another number of channels than the autoencoder.
+            ValueError: If the latents' number of channels differs from the autoencoder's.
         """
         return (127.5 * self.decode_float(x) + 128).clamp(0, 255).to(torch.uint8)
 
     def export(self, path: str | Path) -> None:
-        """Write the autoencoder alone, bit-equal, with its settings: 279 MB instead of 2 GB for f16d32.
+        """Save only the autoencoder, bit-equal, with its settings: 279 MB instead of 2 GB for f16d32.
 
         The normalisation belongs to a data set, so it is not in the file.
 
@@ -212,7 +212,7 @@ class VAECodec:
             path: The ``.safetensors`` to write.
 
         Raises:
-            ConfigError: If the name ends otherwise.
+            ConfigError: If the name has another suffix.
         """
         path = Path(path)
         if path.suffix != ".safetensors":
@@ -224,17 +224,17 @@ class VAECodec:
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
-        # Not inference mode: a network is trained on these tensors. Half precision overflows in the decoder.
+        # Not inference mode, since a network is trained on these tensors. Half precision would overflow in the decoder.
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             yield
 
 
 def load_autoencoder(path: str | Path, config: Mapping[str, Any] | None = None) -> AutoencoderKL:
-    """Load an autoencoder, strictly, from a training's checkpoint or a file of its own.
+    """Load an autoencoder strictly, from a training checkpoint or an exported file.
 
     Of a checkpoint only the autoencoder's tensors are read (the file is mapped, not loaded), under any wrapper's
-    prefix; losses, discriminator, foundation model and optimiser are passed over. The generator of random numbers is
-    not touched.
+    prefix; losses, discriminator, foundation model and optimiser are skipped. The global random generator is
+    not used.
 
     Args:
         path: ``.pt``, ``.ckpt`` or ``.safetensors``.
@@ -251,18 +251,20 @@ def load_autoencoder(path: str | Path, config: Mapping[str, Any] | None = None) 
     path = existing_file(path, what="autoencoder")
     content, metadata = _read(path)
     own_settings, own_checksum = _slim_metadata(path, metadata)
-    # A training's checkpoint has them in a section, beside its optimiser.
+    # A training checkpoint stores the weights in a section beside the optimiser.
     tensors = content["state_dict"] if isinstance(content.get("state_dict"), Mapping) else content
     stripped = strip_prefix(tensors, _ANCHOR)
-    weights = {name: value for name, value in stripped.items() if name.startswith(_PARTS) and isinstance(value, Tensor)}
+    weights = {
+        name: value for name, value in stripped.items() if name.startswith(_PREFIXES) and isinstance(value, Tensor)
+    }
     if _ANCHOR not in weights or not any(name.startswith("encoder.") for name in weights):
         raise CheckpointError(
-            f"{path} holds no VA-VAE (tensors named {', '.join(f'{part}*' for part in _PARTS)}); "
+            f"{path} holds no VA-VAE (tensors named {', '.join(f'{part}*' for part in _PREFIXES)}); "
             f"found: {summarise(tensors)}"
         )
     with torch.device("meta"):
         vae = AutoencoderKL(**(own_settings if config is None else config))
-    # Strict, so that every one of the empty tensors is filled or an error says which is not.
+    # Strict: every empty tensor must be filled.
     vae.to_empty(device="cpu")
     load_strictly(vae, weights, source=path)
     if own_checksum is not None and own_checksum != weights_checksum(vae.state_dict()):
@@ -271,7 +273,7 @@ def load_autoencoder(path: str | Path, config: Mapping[str, Any] | None = None) 
 
 
 def weights_checksum(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, shapes and float32 values, in the order of the names."""
+    """Return the SHA-256 of weights: their names, shapes and float32 values, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         value = weights[name].detach().float().cpu().contiguous()
@@ -281,7 +283,7 @@ def weights_checksum(weights: Mapping[str, Tensor]) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Content of a file of torch or safetensors, and the metadata of the latter."""
+    """Read a torch or safetensors file; return its content and, for safetensors, its metadata."""
     if path.suffix != ".safetensors":
         return load_checkpoint(path), {}
     try:
@@ -293,7 +295,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _slim_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, Any], str | None]:
-    """Settings and checksum that :meth:`VAECodec.export` wrote; nothing for other files."""
+    """Read settings and checksum that :meth:`VAECodec.export` wrote; empty for other files."""
     if metadata.get("format") != _SLIM_FORMAT:
         return {}, None
     try:

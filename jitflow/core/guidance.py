@@ -14,7 +14,7 @@ LabelledVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def check_interval(interval: tuple[float, float]) -> tuple[float, float]:
-    """Return the interval as two floats; raise ConfigError unless ``0 <= low <= high <= 1``."""
+    """Validate a guidance interval and return it as floats; raise ConfigError unless ``0 <= low <= high <= 1``."""
     try:
         low, high = (float(end) for end in interval)
     except (TypeError, ValueError):
@@ -61,11 +61,11 @@ def guided_velocity(
     interval: tuple[float, float] = (0.0, 1.0),
     channels: int | None = None,
 ) -> Tensor:
-    """Guided velocity ``v_uncond + w (v_cond - v_uncond)`` at the cost of what is needed.
+    """Guided velocity ``v_uncond + w (v_cond - v_uncond)``, skipping the unconditional pass where ``w`` is 1.
 
-    Samples are passed conditionally and unconditionally in one batch of ``2B``. Where every weight is 1 the
-    unconditional pass would change only rounding and is skipped; that is decided only when ``t`` is on the
-    CPU (as the solvers keep it), since reading it from an accelerator would stall the queue.
+    Conditional and unconditional passes share one batch of ``2B``. Where every weight is 1 the unconditional pass would
+    only change rounding and is skipped, but only if ``t`` is on the CPU (as in the solvers), since reading it from an
+    accelerator would stall the queue.
 
     Args:
         velocity: Field ``(x, t, label) -> v`` with shapes ``(B, *S)``, ``(B,)``, ``(B,)`` -> ``(B, *S)``.

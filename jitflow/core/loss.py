@@ -1,4 +1,4 @@
-"""Losses per sample; the caller averages over the batch, and can therefore also weight or bin them."""
+"""Losses per sample; the caller averages over the batch and can also weight or bin them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def mse_per_sample(pred: Tensor, target: Tensor, *, weight: Tensor | None = None
 
 
 def cosine_per_sample(pred: Tensor, target: Tensor) -> Tensor:
-    """Direction error of each sample: ``1 - cos`` over the channels of each place, averaged over places, in float32.
+    """Direction loss of each sample: ``1 - cos`` over the channels, averaged over positions, in float32.
 
     Args:
         pred: Prediction, shape ``(B, C, *S)``.

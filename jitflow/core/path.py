@@ -1,4 +1,4 @@
-"""The linear path from noise to data, and every conversion between data, velocity and noise."""
+"""Linear path from noise to data, and the conversions between data, velocity and noise."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def expand_time(t: Tensor, x: Tensor) -> Tensor:
 
 
 def interpolate(x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
-    """Point on the linear path: ``x_t = t x1 + (1 - t) x0``.
+    """Interpolate between noise and data on the linear path: ``x_t = t x1 + (1 - t) x0``.
 
     Args:
         x0: Noise, shape ``(B, *S)``.
@@ -118,7 +118,7 @@ def data_from_noise(x0_pred: Tensor, x_t: Tensor, t: Tensor, *, t_eps: float = 0
 def velocity_from_prediction(
     output: Tensor, x_t: Tensor, t: Tensor, *, prediction: Prediction, t_eps: float = 0.05
 ) -> Tensor:
-    """Convert whatever a network predicts into a velocity.
+    """Convert a network's prediction of any kind into a velocity.
 
     Args:
         output: The network's output, shape ``(B, *S)``.
@@ -143,10 +143,10 @@ def velocity_from_prediction(
 
 
 def perfect_prediction(x0: Tensor, x1: Tensor, *, prediction: Prediction) -> Tensor:
-    """Output of a network that makes no error.
+    """Return the prediction of an ideal network, which makes no error.
 
     Passing it through :func:`velocity_from_prediction` gives the training target with the same clamp as the
-    prediction it is compared with, so that a perfect network has zero loss also inside the clamp.
+    prediction it is compared with, so that an ideal network has zero loss inside the clamp too.
 
     Args:
         x0: Noise, shape ``(B, *S)``.
@@ -173,10 +173,10 @@ def _unknown_prediction(prediction: object) -> ConfigError:
 
 
 def renoise(x_t: Tensor, t: Tensor, t_back: Tensor, unit_noise: Tensor, *, noise_scale: float = 1.0) -> Tensor:
-    """Carry a state back towards the noise, as if its data had been mixed with noise only that far.
+    """Add noise to a state so that it becomes a path sample of an earlier time.
 
-    ``x_t`` is scaled so that its data weigh ``t_back``, and fresh noise makes up what its own noise then lacks. A
-    sampler that does so before each step forgets its errors.
+    ``x_t`` is scaled so that its data have weight ``t_back``; fresh noise raises its noise to the standard deviation of
+    that time. A sampler that does so before each step corrects its earlier errors.
 
     Args:
         x_t: Path sample, shape ``(B, *S)``.

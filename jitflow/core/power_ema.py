@@ -1,14 +1,14 @@
-"""Power-function averages of the weights, and any one of them from snapshots of a few.
+"""Power-function averages of weights (EMA), and their post-hoc reconstruction from stored snapshots.
 
 The average of exponent ``gamma`` at time ``t`` weighs the past by the profile
 
     p(s; t, gamma) = (gamma + 1) s^gamma / t^(gamma + 1)    for 0 <= s <= t,
 
-so its length is a fixed share of the training so far. With the decay ``(1 - 1/t)^(gamma + 1)`` at step ``t``, step
+so its length is a fixed fraction of the training so far. With the decay ``(1 - 1/t)^(gamma + 1)`` at step ``t``, step
 ``s`` gets the weight ``(s^(gamma+1) - (s-1)^(gamma+1)) / t^(gamma+1)``: exactly the profile's mass on ``(s-1, s]``.
-An average is therefore linear in its profile, and a sum of profiles that comes close to another profile, used as
-weights of the stored averages, gives an average that comes close to the other average. Summing over ``(s-1, s]``
-can only shrink a difference, so a fit of the profiles bounds the fit of what the steps do.
+An average is therefore linear in its profile: if a weighted sum of stored profiles approximates another profile, the
+same weighted sum of the stored averages approximates the other average. Integrating over ``(s-1, s]`` can only shrink
+a difference, so the error of the continuous profiles bounds that of the discrete steps.
 
 References:
     Karras et al. 2024, arXiv:2312.02696, section 3 and appendix C.
@@ -31,10 +31,10 @@ _MIN_WIDTH = 1e-9
 
 
 def power_ema_decay(step: int, gamma: float) -> float:
-    """Return the decay ``(1 - 1/step)^(gamma + 1)``.
+    """Return the decay of a power EMA: ``(1 - 1/step)^(gamma + 1)``.
 
     Args:
-        step: Optimiser steps done, this one included; from 1, where the decay is 0.
+        step: Optimiser steps done, including this one; at least 1, where the decay is 0.
         gamma: Exponent of the profile, at least 0.
 
     Raises:
@@ -47,12 +47,12 @@ def power_ema_decay(step: int, gamma: float) -> float:
 
 
 def update_power_ema_(averages: Mapping[str, Tensor], params: Mapping[str, Tensor], step: int, gamma: float) -> None:
-    """Move averages towards parameters in place; the first step copies them.
+    """Update power-function averages of parameters in place; the first step copies the parameters.
 
     Args:
         averages: Averages by parameter name, float32.
         params: Parameters by name; exactly the same names.
-        step: Optimiser steps done, the one that led to ``params`` included.
+        step: Optimiser steps done, including the one that led to ``params``.
         gamma: Exponent of the profile, at least 0.
 
     Raises:
@@ -62,7 +62,7 @@ def update_power_ema_(averages: Mapping[str, Tensor], params: Mapping[str, Tenso
 
 
 def width_from_exponent(gamma: float) -> float:
-    """Return the profile's standard deviation over its length, ``sqrt((g+1) / ((g+2)^2 (g+3)))``.
+    """Return the relative width (standard deviation over length) of a profile: ``sqrt((g+1) / ((g+2)^2 (g+3)))``.
 
     Args:
         gamma: Exponent, at least 0.
@@ -78,10 +78,10 @@ def width_from_exponent(gamma: float) -> float:
 
 
 def exponent_from_width(width: float) -> float:
-    """Return the exponent of a profile whose standard deviation is a given share of its length.
+    """Return the exponent of a profile from its relative width (standard deviation over length).
 
     Args:
-        width: Relative standard deviation, in ``(0, 0.2887]``; 0.10 is an average over some tenth of the training.
+        width: Relative standard deviation, in ``(0, 0.2887]``; 0.10 averages over about a tenth of the training.
 
     Returns:
         ``gamma``, at least 0.
@@ -92,7 +92,7 @@ def exponent_from_width(width: float) -> float:
     if not _MIN_WIDTH <= width <= MAX_WIDTH:
         raise ConfigError(f"the relative width of an EMA must lie above 0 and below {MAX_WIDTH:.4f}; got {width}")
     # Newton on (width (g + 2))^2 (g + 3) - (g + 1). For g >= 0 it is convex, and 1 / width lies right of its
-    # largest zero, so that the steps come down to that zero and cannot pass it but by rounding.
+    # largest root, so the iteration descends to that root and can pass it only by rounding.
     gamma = 1 / width
     while True:
         value = (width * (gamma + 2)) ** 2 * (gamma + 3) - (gamma + 1)
@@ -106,14 +106,14 @@ def exponent_from_width(width: float) -> float:
 def profile_inner_product(
     step_a: Tensor | float, gamma_a: Tensor | float, step_b: Tensor | float, gamma_b: Tensor | float
 ) -> Tensor:
-    """Integrate the product of two profiles, in closed form.
+    """Compute the inner product of two EMA profiles in closed form.
 
     With ``m = min(t_a, t_b)``: ``(g_a+1) (g_b+1) / (g_a+g_b+1) * (m/t_a)^(g_a+1) (m/t_b)^(g_b+1) / m``.
 
     Args:
-        step_a: Ends of the first profiles, positive, any shape; shapes broadcast.
+        step_a: Last steps of the first profiles, positive, any shape; shapes broadcast.
         gamma_a: Exponents of the first profiles, at least 0.
-        step_b: Ends of the second profiles.
+        step_b: Last steps of the second profiles.
         gamma_b: Exponents of the second profiles.
 
     Returns:
@@ -121,7 +121,7 @@ def profile_inner_product(
     """
     t_a, g_a, t_b, g_b = (torch.as_tensor(v, dtype=torch.float64) for v in (step_a, gamma_a, step_b, gamma_b))
     m = torch.minimum(t_a, t_b)
-    # Powers of ratios, not ratios of powers: t^(gamma + 1) alone would leave the range of a double.
+    # Powers of ratios, not ratios of powers: t^(gamma + 1) alone would overflow a double.
     reach = (m / t_a) ** (g_a + 1) * (m / t_b) ** (g_b + 1) / m
     return (g_a + 1) * (g_b + 1) / (g_a + g_b + 1) * reach
 
@@ -129,18 +129,18 @@ def profile_inner_product(
 def reconstruction_coefficients(
     steps: Sequence[int], gammas: Sequence[float], target_step: int, target_gamma: float
 ) -> Tensor:
-    """Find the weights of stored averages whose sum comes nearest to another average.
+    """Compute coefficients of stored averages whose weighted sum best approximates another average.
 
-    The profiles' least squares: minimise ``|sum_i c_i p_i - p|^2`` under ``sum_i c_i = 1``. Every profile has
-    mass 1, so the free minimum sums to 1 nearly, but not quite; the condition makes it exact, because the sum
-    multiplies all that never moves in the training, which is most of a weight's size.
+    Least squares of the profiles: minimise ``|sum_i c_i p_i - p|^2`` subject to ``sum_i c_i = 1``. Every profile has
+    mass 1, so the unconstrained minimum sums to nearly 1; the constraint makes it exact, because the sum scales the
+    part of each weight that training never changes, which is most of it.
 
-    A stored average that is asked for is returned as itself.
+    A target that is itself stored is returned exactly.
 
     Args:
         steps: Steps of the stored averages, at least 1, in any order.
         gammas: Their exponents, as many.
-        target_step: Step of the average to be found.
+        target_step: Step of the wanted average.
         target_gamma: Its exponent.
 
     Returns:
@@ -155,13 +155,13 @@ def reconstruction_coefficients(
         coefficients = torch.zeros_like(t)
         coefficients[int(same.nonzero()[0])] = 1.0
         return coefficients
-    # Scaled to norm 1: the norms fall with the step, and would make the rounding of early ones hide late ones.
+    # Normalised: norms fall with the step, so rounding errors of early profiles would hide late ones.
     scale = profile_inner_product(t, g, t, g).rsqrt()
     gram = profile_inner_product(t[:, None], g[:, None], t, g) * scale[:, None] * scale
     aim = profile_inner_product(t, g, target_step, target_gamma) * scale
-    # Neighbouring snapshots nearly repeat each other. Directions whose eigenvalue is within the rounding of the
-    # matrix carry no information, but would get huge coefficients of alternating sign, and these would multiply
-    # the float32 rounding of the snapshots. A pseudo-inverse leaves such directions out.
+    # Neighbouring snapshots are nearly equal. Directions whose eigenvalue is within the rounding error of the matrix
+    # # carry no information but would get huge coefficients of alternating sign, which would amplify the float32
+    # rounding # of the snapshots. A pseudo-inverse drops these directions.
     values, vectors = torch.linalg.eigh(gram)
     kept = values > len(t) * torch.finfo(torch.float64).eps * values[-1]
     values, vectors = values[kept], vectors[:, kept]
@@ -170,28 +170,29 @@ def reconstruction_coefficients(
         return scale * (vectors @ ((vectors.mT @ right) / values))
 
     free, shift = solve(aim), solve(scale)
-    # Lagrange: the shift along which the sum changes at the least cost.
+    # Lagrange multiplier of the sum: shift along the direction that changes it at the least cost.
     return free + shift * ((1 - free.sum()) / shift.sum())
 
 
 def predicted_error(
     steps: Sequence[int], gammas: Sequence[float], target_step: int, target_gamma: float, coefficients: Tensor
 ) -> float:
-    """Return the relative error ``|sum_i c_i p_i - p| / |p|`` of a reconstructed profile.
+    """Return the relative error ``|sum_i c_i p_i - p| / |p|`` of a reconstructed EMA profile.
 
-    It needs no weights. Their relative error is smaller, since the misfit has no mass and weights move slowly:
-    about a tenth for a random walk, and below 1e-3 where this is below 0.02. A large value means that snapshots
-    are missing, or that the target step lies between two of them, where the profile's edge cannot be built.
+    No weights are needed. The relative error of the weights is smaller, since the difference of profiles has no mass
+    and weights move slowly: about a tenth for a random walk, and below 1e-3 where this is below 0.02. A large value
+    means that snapshots are missing, or that the target step lies between two of them, where the profile's edge cannot
+    be reproduced.
 
     Args:
         steps: Steps of the stored averages.
         gammas: Their exponents.
-        target_step: Step of the average that was looked for.
+        target_step: Step of the wanted average.
         target_gamma: Its exponent.
-        coefficients: Of :func:`reconstruction_coefficients`, shape ``(N,)``.
+        coefficients: From :func:`reconstruction_coefficients`, shape ``(N,)``.
 
     Returns:
-        The relative error in the mean square, 0 for a perfect fit; below about 1e-7 it is rounding.
+        The relative root-mean-square error, 0 for a perfect fit; below about 1e-7 it is rounding.
     """
     t, g = _check_profiles(steps, gammas, target_step, target_gamma)
     t = torch.cat([t, torch.tensor([target_step], dtype=torch.float64)])

@@ -1,4 +1,4 @@
-"""A seed names an image: one random generator per sample, whatever the batch size or device."""
+"""Random numbers per sample: a seed determines an image, whatever the batch size or device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _seeds: ContextVar[tuple[int, ...] | None] = ContextVar("jitflow_seeds", default
 
 
 def mix_seeds(*parts: int) -> int:
-    """Hash whole numbers into one seed, so that neighbouring inputs give unrelated streams.
+    """Hash whole numbers into one seed, so that neighbouring inputs give unrelated random numbers.
 
     Args:
         parts: Any whole numbers, such as (seed, epoch, index); their order matters.
@@ -39,7 +39,7 @@ def mix_seeds(*parts: int) -> int:
 
 
 def uniform_from_indices(index: Tensor, *parts: int) -> Tensor:
-    """One number in ``[0, 1)`` for each sample, a function of its index and of ``parts`` alone.
+    """Pseudo-random number in ``[0, 1)`` for each sample, a function of its index and ``parts`` alone.
 
     Args:
         index: Index of each sample in the data set, shape ``(B,)``, on the CPU.
@@ -52,14 +52,14 @@ def uniform_from_indices(index: Tensor, *parts: int) -> Tensor:
 
 
 def noise_from_seeds(shape: Sequence[int], seeds: Sequence[int], *, device: torch.device | str | None = None) -> Tensor:
-    """Draw unit normal noise, each sample from a generator of its own.
+    """Draw standard normal noise, each sample from its own generator.
 
-    Drawn on the CPU and then moved, so that a seed names the same noise on every device.
+    Noise is drawn on the CPU and then moved, so that a seed gives the same noise on every device.
 
     Args:
         shape: Shape of one sample, ``(*S,)``.
         seeds: One seed per sample, in ``[0, 2**63)``.
-        device: Where to put the noise.
+        device: Device of the noise.
 
     Returns:
         Noise, shape ``(len(seeds), *S)``, float32.
@@ -78,7 +78,7 @@ def noise_from_seeds(shape: Sequence[int], seeds: Sequence[int], *, device: torc
 
 
 class _GlobalGenerators:
-    """torch's generators, which all threads share: seeded by each, given back as they were by the last to leave."""
+    """Seed torch's global generators, which all threads share, and restore them when the last thread is done."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -116,15 +116,14 @@ _global_generators = _GlobalGenerators()
 
 @contextmanager
 def use_seeds(seeds: Sequence[int]) -> Iterator[None]:
-    """Fix the seeds of the samples that are generated inside the block.
+    """Set the seeds of the samples generated inside the ``with`` block.
 
-    Going through a context lets a user override ``generate(labels, use_ema=True)`` without having to carry
-    seeds. The global generator is seeded too and restored afterwards, so that an override which draws its
-    own noise repeats as well (though not independently of the batch size, and not while another thread
-    samples: there is one global generator for all).
+    A context variable lets a user override ``generate(labels, use_ema=True)`` without a seed argument. The global
+    generator is also seeded, and restored afterwards, so that an override which draws its own noise is reproducible too
+    (but not independently of the batch size, nor while another thread samples: there is one global generator).
 
     Args:
-        seeds: One seed per sample of the coming call.
+        seeds: One seed per sample of the call.
     """
     fixed = tuple(int(s) for s in seeds)
     token = _seeds.set(fixed)
@@ -136,16 +135,16 @@ def use_seeds(seeds: Sequence[int]) -> Iterator[None]:
 
 
 def current_seeds(num: int) -> list[int]:
-    """Seeds of the coming samples: those of :func:`use_seeds`, else fresh ones from the global generator.
+    """Return seeds for the next samples: those set by :func:`use_seeds`, else new ones from the global generator.
 
     Args:
-        num: How many samples will be drawn.
+        num: Number of samples.
 
     Returns:
         ``num`` seeds.
 
     Raises:
-        ConfigError: If the block fixed another number of seeds.
+        ConfigError: If :func:`use_seeds` set another number of seeds.
     """
     fixed = _seeds.get()
     if fixed is None:

@@ -25,12 +25,12 @@ def _at(velocity: Velocity, x: Tensor, t: Tensor) -> Tensor:
 
 
 def euler_step(velocity: Velocity, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-    """First order: follow the velocity at the start of the step; one evaluation."""
+    """Euler's method, first order: follow the velocity at the start of the step; one evaluation."""
     return x + float(t_next - t) * _at(velocity, x, t)
 
 
 def heun_step(velocity: Velocity, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-    """Second order: average of the velocities at the start and at Euler's end; two evaluations."""
+    """Heun's method, second order: mean of the velocities at the start and Euler's end point; two evaluations."""
     dt = float(t_next - t)
     v = _at(velocity, x, t)
     v_next = _at(velocity, x + dt * v, t_next)
@@ -38,20 +38,20 @@ def heun_step(velocity: Velocity, x: Tensor, t: Tensor, t_next: Tensor) -> Tenso
 
 
 def midpoint_step(velocity: Velocity, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-    """Second order: velocity at the middle of the step; two evaluations, none at the end of the path."""
+    """Midpoint method, second order: velocity at the middle of the step; two evaluations, none at the path's end."""
     dt = float(t_next - t)
     x_middle = x + 0.5 * dt * _at(velocity, x, t)
     return x + dt * _at(velocity, x_middle, t + 0.5 * (t_next - t))
 
 
 def multistep() -> Step:
-    """Second order for one evaluation a step: Adams-Bashforth with the velocity of the step before.
+    """Two-step Adams-Bashforth method: second order with one velocity evaluation a step.
 
-    The first step is Euler's, whose local error is of second order and happens once, so the whole stays of
-    second order. Steps may differ in length.
+    The first step is Euler's; its second-order local error occurs once, so the method stays second order. Steps may
+    differ in length.
 
     Returns:
-        A step that remembers; make a new one for each trajectory.
+        A step function with state; create a new one for each trajectory.
 
     References:
         Hairer, Norsett & Wanner, Solving Ordinary Differential Equations I, section III.5.
@@ -73,12 +73,12 @@ def multistep() -> Step:
 
 @dataclass(frozen=True)
 class Solver:
-    """How to cross a grid of times.
+    """A solver: its step functions and their number of network evaluations.
 
     Attributes:
-        new_step: Makes the step for one trajectory.
+        new_step: Creates the step function of one trajectory.
         evaluations: Network evaluations of one step.
-        last_step: Step for the last interval, where it differs.
+        last_step: Step function of the last interval, if it differs.
     """
 
     new_step: Callable[[], Step]
@@ -86,13 +86,13 @@ class Solver:
     last_step: Step | None = None
 
     def num_evaluations(self, num_steps: int) -> int:
-        """Velocity evaluations of a whole trajectory."""
+        """Return the number of velocity evaluations of a whole trajectory."""
         return self.evaluations * num_steps - (self.evaluations - 1 if self.last_step else 0)
 
 
 SOLVERS: dict[str, Solver] = {
     "euler": Solver(lambda: euler_step, 1),
-    # As the JiT release: at t = 1 the velocity divides by zero, so the last step is Euler's.
+    # As in the JiT release: at t = 1 the velocity divides by zero, so the last step is Euler's.
     "heun": Solver(lambda: heun_step, 2, last_step=euler_step),
     "midpoint": Solver(lambda: midpoint_step, 2),
     "multistep": Solver(multistep, 1),
@@ -100,7 +100,7 @@ SOLVERS: dict[str, Solver] = {
 
 
 def get_solver(name: str) -> Solver:
-    """Look a solver up by name; raise ConfigError with the nearest names if there is none."""
+    """Return a solver by name; raise ConfigError with the nearest names if it is unknown."""
     if name not in SOLVERS:
         raise unknown_name("solver", name, SOLVERS)
     return SOLVERS[name]
@@ -125,16 +125,16 @@ def integrate(
     last_step: Step | None = None,
     go_back: GoBack | None = None,
 ) -> Tensor:
-    """Carry a state along a velocity field.
+    """Integrate a state along a velocity field with a solver.
 
     Args:
         velocity: Field ``(x, t) -> v`` with shapes ``(B, *S)``, ``(B,)`` -> ``(B, *S)``.
         x: State at ``times[0]``, shape ``(B, *S)``; float32 whatever the network computes in.
         times: Increasing times, shape ``(num_steps + 1,)``, on the CPU.
         solver: One of ``SOLVERS``.
-        on_step: Called after each step with (steps done, steps in all, time reached, state).
-        step: Replaces the solver's step (a user's own).
-        last_step: Replaces the solver's last step, where the solver has one.
+        on_step: Called after each step with (steps done, total steps, time reached, state).
+        step: A user's own step function in place of the solver's.
+        last_step: A user's own last step, if the solver has a separate one.
         go_back: Called before each step but the first with (step, state, time, next time); returns the state and the
             0-d time at which the step starts instead, which makes the sampling stochastic.
 

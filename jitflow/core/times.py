@@ -1,4 +1,4 @@
-"""Where on the path to train (time distributions) and where to stop while sampling (time grids)."""
+"""Time distributions for training and time grids for sampling."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ TIME_KINDS: tuple[TimeKind, ...] = ("logit_normal", "uniform")
 
 @dataclass(frozen=True)
 class TimeDistribution:
-    """How often each time is trained on.
+    """Distribution of the training times.
 
-    Every kind is a map from one unit normal number, so that a validation can fix the number per sample.
+    Every kind maps one standard normal number to a time, so that validation can fix that number for each sample.
 
     Attributes:
         kind: ``"logit_normal"``: ``t = sigmoid(mean + std z)``; ``"uniform"``: ``t = Phi(z)``.
         mean: Mean of the logit; negative values favour the noisy end.
         std: Standard deviation of the logit.
-        shift: Applied afterwards, see :func:`shift_times`.
+        shift: Time shift applied afterwards, see :func:`shift_times`.
 
     References:
         Esser et al. 2024, arXiv:2403.03206, section 3.1; Li & He 2025, arXiv:2511.13720, section 4.
@@ -42,7 +42,7 @@ class TimeDistribution:
             raise ConfigError(f"the standard deviation of the times must not be negative; got {self.std}")
 
     def from_normal(self, z: Tensor) -> Tensor:
-        """Map unit normal numbers of any shape to times in ``[0, 1]``; 0 is noise, 1 is data."""
+        """Map standard normal numbers of any shape to times in ``[0, 1]``; 0 is noise, 1 is data."""
         t = torch.sigmoid(self.mean + self.std * z) if self.kind == "logit_normal" else torch.special.ndtr(z)
         return shift_times(t, self.shift)
 
@@ -54,9 +54,9 @@ class TimeDistribution:
 
 
 def shift_times(t: Tensor, shift: float) -> Tensor:
-    """Move times towards the noise: ``t / (t + shift (1 - t))``.
+    """Shift times towards the noise: ``t / (t + shift (1 - t))``.
 
-    With ``s = 1 - t`` the noise share this is ``shift s / (1 + (shift - 1) s)``. It fixes both ends, keeps
+    With ``s = 1 - t`` the noise share this is ``shift s / (1 + (shift - 1) s)``. It keeps both ends and
     the order, and ``shift_times(shift_times(t, a), b)`` equals ``shift_times(t, a * b)``.
 
     Args:
@@ -80,9 +80,9 @@ def shift_times(t: Tensor, shift: float) -> Tensor:
 
 
 def time_grid(num_steps: int, *, shift: float = 1.0) -> Tensor:
-    """Times at which a solver stops: ``num_steps + 1`` points from 0 to 1.
+    """Time grid of a solver: ``num_steps + 1`` points from 0 to 1.
 
-    The grid stays on the CPU in float32: it steers the loop (which step is last, whether guidance is on)
+    The grid stays on the CPU in float32: it controls the loop (which step is last, whether guidance is on)
     and must be readable without waiting for an accelerator.
 
     Args:

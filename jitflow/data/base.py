@@ -1,4 +1,4 @@
-"""What all data modules share: seeded loaders, distributed order, and exact resume inside an epoch."""
+"""Base data module: seeded loaders, distributed sampling, and exact resume inside an epoch."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class LoaderSettings:
     """Settings of a data module's loaders.
 
     Attributes:
-        num_workers: Loader processes, of which no more are started than there are CPU cores; 0 loads in the
-            training process. Batches do not depend on it.
+        num_workers: Loader processes, at most one for each CPU core; 0 loads in the training process. Batches do not
+            depend on it.
         pin_memory: Page-locked batches, which a GPU fetches faster; has no effect without CUDA.
         num_replicas: How many processes share the data; None asks the trainer. A trainer with several
             processes has the last word.
@@ -48,21 +48,21 @@ class LoaderSettings:
 
 
 class SeededLoader(DataLoader[Any]):
-    """A loader that tells Lightning that a resume inside an epoch is taken care of.
+    """Data loader that tells Lightning that resuming inside an epoch is supported.
 
-    Its own state is empty; why, is told in :mod:`jitflow.training.lightning_counters`.
+    Its own state is empty; :mod:`jitflow.training.lightning_counters` explains why.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing; the data module is told the position by :meth:`ImageDataModule.resume_at`."""
+        """Return an empty state; :meth:`ImageDataModule.resume_at` sets the position."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Ignore what :meth:`state_dict` returned."""
+        """Ignore the empty state of :meth:`state_dict`."""
 
 
 class ImageDataModule(pl.LightningDataModule):
-    """Loaders whose batches are a function of (seed, epoch, batch number) alone.
+    """Data module whose batches are a function of (seed, epoch, batch number) alone.
 
     A subclass fills ``dataset_train`` and, if it has one, ``dataset_val`` in :meth:`setup` with any map-style
     data set of (image, label).
@@ -70,16 +70,16 @@ class ImageDataModule(pl.LightningDataModule):
     Args:
         img_size: Side of a square, or ``(height, width)``, in pixels.
         batch_size: Images per batch and process.
-        num_workers: Loader processes, of which no more are started than there are CPU cores; 0 loads in the
-            training process. Batches do not depend on it.
+        num_workers: Loader processes, at most one for each CPU core; 0 loads in the training process. Batches do not
+            depend on it.
         pin_memory: Page-locked batches, which a GPU fetches faster; has no effect without CUDA.
-        num_replicas: How many processes share the data; None asks the trainer. A trainer with several
-            processes has the last word.
-        rank: Which of them this one is; None asks the trainer.
-        drop_last: Leave out the last, smaller training batch; None leaves it out unless it is all there is.
-        seed: Seed of order and random transforms; None is the one of Lightning's ``seed_everything``, or 0.
-        class_balanced: Give every class the same share of a training epoch, by repeating samples of small ones and
-            leaving out some of large ones. The training set needs ``targets``, its labels.
+        num_replicas: Number of processes that share the data; None asks the trainer. A trainer with several
+            processes overrides it.
+        rank: Rank of this process; None asks the trainer.
+        drop_last: Drop the last, smaller training batch; None drops it unless it is the only one.
+        seed: Seed of order and random transforms; None takes that of Lightning's ``seed_everything``, or 0.
+        class_balanced: Give every class the same share of a training epoch, by repeating samples of small classes and
+            skipping some of large ones. The training set needs ``targets``, its labels.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -126,7 +126,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def drops_last(self) -> bool:
-        """Whether the last, smaller training batch is left out."""
+        """Whether the last, smaller training batch is dropped."""
         if self.drop_last is not None:
             return self.drop_last
         return len(self.dataset_train) >= self.batch_size * self._replicas()[0]
@@ -152,7 +152,7 @@ class ImageDataModule(pl.LightningDataModule):
         }
 
     def train_dataloader(self) -> SeededLoader:
-        """Build the training loader, standing where a loaded checkpoint left off.
+        """Build the training loader, positioned where a loaded checkpoint stopped.
 
         Returns:
             Loader of :class:`ImageBatch`.
@@ -165,7 +165,7 @@ class ImageDataModule(pl.LightningDataModule):
             self.setup("fit")
         dataset = self.dataset_train
         num_replicas, rank = self._replicas()
-        seed, position = self._start(len(dataset), num_replicas)
+        seed, position = self._seed_and_position(len(dataset), num_replicas)
         self._sampler = ResumableSampler(
             len(dataset),
             num_replicas=num_replicas,
@@ -175,7 +175,7 @@ class ImageDataModule(pl.LightningDataModule):
             batch_size=self.batch_size,
             balance=self._labels(dataset) if self.class_balanced else None,
         )
-        # Before any iterator exists: loader processes read ahead before Lightning calls set_epoch itself.
+        # Set before any iterator exists: loader processes prefetch before Lightning calls set_epoch itself.
         self._sampler.set_epoch(position.epoch)
         self._sampler.skip(position.num_batches)
         if self.drops_last and len(self._sampler) < self.batch_size:
@@ -186,11 +186,11 @@ class ImageDataModule(pl.LightningDataModule):
         return self._loader(dataset, self._sampler, seed, drop_last=self.drops_last)
 
     def val_dataloader(self) -> SeededLoader | list[Any]:
-        """Build the validation loader: same order and same random draws every time.
+        """Build the validation loader: same order and same random transforms every time.
 
         Returns:
             Loader of :class:`ImageBatch` that covers every sample, or an empty list, for which Lightning
-            leaves validation out.
+                skips validation.
         """
         if self.dataset_train is None and self.dataset_val is None:
             self.setup("validate")
@@ -201,7 +201,7 @@ class ImageDataModule(pl.LightningDataModule):
         return self._loader(self.dataset_val, sampler, self._seed(), drop_last=False)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's order and random draws, in a loop of your own; Lightning does it by itself.
+        """Set the epoch, which determines order and random transforms; Lightning does so itself.
 
         Args:
             epoch: Counted from 0.
@@ -211,7 +211,7 @@ class ImageDataModule(pl.LightningDataModule):
             self._sampler.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch that is read, and what its order depends on; a trainer keeps the position inside it.
+        """Return the current epoch and what its order depends on; the trainer stores the position inside the epoch.
 
         Returns:
             Plain numbers, empty before there is a training loader.
@@ -228,31 +228,31 @@ class ImageDataModule(pl.LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember a checkpoint's order of the data for the next training loader.
+        """Load a checkpoint's data order for the next training loader.
 
-        In a loop of your own, without a trainer, it begins with the epoch of the checkpoint.
+        Without a trainer, the loader begins with the checkpoint's epoch.
 
         Args:
-            state_dict: What :meth:`state_dict` returned.
+            state_dict: State of :meth:`state_dict`.
         """
-        self._forget_loader()
+        self._reset_loader()
         self._loaded = dict(state_dict) or None
         self._loaded_seed = state_dict.get("seed")
 
     def resume_at(self, position: DataPosition) -> None:
-        """Let the next training loader begin at a position, in the order that the checkpoint tells, if there is one.
+        """Start the next training loader at a position, in the data order of the loaded checkpoint, if any.
 
-        The module calls this when it is given a checkpoint to go on from, before or after :meth:`load_state_dict`;
-        see :class:`jitflow.training.lightning_counters.ExactResume`, from which every module of this library derives.
+        The module calls this when it resumes from a checkpoint, before or after :meth:`load_state_dict`; see
+        :class:`jitflow.training.lightning_counters.ExactResume`, the base of all modules of this library.
 
         Args:
-            position: Where the training of the checkpoint stood.
+            position: Position of the checkpoint's training.
         """
-        self._forget_loader()
+        self._reset_loader()
         self._resume_at = position
 
-    def _forget_loader(self) -> None:
-        """Forget the last training loader, and what was loaded for it or by another trainer."""
+    def _reset_loader(self) -> None:
+        """Reset the last training loader, and state loaded for it or by another trainer."""
         if self._owner is not self.trainer or self._resume_epoch is not None:
             self._loaded, self._loaded_seed, self._resume_at = None, None, None
         self._resume_epoch, self._sampler, self._owner = None, None, self.trainer
@@ -278,18 +278,18 @@ class ImageDataModule(pl.LightningDataModule):
             given = (self.num_replicas, self.rank)
             actual = (trainer.world_size, trainer.global_rank)
             if any(g is not None and g != a for g, a in zip(given, actual, strict=True)):
-                _log.warning("num_replicas, rank = %s, %s give way to the trainer's %s, %s", *given, *actual)
+                _log.warning("num_replicas, rank = %s, %s are overridden by the trainer's %s, %s", *given, *actual)
             return actual
         if self.num_replicas is not None and self.num_replicas > 1 and self.rank is None:
             raise ConfigError(f"num_replicas={self.num_replicas} without a trainer needs rank as well")
         return self.num_replicas or 1, self.rank or 0
 
-    def _start(self, num_samples: int, num_replicas: int) -> tuple[int, DataPosition]:
+    def _seed_and_position(self, num_samples: int, num_replicas: int) -> tuple[int, DataPosition]:
         """Return the seed and the position at which a new training loader starts."""
         if self._owner is not self.trainer:
-            self._forget_loader()
+            self._reset_loader()
         if self._sampler is not None and self._resume_epoch not in (None, self._sampler.epoch):
-            self._loaded = self._resume_at = None  # training has left the loaded position behind
+            self._loaded = self._resume_at = None  # training has moved past the loaded position
         position = self._position()
         if self._loaded is not None:
             self._check_loaded(self._loaded, position, num_samples, num_replicas)
@@ -304,17 +304,17 @@ class ImageDataModule(pl.LightningDataModule):
             return DataPosition(self._epoch if self._loaded is None else self._loaded["epoch"])
         if self._loaded is not None:
             raise ConfigError(
-                "the module does not tell the data where the checkpoint's training stood; derive it from "
+                "the module does not pass the checkpoint's position to the data; derive it from "
                 "jitflow.training.lightning_counters.ExactResume and let its on_load_checkpoint call super(), or start "
                 "a new run from the checkpoint's weights"
             )
-        # A trainer that fits again goes on counting.
+        # A trainer that calls fit again keeps counting.
         return DataPosition(self.trainer.current_epoch)
 
     def _check_loaded(
         self, loaded: dict[str, Any], position: DataPosition, num_samples: int, num_replicas: int
     ) -> None:
-        """Check that a loaded state fits the present data where they are to be read on."""
+        """Check that a loaded state matches the current data at the position to resume from."""
         seed, saved_samples, saved_batch = (loaded[key] for key in ("seed", "num_samples", "global_batch_size"))
         balanced = loaded.get("class_balanced", False)
         if position.num_batches and saved_samples != num_samples:
@@ -323,7 +323,7 @@ class ImageDataModule(pl.LightningDataModule):
                 "restore the data set until the epoch is over, or start a new run from the checkpoint's weights"
             )
         if saved_samples != num_samples:
-            _log.warning("the checkpoint was trained on %d images, and goes on with %d", saved_samples, num_samples)
+            _log.warning("the checkpoint was trained on %d images and resumes with %d", saved_samples, num_samples)
         if self.seed is not None and self.seed != seed:
             _log.info("the data order continues with the checkpoint's seed %d instead of %d", seed, self.seed)
         if position.num_batches and balanced != self.class_balanced:
@@ -331,7 +331,7 @@ class ImageDataModule(pl.LightningDataModule):
                 f"the checkpoint lies inside an epoch that was read with class_balanced={balanced}; keep it until "
                 "the epoch is over"
             )
-        # Not the number of processes: a step of all of them together reads the same samples however many they are.
+        # The number of processes may differ: a global batch holds the same samples however many processes share it.
         global_batch = self.batch_size * num_replicas
         if position.num_batches and saved_batch != global_batch:
             raise DataError(
@@ -357,6 +357,6 @@ class ImageDataModule(pl.LightningDataModule):
 
 
 def _start_method() -> str | None:
-    """Fork where it is usual, since a lambda in a user's transform cannot be sent to a fresh process."""
+    """Return ``fork`` where it is the default, since lambdas in a user's transform cannot be pickled."""
     chosen = multiprocessing.get_start_method(allow_none=True)
     return "fork" if chosen is None and sys.platform == "linux" else chosen

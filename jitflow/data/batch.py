@@ -1,4 +1,4 @@
-"""What a training step receives: images and labels, and which samples of which epoch they are."""
+"""Batches of images and labels, with the index and epoch of each sample."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Sample = tuple[Tensor, int, int, int]
 
 
 class ImageBatch:
-    """Images and labels that unpack as the plain pair ``images, labels = batch``.
+    """Batch of images and labels that unpacks as the pair ``images, labels = batch``.
 
-    Deliberately no tuple: Lightning would take a tuple apart and lose the index.
+    Deliberately not a tuple: Lightning would rebuild a tuple and lose the index.
 
     Args:
         images: Pixels, shape ``(B, C, H, W)``, uint8 unless a custom transform says otherwise.
         labels: Classes, shape ``(B,)``, int64.
-        index: Place of each sample in its data set, shape ``(B,)``, int64. With ``epoch`` it names the draws
+        index: Index of each sample in its data set, shape ``(B,)``, int64. With ``epoch`` it seeds the random numbers
             of a sample, whatever the batch size or the number of processes.
-        epoch: The epoch that the sampler drew the batch for; it tells which random numbers belong to the batch. It
-            is the trainer's, except under ``overfit_batches``, which reads the same batches again: always 0.
+        epoch: The epoch for which the sampler drew the batch, which seeds its random numbers. It equals the trainer's,
+            except under ``overfit_batches``, which reads the same batches again: always 0.
     """
 
     __slots__ = ("epoch", "images", "index", "labels")
@@ -49,15 +49,15 @@ class ImageBatch:
         return f"ImageBatch(images={tuple(self.images.shape)}, labels={tuple(self.labels.shape)}, epoch={self.epoch})"
 
     def to(self, device: torch.device | str, **kwargs: Any) -> ImageBatch:
-        """Copy to a device; keyword arguments are those of ``Tensor.to``.
+        """Copy the batch to a device; keyword arguments are those of ``Tensor.to``.
 
-        The index stays on the CPU, where it is read to seed the draws of each sample; reading it from an
-        accelerator would make every step wait.
+        The index stays on the CPU, where it seeds the random numbers of each sample; reading it from an accelerator
+        would make every step wait.
         """
         return self._map(lambda tensor: tensor.to(device, **kwargs))
 
     def pin_memory(self) -> ImageBatch:
-        """Copy into page-locked memory, from which a GPU can fetch by itself."""
+        """Copy the batch into page-locked memory, from which a GPU can fetch it directly."""
         return self._map(Tensor.pin_memory)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> ImageBatch:
@@ -65,7 +65,7 @@ class ImageBatch:
 
 
 def collate(samples: Sequence[Sample] | ImageBatch) -> ImageBatch:
-    """Stack samples into a batch; a batch that was fetched whole passes through.
+    """Stack samples into a batch; a batch that was read as a whole is returned unchanged.
 
     Args:
         samples: Image ``(C, H, W)``, label, index and epoch of each sample.
@@ -74,19 +74,20 @@ def collate(samples: Sequence[Sample] | ImageBatch) -> ImageBatch:
         The batch.
 
     Raises:
-        DataError: If the images differ in shape or are no tensors.
+        DataError: If the images differ in shape or are not tensors.
     """
     if isinstance(samples, ImageBatch):
         return samples
     images, labels, index, epochs = zip(*samples, strict=True)
-    for image, place in zip(images, index, strict=True):
+    for image, position in zip(images, index, strict=True):
         if not isinstance(image, Tensor):
             raise SampleError(
-                f"sample {place} is a {type(image).__name__} after its transform; end the transform with PILToTensor()"
+                f"sample {position} is a {type(image).__name__} after its transform; "
+                "end the transform with PILToTensor()"
             )
         if image.shape != images[0].shape:
             raise SampleError(
-                f"samples {index[0]} and {place} have shapes {tuple(images[0].shape)} and {tuple(image.shape)}; "
+                f"samples {index[0]} and {position} have shapes {tuple(images[0].shape)} and {tuple(image.shape)}; "
                 "crop all images to one size"
             )
     return ImageBatch(

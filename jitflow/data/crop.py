@@ -1,4 +1,4 @@
-"""The ADM centre crop: scale an image until it covers the target, then cut out its middle."""
+"""ADM centre crop: scale an image until it covers the target size, then crop its centre."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jitflow.errors import ConfigError
 
 
 def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Read an image size given as one number or as two.
+    """Return the height and width of an image size given as one number or two.
 
     Args:
         image_size: Side of a square, or ``(height, width)``, in pixels.
@@ -18,7 +18,7 @@ def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
         Height and width in pixels.
 
     Raises:
-        ConfigError: If it is neither, or not positive.
+        ConfigError: If the size has another form or is not positive.
     """
     sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
@@ -27,9 +27,9 @@ def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def center_crop_arr(pil_image: Image.Image, image_size: int | tuple[int, int]) -> Image.Image:
-    """Scale and crop the middle of an image, keeping its aspect ratio.
+    """Scale an image, keeping its aspect ratio, and crop its centre.
 
-    Halving by box filter while there is room avoids the aliasing of one long bicubic step.
+    Halving with a box filter first avoids the aliasing of a single large bicubic step.
 
     Args:
         pil_image: Any image whose mode numpy can hold, such as ``RGB`` or ``L``.
@@ -45,7 +45,7 @@ def center_crop_arr(pil_image: Image.Image, image_size: int | tuple[int, int]) -
     while pil_image.width >= 2 * width and pil_image.height >= 2 * height:
         pil_image = pil_image.resize((pil_image.width // 2, pil_image.height // 2), resample=Image.Resampling.BOX)
 
-    # The larger of the two ratios covers the target on both sides.
+    # The larger of the two ratios covers the target in both directions.
     scale = max(width / pil_image.width, height / pil_image.height)
     covering = round(pil_image.width * scale), round(pil_image.height * scale)
     pixels = np.array(pil_image.resize(covering, resample=Image.Resampling.BICUBIC))

@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 scans of handwritten digits: real data without a download."""
+"""scikit-learn's 1,797 scans of handwritten digits as a data module, without a download."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jitflow.data.base import ImageDataModule
 from jitflow.data.crop import height_and_width
 from jitflow.errors import ConfigError
 
-# Fixed, so that a judge trained on one split has never seen the other, whatever the run's seed.
+# Fixed, so that a classifier trained on one split never sees the other, whatever the run's seed.
 _SPLIT_SEED = 0
 Split = Literal["train", "val"]
 
 
 class TensorImages(Dataset[tuple[Tensor, int]]):
-    """Images and labels held in memory, read by whole batches.
+    """Data set of images and labels in memory, read in whole batches.
 
     Args:
         images: Pixels, shape ``(N, C, H, W)``, uint8.
@@ -46,18 +46,18 @@ class TensorImages(Dataset[tuple[Tensor, int]]):
 
 
 class DigitsDataModule(ImageDataModule):
-    """Handwritten digits, greyscale, never flipped (a mirrored digit is another sign).
+    """Data module of handwritten digits, greyscale, never flipped (a mirrored digit is another symbol).
 
     Args:
         img_size: Side of a square, or ``(height, width)``, in pixels; the scans are 8 x 8.
         batch_size: Images per batch and process.
-        num_workers: Loader processes; the data lie in memory, so that 0 is fastest.
+        num_workers: Loader processes; the data are in memory, so 0 is fastest.
         pin_memory: Page-locked batches, which a GPU fetches faster.
-        num_replicas: How many processes share the data; None asks the trainer.
-        rank: Which of them this one is; None asks the trainer.
+        num_replicas: Number of processes that share the data; None asks the trainer.
+        rank: Rank of this process; None asks the trainer.
         val_fraction: Share of the scans of each digit held out for validation, in (0, 1).
-        drop_last: Leave out the last, smaller training batch.
-        seed: Seed of the order; the split does not depend on it. None is the one of Lightning's
+        drop_last: Drop the last, smaller training batch.
+        seed: Seed of the order; the split does not depend on it. None takes that of Lightning's
             ``seed_everything``, or 0.
 
     Raises:
@@ -101,14 +101,14 @@ class DigitsDataModule(ImageDataModule):
         images, labels = digits_arrays(split, val_fraction=self.val_fraction)
         scaled = torch.from_numpy(images).float() * (255 / 16)
         size = height_and_width(self.img_size)
-        # Bicubic overshoots at the edges of strokes; the clip cuts that off.
+        # Bicubic interpolation overshoots at the edges of strokes, hence the clip.
         scaled = interpolate(scaled, size=size, mode="bicubic", align_corners=False, antialias=True)
         pixels = scaled.round_().clamp_(0, 255).to(torch.uint8)
         return TensorImages(pixels, torch.from_numpy(labels), [str(digit) for digit in range(10)])
 
 
 def digits_arrays(split: Split, *, val_fraction: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scans as they are, for a classifier that judges generated digits.
+    """Return the original scans of digits, for a classifier that judges generated ones.
 
     Args:
         split: ``"train"`` or ``"val"``, the same scans as in :class:`DigitsDataModule`.
@@ -127,8 +127,8 @@ def digits_arrays(split: Split, *, val_fraction: float = 0.2) -> tuple[np.ndarra
     held_out = np.zeros(len(labels), dtype=bool)
     generator = np.random.default_rng(_SPLIT_SEED)
     for digit in range(10):
-        places = np.flatnonzero(labels == digit)
-        held_out[generator.permutation(places)[: round(len(places) * val_fraction)]] = True
+        indices = np.flatnonzero(labels == digit)
+        held_out[generator.permutation(indices)[: round(len(indices) * val_fraction)]] = True
     chosen = held_out if split == "val" else ~held_out
     return images[chosen], labels[chosen]
 

@@ -1,4 +1,4 @@
-"""The error of one unusable sample, made so that it stays one line through a loader's worker."""
+"""Error of one unusable sample, which stays one line when a loader's worker raises it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from jitflow.errors import DataError
 
 
 class SampleError(DataError):
-    """One sample cannot be read or used.
+    """A sample of the data set cannot be read or used.
 
-    A worker process sends an error to the main process as its class and its whole traceback, and the main
-    process calls the class with that text; only the last line of it means something to a user.
+    A worker process sends an error to the main process as its class and the whole traceback, and the main process
+    calls the class with that text; only its last line is of use to a user.
 
     Args:
         message: One line, or a traceback that ends in one.

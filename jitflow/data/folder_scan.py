@@ -1,6 +1,6 @@
-"""Listing a folder of images with one sub-folder per class, once: later runs only look whether it changed.
+"""List a folder of images with one sub-folder per class, and cache the list for later runs.
 
-The order is that of torchvision's ``ImageFolder``, of which the labels and indices of old checkpoints speak.
+The order is that of torchvision's ``ImageFolder``, on which labels and indices in old checkpoints rely.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _log = logging.getLogger(__name__)
 
 LAYOUT = "expected train/<class>/<image>, and optionally val/<class>/<image>"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""What counts as an image, in any case; torchvision's list."""
+"""Suffixes of image files, case-insensitive; torchvision's list."""
 
 _CACHE_NAME = ".jitflow-scan.json"
 _CACHE_FORMAT = 1
 MIN_FILES_CACHED = 10_000
-"""Fewest image files whose list is kept: below this, listing takes about as long as reading the list."""
-# A file that arrives within one tick of a file system's clock after the scan leaves no trace in the time of its folder.
+"""Fewest image files whose list is cached: below this, listing takes about as long as reading the cache."""
+# A file added within one tick of the file system's clock after the scan does not change its folder's time.
 _TICK_SEC = 2.0
-# Listing waits for the file system, above all over a network.
+# Listing waits for the file system, above all on a network.
 _THREADS = 16
 
 _Directory = tuple[str, int, list[str]]
@@ -42,11 +42,11 @@ _Directory = tuple[str, int, list[str]]
 
 @dataclass(frozen=True)
 class ImageListing:
-    """The images of one split.
+    """The image files of one split, with their classes and labels.
 
     Args:
         folder: The folder whose sub-folders are the classes.
-        classes: Names of the classes, sorted; a label is a place in it.
+        classes: Names of the classes, sorted; a label is an index into them.
         files: Path of each image below ``folder``, with forward slashes.
         labels: Label of each image, shape ``(N,)``, int64.
     """
@@ -64,16 +64,16 @@ class ImageListing:
         return np.bincount(self.labels, minlength=len(self.classes))
 
     def take(self, index: np.ndarray) -> ImageListing:
-        """Return the listing of some of the images, of the same classes.
+        """Return a listing of a subset of the images, with the same classes.
 
         Args:
-            index: Places of the images to keep, shape ``(M,)``, int64.
+            index: Indices of the images to keep, shape ``(M,)``, int64.
         """
         return ImageListing(self.folder, self.classes, [self.files[i] for i in index.tolist()], self.labels[index])
 
 
 def split_folders(root: str | Path) -> dict[str, Path]:
-    """Find the folders of the training and the validation images.
+    """Find the folders of the training and validation images.
 
     Args:
         root: A folder with ``train/`` and possibly ``val/``, or one whose sub-folders are the training classes.
@@ -99,7 +99,7 @@ def split_folders(root: str | Path) -> dict[str, Path]:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the sorted names of the sub-folders; raise DataError if there are none."""
+    """Return the sorted class names (sub-folders) of a folder of images; raise DataError if there are none."""
     with os.scandir(folder) as entries:
         classes = sorted(entry.name for entry in entries if entry.is_dir())
     if not classes:
@@ -109,7 +109,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def check_same_classes(train: Sequence[str], val: Sequence[str], root: str | Path) -> None:
-    """Raise DataError if two splits differ in their classes: labels are places in the sorted list of names."""
+    """Raise DataError if two splits differ in their classes, since a label is an index into the sorted class names."""
     differing = set(train) ^ set(val)
     if differing:
         names = ", ".join(sorted(differing)[:5])
@@ -117,10 +117,10 @@ def check_same_classes(train: Sequence[str], val: Sequence[str], root: str | Pat
 
 
 def list_images(folder: str | Path, *, allow_empty: bool = False) -> ImageListing:
-    """List the images below a folder, from the last listing where it still holds.
+    """List the images below a folder, using the cached list of an earlier run where it is still valid.
 
     The list of a large folder is kept in it as ``.jitflow-scan.json``, or in the user's cache folder if it
-    cannot be written to. A class is listed anew if the time of last change of one of its folders differs.
+    cannot be written to. A class is listed again if one of its folders has changed since.
 
     Args:
         folder: The folder whose sub-folders are the classes.
@@ -157,7 +157,7 @@ def list_images(folder: str | Path, *, allow_empty: bool = False) -> ImageListin
 
 
 def listing_fingerprint(listing: ImageListing) -> str:
-    """Return a SHA-256 over the names and sizes of all files, which tells whether a source is still the same."""
+    """Return the SHA-256 of all file names and sizes, which shows whether a source has changed."""
 
     def sizes(files: list[str]) -> list[int]:
         return [(listing.folder / file).stat().st_size for file in files]
@@ -172,7 +172,7 @@ def listing_fingerprint(listing: ImageListing) -> str:
 
 
 def _class_directories(folder: Path, name: str, known: dict[str, list[_Directory]]) -> list[_Directory]:
-    """List one class, or return what is known of it if none of its folders has changed."""
+    """List the images of a class, or return its cached list if none of its folders has changed."""
     if name in known and all(_changed_ns(folder / path) == changed for path, changed, _ in known[name]):
         return known[name]
 
@@ -180,7 +180,7 @@ def _class_directories(folder: Path, name: str, known: dict[str, list[_Directory
         raise DataError(f"cannot list {error.filename} ({error.strerror}); make it readable or remove it") from None
 
     directories = []
-    # Links are followed and roots sorted as whole paths, as torchvision does.
+    # Symbolic links are followed and folders sorted by full path, as in torchvision.
     for place, _, names in sorted(os.walk(folder / name, onerror=refuse, followlinks=True)):
         images = sorted(file for file in names if file.lower().endswith(SUFFIXES))
         path = Path(place)
@@ -196,7 +196,7 @@ def _changed_ns(path: Path) -> int:
 
 
 def _cache_files(folder: Path) -> tuple[Path, Path]:
-    """Where a list may lie: in the folder, or in the user's cache under a name made of the folder's path."""
+    """Possible paths of the cached list: in the folder, or in the user's cache under a hash of the folder's path."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
     return folder / _CACHE_NAME, home / "jitflow" / "scans" / f"{name}.json"
@@ -216,7 +216,7 @@ def _read_cache(folder: Path) -> dict[str, list[_Directory]]:
                     for name, entries in content["classes"].items()
                 }
         except (JitflowError, OSError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
-            _log.info("%s is of no use and will be made anew (%s)", path, error)
+            _log.info("%s is unusable and will be rebuilt (%s)", path, error)
     return {}
 
 
@@ -229,4 +229,4 @@ def _write_cache(folder: Path, found: dict[str, list[_Directory]], start: float)
             write_text(path, text)
             return
         except OSError as error:
-            _log.debug("cannot keep the list of %s in %s (%s)", folder, path, error)
+            _log.debug("cannot cache the list of %s in %s (%s)", folder, path, error)

@@ -1,4 +1,4 @@
-"""Reading one image file, and saying in one line why it cannot be read."""
+"""Read an image file, with one-line errors for unreadable ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from jitflow.data.errors import SampleError
 
-# What Pillow raises on damaged files, depending on the format and the place of the damage.
+# Errors that Pillow raises for damaged files, depending on the format and the damage.
 UNREADABLE = (
     OSError,
     SyntaxError,
@@ -25,7 +25,7 @@ UNREADABLE = (
 
 
 def open_image(path: str, *, channels: int) -> Image.Image:
-    """Read and decode one image file.
+    """Read and decode an image file.
 
     Args:
         path: The file.
@@ -45,14 +45,14 @@ def open_image(path: str, *, channels: int) -> Image.Image:
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Decode an opened image into ``RGB`` or ``L``, scaling sixteen bits down to eight."""
+    """Convert an opened image to mode ``RGB`` or ``L``, scaling 16 bits down to 8."""
     if image.mode.startswith("I"):
-        # Pillow would cut off everything above 255 and leave a white picture.
+        # Pillow would clip everything above 255 and give a white image.
         eight_bits = np.asarray(image, dtype=np.float64) * (255 / 65535)
         return Image.fromarray(eight_bits.clip(0, 255).round().astype(np.uint8)).convert(mode)
     return image.convert(mode)
 
 
 def reading_error(error: BaseException) -> str:
-    """Name what Pillow raised in a few words."""
+    """Describe an error of Pillow about an image file in a few words."""
     return "not an image" if isinstance(error, UnidentifiedImageError) else str(error)

@@ -1,4 +1,4 @@
-"""Where in the data a training stands, between two batches."""
+"""Position of a training in its data."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DataPosition:
-    """A point between two batches of an epoch.
+    """Position between two batches of an epoch.
 
     Args:
         epoch: Counted from 0.
-        num_batches: Batches of it whose training step is done.
+        num_batches: Batches of the epoch whose training step is done.
     """
 
     epoch: int = 0

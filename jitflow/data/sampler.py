@@ -1,4 +1,4 @@
-"""The order of the samples: a function of seed and epoch, shared by all processes, and resumable."""
+"""Resumable distributed sampler whose order is a function of seed and epoch."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from jitflow.errors import ConfigError
 
 
 class ResumableSampler(DistributedSampler[tuple[int, int]]):
-    """Give each process its share of every epoch, as (epoch, index) keys.
+    """Sampler that gives each process its share of every epoch, as (epoch, index) keys.
 
     Step ``b`` of all processes together reads one contiguous piece of the epoch's permutation, so that the
     samples of a step depend on the global batch size alone and not on how many processes share it.
 
-    It derives from torch's sampler because Lightning replaces any other one in a distributed run.
+    It derives from torch's ``DistributedSampler`` because Lightning replaces any other sampler in a distributed run.
 
     Args:
         num_samples: Size of the data set.
-        num_replicas: How many processes share an epoch.
-        rank: Which of them this one is, in ``[0, num_replicas)``.
+        num_replicas: Number of processes that share an epoch.
+        rank: Rank of this process, in ``[0, num_replicas)``.
         shuffle: Whether to permute; the identity otherwise.
         seed: Seed of the permutations.
-        drop_last: True leaves out the tail that would give processes unequal counts; False repeats the first
-            samples to fill it up. Either way all processes get the same number.
+        drop_last: True drops the tail that would give processes unequal counts; False pads it with the first samples.
+            Either way all processes get the same number.
         batch_size: Samples per batch and process, the unit of :meth:`skip`.
         balance: Label of each sample, shape ``(num_samples,)``, int64, to give every class the same share of
             an epoch; None reads every sample once.
@@ -62,7 +62,7 @@ class ResumableSampler(DistributedSampler[tuple[int, int]]):
 
     def __len__(self) -> int:
         # The whole epoch even after skip(): Lightning takes the length of an epoch from here and counts
-        # the batches done before the resume against it.
+        # # the batches done before the resume too.
         return self.num_samples
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -87,7 +87,7 @@ class ResumableSampler(DistributedSampler[tuple[int, int]]):
         return torch.randperm(self.dataset_size, generator=generator)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the permutation; a new epoch forgets :meth:`skip`.
+        """Set the epoch, which determines the permutation; a new epoch resets :meth:`skip`.
 
         Args:
             epoch: Counted from 0. Lightning calls this at the start of every epoch.
@@ -97,24 +97,24 @@ class ResumableSampler(DistributedSampler[tuple[int, int]]):
         self.epoch = epoch
 
     def skip(self, num_batches: int) -> None:
-        """Leave out the first batches of the present epoch only.
+        """Skip the first batches of the current epoch only.
 
         Args:
-            num_batches: How many this process has already seen.
+            num_batches: Number of batches that this process has already read.
         """
         self.num_skipped_batches = num_batches
 
 
 def balanced_order(members: Sequence[Tensor], num_samples: int, generator: torch.Generator) -> Tensor:
-    """Draw an epoch in which the counts of any two classes differ by at most one.
+    """Draw the order of a class-balanced epoch, in which the counts of any two classes differ by at most one.
 
-    A class that has fewer samples than its share gives all of them equally often, up to one; a larger one gives a
-    random part, another one in every epoch.
+    A class with fewer samples than its share repeats all of them equally often, up to one; a larger class gives a
+    random subset, a new one in every epoch.
 
     Args:
         members: Indices of the samples of each class, each shape ``(n,)``, int64; none is empty.
         num_samples: Length of the epoch.
-        generator: Source of all draws.
+        generator: Generator of all random numbers.
 
     Returns:
         Indices in random order, shape ``(num_samples,)``, int64.
@@ -132,23 +132,23 @@ def balanced_order(members: Sequence[Tensor], num_samples: int, generator: torch
 
 
 def _members_by_class(labels: Tensor) -> list[Tensor]:
-    """Indices of the samples of each class that has any."""
+    """Sample indices of each class that has any."""
     order = torch.argsort(labels, stable=True)
     counts = torch.bincount(labels)
     return list(order.split(counts[counts > 0].tolist()))
 
 
 class FixedOrderSampler(ResumableSampler):
-    """The same order in every epoch, without shuffling, covering every sample: for validation.
+    """Validation sampler: the same order in every epoch, without shuffling, covering every sample.
 
     Args:
         num_samples: Size of the data set.
-        num_replicas: How many processes share it; up to ``num_replicas - 1`` first samples are read twice.
-        rank: Which of them this one is.
+        num_replicas: Number of processes that share it; up to ``num_replicas - 1`` first samples are read twice.
+        rank: Rank of this process.
     """
 
     def __init__(self, num_samples: int, *, num_replicas: int = 1, rank: int = 0) -> None:
         super().__init__(num_samples, num_replicas=num_replicas, rank=rank, shuffle=False, drop_last=False)
 
     def set_epoch(self, epoch: int) -> None:
-        """Do nothing: random validation transforms are to be the same each time."""
+        """Do nothing: random validation transforms must be the same in every epoch."""

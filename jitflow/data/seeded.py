@@ -1,4 +1,4 @@
-"""Random transforms that depend on the sample and the epoch, not on the worker that runs them."""
+"""Data sets whose random transforms depend on the sample and the epoch, not on the worker process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from jitflow.data.batch import ImageBatch, Sample
 from jitflow.data.errors import SampleError
 
 Key = tuple[int, int]
-"""Epoch and index of a sample, as the sampler hands them out."""
+"""Epoch and index of a sample, as the sampler yields them."""
 
 
 @runtime_checkable
 class BatchReadable(Protocol):
-    """A data set without random transforms that reads many samples in one go."""
+    """Data set without random transforms that reads a whole batch at once."""
 
     def read_batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images ``(B, C, H, W)`` and labels ``(B,)`` at the indices ``(B,)``."""
@@ -31,7 +31,7 @@ class BatchReadable(Protocol):
 
 @runtime_checkable
 class SeededBatchReadable(Protocol):
-    """A data set that reads many samples in one go, its random transforms drawn by a seed for each."""
+    """Data set that reads a whole batch at once, with a seed for each sample's random transforms."""
 
     def read_seeded_batch(self, index: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return the images ``(B, C, H, W)`` and labels ``(B,)`` at the indices ``(B,)``."""
@@ -40,9 +40,9 @@ class SeededBatchReadable(Protocol):
 
 @contextmanager
 def seeded_randomness(seed: int) -> Iterator[None]:
-    """Seed the generators a transform may draw from, and put them back afterwards.
+    """Seed all random generators that a transform may use, and restore them afterwards.
 
-    Those of torch (on the CPU only: seeding CUDA's would cost a synchronisation), Python and numpy.
+    These are torch's (CPU only: seeding CUDA's would cost a synchronisation), Python's and numpy's.
 
     Args:
         seed: In ``[0, 2**63)``.
@@ -60,7 +60,7 @@ def seeded_randomness(seed: int) -> Iterator[None]:
 
 
 class SeededDataset(Dataset[Sample]):
-    """A data set of (image, label) whose random transforms are a function of (seed, epoch, index).
+    """Data set of (image, label) whose random transforms are a function of (seed, epoch, index).
 
     Args:
         dataset: Any map-style data set of (image, label) pairs. One with ``read_batch`` or
@@ -76,7 +76,7 @@ class SeededDataset(Dataset[Sample]):
         return len(self.dataset)
 
     def __getitem__(self, key: Key | int) -> Sample:
-        # Lightning's overfit_batches replaces the sampler by one of plain indices.
+        # Lightning's overfit_batches replaces the sampler with one that yields plain indices.
         epoch, index = key if isinstance(key, tuple) else (0, key)
         with seeded_randomness(mix_seeds(self.seed, epoch, index)):
             sample = self.dataset[index]
@@ -87,7 +87,7 @@ class SeededDataset(Dataset[Sample]):
         return image, int(label), index, epoch
 
     def __getitems__(self, keys: Sequence[Key | int]) -> list[Sample] | ImageBatch:
-        """Read the samples of one batch; the loader prefers this to one call per sample."""
+        """Read the samples of a batch; the loader prefers this to one call per sample."""
         dataset = self.dataset
         if not isinstance(dataset, (BatchReadable, SeededBatchReadable)):
             return [self[key] for key in keys]

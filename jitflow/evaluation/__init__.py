@@ -1,1 +1,1 @@
-"""How far generated images are from real ones: pure functions of features, and what makes the features."""
+"""Evaluation of generated images: feature extractors, and scores that are pure functions of features."""

@@ -1,4 +1,4 @@
-"""The judge of the demo: a small network that has learned the built-in digits."""
+"""Feature extractor for digits: a small classifier trained on the built-in scans."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from jitflow.io.files import atomic_path
 DIGITS_FILE = "digits_judge.safetensors"
 _SIDE_PX = 8
 _NUM_CLASSES = 10
+# Everything but the scans that determines the weights; raise the version if the code below changes them.
 RECIPE: dict[str, Any] = {
     "version": 1,
     "widths": [32, 64],
@@ -40,15 +41,14 @@ RECIPE: dict[str, Any] = {
 
 
 class DigitsExtractor:
-    """Features of a small classifier of handwritten digits, trained in seconds where it is needed.
+    """Features of a small classifier of handwritten digits, which is trained in seconds on first use.
 
-    It learns from the training split alone, always the same way, and draws nothing from the random generator of
-    the program. One machine makes the same weights every time; another may round differently and get others,
-    which the checksum tells.
+    It is trained deterministically on the training split alone and does not use the global random generator. One
+    machine gives the same weights every time; another may round differently, which the checksum shows.
 
     Args:
-        cache_dir: Folder in which the trained weights are kept and found again, unless the scans or the way of
-            training have changed since; None trains every time.
+        cache_dir: Folder that caches the trained weights, unless scans or training have changed since; None trains
+            every time.
 
     Raises:
         ConfigError: If scikit-learn is not installed or the folder cannot be written.
@@ -73,11 +73,11 @@ class DigitsExtractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
-        """Look at images of digits.
+        """Extract features and logits of images of digits.
 
         Args:
-            images: Shape ``(B, C, H, W)``, uint8, of any size (averaged over areas to 8 x 8); C is 1, or 3, of
-                which the brightness counts.
+            images: Shape ``(B, C, H, W)``, uint8, of any size (area-averaged to 8 x 8); C is 1, or 3, which is
+                converted to brightness.
 
         Returns:
             Features before the last layer, ``(B, 64)``, and logits, ``(B, 10)``.
@@ -95,7 +95,7 @@ class DigitsExtractor:
 
 
 class DigitsClassifier(nn.Module):
-    """Classifier of digits: two convolutions and two matrices; the weights are left as they lie in memory."""
+    """Classifier of digits: two convolutions and two linear layers, with uninitialised weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,8 +115,7 @@ class DigitsClassifier(nn.Module):
 
 def train_weights(images: np.ndarray, labels: np.ndarray) -> dict[str, Tensor]:
     """Train the weights of :class:`DigitsClassifier` on scans ``(N, 1, 8, 8)`` in ``[0, 16]``, always the same way."""
-    # One thread: sums are then taken in one order, whatever the program has set, and so small a network is no
-    # faster with more.
+    # One thread gives a fixed order of sums, whatever the program has set; so small a network is no faster with more.
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -141,7 +140,7 @@ def _train_on_one_thread(scans: Tensor, labels: Tensor) -> dict[str, Tensor]:
         else:
             nn.init.zeros_(parameter)
     optimizer = torch.optim.AdamW(net.parameters(), lr=RECIPE["lr"], weight_decay=RECIPE["weight_decay"])
-    # As the scans look after they were enlarged to the size of a data module and averaged back.
+    # The scans after enlarging to a data module's size and averaging back.
     views = torch.stack([view_at_side(scans, side) for side in RECIPE["sides_px"]])
     batch_size = RECIPE["batch_size"]
     num_steps = RECIPE["num_epochs"] * (len(scans) // batch_size)
@@ -167,7 +166,7 @@ def view_at_side(scans: Tensor, side_px: int) -> Tensor:
 
 
 def _shift(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Move some of the images ``(B, 1, 8, 8)`` by a pixel in each direction."""
+    """Shift some of the images ``(B, 1, 8, 8)`` by up to a pixel in each direction."""
     num = len(pixels)
     moved = torch.rand(num, generator=generator, dtype=torch.float32) < RECIPE["shift_share"]
     down, right = 1 + torch.randint(-1, 2, (2, num), generator=generator) * moved
@@ -189,7 +188,7 @@ def weights_checksum(weights: dict[str, Tensor]) -> str:
 
 
 def _read(path: Path, recipe: str) -> dict[str, Tensor] | None:
-    """Weights that were trained by this recipe and have not changed since; None means: train them."""
+    """Read cached weights of this recipe, unchanged since; None if they must be trained."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

@@ -1,4 +1,4 @@
-"""Evaluation of a model: images of balanced classes, each with a seed of its own, scored against real ones."""
+"""Evaluate a model: compare generated images, one seed each and classes balanced, with real ones."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def evaluate(
     keep_npz: bool = False,
     model: Model | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint into a folder; run again, it goes on where it stopped.
+    """Evaluate a checkpoint and write a report; a repeated call resumes an interrupted evaluation.
 
     Args:
         checkpoint: The model's file.
-        plan: What to generate.
+        plan: The sampling plan.
         reference: See :func:`jitflow.evaluation.reference.load_reference`.
         extractor: See :func:`jitflow.evaluation.extractors.make_extractor`.
-        out: Folder of ``report.json`` and, while it is unfinished, of the parts.
-        device: Where to run; the fastest there is by default.
-        processes: Processes that share the parts; on GPUs one for each.
+        out: Folder of ``report.json`` and, until it is finished, of the parts.
+        device: Device; the fastest available by default.
+        processes: Processes that share the parts; on GPUs, one for each.
         keep_png: Also write every image.
         keep_npz: Also write ``samples.npz`` (``arr_0`` uint8 NHWC, ``arr_1`` labels) for ADM's evaluator.
         model: The loaded model, if there is one.
@@ -51,7 +51,7 @@ def evaluate(
         The report: ``metrics``, ``protocol``, ``warnings``.
 
     Raises:
-        ConfigError: If a setting cannot work, or the folder holds another evaluation.
+        ConfigError: If a setting is invalid, or the folder holds another evaluation.
     """
     out = writable_folder(out)
     made = make_extractor(extractor)
@@ -61,7 +61,7 @@ def evaluate(
     model.check_ema(plan.ema)
     real = reference_of(model, reference, made, batch_size=plan.batch_size)
     card = protocol_card(
-        # One image tells the settings in force, and that the model can sample at all.
+        # One image shows the effective settings, and that the model can sample at all.
         plan.part(model, range(1)).settings,
         num_images=plan.num_images,
         num_classes=module.num_classes,

@@ -1,4 +1,4 @@
-"""Feature extractors by name, for command lines."""
+"""Create feature extractors by name, for command lines."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ EXTRACTOR_FORMS = ("inception", "inception:PATH", "pixels", "pixels:SIDE", "digi
 
 
 def make_extractor(spec: str, *, cache_dir: Path | None = None) -> FeatureExtractor:
-    """Build the feature extractor that a command line names.
+    """Create a feature extractor from its name on the command line.
 
     Args:
         spec: ``inception`` or ``inception:PATH`` (weights file); ``pixels`` or ``pixels:SIDE`` (areas per side);
             ``digits``; ``timm:MODEL:PATH``, with ``MODEL@SIDE`` for images of another size than the model's own, such
             as ``timm:vit_large_patch14_dinov2@224:dinov2.safetensors``.
-        cache_dir: Where ``digits`` keeps its trained weights; None trains them each time.
+        cache_dir: Folder where ``digits`` caches its trained weights; None trains them each time.
 
     Returns:
         The extractor, on the CPU.
 
     Raises:
         ConfigError: If the name is unknown, an argument is missing or wrong, or a package is not installed.
-        MissingFileError: If the weights are not there.
+        MissingFileError: If the weights are missing.
         CheckpointError: If the weights file is damaged or of another network.
     """
     kind, colon, argument = spec.partition(":")
@@ -37,12 +37,12 @@ def make_extractor(spec: str, *, cache_dir: Path | None = None) -> FeatureExtrac
     if kind == "digits":
         if argument:
             raise ConfigError(f"extractor {spec!r}: digits takes no argument")
-        # Data modules come with Lightning, which the other extractors do without.
+        # Imported here, since data modules import Lightning, which the other extractors do not need.
         from jitflow.evaluation.digits_features import DigitsExtractor
 
         return DigitsExtractor(cache_dir)
     if kind == "timm":
-        # A path may hold colons; a name of timm does not.
+        # A path may contain colons; a timm name does not.
         model, _, path = argument.partition(":")
         model_name, at, side = model.partition("@")
         if not model_name or not path:

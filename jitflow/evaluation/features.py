@@ -1,4 +1,4 @@
-"""From images to the vectors in which they are compared."""
+"""Feature extractors: map images to the vectors in which they are compared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0
 
 
 class Features(NamedTuple):
-    """What an extractor says about a batch of images.
+    """Features and logits of a batch of images.
 
     Attributes:
         features: Shape ``(B, D)``, float32.
@@ -34,10 +34,10 @@ class Features(NamedTuple):
 
 
 class FeatureExtractor(Protocol):
-    """A fixed function from images to vectors; the vector of an image must not depend on its batch.
+    """Feature extractor: a fixed function from images to vectors, independent of the batch an image is in.
 
     Attributes:
-        name: What a report calls it.
+        name: Name in reports.
         dim: Length D of a vector.
         checksum: SHA-256 of its weights; None if it has none.
     """
@@ -51,12 +51,12 @@ class FeatureExtractor(Protocol):
         ...
 
     def to(self, device: torch.device | str) -> FeatureExtractor:
-        """Move to a device, in place, and return itself."""
+        """Move the extractor to a device, in place, and return it."""
         ...
 
 
 class PixelExtractor:
-    """Pixels averaged over areas: no weights, meant for small images and for tests.
+    """Features from pixels averaged over areas: no weights, for small images and tests.
 
     Args:
         side: The features are the means of ``side x side`` areas.
@@ -75,7 +75,7 @@ class PixelExtractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
-        """Average areas.
+        """Compute the features of images by averaging areas of pixels.
 
         Args:
             images: Shape ``(B, C, H, W)``, uint8; C is 1 or 3.
@@ -89,21 +89,21 @@ class PixelExtractor:
         return Features(adaptive_avg_pool2d(pixels.expand(-1, self.channels, -1, -1), self.side).flatten(1))
 
     def to(self, device: torch.device | str) -> PixelExtractor:
-        """Return itself; it works where the images are."""
+        """Return the extractor itself; it computes on the device of the images."""
         return self
 
 
 class InceptionExtractor:
-    """The Inception network of 2015 that FID and Inception Score are defined with, through torch-fidelity.
+    """Features of the 2015 Inception network that defines FID and Inception Score, from torch-fidelity.
 
     Nothing is ever downloaded.
 
     Args:
-        weights_path: torch-fidelity's weights file; None takes the place where torch-fidelity keeps it.
+        weights_path: torch-fidelity's weights file; None looks where torch-fidelity keeps it.
 
     Raises:
         ConfigError: If torch-fidelity is not installed.
-        MissingFileError: If the weights are not there; the message says where to put them.
+        MissingFileError: If the weights are missing; the message says where to put them.
         CheckpointError: If the file is damaged or holds other weights.
 
     References:
@@ -142,17 +142,17 @@ class InceptionExtractor:
         return Features(features, logits)
 
     def to(self, device: torch.device | str) -> InceptionExtractor:
-        """Move the network, in place, and return itself."""
+        """Move the network to a device, in place, and return the extractor."""
         self._device = torch.device(device)
         self._net.to(self._device)
         return self
 
 
 def find_inception_weights(weights_path: str | Path | None = None) -> Path:
-    """Check that the Inception extractor could be built, without building it.
+    """Find the weights of the Inception extractor without building it.
 
     Args:
-        weights_path: The weights file; None takes the place where torch-fidelity keeps it.
+        weights_path: The weights file; None looks where torch-fidelity keeps it.
 
     Returns:
         The file.
@@ -169,7 +169,7 @@ def find_inception_weights(weights_path: str | Path | None = None) -> Path:
         path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
     if not path.is_file():
         raise MissingFileError(
-            f"the Inception weights {path} are missing, and jitflow downloads nothing by itself; "
+            f"the Inception weights {path} are missing, and jitflow never downloads them; "
             f"get {_INCEPTION_URL} and put it there"
         )
     return path
@@ -178,12 +178,12 @@ def find_inception_weights(weights_path: str | Path | None = None) -> Path:
 def _build_inception(path: Path) -> nn.Module:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    # torch-fidelity unpickles whatever the file holds; it gets tensors that were read safely.
+    # torch-fidelity would unpickle anything in the file; it is given tensors that were read safely.
     safe = io.BytesIO()
     torch.save(load_checkpoint(path), safe)
     safe.seek(0)
     try:
-        # Its layers start with random weights, which must not move the generator of a training.
+        # Random initialisation of its layers must not advance the global generator of a training.
         with torch.random.fork_rng(devices=()):
             net: nn.Module = FeatureExtractorInceptionV3(
                 "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=safe
@@ -194,7 +194,7 @@ def _build_inception(path: Path) -> nn.Module:
 
 
 def check_images(images: Tensor) -> Tensor:
-    """Return the images; raise ConfigError unless they are uint8 of shape ``(B, 1 or 3, H, W)``."""
+    """Validate images; raise ConfigError unless they are uint8 of shape ``(B, 1 or 3, H, W)``."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ConfigError(f"images must be uint8 of shape (B, 1 or 3, H, W); got {images.dtype}, {tuple(images.shape)}")
     return images

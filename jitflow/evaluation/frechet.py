@@ -1,4 +1,4 @@
-"""Frechet distance between two Gaussians, and the files that hold one of them."""
+"""Frechet distance between two Gaussians, and files of their statistics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jitflow.errors import ConfigError, MissingFileError
 from jitflow.io.files import atomic_path
 from jitflow.io.npz_file import npz_names, read_npz
 
-# Rounding in float32, in which some files were written, reaches some 1e-6 of the largest entry.
+# Some files were written in float32, whose rounding reaches about 1e-6 of the largest entry.
 _TOLERANCE = 1e-5
 
 
@@ -36,8 +36,8 @@ def frechet_distance(
     """Squared Frechet distance: ``|mu1 - mu2|^2 + tr(sigma1 + sigma2 - 2 (sigma1 sigma2)^(1/2))``.
 
     With ``sigma = A A^T`` from the symmetric eigenvalues of each covariance, the trace of the square root is the
-    sum of the singular values of ``A1^T A2``. So nothing becomes complex, and the square root of a number that
-    rounding has made out of nothing is never taken: a covariance of any rank is as good as a regular one.
+    sum of the singular values of ``A1^T A2``. So no complex number occurs, and no square root of rounding noise is
+    taken: a singular covariance is handled like a regular one.
 
     Args:
         mu1: Mean, shape ``(D,)``.
@@ -49,7 +49,7 @@ def frechet_distance(
         The distance, at least 0; the FID if the features are those of Inception.
 
     Raises:
-        ConfigError: If the dimensions differ, or an argument is not finite or no covariance.
+        ConfigError: If the dimensions differ, or an argument is not finite or not a covariance.
 
     References:
         Dowson & Landau 1982, "The Frechet distance between multivariate normal distributions"; Heusel et al.
@@ -71,7 +71,7 @@ def frechet_distance(
 
 
 def check_statistics(mu: Tensor | ArrayLike, sigma: Tensor | ArrayLike, *, what: str = "the statistics") -> Statistics:
-    """Bring a mean and a covariance to float64 on the CPU and check what can be checked quickly.
+    """Convert a mean and a covariance to float64 on the CPU and validate them.
 
     Args:
         mu: Mean, shape ``(D,)``.
@@ -82,7 +82,7 @@ def check_statistics(mu: Tensor | ArrayLike, sigma: Tensor | ArrayLike, *, what:
         The statistics, ``sigma`` exactly symmetric.
 
     Raises:
-        ConfigError: If the shapes do not fit, or a number is not finite, or ``sigma`` is not symmetric.
+        ConfigError: If the shapes are inconsistent, a number is not finite, or ``sigma`` is not symmetric.
     """
     mean, covariance = (torch.as_tensor(value).detach().to("cpu", torch.float64) for value in (mu, sigma))
     if mean.ndim != 1 or not len(mean) or covariance.shape != (len(mean), len(mean)):
@@ -99,7 +99,7 @@ def check_statistics(mu: Tensor | ArrayLike, sigma: Tensor | ArrayLike, *, what:
 
 
 def load_statistics(path: str | Path) -> Statistics:
-    """Read the statistics of a reference set.
+    """Read the statistics (mean and covariance) of a reference set.
 
     Args:
         path: An ``.npz`` file with ``mu`` ``(D,)`` and ``sigma`` ``(D, D)``, the keys of the JiT release and of
@@ -116,8 +116,8 @@ def load_statistics(path: str | Path) -> Statistics:
     arrays = read_npz(path, ("mu", "sigma"), what="statistics file")
     missing = [key for key in ("mu", "sigma") if key not in arrays]
     if missing:
-        held = ", ".join(npz_names(path)) or "nothing"
-        raise ConfigError(f"{what} lacks {' and '.join(missing)}; it holds {held}")
+        content = ", ".join(npz_names(path)) or "nothing"
+        raise ConfigError(f"{what} lacks {' and '.join(missing)}; it holds {content}")
     mu, sigma = arrays["mu"], arrays["sigma"]
     for name, array in (("mu", mu), ("sigma", sigma)):
         if not np.issubdtype(array.dtype, np.floating):
@@ -133,13 +133,13 @@ def save_statistics(
     features: Tensor | None = None,
     **record: str | int | float | bool,
 ) -> None:
-    """Write the statistics of a reference set, whole or not at all.
+    """Write the statistics of a reference set atomically.
 
     Args:
-        path: Where to; other FID tools expect the ending ``.npz``.
+        path: The file; other FID tools expect the suffix ``.npz``.
         mu: Mean, shape ``(D,)``.
         sigma: Covariance, shape ``(D, D)``.
-        features: Features to keep beside them, shape ``(N, D)``, for scores that compare images one by one.
+        features: Features to store too, shape ``(N, D)``, for scores of single images.
         record: How they were made, each a string or number: extractor, its checksum, number of images, crop.
 
     Raises:
@@ -157,12 +157,12 @@ def save_statistics(
 
 
 def find_statistics(img_size: int, num_classes: int = 1000, folder: str | Path = "fid_stats") -> Path:
-    """Find the reference statistics under the names of the JiT release.
+    """Find the reference statistics by the JiT release's file names.
 
     Args:
         img_size: Side of the images in pixels.
         num_classes: Number of classes; for the error message, since the release's files describe ImageNet.
-        folder: Where to look, relative to the working directory.
+        folder: Folder to search, relative to the working directory.
 
     Returns:
         The path of ``jit_in{img_size}_stats.npz``.
@@ -173,17 +173,17 @@ def find_statistics(img_size: int, num_classes: int = 1000, folder: str | Path =
     path = Path(folder).expanduser() / f"jit_in{img_size}_stats.npz"
     if path.is_file():
         return path
-    ways = []
+    remedies = []
     if img_size in (256, 512) and num_classes == 1000:
-        ways.append("copy it from fid_stats/ of the JiT release (github.com/LTH14/JiT)")
-    ways.append(f"make it of your own images: jitflow stats FOLDER --img_size {img_size} --out {path}")
+        remedies.append("copy it from fid_stats/ of the JiT release (github.com/LTH14/JiT)")
+    remedies.append(f"make it of your own images: jitflow stats FOLDER --img_size {img_size} --out {path}")
     raise MissingFileError(
-        f"no reference statistics for FID: {path.name} is not in {path.parent.resolve()}; {', or '.join(ways)}"
+        f"no reference statistics for FID: {path.name} is not in {path.parent.resolve()}; {', or '.join(remedies)}"
     )
 
 
 def factor_covariance(sigma: Tensor, *, what: str = "the covariance") -> Tensor:
-    """Return ``A`` with ``A A^T = sigma``, from symmetric eigenvalues.
+    """Factor a covariance as ``A A^T = sigma`` by its eigenvalues.
 
     Args:
         sigma: Covariance, shape ``(D, D)``, float64, symmetric.
@@ -202,6 +202,6 @@ def factor_covariance(sigma: Tensor, *, what: str = "the covariance") -> Tensor:
             f"{what} has a negative eigenvalue ({float(values[0]):.3g}, the largest is {float(values[-1]):.3g}), "
             "so it is no covariance; was it saved in half precision?"
         )
-    # What lies below the rounding of the largest carries no information, only time.
+    # Eigenvalues below the rounding error of the largest carry no information and would only cost time.
     kept = values > largest * len(values) * torch.finfo(torch.float64).eps
     return vectors[:, kept] * values[kept].sqrt()

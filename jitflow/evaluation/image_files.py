@@ -17,7 +17,7 @@ def save_png(folder: Path, parts: Sequence[Tensor], plan: Plan, num_classes: int
     """Write every image as a PNG that is named by index, class and seed.
 
     Args:
-        folder: Where to; it is made.
+        folder: Target folder; created if missing.
         parts: The images in order, shape ``(N, C, H, W)`` each, uint8.
         plan: The evaluation plan.
         num_classes: Classes of the model.
@@ -39,15 +39,15 @@ def save_npz(path: Path, parts: Sequence[Tensor], plan: Plan, num_classes: int) 
     _, _, height, width = parts[0].shape
     array_path = path.with_suffix(".npy")
     with atomic_path(array_path) as temporary:
-        # Through a file, since 50,000 images do not fit into memory beside the model.
+        # Through a memory-mapped file, since 50,000 images do not fit into memory beside the model.
         array = np.lib.format.open_memmap(
             temporary, mode="w+", dtype=np.uint8, shape=(plan.num_images, height, width, 3)
         )
-        start = 0
+        offset = 0
         for part in parts:
             colour = part.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
-            array[start : start + len(colour)] = colour.numpy()
-            start += len(colour)
+            array[offset : offset + len(colour)] = colour.numpy()
+            offset += len(colour)
         array.flush()
         with atomic_path(path) as target, target.open("wb") as file:
             np.savez(file, arr_0=array, arr_1=np.arange(plan.num_images) % num_classes)

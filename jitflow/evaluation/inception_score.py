@@ -1,4 +1,4 @@
-"""Inception Score: whether each image is of one class and all together are of many."""
+"""Inception Score: whether each image shows one class and the set shows many."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jitflow.errors import ConfigError, DataError
 
 
 class InceptionScore(NamedTuple):
-    """Score over the splits of a set.
+    """Inception Score over the splits of a set of images.
 
     Attributes:
         mean: Mean over the splits, from 1 to the number of classes.
@@ -23,15 +23,15 @@ class InceptionScore(NamedTuple):
 
 
 def inception_score(outputs: Tensor, splits: int = 10, *, probabilities: bool = False) -> InceptionScore:
-    """Exponential of the mean divergence between the classes of one image and those of all of them.
+    """Compute the Inception Score: exponential of the mean KL divergence of class probabilities, image against set.
 
     torch-fidelity, which the JiT release uses, shuffles the images (seed 2020) before it makes ten splits.
-    Nothing is shuffled here: bring the images in an order in which every split holds every class alike, such
-    as 0, 1, ..., K-1, 0, 1, ...; with one split the order does not matter and both agree.
+    Nothing is shuffled here: order the images so that every split holds all classes equally, such as 0, 1, ..., K-1, 0,
+    1, ...; with one split the order does not matter and both implementations agree.
 
     Args:
         outputs: Logits, shape ``(N, K)``; or class probabilities, see below.
-        splits: Into how many parts of equal size, up to 1, the images are divided in order; 1 to N.
+        splits: Number of consecutive splits of equal size (up to 1), from 1 to N.
         probabilities: Whether ``outputs`` are probabilities, rows in ``[0, 1]`` that sum to 1.
 
     Returns:
@@ -61,7 +61,7 @@ def inception_score(outputs: Tensor, splits: int = 10, *, probabilities: bool = 
         else:
             p, log_p = part.softmax(dim=1), part.log_softmax(dim=1)
         log_q = p.mean(dim=0, keepdim=True).log()
-        # A class that an image is certainly not of adds nothing: 0 log 0 = 0.
+        # A class of probability 0 adds nothing: 0 log 0 = 0.
         divergence = torch.where(p > 0, p * (log_p - log_q), 0.0).sum(dim=1)
         scores.append(divergence.mean().exp())
     over_splits = torch.stack(scores)

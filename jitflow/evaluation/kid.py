@@ -1,4 +1,4 @@
-"""Kernel Inception Distance: how well a polynomial kernel tells two sets of features apart."""
+"""Kernel Inception Distance (KID): maximum mean discrepancy of two sets of features under a polynomial kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from jitflow.errors import ConfigError, DataError
 
 BLOCK_ENTRIES = 1 << 24
-"""Entries of the kernel matrix that exist at a time; in float64 128 MiB."""
+"""Entries of the kernel matrix in memory at once; 128 MiB in float64."""
 
 
 class KernelDistance(NamedTuple):
@@ -36,16 +36,16 @@ def kernel_inception_distance(
     coef0: float = 1.0,
     seed: int = 0,
 ) -> KernelDistance:
-    """Average the unbiased squared discrepancy over pairs of random subsets.
+    """Compute the KID: mean of the unbiased squared discrepancy over pairs of random subsets.
 
-    The defaults are those of the paper and of torch-fidelity. Which images a subset holds is drawn from ``seed``
-    on the CPU, so that the device does not change the score; torch-fidelity draws others, so that the two differ
-    by the chance of the draw unless one subset holds everything.
+    The defaults are those of the paper and of torch-fidelity. Subsets are drawn from ``seed`` on the CPU, so the score
+    does not depend on the device. torch-fidelity draws other subsets, so the two differ by chance unless one subset
+    holds all images.
 
     Args:
         features_a: Features of one set, shape ``(N, D)``.
         features_b: Features of the other, shape ``(M, D)``.
-        num_subsets: How many pairs of subsets are drawn, each without repetition.
+        num_subsets: Number of pairs of subsets, each drawn without replacement.
         subset_size: Images in a subset, from 2 to the size of the smaller set.
         degree: Degree of the polynomial kernel.
         gamma: Factor of the scalar product; None is ``1 / D``.
@@ -88,7 +88,7 @@ def kernel_inception_distance(
 def squared_discrepancy(
     x: Tensor, y: Tensor, *, degree: int = 3, gamma: float | None = None, coef0: float = 1.0
 ) -> float:
-    """Unbiased estimate of the squared maximum mean discrepancy, kernel ``(gamma <x, y> + coef0)^degree``.
+    """Estimate the squared maximum mean discrepancy without bias, for the kernel ``(gamma <x, y> + coef0)^degree``.
 
     Args:
         x: Features, shape ``(N, D)``, N at least 2.
@@ -112,7 +112,7 @@ def squared_discrepancy(
         return torch.stack(parts).sum()
 
     def mean_of_pairs(a: Tensor) -> Tensor:
-        # No image is compared with itself; that is what makes the estimate unbiased.
+        # No image is compared with itself, which makes the estimate unbiased.
         itself = (a.square().sum(dim=1) * gamma + coef0).pow(degree).sum()
         return (kernel_sum(a, a) - itself) / (len(a) * (len(a) - 1))
 
@@ -120,7 +120,7 @@ def squared_discrepancy(
 
 
 def check_features(features_a: Tensor, features_b: Tensor) -> None:
-    """Refuse two sets of features that cannot be compared.
+    """Raise ConfigError or DataError if two sets of features cannot be compared.
 
     Args:
         features_a: Features of one set, shape ``(N, D)``.
@@ -144,5 +144,5 @@ def check_features(features_a: Tensor, features_b: Tensor) -> None:
 
 
 def float64_device(features: Tensor) -> torch.device:
-    """Return the device of the features, or the CPU where theirs does not know float64 (Apple's)."""
+    """Return the device of the features, or the CPU if that device lacks float64 (Apple's)."""
     return torch.device("cpu") if features.device.type == "mps" else features.device

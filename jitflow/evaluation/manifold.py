@@ -1,4 +1,4 @@
-"""Precision and recall: how many images look real, and how much of what is real can be generated."""
+"""Precision and recall: how many generated images look real, and how much of the real images is covered."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from jitflow.errors import ConfigError
 from jitflow.evaluation.kid import check_features, float64_device
 
 TILE_ROWS = 2048
-"""Side of the square of the distance matrix that exists at a time; in float64 32 MiB."""
-# Of a squared norm; far above rounding in float64, far below any difference that features could show.
+"""Side of the tile of the distance matrix in memory at once; 32 MiB in float64."""
+# Relative to a squared norm: far above float64 rounding, far below real differences of features.
 _ROUNDING = 1e-12
 
 
 class ManifoldScores(NamedTuple):
-    """What two sets of features cover of each other.
+    """Precision, recall, density and coverage of two sets of features.
 
     Attributes:
         precision: Share of the generated images that lie in the neighbourhood of a real one.
         recall: Share of the real images that lie in the neighbourhood of a generated one.
         density: Real neighbourhoods around a generated image, on average, over ``k``; unlike precision it is not
-            taken in by a single real outlier, and it may exceed 1.
+            inflated by a single real outlier, and it may exceed 1.
         coverage: Share of the real images with a generated one in their neighbourhood.
     """
 
@@ -35,25 +35,26 @@ class ManifoldScores(NamedTuple):
 
 
 def precision_and_recall(features_real: Tensor, features_generated: Tensor, *, k: int = 3) -> ManifoldScores:
-    """Improved precision and recall, with density and coverage from the same distances.
+    """Compute improved precision and recall, with density and coverage from the same distances.
 
-    The neighbourhood of an image is the ball that reaches to its k-th nearest neighbour in its own set, edge
-    included. Memory beyond the features is constant. Scores depend on the number of images: compare only sets of
-    the same sizes (the paper takes 50,000 and 50,000).
+    The neighbourhood of an image is the closed ball that reaches to its k-th nearest neighbour in its own set. Memory
+    beyond the features is constant. Scores depend on the number of images: compare only sets of the same sizes (the
+    paper uses 50,000 and 50,000).
 
-    Everything is float64: in the float32 that is usual elsewhere a training's choice of TF32 or bfloat16 products
-    would move the scores without a word, and images nearly alike would lose their distance to rounding.
+    Everything is computed in float64: in the usual float32, a training's TF32 or bfloat16 setting would silently
+    change the scores, and rounding would swamp the distances of nearly equal images.
 
     Args:
         features_real: Features of the real images, shape ``(N, D)``.
         features_generated: Features of the generated images, shape ``(M, D)``.
-        k: Which nearest neighbour bounds a neighbourhood; 3 in the paper (density and coverage: 5 in theirs).
+        k: Rank of the nearest neighbour that bounds a neighbourhood; 3 in the paper (density and coverage: 5 in
+            theirs).
 
     Returns:
         The four scores.
 
     Raises:
-        ConfigError: If the shapes do not fit, or a set has no k-th neighbour.
+        ConfigError: If the shapes do not fit, or a set has too few images for ``k``.
         DataError: If a row holds NaN or infinity.
 
     References:
@@ -65,7 +66,7 @@ def precision_and_recall(features_real: Tensor, features_generated: Tensor, *, k
         raise ConfigError(f"k must be at least 1 and less than the number of images ({smaller}); got {k}")
     device = float64_device(features_real)
     real, generated = features_real.to(device), features_generated.to(device)
-    # A distance loses digits to the length of the vectors, so that length is measured from the middle.
+    # Distances lose digits to the vectors' length, so vectors are centred first.
     centre = real.mean(dim=0, dtype=torch.float64)
     radii_real, radii_generated = _squared_radii(real, centre, k), _squared_radii(generated, centre, k)
     times_in_real = torch.zeros(len(generated), dtype=torch.int64, device=device)
@@ -88,7 +89,7 @@ def _squared_radii(features: Tensor, centre: Tensor, k: int) -> Tensor:
     """Squared distance to the k-th nearest neighbour, ``(N,)``, widened so that rounding excludes no edge."""
     nearest = torch.full((len(features), k + 1), torch.inf, dtype=torch.float64, device=features.device)
     for rows, _, distances in _tiles(features, features, centre):
-        # One more than k, since every image is its own nearest.
+        # k + 1, since every image is its own nearest neighbour.
         nearest[rows] = torch.cat([nearest[rows], distances], dim=1).topk(k + 1, largest=False, sorted=True).values
     radii = nearest[:, k]
     # Rounding in |a - b|^2 grows with |a|^2 and |b|^2, and on the edge |b| is at most |a| plus the radius.
@@ -97,7 +98,7 @@ def _squared_radii(features: Tensor, centre: Tensor, k: int) -> Tensor:
 
 
 def _tiles(a: Tensor, b: Tensor, centre: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield the squared distances between all rows in parts: rows of ``a``, rows of ``b``, float64 ``(R, C)``."""
+    """Yield the squared distances between all rows in tiles: rows of ``a``, rows of ``b``, float64 ``(R, C)``."""
     for i in range(0, len(a), TILE_ROWS):
         x = a[i : i + TILE_ROWS] - centre
         x_norms = x.square().sum(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Mean and covariance of features that arrive in parts, in any order and on any number of processes."""
+"""Streaming mean and covariance of features, in any order and over any number of processes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from jitflow.errors import ConfigError, DataError
 
 
 class Moments:
-    """Running mean and covariance in float64; the features themselves are never kept.
+    """Running mean and covariance of features in float64; the features themselves are not kept.
 
-    Every part is centred on its own mean before it is squared, so that nothing cancels when the mean is large
-    against the spread.
+    Each batch is centred on its own mean before squaring, which avoids cancellation when the mean is large compared
+    with the standard deviation.
 
     Args:
         dim: Length D of a feature vector.
-        device: Where the sums are kept; it must know float64.
+        device: Device of the sums; it must support float64.
 
     References:
         Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
@@ -35,18 +35,18 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """Mean, shape ``(D,)``, float64."""
-        self._need(1)
+        """Mean of the features, shape ``(D,)``, float64."""
+        self._require_count(1)
         return self._mean.clone()
 
     @property
     def covariance(self) -> Tensor:
-        """Covariance with the divisor ``count - 1`` of ``numpy.cov``, shape ``(D, D)``, float64."""
-        self._need(2)
+        """Covariance of the features with the divisor ``count - 1`` of ``numpy.cov``, shape ``(D, D)``, float64."""
+        self._require_count(2)
         return self._scatter / (self.count - 1)
 
     def update(self, features: Tensor) -> None:
-        """Take in features; nothing is changed if they are refused.
+        """Add a batch of features; invalid features change nothing.
 
         Args:
             features: Shape ``(N, D)``; N may be 0.
@@ -71,7 +71,7 @@ class Moments:
         self._add(len(features), mean, deviation.T @ deviation)
 
     def merge(self, other: Moments) -> None:
-        """Take in everything that another one has seen.
+        """Merge the moments of other features into these.
 
         Args:
             other: Moments of the same dimension; it stays as it is.
@@ -86,7 +86,7 @@ class Moments:
             self._add(other.count, other._mean.to(device), other._scatter.to(device))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return ``count`` (0-d, int64), ``mean`` ``(D,)`` and ``scatter`` ``(D, D)``, float64, as copies."""
+        """Return copies of the moments: ``count`` (0-d, int64), ``mean`` ``(D,)``, ``scatter`` ``(D, D)``, float64."""
         return {"count": torch.tensor(self.count), "mean": self._mean.clone(), "scatter": self._scatter.clone()}
 
     @classmethod
@@ -109,6 +109,6 @@ class Moments:
         self._scatter += torch.outer(shift, shift).mul_(self.count * (count / total))
         self.count = total
 
-    def _need(self, number: int) -> None:
+    def _require_count(self, number: int) -> None:
         if self.count < number:
             raise DataError(f"this needs the features of at least {number} image(s); {self.count} were given")

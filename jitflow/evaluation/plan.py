@@ -12,18 +12,19 @@ from jitflow.training.samples import Samples
 
 @dataclass(frozen=True)
 class Plan:
-    """Images to generate, and how. A sampling setting that is None is the model's own.
+    """Sampling plan of an evaluation. A setting that is None takes the model's own.
 
     Attributes:
-        num_images: Images in all, a multiple of the classes.
+        num_images: Total number of images, a multiple of the classes.
         seed: Seed of image 0; image i has ``seed + i`` and class ``i % num_classes``.
         guidance: Guidance scale.
         interval: Times (low, high) between which guidance acts.
         solver: Name of the solver.
         steps: Steps of the solver.
-        ema: 1 or 2 for an average, 0 for the weights, a width such as 0.1 for one made after training.
+        ema: 1 or 2 for an EMA of the weights, 0 for the weights themselves, a width such as 0.1 for a reconstructed
+            EMA.
         precision: ``"32"``, ``"bf16"`` or ``"16"`` inside the network.
-        batch_size: Images at a time; does not change the score.
+        batch_size: Images per batch; does not change the score.
     """
 
     num_images: int
@@ -37,10 +38,10 @@ class Plan:
     batch_size: int = 64
 
     def check(self, num_classes: int) -> None:
-        """Raise ConfigError if the images cannot be balanced over the classes, or the batch size cannot work.
+        """Raise ConfigError if the images cannot be balanced over the classes, or the batch size is invalid.
 
         Args:
-            num_classes: Classes of the model.
+            num_classes: Number of the model's classes.
         """
         if self.num_images < 2 or self.num_images % num_classes:
             nearest = max(1, round(self.num_images / num_classes)) * num_classes
@@ -52,7 +53,7 @@ class Plan:
             raise ConfigError(f"batch_size must be at least 1; got {self.batch_size}")
 
     def part(self, model: Model, index: range, on_progress: Callable[[int, int], None] | None = None) -> Samples:
-        """Generate the images of some indices.
+        """Generate the images of the given indices.
 
         Args:
             model: The model.

@@ -1,4 +1,4 @@
-"""The protocol card: everything a score depends on, so that two scores are only compared when they can be."""
+"""Protocol card: everything that a score depends on, so that only comparable scores are compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jitflow.errors import ConfigError
 from jitflow.evaluation.features import FeatureExtractor
 from jitflow.io.files import file_checksum, read_json, write_json
 
-# Differences that do not make scores incomparable.
+# Differences in these leave scores comparable.
 _INFORMATIVE = ("versions", "batch_size", "device")
 
 
@@ -28,19 +28,19 @@ def protocol_card(
     extractor: FeatureExtractor,
     reference: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write down how a score is made.
+    """Build the protocol card of an evaluation.
 
     Args:
         sampling: Solver, steps, guidance, interval, EMA, precision, as ``Samples.settings`` holds them.
         num_images: Generated images.
-        num_classes: Classes they are spread over evenly.
+        num_classes: Number of classes, equally represented.
         seed: Seed of the first image.
         checkpoint: File of the model.
-        extractor: Makes the features.
-        reference: Where the real statistics come from: ``path``, ``checksum``, ``num_images``.
+        extractor: The feature extractor.
+        reference: Origin of the real statistics: ``path``, ``checksum``, ``num_images``.
 
     Returns:
-        The card, plain values.
+        The card, as plain values.
     """
     names = ("solver", "steps", "network_evaluations", "guidance", "interval", "time_shift", "ema", "precision")
     return {
@@ -61,11 +61,11 @@ def protocol_card(
 
 
 def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """List what differs between two cards, versions and devices left out.
+    """Compare two protocol cards, ignoring versions and devices.
 
     Args:
-        first: A card.
-        second: Another.
+        first: A protocol card.
+        second: Another protocol card.
 
     Returns:
         Pairs of values by name; empty if the scores can be compared.
@@ -75,14 +75,14 @@ def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dic
 
 
 def claim_folder(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
-    """Mark a folder as belonging to one protocol, so that work in it can go on after an interruption.
+    """Reserve an output folder for one protocol card, so that interrupted work can be resumed.
 
     Args:
         folder: The folder; ``protocol.json`` in it holds the card.
-        card: The card of the work to be done.
+        card: The protocol card of the evaluation.
 
     Returns:
-        The card as JSON gives it back (which knows no tuples).
+        The card as read back from JSON (which has no tuples).
 
     Raises:
         ConfigError: If the folder holds work under another protocol; names what differs.
@@ -93,13 +93,13 @@ def claim_folder(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
     stored: dict[str, Any] = read_json(path)
     differences = card_differences(stored, json.loads(json.dumps(card)))
     if differences:
-        listed = "; ".join(f"{name}: {a} there, {b} now" for name, (a, b) in differences.items())
-        raise ConfigError(f"{folder} holds work of another protocol ({listed}); choose another --out")
+        difference_list = "; ".join(f"{name}: {a} there, {b} now" for name, (a, b) in differences.items())
+        raise ConfigError(f"{folder} holds work of another protocol ({difference_list}); choose another --out")
     return stored
 
 
 def read_report(path: str | Path) -> dict[str, Any]:
-    """Read a report of ``jitflow evaluate``: the file, or the folder it is in; ConfigError if it is none."""
+    """Read a report of ``jitflow evaluate`` from its file or folder; raise ConfigError if it is not one."""
     path = Path(path)
     report = read_json(path / "report.json" if path.is_dir() else path)
     if not isinstance(report, dict) or not {"metrics", "protocol"} <= report.keys():

@@ -1,4 +1,4 @@
-"""Features of real images: the other side of every score."""
+"""Reference of a score: features or statistics of real images."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ BUILT_IN = {"digits": "train", "digits:val": "val"}
 
 @dataclass
 class Reference:
-    """Real images as an extractor sees them.
+    """Statistics, and possibly features, of real images.
 
     Attributes:
         statistics: Mean and covariance.
-        record: Where they come from, for the protocol card.
-        features: Shape ``(N, D)``, float32, for scores that compare images one by one; None if not kept.
+        record: Origin of the images, for the protocol card.
+        features: Shape ``(N, D)``, float32, for scores of single images; None if not kept.
     """
 
     statistics: Statistics
@@ -45,11 +45,10 @@ class Reference:
 
 
 class ImageFiles(Dataset[Tensor]):
-    """Every image below a folder, centre-cropped as in training, unflipped.
+    """Data set of all images below a folder, centre-cropped as in training, not flipped.
 
     Args:
-        folder: Searched through all its folders, in the order of names; the picture of all samples in a folder of
-            samples is left out.
+        folder: Searched recursively, in the order of names; the overview grid in a folder of samples is skipped.
         img_size: Side in pixels, or (height, width).
         channels: 3 for colour, 1 for grey.
 
@@ -63,7 +62,7 @@ class ImageFiles(Dataset[Tensor]):
         if not folder.is_dir():
             raise MissingFileError(f"{folder} is not a folder of images")
         found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
-        self.files = [path for path in found if not _shows_all_samples(path)]
+        self.files = [path for path in found if not _is_sample_grid(path)]
         if not self.files:
             raise DataError(f"there are no images in {folder} (looked for {', '.join(IMG_EXTENSIONS)})")
         self.img_size = img_size
@@ -78,8 +77,8 @@ class ImageFiles(Dataset[Tensor]):
         return self._to_tensor(center_crop_arr(image, self.img_size))
 
 
-def _shows_all_samples(path: Path) -> bool:
-    """Whether a file is the picture of all samples that lies beside samples and their record."""
+def _is_sample_grid(path: Path) -> bool:
+    """Whether a file is the overview grid of a folder of samples."""
     return path.name.endswith(GRID_NAME) and next(path.parent.glob("*.json"), None) is not None
 
 
@@ -94,8 +93,8 @@ def reference_features(
 
     Args:
         batches: Images, each ``(B, C, H, W)``, uint8.
-        extractor: Makes the features.
-        device: Where it runs.
+        extractor: The feature extractor.
+        device: Device of the extractor.
         on_images: Called with the number of images done.
 
     Returns:
@@ -131,16 +130,16 @@ def load_reference(
     device: str = "cpu",
     batch_size: int = 64,
 ) -> Reference:
-    """Find the real side of a score.
+    """Load the reference of a score from statistics, a folder of images or built-in scans.
 
     Args:
         spec: An ``.npz`` of ``jitflow stats``, of the JiT release or of torch-fidelity; a folder of images;
             ``digits`` or ``digits:val`` for the built-in scans.
-        extractor: Makes the features.
+        extractor: The feature extractor.
         img_size: (height, width) in pixels.
         channels: 3 for colour, 1 for grey.
-        device: Where the extractor runs.
-        batch_size: Images at a time.
+        device: Device of the extractor.
+        batch_size: Images per batch.
 
     Returns:
         The reference.
@@ -172,7 +171,7 @@ def _from_file(path: Path, extractor: FeatureExtractor, img_size: tuple[int, int
         )
     record: dict[str, Any] = {"path": path.name, "checksum": file_checksum(path)}
     features = None
-    # Only our own files say how they were made; others are taken at their word.
+    # Only this library's files record how they were made; others cannot be checked.
     wanted = {
         "extractor": extractor.name,
         "extractor_sha256": extractor.checksum or "",

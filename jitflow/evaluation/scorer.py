@@ -1,4 +1,4 @@
-"""Scorers: how a sweep compares sampling settings; an application may bring its own."""
+"""Scorers by which a sweep compares sampling settings; an application may define its own."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ OnProgress = Callable[[int, int], None]
 
 
 class Scorer(Protocol):
-    """Scores the samples of one model under different settings, everything else being the same.
+    """Scorer of one model's samples under different sampling settings.
 
     Attributes:
         score_name: The score that settings are ordered by.
-        lower_is_better: Which way.
-        unit: What is counted, such as ``"images"``.
+        lower_is_better: Whether a lower score is better.
+        unit: Unit of the samples, such as ``"images"``.
         is_guided: Whether guidance is among the settings.
-        card: Everything the scores depend on besides the settings, plain values.
-        options: Options of ``jitflow evaluate`` that score the best settings at last.
+        card: Everything else the scores depend on, as plain values.
+        options: Options of ``jitflow evaluate`` for the final score of the best settings.
     """
 
     score_name: str
@@ -37,11 +37,11 @@ class Scorer(Protocol):
     options: list[str]
 
     def __call__(self, plan: Plan, on_progress: OnProgress | None = None) -> dict[str, float]:
-        """Sample and score.
+        """Generate samples and score them.
 
         Args:
             plan: The settings; its number of samples and its seed are the same in every call.
-            on_progress: Called with (steps done, steps in all).
+            on_progress: Called with (steps done, total steps).
 
         Returns:
             Scores by name, ``score_name`` among them.
@@ -50,12 +50,12 @@ class Scorer(Protocol):
 
 
 class FrechetScorer:
-    """Scores images by their Frechet distance to real ones.
+    """Scorer of images by their Frechet distance to real ones.
 
     Args:
         model: The model.
         base: Number of images, seed, precision and batch size.
-        reference: See :func:`jitflow.evaluation.reference.load_reference`; None looks into ``fid_stats/``.
+        reference: See :func:`jitflow.evaluation.reference.load_reference`; None looks in ``fid_stats/``.
         extractor: See :func:`jitflow.evaluation.extractors.make_extractor`.
 
     Raises:
@@ -88,7 +88,7 @@ class FrechetScorer:
         self.options += ["--precision", base.precision]
 
     def __call__(self, plan: Plan, on_progress: OnProgress | None = None) -> dict[str, float]:
-        """Draw the plan's images and score them."""
+        """Generate the plan's images and score them."""
         found = extract(self._model, plan, range(plan.num_images), self._extractor, on_progress)
         return score(found["features"], found.get("logits"), self._real, self._extractor, per_image=False)
 

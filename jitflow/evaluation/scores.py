@@ -19,7 +19,7 @@ from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.reference import Reference, load_reference
 from jitflow.model import Model
 
-# Rows whose moments are taken at a time; bounds memory.
+# Rows per update of the moments, which bounds memory.
 _CHUNK = 1000
 _INCEPTION_SPLITS = 10
 _KID_SUBSET = 1000
@@ -36,9 +36,9 @@ def extract(
 
     Args:
         model: The model.
-        plan: How to sample.
-        index: Which images.
-        extractor: Makes the features, on the model's device.
+        plan: The sampling plan.
+        index: Indices of the images.
+        extractor: Feature extractor, on the model's device.
         on_progress: See :meth:`Model.sample`.
 
     Returns:
@@ -54,13 +54,13 @@ def extract(
 
 
 def reference_of(model: Model, spec: str | Path, extractor: FeatureExtractor, *, batch_size: int) -> Reference:
-    """Load the reference statistics of real images at the size and channels of a model.
+    """Load the reference of real images at a model's size and channels.
 
     Args:
         model: The model.
         spec: As in :func:`jitflow.evaluation.reference.load_reference`.
-        extractor: Makes the features.
-        batch_size: Images at a time.
+        extractor: The feature extractor.
+        batch_size: Images per batch.
     """
     channels, height, width = model.module.codec.shape
     return load_reference(
@@ -74,7 +74,7 @@ def reference_of(model: Model, spec: str | Path, extractor: FeatureExtractor, *,
 
 
 def frechet_name(extractor: FeatureExtractor) -> str:
-    """Name the Frechet distance under an extractor: ``fid`` is reserved for Inception."""
+    """Return the name of an extractor's Frechet distance: ``fid`` is reserved for Inception."""
     return "fid" if extractor.name.startswith("inception") else "frechet_distance"
 
 
@@ -91,17 +91,16 @@ def score(
     Args:
         features: Shape ``(N, D)``, float32, in the order of the images' indices.
         logits: Shape ``(N, K)``, or None.
-        reference: The real side.
-        extractor: Made the features, and names the scores.
-        per_image: Also compute what compares images one by one (KID, precision, recall), where the reference
-            kept its features.
+        reference: Features of the real images.
+        extractor: The extractor of the features, which determines the scores' names.
+        per_image: Also compute the scores of single images (KID, precision, recall), if the reference has its features.
 
     Returns:
         ``fid`` (``frechet_distance`` for another extractor than Inception); with logits ``inception_score``
         (``classifier_score``); ``kid``, ``kid_std``, ``precision``, ``recall``.
 
     Raises:
-        DataError: If features hold NaN, or do not vary at all.
+        DataError: If features hold NaN or are all equal.
     """
     moments = Moments(features.shape[1])
     for part in features.split(_CHUNK):
@@ -124,12 +123,12 @@ def score(
 
 
 def sample_size_warnings(num_images: int, extractor: FeatureExtractor, reference: Reference) -> list[str]:
-    """Warn where there are fewer images than feature dimensions, which biases the Frechet distance.
+    """Warn if there are fewer images than feature dimensions, which biases the Frechet distance.
 
     Args:
         num_images: Generated images.
         extractor: The extractor, for its dimension.
-        reference: The real side.
+        reference: The reference of real images.
     """
     counts = {"generated": num_images, "real": reference.record.get("num_images")}
     return [

@@ -1,4 +1,4 @@
-"""The sweep everyone is told to do: guidance, EMA, interval, solver and steps, scored with the same noise."""
+"""Sweep over guidance, EMA, interval, solver and steps, scored with the same noise."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from jitflow.model import Model
 
 @dataclass(frozen=True)
 class Grid:
-    """The values to try along each axis.
+    """Grid of sampling settings: the values along each axis.
 
     Attributes:
         guidances: Guidance scales.
-        emas: Averages of the weights: 1, 2, 0 for the weights, or a relative width such as 0.1 for an average
+        emas: EMAs of the weights: 1, 2, 0 for the weights themselves, or a relative width such as 0.1 for an EMA
             reconstructed after training.
         intervals: Times (low, high) between which guidance acts.
         solvers: Names of solvers.
@@ -59,14 +59,14 @@ class Grid:
         return len(self.guidances) * len(self.emas) * len(self.intervals) * len(self.solvers) * len(self.steps)
 
     def plans(self, base: Plan) -> Iterator[Plan]:
-        """Yield the points; guidance varies fastest."""
+        """Yield the sampling plans of the grid; guidance varies fastest."""
         axes = (self.emas, self.intervals, self.solvers, self.steps, self.guidances)
         for ema, interval, solver, steps, guidance in itertools.product(*axes):
             yield replace(base, ema=ema, interval=interval, solver=solver, steps=steps, guidance=guidance)
 
 
 def parse_numbers(text: str, *, what: str) -> tuple[float, ...]:
-    """Read ``"1,2.5"`` or ``"1.0:4.0:0.5"`` (first, last, step, both ends included); ConfigError if it is neither."""
+    """Parse a list ``"1,2.5"`` or range ``"1.0:4.0:0.5"`` (first, last, step; both ends included) of numbers."""
     try:
         if ":" not in text:
             return tuple(float(part) for part in text.split(","))
@@ -79,7 +79,7 @@ def parse_numbers(text: str, *, what: str) -> tuple[float, ...]:
 
 
 def parse_intervals(text: str) -> tuple[tuple[float, float], ...]:
-    """Read ``"0:1,0.1:1"``; raise ConfigError if an interval is none or reversed."""
+    """Parse guidance intervals such as ``"0:1,0.1:1"``; raise ConfigError if one is invalid or reversed."""
     try:
         pairs = [tuple(float(end) for end in part.split(":")) for part in text.split(",")]
     except ValueError:
@@ -88,21 +88,21 @@ def parse_intervals(text: str) -> tuple[tuple[float, float], ...]:
 
 
 def sweep(model: Model, grid: Grid, base: Plan, scorer: Scorer, out: str | Path) -> list[dict[str, Any]]:
-    """Score every point of a grid; run again, points that are done are not done again.
+    """Score every point of a grid of sampling settings; a repeated call skips points that are done.
 
     Args:
         model: The model.
-        grid: What to try.
+        grid: The settings to try.
         base: Number of samples, seed, precision and batch size. The seeds, and so the noise, are the same at
             every point.
-        scorer: What the points are compared by.
+        scorer: Scorer of the points.
         out: Folder of ``points/``, ``sweep.csv`` and ``sweep.png``.
 
     Returns:
         One row for each point: its settings and scores, the best first.
 
     Raises:
-        ConfigError: If a setting cannot work, or the folder holds points of another sweep.
+        ConfigError: If a setting is invalid, or the folder holds points of another sweep.
     """
     out = writable_folder(out)
     for ema in grid.emas:
@@ -128,13 +128,13 @@ def sweep(model: Model, grid: Grid, base: Plan, scorer: Scorer, out: str | Path)
 
 
 def final_command(checkpoint: str | Path, best: dict[str, Any], base: Plan, scorer: Scorer, *, out: str) -> str:
-    """Write the command that scores the best point at last, with as many samples as a score needs."""
-    words = ["jitflow", "evaluate", str(checkpoint), "--solver", best["solver"], "--steps", str(best["steps"])]
+    """Return the command that scores the best point with enough samples for a final score."""
+    arguments = ["jitflow", "evaluate", str(checkpoint), "--solver", best["solver"], "--steps", str(best["steps"])]
     if scorer.is_guided:
         low, high = best["interval"]
-        words += ["--guidance", f"{best['guidance']:g}", "--interval", f"{low:g},{high:g}"]
-    words += ["--ema", f"{best['ema']:g}", *scorer.options, "--out", out, "--seed", str(base.seed)]
-    return shlex.join(words)
+        arguments += ["--guidance", f"{best['guidance']:g}", "--interval", f"{low:g},{high:g}"]
+    arguments += ["--ema", f"{best['ema']:g}", *scorer.options, "--out", out, "--seed", str(base.seed)]
+    return shlex.join(arguments)
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _draw(path: Path, rows: Sequence[dict[str, Any]], grid: Grid, num: int, scorer: Scorer) -> None:
-    """Guidance across, everything else down; what does not vary is left out of the names."""
+    """Draw a heat map: guidance horizontally, other settings vertically; constant settings are not in the labels."""
 
     def name(ema: float, interval: tuple[float, float], solver: str, steps: int) -> str:
         parts = [

@@ -1,4 +1,4 @@
-"""Features from any backbone of timm, such as DINOv2, with weights from a local file."""
+"""Features of any timm backbone, such as DINOv2, with weights from a local file."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from jitflow.io.files import existing_file, file_checksum, load_checkpoint
 class TimmExtractor:
     """A network of timm as a feature extractor; nothing is ever downloaded.
 
-    Images are resized to the size that the network was trained for (directly, with its own interpolation; nothing
-    is cropped, so that the borders count too) and normalised with its own mean and spread. Features are what
-    the network hands to its classifier, and if the file holds one, there are logits as well.
+    Images are resized to the network's training size (directly, with its own interpolation and without a crop, so the
+    borders count too) and normalised with its own mean and standard deviation. Features are the input of the network's
+    classifier; if the file holds a classifier, there are logits too.
 
     FD-DINOv2 is the Frechet distance of ``vit_large_patch14_dinov2`` at ``img_size=224``, the size of the paper and
     of EDM2; timm's own is 518. The position embeddings of DINOv2 without registers are resized as Meta's code
@@ -30,9 +30,9 @@ class TimmExtractor:
 
     Args:
         model_name: Name in ``timm.list_models()``, with or without the tag of its weights.
-        weights_path: ``.safetensors``, or a file of torch, which may hold tensors only, plain or under ``state_dict``
-            or ``model``; timm's names (Meta's own DINOv2 files have the same).
-        img_size: Side of the square that the network sees; None is the size of timm's settings.
+        weights_path: ``.safetensors``, or a torch file that holds only tensors, at the top level or under
+            ``state_dict`` or ``model``; with timm's names (as in Meta's DINOv2 files).
+        img_size: Side of the network's input; None takes timm's setting.
 
     Raises:
         ConfigError: If timm is not installed or knows no such model, or the network cannot work at the size.
@@ -62,7 +62,7 @@ class TimmExtractor:
         height, width = self._size_px
         self.name = f"{model_name}@{height}" if height == width else f"{model_name}@{height}x{width}"
         self.checksum: str | None = file_checksum(path)
-        self.dim = self._try(model_name)
+        self.dim = self._probe_dim(model_name)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
@@ -76,7 +76,7 @@ class TimmExtractor:
         """
         pixels = check_images(images).expand(-1, 3, -1, -1).float()
         if pixels.shape[2:] != self._size_px:
-            # Bicubic overshoots at edges; what no image could show is cut off.
+            # Bicubic interpolation overshoots at edges, hence the clip.
             pixels = interpolate(pixels, size=self._size_px, mode=self._interpolation, antialias=True).clamp(0, 255)
         with torch.autocast(self._device.type, enabled=False):
             maps: Any = self._net.forward_features((pixels / 255 - self._mean) / self._std)  # type: ignore[operator]
@@ -91,11 +91,11 @@ class TimmExtractor:
         self._mean, self._std = self._mean.to(self._device), self._std.to(self._device)
         return self
 
-    def _try(self, model_name: str) -> int:
-        """Find the dimension by a blank image, so that a size that cannot work is known before long work starts."""
+    def _probe_dim(self, model_name: str) -> int:
+        """Find the feature dimension with a blank image, so that an unusable size fails before long work starts."""
         try:
             features = self(torch.zeros(1, 3, *self._size_px, dtype=torch.uint8)).features
-        # What a network does at a size it was not made for is up to each of them.
+        # Networks react differently to an unsupported size.
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).split("\n")[0] or type(error).__name__
             raise ConfigError(
@@ -112,7 +112,7 @@ def _settings(model_name: str) -> dict[str, Any]:
     import timm
     from timm.models import get_pretrained_cfg
 
-    # A name such as hf-hub:... would make timm ask the network for the settings.
+    # A name such as hf-hub:... would make timm download the settings.
     architecture, _, tag = model_name.partition(".")
     if architecture not in timm.list_models():
         raise unknown_name("timm model", model_name, timm.list_models(), hint="see timm.list_models().")
@@ -136,7 +136,7 @@ def _read(path: Path) -> dict[str, Any]:
         for key in ("state_dict", "model"):
             if isinstance(weights.get(key), dict):
                 weights = weights[key]
-    # DINOv2 used it in training only; Meta's file has it, timm's does not.
+    # DINOv2 uses it in training only; Meta's file has it, timm's does not.
     return {name: value for name, value in weights.items() if name != "mask_token"}
 
 
@@ -146,7 +146,7 @@ def _build(model_name: str, settings: dict[str, Any], weights: dict[str, Any], p
     head = settings.get("classifier") or ""
     classifier = weights.get(f"{head if isinstance(head, str) else head[0]}.weight")
     num_classes = len(classifier) if isinstance(classifier, Tensor) else 0
-    # Its layers start with random weights, which must not move the generator of a training.
+    # Random initialisation of its layers must not advance the global generator of a training.
     with torch.random.fork_rng(devices=()):
         net: nn.Module = timm.create_model(model_name, pretrained=False, num_classes=num_classes)
     try:
@@ -161,7 +161,7 @@ def _build(model_name: str, settings: dict[str, Any], weights: dict[str, Any], p
 
 
 def _resize(net: nn.Module, model_name: str, size_px: tuple[int, int]) -> None:
-    """Prepare a network with position embeddings for images of another size; others need no preparation."""
+    """Resize a network's position embeddings for another image size; other networks need no change."""
     if not hasattr(net, "set_input_size"):
         return
     embedding = getattr(net, "pos_embed", None)
@@ -178,8 +178,8 @@ def _resize(net: nn.Module, model_name: str, size_px: tuple[int, int]) -> None:
 def resize_dinov2_positions(embedding: Tensor, height: int, width: int) -> Tensor:
     """Resize position embeddings as Meta's DINOv2 (without registers) does.
 
-    Unlike timm's, it does not smooth before it shrinks, and it takes samples for a grid that is larger by 0.1; the
-    published FD-DINOv2 scores are made with these embeddings.
+    Unlike timm, it does not smooth before shrinking, and it samples for a grid that is larger by 0.1; published
+    FD-DINOv2 scores use these embeddings.
 
     Args:
         embedding: Shape ``(1, 1 + S * S, D)``, that of the class token first.

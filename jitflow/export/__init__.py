@@ -1,1 +1,1 @@
-"""Models for other people: safetensors with a card, torch.export, diffusers, hubs."""
+"""Export models: safetensors with a model card, torch.export programs, diffusers pipelines, model hubs."""

@@ -26,7 +26,7 @@ def write_diffusers(folder: Path, state: ModelState, module: FlowModule, ema: in
     """Write the model as a component, and the files by which diffusers finds its pipeline.
 
     Args:
-        folder: Where to.
+        folder: Target folder.
         state: State of the checkpoint.
         module: The model, for its codec.
         ema: Average to write, 1 or 2; 0 for the weights themselves.
@@ -35,7 +35,7 @@ def write_diffusers(folder: Path, state: ModelState, module: FlowModule, ema: in
 
     component = folder / "model"
     component.mkdir()
-    # The component samples from its weights as they are, so that they must be the average.
+    # The component samples from its weights, so these must be the average.
     average = replace(state, weights=state.chosen(int(ema)), ema1=None, ema2=None)
     write_state(average, component / WEIGHTS_NAME, ema=0)
     write_codec(component, module)

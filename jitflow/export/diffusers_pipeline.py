@@ -1,4 +1,4 @@
-"""Our models as a diffusers pipeline. Only exported folders and their users import this; it needs diffusers."""
+"""Diffusers pipeline of an exported model. Only exported folders import it; it needs diffusers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _OUTPUTS = ("pil", "np", "pt")
 
 
 class JitflowModel(ModelMixin):
-    """A trained module as a component of a pipeline.
+    """Diffusers component that wraps a trained module.
 
     Args:
-        module: The module; its weights are sampled from as they are.
+        module: The module; sampling uses its weights, not an average.
     """
 
     def __init__(self, module: FlowModule) -> None:
@@ -38,12 +38,12 @@ class JitflowModel(ModelMixin):
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, torch_dtype: torch.dtype | None = None, **_: Any) -> JitflowModel:
-        """Load the component from its folder.
+        """Load the model component from its folder.
 
         Args:
             path: Folder with ``model.safetensors`` and, for latents of an autoencoder, ``codec.safetensors``.
             torch_dtype: Precision of the network; the state stays in float32.
-            _: What diffusers passes on for its own models.
+            _: Arguments that diffusers passes for its own models; ignored.
 
         Returns:
             The component, in evaluation mode, on the CPU.
@@ -58,7 +58,7 @@ class JitflowModel(ModelMixin):
 
 
 class JitflowPipeline(DiffusionPipeline):
-    """Flow-matching sampling with the interface of diffusers.
+    """Flow-matching sampler with the interface of a diffusers pipeline.
 
     Args:
         model: The trained model.
@@ -85,12 +85,12 @@ class JitflowPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Draw one image for each label. A setting that is None is the model's own.
+        """Generate one image for each label. A setting that is None takes the model's own.
 
         Args:
             class_labels: Classes, from 0.
-            user_ids: Users by the numbers of their data, in place of labels, for a user-conditioned model.
-            seeds: A seed for each image; the same images as those of ``jitflow sample``.
+            user_ids: User ids of the data set, in place of labels, for a user-conditioned model.
+            seeds: A seed for each image; gives the same images as ``jitflow sample``.
             generator: In place of seeds, one for all images or one for each.
             num_inference_steps: Steps of the solver.
             guidance_scale: Guidance scale; 1 for none.
@@ -125,7 +125,7 @@ class JitflowPipeline(DiffusionPipeline):
             self.progress_bar(total=module.num_sampling_steps) as bar,
             module.watch_sampling(lambda *_: bar.update()),
         ):
-            # The weights are one average already.
+            # The weights are already an average.
             x = module.generate_condition(
                 Condition(label=labels), use_ema=False, start=(module.noise_scale * noise, 0.0)
             )
@@ -145,7 +145,7 @@ class JitflowPipeline(DiffusionPipeline):
 
 
 def _output(pixels: Tensor, kind: str) -> Any:
-    """Bring pixels, shape ``(B, C, H, W)``, uint8, to one of diffusers' forms."""
+    """Convert pixels, shape ``(B, C, H, W)``, uint8, to a diffusers output type."""
     if kind == "pil":
         return [pictures.to_image(p) for p in pixels.numpy()]
     unit = pixels.float() / 255

@@ -1,4 +1,4 @@
-"""Export of a trained model into a folder with a model card: safetensors, torch.export programs, or diffusers."""
+"""Export a trained model to a folder as safetensors, torch.export programs or a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -59,25 +59,25 @@ def export(
     license: str = UNKNOWN_LICENSE,
     dry_run: bool = False,
 ) -> Path:
-    """Export a model into a folder of its own, with a card; the folder appears whole or not at all.
+    """Export a checkpoint to a new folder with a model card; the folder is created atomically.
 
     Args:
-        checkpoint: A file of any of our formats.
-        target: Folder to make; it must not exist, or be empty.
-        format: ``safetensors``: the weights, bit by bit. ``torch_export``: programs that torch alone runs, and a script
+        checkpoint: A checkpoint of any format.
+        target: Folder to create; if it exists it must be empty.
+        format: ``safetensors``: the weights, bit-equal. ``torch_export``: programs that need only torch, and a script
             that samples with them. ``diffusers``: a folder for ``DiffusionPipeline.from_pretrained``.
         ema: Average to export, 1 or 2; 0 for the weights themselves; ``"all"`` for all of them (safetensors only).
         vavae_path: File of the autoencoder that made the latents, if the checkpoint does not hold its codec.
-        report: A report of ``jitflow evaluate`` for the card; by default those beside the checkpoint.
-        license: Identifier of the weights' licence for the card.
-        dry_run: Check everything that can be checked without making the export, and write nothing.
+        report: A report of ``jitflow evaluate`` for the model card; by default those beside the checkpoint.
+        license: Identifier of the weights' licence for the model card.
+        dry_run: Check everything possible without exporting, and write nothing.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: If the target is taken, the format does not suit the model, or something is not installed.
-        CheckpointError: If the checkpoint cannot be read, or the exported program computes something else.
+        ConfigError: If the target exists, the format does not suit the model, or a package is not installed.
+        CheckpointError: If the checkpoint cannot be read, or the exported program gives other results.
     """
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
@@ -102,7 +102,7 @@ def export(
     writable_folder(target.parent)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        # Inside the temporary folder, which is private to the user, one of ordinary rights.
+        # The temporary folder is private to the user; the folder inside it has ordinary permissions.
         made = scratch / "made"
         made.mkdir()
         form = _FORMS[format]
@@ -126,11 +126,11 @@ def export(
 
 
 def _load(checkpoint: Path, state: ModelState, vavae_path: str | Path | None, *, needs_images: bool) -> FlowModule:
-    """Load the module with the image codec that its samples need."""
+    """Load the module, with the codec that its images need."""
     module = load_module(checkpoint)
     if vavae_path is not None:
         module.load_codec(vavae_path)
     elif needs_images and isinstance(module.codec, LatentCodec):
-        # Says which codec made the latents, and what to pass.
+        # The error says which codec made the latents and what to pass.
         module.codec.image_codec()
     return module

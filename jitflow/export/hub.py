@@ -1,4 +1,4 @@
-"""Exported folders to a model hub and back, by its own client; only where somebody asked for it by name."""
+"""Upload and download exported models through the model hub's client; only on explicit request."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ _DEFAULT_FILE = "model.safetensors"
 
 
 def push(folder: str | Path, repository: str, *, private: bool = True, client: Any = None) -> str:
-    """Upload an exported folder, whole, as one commit; the repository is made if there is none.
+    """Upload an exported model folder to a hub as one commit; the repository is created if missing.
 
     Args:
-        folder: What :func:`jitflow.export.export.export` made.
+        folder: A folder of :func:`jitflow.export.export.export`.
         repository: ``user/name``, with or without ``hf://``.
-        private: Whether a new repository is private; one that exists stays as it is.
+        private: Whether a new repository is private; an existing one is not changed.
         client: A ``huggingface_hub.HfApi``; by default one that is logged in by ``hf auth login`` or ``HF_TOKEN``.
 
     Returns:
-        The address that ``jitflow export`` reads, ``hf://user/name``.
+        The repository's address, ``hf://user/name``.
 
     Raises:
-        ConfigError: If the client is not installed, the name is none, or the hub refuses or cannot be reached.
+        ConfigError: If the client is not installed, the name is invalid, or the hub refuses or cannot be reached.
     """
     folder, name = Path(folder), check_repository(repository)
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder; export a model into it first")
+        raise ConfigError(f"{folder} is not a folder; export a model into it first")
     api = client or _client()
     try:
         api.create_repo(name, private=private, exist_ok=True)
@@ -40,18 +40,18 @@ def push(folder: str | Path, repository: str, *, private: bool = True, client: A
 
 
 def pull(address: str, folder: str | Path, *, client: Any = None) -> Path:
-    """Download one file of weights.
+    """Download a file of weights from a hub.
 
     Args:
         address: ``hf://user/name`` for its ``model.safetensors``, or ``hf://user/name/path/of/file``.
-        folder: Where to put it.
+        folder: Target folder.
         client: As in :func:`push`.
 
     Returns:
         The file.
 
     Raises:
-        ConfigError: If the client is not installed, the address is none, or the hub has no such file.
+        ConfigError: If the client is not installed, the address is invalid, or the hub has no such file.
     """
     parts = address.removeprefix(PREFIX).split("/")
     name, file = check_repository("/".join(parts[:2])), "/".join(parts[2:]) or _DEFAULT_FILE
@@ -63,7 +63,7 @@ def pull(address: str, folder: str | Path, *, client: Any = None) -> Path:
 
 
 def check_repository(repository: str) -> str:
-    """Return ``user/name`` without ``hf://``; raise ConfigError if it is no such name."""
+    """Validate the name of a model repository, ``user/name``, and return it without ``hf://``."""
     name = repository.removeprefix(PREFIX)
     if len(name.split("/")) != 2 or not all(name.split("/")):
         raise ConfigError(f"a repository is user/name or {PREFIX}user/name; got {repository!r}")
@@ -81,7 +81,7 @@ def _client() -> Any:
 def _failures() -> tuple[type[BaseException], ...]:
     from huggingface_hub.errors import HfHubHTTPError
 
-    # Its bases are OSError and whatever its HTTP library raises when there is no connection.
+    # Hub errors derive from OSError and from its HTTP library's connection errors.
     return (*HfHubHTTPError.__bases__, ValueError)
 
 

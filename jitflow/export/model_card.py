@@ -1,4 +1,4 @@
-"""The card of an exported model: what it is, what it learned from, how good it is, and who may use it."""
+"""Model card of an exported model: settings, training data, scores and licence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jitflow.io.files import file_checksum
 log = logging.getLogger(__name__)
 
 UNKNOWN_LICENSE = "unknown"
-# Paths of the machine that trained are nobody else's business.
+# Paths of the training machine are private.
 _PATHS = ("_path", "_dir", "_file", "folder")
 
 
@@ -39,13 +39,13 @@ def model_card(
     Args:
         title: Heading, such as the network's name.
         settings: Arguments of the module.
-        sampling: How it samples unless told otherwise.
+        sampling: Default sampling settings.
         weights: Which weights, such as ``EMA 1``.
-        data: What it learned from, as far as it is known.
+        data: Training data, as far as known.
         reports: Reports of ``jitflow evaluate``, each with ``metrics`` and ``protocol``.
         license: Identifier of the weights' licence, such as ``cc-by-4.0``.
-        usage: Markdown that says how to load and sample.
-        library: What loads it: ``jitflow``, ``diffusers`` or ``torch``.
+        usage: Markdown on how to load the model and sample.
+        library: Library that loads it: ``jitflow``, ``diffusers`` or ``torch``.
 
     Returns:
         Text of ``README.md``.
@@ -66,7 +66,7 @@ def model_card(
         f"# {title}\n",
         f"A flow-matching model of jitflow {jitflow.__version__}; {weights}.\n",
         f"## Use\n\n{usage}\n",
-        f"## Sampling, unless told otherwise\n\n{_block(sampling)}",
+        f"## Default sampling\n\n{_block(sampling)}",
         "## Data\n\n" + (_block(data) if data else "Not recorded beside the checkpoint.\n"),
         "## Scores\n\n" + ("\n".join(map(_scores, reports)) if reports else "None recorded for these weights.\n"),
         f"## Settings\n\n{_block(settings)}",
@@ -76,12 +76,12 @@ def model_card(
 
 
 def find_reports(checkpoint: Path, *, ema: int | str, given: str | Path | None = None) -> list[dict[str, Any]]:
-    """Find the reports of ``jitflow evaluate`` that score these very weights.
+    """Find the reports of ``jitflow evaluate`` that score exactly these weights.
 
     Args:
         checkpoint: The file that is exported; its run's folder is searched one level deep.
-        ema: Average that is exported; reports of another are left out. ``"all"`` takes every report.
-        given: A report that must be among them.
+        ema: Exported average; reports of others are skipped. ``"all"`` accepts every report.
+        given: A report that must be included.
 
     Returns:
         The reports, each with ``metrics`` and ``protocol``.
@@ -110,11 +110,11 @@ def find_reports(checkpoint: Path, *, ema: int | str, given: str | Path | None =
 
 
 def find_data(checkpoint: Path, extra: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Say what a model learned from.
+    """Find the training data of a model.
 
     Args:
-        checkpoint: The file that is exported; ``config.yaml`` of its run is looked for beside and above it.
-        extra: What the file keeps besides the weights; of latents it is the codec and the users.
+        checkpoint: The file that is exported; ``config.yaml`` of its run is searched for beside and above it.
+        extra: Additional state in the file; for latents, codec and users.
 
     Returns:
         Plain values, without the machine's paths; None if nothing is known.
@@ -123,7 +123,7 @@ def find_data(checkpoint: Path, extra: Mapping[str, Any]) -> dict[str, Any] | No
     for folder in _run_folders(checkpoint):
         config = folder / "config.yaml"
         if config.is_file():
-            # A damaged recipe is no reason to refuse an export.
+            # A damaged recipe must not prevent an export.
             try:
                 section = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("data")
             except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
@@ -149,7 +149,7 @@ def _report_files(checkpoint: Path) -> Iterator[Path]:
 
 
 def _report(path: Path) -> dict[str, Any] | None:
-    """Read a file that is named like a report; None if it is something else."""
+    """Read an evaluation report; None if the file is something else."""
     try:
         return read_report(path)
     except ConfigError:
@@ -157,7 +157,7 @@ def _report(path: Path) -> dict[str, Any] | None:
 
 
 def _without_paths(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings, in which paths are only their last part."""
+    """Return nested settings for the model card with every path reduced to its last part."""
     kept: dict[str, Any] = {}
     for name, value in section.items():
         if isinstance(value, Mapping):
@@ -183,6 +183,6 @@ def _block(values: Mapping[str, Any]) -> str:
 
 
 def _yaml(values: Mapping[str, Any]) -> str:
-    # Through JSON: tuples become lists, which YAML can write without naming a Python type.
+    # Through JSON, so that tuples become lists, which YAML writes without a Python type tag.
     text: str = yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False, allow_unicode=True)
     return text

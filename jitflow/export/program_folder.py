@@ -29,7 +29,7 @@ USAGE = (
 
 
 class _VelocityProgram(nn.Module):
-    """Velocity of a module: ``(x, t, label) -> velocity``, guidance left to the caller."""
+    """Velocity network for export: ``(x, t, label) -> velocity``, without guidance."""
 
     def __init__(self, net: nn.Module, prediction: Prediction, t_eps: float) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class _VelocityProgram(nn.Module):
 
 
 class _DecoderProgram(nn.Module):
-    """Decoder of one state to pixels."""
+    """Decoder for export: maps one state to pixels."""
 
     def __init__(self, codec: Codec) -> None:
         super().__init__()
@@ -57,21 +57,21 @@ def write_programs(folder: Path, state: ModelState, module: FlowModule, ema: int
     """Export the velocity and the decoder, and compare both with the model.
 
     Args:
-        folder: Where to.
+        folder: Target folder.
         state: State of the checkpoint; not needed here.
         module: The model.
         ema: Average to export, 1 or 2; 0 for the weights themselves.
 
     Raises:
-        CheckpointError: If a program computes something else than the model.
+        CheckpointError: If a program's outputs differ from the model's.
     """
     with torch.no_grad(), module.ema_weights(int(ema)) if ema else nullcontext():
         velocity = _VelocityProgram(module.net, module.prediction, module.t_eps).eval()
         decoder = _DecoderProgram(module.codec)
-        # Any number but 1, which would be taken for a constant.
+        # Any batch size but 1, which export would treat as a constant.
         batch = torch.export.Dim("batch", min=1)
         inputs = _velocity_inputs(module, 2)
-        # Tables that are made on first use become constants of the program.
+        # Run once, so that lazily created tables become constants of the program.
         velocity(*inputs)
         program = torch.export.export(velocity, inputs, dynamic_shapes=({0: batch}, {0: batch}, {0: batch}))
         state_of_one = (inputs[0][:1].clone(),)
@@ -80,7 +80,7 @@ def write_programs(folder: Path, state: ModelState, module: FlowModule, ema: int
             largest_difference(program.module(), velocity, _velocity_inputs(module, size)) for size in (1, 2, 5)
         )
         levels = largest_difference(decoded.module(), decoder, state_of_one)
-        # Inside the block: a program refers to the weights, which are the average only here.
+        # Inside the block, since the program refers to the weights, which are the average only here.
         _save_program(program, folder / "velocity.pt2")
         _save_program(decoded, folder / "decoder.pt2")
     if not difference <= PARITY or not levels <= 1:
@@ -95,13 +95,13 @@ def write_programs(folder: Path, state: ModelState, module: FlowModule, ema: int
 
 def _save_program(program: torch.export.ExportedProgram, path: Path) -> None:
     with warnings.catch_warnings():
-        # Of views into one tensor, which are on the CPU here, where they do no harm.
+        # The warning concerns views of one tensor, which are harmless on the CPU.
         warnings.filterwarnings("ignore", message="No complete tensor found in the group")
         torch.export.save(program, path)
 
 
 def _velocity_inputs(module: FlowModule, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs that use every label in turn, the null label first."""
+    """Create test inputs that cycle through all labels, the null label first."""
     generator = torch.Generator().manual_seed(size)
     x = torch.randn(size, *module.codec.shape, generator=generator)
     labels = (module.num_classes - torch.arange(size)) % (module.num_classes + 1)
@@ -111,11 +111,11 @@ def _velocity_inputs(module: FlowModule, size: int) -> tuple[Tensor, Tensor, Ten
 def largest_difference(
     program: Callable[..., Tensor], original: Callable[..., Tensor], inputs: tuple[Tensor, ...]
 ) -> float:
-    """Compute the largest difference between the output tensors of two functions of the same inputs.
+    """Return the largest difference between the output tensors of an exported program and of the model.
 
     Args:
-        program: A function.
-        original: Another.
+        program: The exported program.
+        original: The model.
         inputs: Arguments of both.
 
     Returns:

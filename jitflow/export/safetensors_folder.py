@@ -23,7 +23,7 @@ def write_safetensors(folder: Path, state: ModelState, module: FlowModule, ema: 
     """Write the weights, and the autoencoder of a model that works on latents.
 
     Args:
-        folder: Where to.
+        folder: Target folder.
         state: State of the checkpoint.
         module: The model, for its codec.
         ema: Average to write, 1 or 2; 0 for the weights themselves; ``"all"`` for all of them.
@@ -33,10 +33,10 @@ def write_safetensors(folder: Path, state: ModelState, module: FlowModule, ema: 
 
 
 def write_codec(folder: Path, module: FlowModule) -> None:
-    """Write an autoencoder beside the weights; a linear codec is inside them already.
+    """Save an autoencoder beside the weights; a linear codec is already stored with them.
 
     Args:
-        folder: Where to.
+        folder: Target folder.
         module: The model.
     """
     if isinstance(module.codec, LatentCodec) and isinstance(module.codec.images, VAECodec):

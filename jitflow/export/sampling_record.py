@@ -8,7 +8,7 @@ from jitflow.training.module import FlowModule
 
 
 def sampling_record(module: FlowModule) -> dict[str, Any]:
-    """List everything that, with the weights, a label and a seed, determines an image.
+    """Return everything that, with weights, label and seed, determines an image: the sampling settings.
 
     Args:
         module: The model.

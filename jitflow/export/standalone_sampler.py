@@ -3,7 +3,7 @@
     python sample.py --labels 0,1,2 --seeds 0,1,2 --out images
 
 The folder of this file holds ``velocity.pt2`` (state, time, label -> velocity), ``decoder.pt2`` (one state -> pixels)
-and ``sampling.json`` (everything else that names an image).
+and ``sampling.json`` (all other settings that determine an image).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Field = Callable[[Tensor, Tensor], Tensor]
 
 
 def draw_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
-    """Unit noise, shape ``(len(seeds), *shape)``: each sample from a generator of its own on the CPU."""
+    """Draw standard normal noise, shape ``(len(seeds), *shape)``, each sample from its own generator on the CPU."""
     noise = torch.empty(len(seeds), *shape)
     for row, seed in zip(noise, seeds, strict=True):
         row.normal_(generator=torch.Generator().manual_seed(seed))
@@ -30,39 +30,39 @@ def draw_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
 
 
 def make_times(num_steps: int, shift: float) -> Tensor:
-    """Times from 0 (noise) to 1 (data), shape ``(num_steps + 1,)``; a shift above 1 moves them towards the noise."""
+    """Make the time grid from 0 (noise) to 1 (data), shape ``(num_steps + 1,)``; a shift above 1 favours noise."""
     t = torch.linspace(0.0, 1.0, num_steps + 1)
     return t if shift == 1 else t / (t + shift * (1 - t))
 
 
-def guide(velocity: Callable[[Tensor, Tensor, Tensor], Tensor], labels: Tensor, how: dict[str, Any]) -> Field:
-    """Velocity ``v_uncond + w (v_cond - v_uncond)``, with ``w`` the guidance scale inside the interval and 1 outside.
+def guide(velocity: Callable[[Tensor, Tensor, Tensor], Tensor], labels: Tensor, settings: dict[str, Any]) -> Field:
+    """Guided velocity ``v_uncond + w (v_cond - v_uncond)``; ``w`` is the scale inside the interval and 1 outside.
 
     Args:
         velocity: Field ``(x, t, label)``, shapes ``(B, C, H, W)``, ``(B,)``, ``(B,)``.
         labels: Shape ``(B,)``, int64.
-        how: ``guidance``, ``interval``, ``null_label``, ``guided_channels`` (None for all).
+        settings: ``guidance``, ``interval``, ``null_label``, ``guided_channels`` (None for all).
 
     Returns:
         Field ``(x, t)`` with ``t`` 0-d.
     """
-    low, high = torch.tensor(how["interval"], dtype=torch.float32)
+    low, high = torch.tensor(settings["interval"], dtype=torch.float32)
 
     def field(x: Tensor, t: Tensor) -> Tensor:
         v_cond = velocity(x, t.expand(len(x)), labels)
         inside = t < high and (low == 0 or t > low)
-        if how["guidance"] == 1 or not inside:
+        if settings["guidance"] == 1 or not inside:
             return v_cond
-        v_uncond = velocity(x, t.expand(len(x)), torch.full_like(labels, how["null_label"]))
-        guided = v_uncond + how["guidance"] * (v_cond - v_uncond)
-        channels = how["guided_channels"]
+        v_uncond = velocity(x, t.expand(len(x)), torch.full_like(labels, settings["null_label"]))
+        guided = v_uncond + settings["guidance"] * (v_cond - v_uncond)
+        channels = settings["guided_channels"]
         return guided if channels is None else torch.cat([guided[:, :channels], v_cond[:, channels:]], dim=1)
 
     return field
 
 
 def integrate(velocity: Field, x: Tensor, times: Tensor, solver: str) -> Tensor:
-    """Carry a state ``(B, C, H, W)`` along the times by ``euler``, ``heun``, ``midpoint`` or ``multistep``."""
+    """Integrate a state ``(B, C, H, W)`` with the solver ``euler``, ``heun``, ``midpoint`` or ``multistep``."""
     before: tuple[Tensor, float] | None = None
     for i, (t, t_next) in enumerate(pairwise(times)):
         dt = float(t_next - t)
@@ -81,29 +81,29 @@ def integrate(velocity: Field, x: Tensor, times: Tensor, solver: str) -> Tensor:
 
 @torch.no_grad()
 def sample(folder: str | Path, labels: Sequence[int], seeds: Sequence[int], **changed: Any) -> Tensor:
-    """Draw one image for each label.
+    """Generate one image for each label.
 
     Args:
-        folder: Where the programs are.
+        folder: Folder of the programs.
         labels: Classes.
-        seeds: As many.
+        seeds: As many seeds.
         changed: Entries of ``sampling.json`` to replace, such as ``guidance=2.0`` or ``steps=20``.
 
     Returns:
         Images, shape ``(B, C, H, W)``, uint8.
     """
     folder = Path(folder)
-    how = {**json.loads((folder / "sampling.json").read_text(encoding="utf-8")), **changed}
+    settings = {**json.loads((folder / "sampling.json").read_text(encoding="utf-8")), **changed}
     velocity = torch.export.load(folder / "velocity.pt2").module()
     decoder = torch.export.load(folder / "decoder.pt2").module()
-    x = how["noise_scale"] * draw_noise(how["shape"], seeds)
-    times = make_times(how["steps"], how["time_shift"])
-    x = integrate(guide(velocity, torch.tensor(labels), how), x, times, how["solver"])
+    x = settings["noise_scale"] * draw_noise(settings["shape"], seeds)
+    times = make_times(settings["steps"], settings["time_shift"])
+    x = integrate(guide(velocity, torch.tensor(labels), settings), x, times, settings["solver"])
     return torch.cat([decoder(one) for one in x.split(1)])
 
 
 def main() -> None:
-    """Draw images into a folder."""
+    """Generate images into a folder."""
     from PIL import Image
 
     parser = argparse.ArgumentParser(description="Draw images with an exported program.")

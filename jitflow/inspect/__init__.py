@@ -1,1 +1,1 @@
-"""What a file, a model or a machine is."""
+"""Describe files, models and machines."""

@@ -1,4 +1,4 @@
-"""What a network costs, counted without running it."""
+"""Count the parameters and operations of a network without running it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from jitflow.nets.registry import create_model
 def describe_model(name: str, **overrides: Any) -> dict[str, Any]:
     """Count parameters, tokens and multiply-accumulates of a network.
 
-    The network is built without memory for its weights, so even the largest takes a moment only.
+    The network is built on the meta device, without memory for weights, so even the largest takes only a moment.
 
     Args:
         name: Name in the registry.
-        overrides: Settings that replace the variant's, such as ``img_size``.
+        overrides: Settings that override the variant's, such as ``img_size``.
 
     Returns:
         ``img_size`` (height, width; of the latents for a network on latents), ``tokens`` (image tokens),

@@ -1,4 +1,4 @@
-"""Whether this machine and this installation can do what is asked of them: ``jitflow doctor``."""
+"""Check machine and installation before long work: ``jitflow doctor``."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ _LITTLE_SPACE, _NO_SPACE = 20_000_000_000, 1_000_000_000
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """Result of one check of the machine, the installation or the data.
 
     Attributes:
-        topic: What.
-        level: ``ok``; ``note`` for what may matter; ``error`` for what will fail.
-        said: How it is.
-        way_out: What to do about it; empty if nothing is to be done.
+        topic: Subject of the check.
+        level: ``ok``; ``note`` for a possible problem; ``error`` for a certain failure.
+        message: The result.
+        advice: What to do about it; empty if nothing.
     """
 
     topic: str
     level: Level
-    said: str
-    way_out: str = ""
+    message: str
+    advice: str = ""
 
 
 def examine(data: str | Path | None = None, out: str | Path = "runs") -> list[Finding]:
-    """Look at everything that commonly goes wrong before long work starts. Nothing is changed or downloaded.
+    """Check packages, device, data and disk for common problems. Nothing is changed or downloaded.
 
     Args:
-        data: Folder of images to train on; None looks at the built-in digits.
-        out: Folder that runs will be written into; it need not exist.
+        data: Folder of images to train on; None checks the built-in digits.
+        out: Folder for runs; it need not exist.
 
     Returns:
-        The findings, in the order of the work.
+        The findings, in order of the checks.
     """
     return [
         check_python(platform.python_version(), _required_python()),
@@ -72,46 +72,46 @@ def examine(data: str | Path | None = None, out: str | Path = "runs") -> list[Fi
 
 
 def check_python(version: str, required: str) -> Finding:
-    """Compare the version of Python with the one that the package asks for, such as ``>=3.10``."""
+    """Check the Python version for ``jitflow doctor`` against the requirement, such as ``>=3.10``."""
     if required and version not in SpecifierSet(required):
         return Finding("python", "error", f"{version}, but jitflow {jitflow.__version__} needs {required}", "use it")
     return Finding("python", "ok", f"{version} on {platform.system()} {platform.machine()}")
 
 
 def check_packages(requirements: list[Requirement], version_of: Callable[[str], str | None]) -> list[Finding]:
-    """Compare installed packages with what the package asks for.
+    """Check the versions of installed packages for ``jitflow doctor`` against the requirements.
 
     Args:
-        requirements: What it asks for; those with an extra are options.
+        requirements: The package's requirements; those of an extra are optional.
         version_of: Version of an installed package by name, None if it is missing.
 
     Returns:
-        One finding for all that fit, and one for each that does not; a missing option is a note.
+        One finding for all fulfilled requirements, and one for each other; a missing optional package is a note.
     """
     fitting, findings = [], []
     for requirement in requirements:
         found, extra = version_of(requirement.name), _extra_of(requirement)
-        install = f"pip install 'jitflow[{extra}]'" if extra else f"pip install '{_bare(requirement)}'"
+        install = f"pip install 'jitflow[{extra}]'" if extra else f"pip install '{_pip_name(requirement)}'"
         if found is None:
-            said = f"{requirement.name} is not installed" + (f" (only for the extra {extra!r})" if extra else "")
-            findings.append(Finding("packages", "note" if extra else "error", said, install))
+            message = f"{requirement.name} is not installed" + (f" (only for the extra {extra!r})" if extra else "")
+            findings.append(Finding("packages", "note" if extra else "error", message, install))
         elif not requirement.specifier.contains(found, prereleases=True):
-            said = f"{requirement.name} {found} is installed, {requirement.specifier} is needed"
-            findings.append(Finding("packages", "error", said, f"pip install '{_bare(requirement)}'"))
+            message = f"{requirement.name} {found} is installed, {requirement.specifier} is needed"
+            findings.append(Finding("packages", "error", message, f"pip install '{_pip_name(requirement)}'"))
         elif not extra:
             fitting.append(f"{requirement.name} {found}")
     return [Finding("packages", "ok", f"jitflow {jitflow.__version__}, {', '.join(fitting)}"), *findings]
 
 
 def check_device() -> Finding:
-    """Say which device will be used, after a small computation on it."""
+    """Check the default device with a small computation."""
     device = default_device()
     try:
-        ones = torch.ones(8, 8, device=device)
-        right = bool(((ones @ ones) == 8).all())
+        matrix = torch.ones(8, 8, device=device)
+        right = bool(((matrix @ matrix) == 8).all())
     except RuntimeError as error:
-        said = f"{device} is there but does not compute ({str(error).splitlines()[0]})"
-        return Finding("device", "error", said, "use --device cpu, or mend the driver")
+        message = f"{device} is available but does not compute ({str(error).splitlines()[0]})"
+        return Finding("device", "error", message, "use --device cpu, or repair the driver")
     if not right:
         return Finding("device", "error", f"{device} computes wrongly", "use --device cpu, and test the hardware")
     if device == "cuda":
@@ -119,41 +119,41 @@ def check_device() -> Finding:
         more = f", {torch.cuda.device_count()} of them" if torch.cuda.device_count() > 1 else ""
         return Finding("device", "ok", f"{properties.name}, {format_bytes(properties.total_memory)}{more}")
     if device == "cpu" and torch.version.cuda is not None:
-        said = f"cpu; this torch was built for CUDA {torch.version.cuda}, but no GPU answers"
-        return Finding("device", "note", said, "if there is one, `nvidia-smi` says what its driver thinks")
+        message = f"cpu; this torch was built for CUDA {torch.version.cuda}, but no GPU answers"
+        return Finding("device", "note", message, "if there is one, `nvidia-smi` says what its driver thinks")
     return Finding("device", "ok", device)
 
 
 def check_precision() -> Finding:
-    """Say which precision to train in."""
+    """Recommend the training precision of the device."""
     device = default_device()
     if device == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Finding("precision", "ok", "bf16-mixed (this GPU computes in bfloat16)")
-        said = "this GPU has no bfloat16 of its own"
-        return Finding("precision", "note", said, "train with --trainer.precision 16-mixed or 32-true")
+        message = "this GPU does not support bfloat16 natively"
+        return Finding("precision", "note", message, "train with --trainer.precision 16-mixed or 32-true")
     return Finding("precision", "ok", f"32-true on {device}; half precision brings no speed here")
 
 
 def check_threads(num_threads: int, num_cores: int, waiting: str | None) -> Finding:
-    """Look for threads that will disturb each other.
+    """Check the number of threads, which can slow each other down.
 
     Args:
         num_threads: Threads that torch uses.
         num_cores: Cores of the machine.
-        waiting: What the environment says about waiting threads, None for nothing.
+        waiting: Environment variable that sets how threads wait, None if unset.
     """
-    said = f"{num_threads} of torch on {num_cores} cores, {waiting or 'waiting as their library likes'}"
+    message = f"{num_threads} of torch on {num_cores} cores, {waiting or 'waiting as their library likes'}"
     if num_threads > num_cores:
-        return Finding("threads", "note", said, f"export OMP_NUM_THREADS={num_cores}")
+        return Finding("threads", "note", message, f"export OMP_NUM_THREADS={num_cores}")
     if waiting is None:
-        way_out = "export GOMP_SPINCOUNT=1000 before Python starts, as `jitflow` does, or they wait in each other's way"
-        return Finding("threads", "note", said, way_out)
-    return Finding("threads", "ok", said)
+        advice = "export GOMP_SPINCOUNT=1000 before Python starts, as `jitflow` does, or they wait in each other's way"
+        return Finding("threads", "note", message, advice)
+    return Finding("threads", "ok", message)
 
 
 def check_data(data: str | Path | None) -> Finding:
-    """Look at a folder of images, prepared or not, without reading all of it; None is the built-in digits."""
+    """Check a folder of images, prepared or not, without reading all of it; None checks the built-in digits."""
     if data is None:
         if importlib.util.find_spec("sklearn") is None:
             return Finding("data", "note", "no folder was named, and the built-in digits need scikit-learn", _DEMO)
@@ -169,42 +169,42 @@ def check_data(data: str | Path | None) -> Finding:
 
 
 def check_inception() -> Finding:
-    """Look for the weights that FID and Inception Score need."""
+    """Check for the Inception weights of FID and Inception Score."""
     try:
         return Finding("FID weights", "ok", str(find_inception_weights()))
     except JitflowError as error:
-        said, _, way_out = str(error).partition("; ")
-        return Finding("FID weights", "note", said, way_out)
+        message, _, advice = str(error).partition("; ")
+        return Finding("FID weights", "note", message, advice)
 
 
 def check_statistics() -> Finding:
-    """Look for the reference statistics of ImageNet at 256 pixels."""
+    """Check for the reference statistics of ImageNet at 256 pixels."""
     try:
         return Finding("FID reference", "ok", str(find_statistics(256)))
     except JitflowError as error:
-        said, _, way_out = str(error).partition("; ")
-        return Finding("FID reference", "note", said, way_out)
+        message, _, advice = str(error).partition("; ")
+        return Finding("FID reference", "note", message, advice)
 
 
 def check_disk(out: Path, free_bytes: int) -> Finding:
-    """Judge the free space where runs will be written."""
-    said = f"{format_bytes(free_bytes)} free for {out}"
+    """Check the free disk space for checkpoints of runs."""
+    message = f"{format_bytes(free_bytes)} free for {out}"
     if free_bytes < _NO_SPACE:
-        return Finding("disk", "error", said, "free some space or choose another folder")
+        return Finding("disk", "error", message, "free some space or choose another folder")
     if free_bytes < _LITTLE_SPACE:
-        return Finding("disk", "note", said, "a checkpoint of JiT-B takes 2.6 GB, of JiT-H 19 GB")
-    return Finding("disk", "ok", said)
+        return Finding("disk", "note", message, "a checkpoint of JiT-B takes 2.6 GB, of JiT-H 19 GB")
+    return Finding("disk", "ok", message)
 
 
 def check_writing(out: Path) -> Finding:
-    """Try to write where runs will be written; nothing is left behind."""
+    """Check that files can be written to the folder of runs, leaving nothing behind."""
     place = _nearest(out)
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
-        said = f"cannot write into {place} ({error.strerror or error})"
-        return Finding("writing", "error", said, "choose another folder with --out or --run_dir")
+        message = f"cannot write into {place} ({error.strerror or error})"
+        return Finding("writing", "error", message, "choose another folder with --out or --run_dir")
     return Finding("writing", "ok", f"{place} can be written")
 
 
@@ -212,7 +212,7 @@ _DEMO = "pip install 'jitflow[demo]', or name a folder with --data"
 
 
 def _nearest(path: Path) -> Path:
-    """The folder itself, or the nearest above it that exists."""
+    """Return the folder itself, or its nearest existing parent."""
     path = path.expanduser().absolute()
     while not path.is_dir():
         path = path.parent
@@ -231,7 +231,7 @@ def _requirements() -> list[Requirement]:
         listed = importlib.metadata.requires("jitflow") or []
     except importlib.metadata.PackageNotFoundError:
         return []
-    # What only developers need is no part of an installation.
+    # Developers' requirements are not part of an installation.
     return [r for r in map(Requirement, listed) if _extra_of(r) != "dev"]
 
 
@@ -243,11 +243,11 @@ def _installed_version(name: str) -> str | None:
 
 
 def _extra_of(requirement: Requirement) -> str:
-    """Name of the extra that asks for it; empty if the package itself does."""
+    """Return the extra of a package requirement; empty if it is not optional."""
     _, mark, name = str(requirement.marker or "").partition("extra ==")
     return name.strip().strip("\"'") if mark else ""
 
 
-def _bare(requirement: Requirement) -> str:
+def _pip_name(requirement: Requirement) -> str:
     extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
     return f"{requirement.name}{extras}{requirement.specifier}"

@@ -1,4 +1,4 @@
-"""What a file or folder is, and what to do with it: ``jitflow info``."""
+"""Describe a file or folder and the commands that use it: ``jitflow info``."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from jitflow.run.describe import describe_run, training_folder
 
 
 def describe_path(path: str | Path) -> Info:
-    """Say what a file or folder is. Nothing in it is executed, and no network is built.
+    """Describe a file or folder, such as a checkpoint. No code in it is executed, and no network is built.
 
     Args:
         path: The file or folder.
 
     Returns:
-        The description. For something unknown the kind says so and the facts what was found in it.
+        The description. For an unknown kind the facts list its content.
 
     Raises:
         MissingFileError: If there is no such file or folder.
-        JitflowError: If it is of a known kind and damaged.
+        JitflowError: If it is of a known kind but damaged.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -72,14 +72,14 @@ def _run(path: Path) -> Info:
     }
     commands = [run.command] if run.command else []
     commands.append(f"jitflow report {shlex.quote(str(path))}")
-    return Info(path, "run", {name: said for name, said in facts.items() if said}, commands)
+    return Info(path, "run", {name: fact for name, fact in facts.items() if fact}, commands)
 
 
 def _data(record: dict[str, Any]) -> str:
     counts = ((record.get("num_samples"), "samples"), (record.get("num_classes"), "classes"))
-    said = [f"{count} {what}" for count, what in counts if count]
+    fact = [f"{count} {what}" for count, what in counts if count]
     fingerprint = str(record.get("fingerprint", ""))[:12]
-    return ", ".join([*said, f"fingerprint {fingerprint}"] if fingerprint else said)
+    return ", ".join([*fact, f"fingerprint {fingerprint}"] if fingerprint else fact)
 
 
 def _folder_content(path: Path) -> dict[str, str]:

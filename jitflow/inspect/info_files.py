@@ -1,4 +1,4 @@
-"""What a file is, told by its content: models, latents, codecs, statistics, records, pictures."""
+"""Describe a file by its content: models, latents, codecs, statistics, records, images."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _MAX_LISTED = 8
 
 @dataclass(frozen=True)
 class Info:
-    """What a file or folder is.
+    """Description of a file or folder: its kind, facts about it, and commands that use it.
 
     Attributes:
         path: The file or folder.
-        kind: What it is, in a few words.
-        facts: What it holds, by name.
-        commands: Commands that use it, or make what is missing.
+        kind: Kind of file, in a few words.
+        facts: Facts about the content, by name.
+        commands: Commands that use it, or create what is missing.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class Info:
 
 
 def describe_file(path: Path) -> Info:
-    """Describe a file that exists; see :func:`jitflow.inspect.info.describe_path`."""
+    """Describe an existing file, such as a checkpoint; see :func:`jitflow.inspect.info.describe_path`."""
     readers = {
         ".safetensors": _safetensors,
         ".ckpt": _torch_file,
@@ -68,9 +68,9 @@ def describe_file(path: Path) -> Info:
 
 
 def ask_applications(path: Path, content: Mapping[str, Any]) -> Info | None:
-    """Ask every built-in application whether a file or folder is one of its own; None if it is nobody's.
+    """Ask every built-in application to describe a file or folder; None if it belongs to none of them.
 
-    Those of other packages are only imported when somebody names them.
+    Applications of other packages are only imported on request.
     """
     for name in BUILT_IN:
         describe = get_application(name).describe
@@ -167,7 +167,7 @@ def _yaml(path: Path) -> Info:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no YAML ({str(error).splitlines()[0]}); mend it or take another") from None
+        raise ConfigError(f"{path} is not YAML ({str(error).splitlines()[0]}); correct it") from None
     if not isinstance(content, dict):
         return Info(path, "YAML of unknown origin", {"holds": f"a {type(content).__name__}"})
     facts = {name: _short(value) for name, value in list(content.items())[:_MAX_LISTED]}
@@ -187,7 +187,7 @@ def _picture(path: Path) -> Info:
 
 def _unfinished(path: Path) -> Info:
     whole = path.with_suffix("")
-    facts = {"will be": str(whole), "way out": "the command that was interrupted goes on with it when run again"}
+    facts = {"will be": str(whole), "remedy": "run the interrupted command again, which resumes it"}
     return Info(path, "unfinished file", facts)
 
 
@@ -204,7 +204,7 @@ def _tensor_facts(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
 
 
 def listed(names: list[str]) -> str:
-    """Join the first few names, and say how many more there are."""
+    """Join the first names of arrays or entries, and count the rest."""
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
     return ", ".join(names[:_MAX_LISTED]) + more
 

@@ -1,4 +1,4 @@
-"""What a trained model's file holds, told without building the network."""
+"""Describe a trained model's file without building the network."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _SAMPLING = {
 
 
 def describe_model_file(path: Path) -> tuple[str, dict[str, str], list[str]]:
-    """Describe a trained model of any format.
+    """Describe a trained model in a checkpoint of any format.
 
     Args:
         path: The file.
 
     Returns:
-        What it is, facts by name, and commands that use it.
+        The kind of file, facts by name, and commands that use it.
 
     Raises:
-        CheckpointError: If it is no trained model, damaged, or unsafe to read.
+        CheckpointError: If it is not a trained model, damaged, or unsafe to read.
     """
     state = read_state(path)
     installed = "" if state.application in list_applications() else " (not installed)"
@@ -47,12 +47,12 @@ def describe_model_file(path: Path) -> tuple[str, dict[str, str], list[str]]:
         or "none; samples come from the weights themselves"
     )
     facts["optimiser"] = (
-        "yes, training can go on from this file" if state.optimizer is not None else "none; use it with --init_from"
+        "yes, training can resume from this file" if state.optimizer is not None else "none; use it with --init_from"
     )
     facts["sampling"] = ", ".join(
         f"{word} {_plain(state.settings[name])}" for name, word in _SAMPLING.items() if name in state.settings
     )
-    return _kind(path, state), {name: said for name, said in facts.items() if said}, _commands(path, state.application)
+    return _kind(path, state), {name: fact for name, fact in facts.items() if fact}, _commands(path, state.application)
 
 
 def _kind(path: Path, state: ModelState) -> str:
@@ -73,15 +73,15 @@ def _network(state: ModelState) -> str:
 
 
 def _data_facts(state: ModelState) -> dict[str, str]:
-    """What the model is of, as its application says it, if it is installed."""
-    # A file of an application that is not installed is still a model of so many parameters.
+    """Return facts about the model's data from its application, if installed."""
+    # Without the application, the other facts are still shown.
     describe = get_application(state.application).describe if state.application in list_applications() else ""
     return dict(load_object(f"{describe}:describe_model")(state.settings, state.extra)) if describe else {}
 
 
 def _training(state: ModelState) -> str:
     if state.epoch < 0 and not state.step:
-        return "the file does not tell how long"
+        return "length unknown"
     steps = f"{state.step} steps, " if state.step else ""
     epochs = epochs_done(state.lightning) if state.lightning is not None else state.epoch + 1
     seed = state.extra.get("run_seed")

@@ -1,1 +1,1 @@
-"""Safe files, arrays, progress and parallel maps."""
+"""File, array, progress and multiprocessing helpers."""

@@ -1,7 +1,7 @@
 """Named arrays larger than memory in one ``.safetensors`` file, mapped rather than read.
 
-The file is made at its full size under another name, filled in any order and by any number of processes, and takes
-its name when it is whole. Any reader of safetensors can open it.
+The file is created at full size under a temporary name, filled in any order by any number of processes, and renamed
+once it is complete. Any reader of safetensors can open it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jitflow.io.files import existing_file
 Layout = Mapping[str, tuple[tuple[int, ...], str]]
 """Shape and type of each array by name, such as ``{"labels": ((100,), "int64")}``."""
 
-# safetensors' names; numbers lie in the file with the lowest byte first.
+# safetensors' names of types; the file is little-endian.
 _CODES = {
     "bool": "BOOL",
     "uint8": "U8",
@@ -36,14 +36,14 @@ _CODES = {
     "float64": "F64",
 }
 _TYPES = {code: np.dtype(name).newbyteorder("<") for name, code in _CODES.items()}
-# What the safetensors library accepts at most.
+# The safetensors library's own limit.
 _MAX_HEADER_BYTES = 100_000_000
 _PART = ".part"
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where an array lies: its type's code, its shape, and its bytes counted from the end of the header."""
+class _ArrayEntry:
+    """Type code and shape of an array, and its range of bytes counted from the end of the header."""
 
     code: str
     shape: tuple[int, ...]
@@ -52,7 +52,7 @@ class _Place:
 
 
 def part_path(path: str | Path) -> Path:
-    """Name that a file has while it is being filled."""
+    """Return the temporary name of an array file that is not complete yet."""
     path = Path(path)
     return path.with_name(path.name + _PART)
 
@@ -61,16 +61,16 @@ class ArrayFileWriter:
     """An array file that is being filled; make one with :meth:`create` or :meth:`reopen`.
 
     Attributes:
-        path: Name of the file once it is whole.
+        path: Final name of the file.
         arrays: The arrays by name, mapped for reading and writing; zeros where nothing was written.
-        metadata: Words that the file holds about itself.
+        metadata: Text entries stored in the file's header.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._part = part_path(path)
-        self._places, self.metadata, self._data_start = _read_header(self._part)
-        self.arrays: dict[str, np.ndarray] = _map(self._part, self._places, self._data_start, "r+")
+        self._entries, self.metadata, self._data_start = _read_header(self._part)
+        self.arrays: dict[str, np.ndarray] = _map_arrays(self._part, self._entries, self._data_start, "r+")
 
     @classmethod
     def create(
@@ -81,50 +81,50 @@ class ArrayFileWriter:
         *,
         header_bytes: int = 65536,
     ) -> ArrayFileWriter:
-        """Make ``<path>.part`` at its full size, in place of an older one.
+        """Create the array file ``<path>.part`` at its full size, replacing an older one.
 
         Args:
-            path: Name of the file once it is whole; it is not touched before.
+            path: Final name of the file; a file of this name stays untouched until :meth:`finish`.
             arrays: Shape and type of each array.
-            metadata: Words about the content; :meth:`finish` can replace them.
-            header_bytes: Room for names, shapes and metadata.
+            metadata: Text entries for the header; :meth:`finish` can replace them.
+            header_bytes: Bytes reserved for names, shapes and metadata.
 
         Returns:
             The writer.
 
         Raises:
-            ConfigError: If a type is unknown, the header has too little room, or the disk too little space.
+            ConfigError: If a type is unknown, the header does not fit, or the disk is full.
         """
-        places = _lay_out(arrays)
-        header = _header(places, metadata or {}, header_bytes, path)
+        entries = _assign_offsets(arrays)
+        header = _encode_header(entries, metadata or {}, header_bytes, path)
         part = part_path(path)
         part.parent.mkdir(parents=True, exist_ok=True)
-        size = header_bytes + max((place.end for place in places.values()), default=0)
+        size = header_bytes + max((entry.end for entry in entries.values()), default=0)
         part.unlink(missing_ok=True)
         try:
             with part.open("xb") as file:
                 _reserve(file.fileno(), size)
-                # Last, so that a file without its full size never looks like one that can be continued.
+                # The header comes last, so that a file without its full size never looks resumable.
                 file.write(header)
         except OSError as error:
             part.unlink(missing_ok=True)
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             raise ConfigError(
-                f"{path} needs {size / 1e9:.3g} GB and there is not so much room; free some or choose another folder"
+                f"{path} needs {size / 1e9:.3g} GB of disk space; free some or choose another folder"
             ) from None
         return cls(path)
 
     @classmethod
     def reopen(cls, path: str | Path, arrays: Layout | None = None) -> ArrayFileWriter:
-        """Continue a file that was created and not finished, possibly by another process.
+        """Reopen an unfinished array file, possibly another process's.
 
         Args:
-            path: Name of the file once it is whole.
-            arrays: What it has to hold; None for whatever it holds.
+            path: Final name of the file.
+            arrays: The arrays that it must hold; None accepts any.
 
         Returns:
-            The writer; what was written is still in its arrays.
+            The writer; its arrays hold what was written before.
 
         Raises:
             MissingFileError: If there is no ``<path>.part``.
@@ -133,37 +133,37 @@ class ArrayFileWriter:
         existing_file(part_path(path), what="unfinished file")
         writer = cls(path)
         if arrays is not None:
-            found = {name: (place.shape, place.code) for name, place in writer._places.items()}
-            expected = {name: (place.shape, place.code) for name, place in _lay_out(arrays).items()}
+            found = {name: (entry.shape, entry.code) for name, entry in writer._entries.items()}
+            expected = {name: (entry.shape, entry.code) for name, entry in _assign_offsets(arrays).items()}
             if found != expected:
                 raise DataError(
-                    f"{writer._part} holds {_describe(found)} instead of {_describe(expected)}; remove it to start anew"
+                    f"{writer._part} holds {_describe(found)} instead of {_describe(expected)}; remove it to restart"
                 )
         return writer
 
     def flush(self) -> None:
-        """Bring what was written to the disk, so that it outlives a crash of the machine."""
+        """Flush the arrays to disk, so that they survive a crash of the machine."""
         for array in self.arrays.values():
             if isinstance(array, np.memmap):
                 array.flush()
 
     def finish(self, metadata: Mapping[str, str] | None = None) -> Path:
-        """Write everything to the disk and give the file its name; the writer cannot be used afterwards.
+        """Flush the arrays to disk and rename the file to its final name; the writer cannot be used afterwards.
 
         Args:
-            metadata: Words about the content in place of those given before; None keeps them.
+            metadata: Replaces the metadata given before; None keeps it.
 
         Returns:
             The file.
 
         Raises:
-            ConfigError: If the metadata does not fit into the room of the header.
+            ConfigError: If the metadata does not fit into the reserved header.
         """
         if metadata is not None:
-            header = _header(self._places, metadata, self._data_start, self.path)
+            header = _encode_header(self._entries, metadata, self._data_start, self.path)
             self.metadata = dict(metadata)
         else:
-            header = _header(self._places, self.metadata, self._data_start, self.path)
+            header = _encode_header(self._entries, self.metadata, self._data_start, self.path)
         self.flush()
         with self._part.open("rb+") as file:
             file.write(header)
@@ -190,61 +190,65 @@ def open_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]
 
     Raises:
         MissingFileError: If there is no such file.
-        DataError: If it is no safetensors file, damaged, cut short, or holds numbers that numpy has no type for.
+        DataError: If it is not a safetensors file, damaged, truncated, or holds a type that numpy lacks.
     """
     path = existing_file(path)
-    places, metadata, data_start = _read_header(path)
-    return _map(path, places, data_start, "r"), metadata
+    entries, metadata, data_start = _read_header(path)
+    return _map_arrays(path, entries, data_start, "r"), metadata
 
 
-def _map(path: Path, places: Mapping[str, _Place], data_start: int, mode: Literal["r", "r+"]) -> dict[str, np.ndarray]:
+def _map_arrays(
+    path: Path, entries: Mapping[str, _ArrayEntry], data_start: int, mode: Literal["r", "r+"]
+) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
-    for name, place in places.items():
-        dtype = _TYPES[place.code]
-        if place.begin == place.end:
-            # Nothing cannot be mapped.
-            arrays[name] = np.empty(place.shape, dtype)
+    for name, entry in entries.items():
+        dtype = _TYPES[entry.code]
+        if entry.begin == entry.end:
+            # An empty range cannot be mapped.
+            arrays[name] = np.empty(entry.shape, dtype)
         else:
-            offset = data_start + place.begin
-            arrays[name] = np.memmap(path, dtype, mode, offset=offset, shape=place.shape)
+            offset = data_start + entry.begin
+            arrays[name] = np.memmap(path, dtype, mode, offset=offset, shape=entry.shape)
     return arrays
 
 
-def _lay_out(arrays: Layout) -> dict[str, _Place]:
-    """Put the arrays one after another, wide types first, so that every one is aligned."""
+def _assign_offsets(arrays: Layout) -> dict[str, _ArrayEntry]:
+    """Assign each array a range of bytes, wide types first, so that every array is aligned."""
     for name, (shape, dtype) in arrays.items():
         if dtype not in _CODES:
-            raise ConfigError(f"array {name!r} has the type {dtype!r}; known: {', '.join(_CODES)}")
+            raise ConfigError(f"array {name!r} has the unknown type {dtype!r}; known: {', '.join(_CODES)}")
         if any(side < 0 for side in shape):
-            raise ConfigError(f"array {name!r} has the shape {tuple(shape)}; no side can be negative")
-    places, begin = {}, 0
+            raise ConfigError(f"array {name!r} has the shape {tuple(shape)}; no dimension may be negative")
+    entries, begin = {}, 0
     for name, (shape, dtype) in sorted(arrays.items(), key=lambda item: (-np.dtype(item[1][1]).itemsize, item[0])):
         end = begin + math.prod(shape) * np.dtype(dtype).itemsize
-        places[name] = _Place(_CODES[dtype], tuple(int(side) for side in shape), begin, end)
+        entries[name] = _ArrayEntry(_CODES[dtype], tuple(int(side) for side in shape), begin, end)
         begin = end
-    return places
+    return entries
 
 
-def _header(places: Mapping[str, _Place], metadata: Mapping[str, str], size: int, path: str | Path) -> bytes:
-    """The first ``size`` bytes of the file: the length of a JSON text, and the text, filled up with spaces."""
+def _encode_header(
+    entries: Mapping[str, _ArrayEntry], metadata: Mapping[str, str], size: int, path: str | Path
+) -> bytes:
+    """Encode the first ``size`` bytes of the file: the JSON header's length, and the header padded with spaces."""
     content: dict[str, Any] = {"__metadata__": dict(metadata)}
-    for name, place in places.items():
+    for name, entry in entries.items():
         content[name] = {
-            "dtype": place.code,
-            "shape": list(place.shape),
-            "data_offsets": [place.begin, place.end],
+            "dtype": entry.code,
+            "shape": list(entry.shape),
+            "data_offsets": [entry.begin, entry.end],
         }
     text = json.dumps(content).encode()
     room = size - 8
     if len(text) > room or size % 8:
         raise ConfigError(
-            f"the header of {path} needs {len(text) + 8} bytes and has {size}; give it more, a multiple of 8"
+            f"the header of {path} needs {len(text) + 8} bytes but has {size}; raise header_bytes, a multiple of 8"
         )
     return room.to_bytes(8, "little") + text.ljust(room)
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Take the room on the disk now, so that no write into the mapping finds it full."""
+    """Allocate the disk space now, so that no write to the mapped file can fail for lack of it."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(descriptor, 0, size)
@@ -255,41 +259,41 @@ def _reserve(descriptor: int, size: int) -> None:
     os.ftruncate(descriptor, size)
 
 
-def _read_header(path: Path) -> tuple[dict[str, _Place], dict[str, str], int]:
-    """Where each array lies, the metadata, and the size of the header; everything checked against the file's size."""
+def _read_header(path: Path) -> tuple[dict[str, _ArrayEntry], dict[str, str], int]:
+    """Read the array entries, the metadata and the header's size, validated against the size of the file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         room = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= room <= min(size - 8, _MAX_HEADER_BYTES):
-            raise DataError(f"{path} is no safetensors file, or it was cut short")
+            raise DataError(f"{path} is not a safetensors file, or it was truncated")
         text = file.read(room)
     try:
         content = json.loads(text)
         metadata = {str(word): str(value) for word, value in content.pop("__metadata__", {}).items()}
-        places = {name: _place(entry) for name, entry in content.items()}
+        entries = {name: _parse_entry(entry) for name, entry in content.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise DataError(f"{path} is no safetensors file, or its header is damaged") from None
-    for name, place in places.items():
-        if place.code not in _TYPES:
-            raise DataError(f"{path}: {name!r} has the type {place.code}, which cannot be mapped")
-        if place.end - place.begin != math.prod(place.shape) * _TYPES[place.code].itemsize:
-            raise DataError(f"{path} is damaged: the place of {name!r} does not fit its shape {place.shape}")
+        raise DataError(f"{path} is not a safetensors file, or its header is damaged") from None
+    for name, entry in entries.items():
+        if entry.code not in _TYPES:
+            raise DataError(f"{path}: {name!r} has the type {entry.code}, which cannot be mapped")
+        if entry.end - entry.begin != math.prod(entry.shape) * _TYPES[entry.code].itemsize:
+            raise DataError(f"{path} is damaged: the bytes of {name!r} do not match its shape {entry.shape}")
     end = 0
-    for name, place in sorted(places.items(), key=lambda item: (item[1].begin, item[1].end)):
-        if place.begin != end:
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != end:
             raise DataError(f"{path} is damaged: {name!r} does not begin where the array before it ends")
-        end = place.end
+        end = entry.end
     if end != size - 8 - room:
         raise DataError(f"{path} is damaged: it should have {8 + room + end} bytes and has {size}; write it again")
-    return places, metadata, 8 + room
+    return entries, metadata, 8 + room
 
 
-def _place(entry: Any) -> _Place:
+def _parse_entry(entry: Any) -> _ArrayEntry:
     begin, end = entry["data_offsets"]
     numbers = [*entry["shape"], begin, end]
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError(numbers)
-    return _Place(str(entry["dtype"]), tuple(entry["shape"]), begin, end)
+    return _ArrayEntry(str(entry["dtype"]), tuple(entry["shape"]), begin, end)
 
 
 def _describe(found: Mapping[str, tuple[tuple[int, ...], str]]) -> str:

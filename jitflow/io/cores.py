@@ -1,4 +1,4 @@
-"""How many processes make sense here."""
+"""Number of CPU cores available to this process."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Reading without running code, writing without leaving half a file.
+"""Read files without running code from them; write files atomically.
 
-Nothing here unpickles anything but tensors and plain values, and a name under which a half-written file
-could be mistaken for a whole one is never used.
+Only tensors and plain values are ever unpickled, and a file has its final name only once it is complete.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 
 
 def existing_file(path: str | Path, *, what: str = "file") -> Path:
-    """Return the path of a file that exists; raise MissingFileError, naming the nearest existing folder, if not."""
+    """Return the path of an existing file; raise MissingFileError, naming the nearest existing folder, otherwise."""
     path = Path(path).expanduser()
     if path.is_file():
         return path
@@ -36,7 +35,7 @@ def existing_file(path: str | Path, *, what: str = "file") -> Path:
 
 
 def writable_folder(path: str | Path) -> Path:
-    """Make a folder and return it; raise ConfigError if nothing could be written there, before long work starts."""
+    """Create a folder and return it; raise ConfigError, before long work starts, if no file can be written there."""
     folder = Path(path).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,13 +48,14 @@ def writable_folder(path: str | Path) -> Path:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` that takes its name when the block ends well.
+    """Write a file atomically: yield a temporary path that is renamed to ``path`` when the block succeeds.
 
-    The file is flushed to disk before it is renamed, so that after a crash the name holds either the old
-    content or the new, never a part. If the block fails, the temporary file is removed and ``path`` stays.
+    The file is flushed to disk before it is renamed, so that after a crash ``path`` holds either the
+    old content or the new, never a part. If the block fails, the temporary file is removed and ``path`` stays as it
+    was.
 
     Args:
-        path: Where the file shall be; missing folders are made.
+        path: Final name of the file; missing folders are created.
 
     Yields:
         A path in the same folder, for the block to write to.
@@ -63,13 +63,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = temporary_beside(path)
     try:
         yield temporary
-        settle(temporary, path)
+        commit_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def temporary_beside(path: str | Path) -> Path:
-    """Make an empty file beside ``path``, hidden and of the same suffix, to be given its name by :func:`settle`."""
+    """Create an empty hidden file beside ``path``, with the same suffix, for :func:`commit_file` to rename."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
@@ -77,14 +77,14 @@ def temporary_beside(path: str | Path) -> Path:
     return Path(name)
 
 
-def settle(temporary: Path, path: str | Path) -> None:
-    """Bring a temporary file to the disk and give it its name, in the place of an older file.
+def commit_file(temporary: Path, path: str | Path) -> None:
+    """Flush a temporary file to disk and rename it to its final name, replacing an older file.
 
     Args:
-        temporary: What :func:`temporary_beside` made, filled.
-        path: The name, in the same folder.
+        temporary: The file from :func:`temporary_beside`, complete.
+        path: Final name, in the same folder.
     """
-    # mkstemp is private to the user; give the file the rights a plain open() would have given.
+    # mkstemp makes files private to the user; restore the permissions of a plain open().
     mask = os.umask(0)
     os.umask(mask)
     temporary.chmod(0o666 & ~mask)
@@ -96,14 +96,14 @@ def settle(temporary: Path, path: str | Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can; a rename alone may be lost with the power."""
+    """Flush a folder's entries to disk where the system can; a renamed file may otherwise be lost in a power cut."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some network and user-space file systems have no such operation.
+        # Some network and user-space file systems cannot sync a folder.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS):
             raise
     finally:
@@ -111,13 +111,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
+    """Write a UTF-8 text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a JSON file, indented, whole or not at all."""
+    """Write an indented JSON file atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -131,7 +131,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def file_checksum(path: str | Path) -> str:
-    """Return the SHA-256 of a file, read in pieces."""
+    """Return the SHA-256 of a file, read in blocks."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while block := file.read(1 << 20):
@@ -140,7 +140,7 @@ def file_checksum(path: str | Path) -> str:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint written by torch, tensors and plain values only.
+    """Read a torch checkpoint that holds only tensors and plain values.
 
     Args:
         path: A ``.ckpt`` or ``.pth`` file.
@@ -150,13 +150,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         MissingFileError: If there is no such file.
-        CheckpointError: If it is damaged, holds anything that would have to run code, or is no dictionary.
+        CheckpointError: If it is damaged, holds objects whose loading would run code, or is not a dictionary.
     """
     import torch
 
     path = existing_file(path, what="checkpoint")
     try:
-        # A Namespace only holds attributes; the JiT release keeps its arguments in one.
+        # The JiT release stores its arguments in a Namespace, which is safe: it only holds attributes.
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except pickle.UnpicklingError as error:
@@ -164,17 +164,17 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} was refused: it is damaged or holds objects other than tensors and plain values "
             f"({_unpickling_reason(error)})"
         ) from None
-    # Unpickling damaged bytes ends in whatever they happen to spell: IndexError, struct.error, AssertionError, ...
+    # Damaged bytes can make the unpickler raise almost anything: IndexError, struct.error, AssertionError, ...
     except Exception as error:  # noqa: BLE001
         reason = str(error).split("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{path} cannot be read; it is damaged or no checkpoint ({reason})") from None
+        raise CheckpointError(f"{path} cannot be read; it is damaged or not a checkpoint ({reason})") from None
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
     return checkpoint
 
 
 def _unpickling_reason(error: pickle.UnpicklingError) -> str:
-    """Short form of torch's advice of many lines, such as ``Unsupported global: GLOBAL argparse.Namespace``."""
+    """Shorten torch's long unpickling error, such as to ``Unsupported global: GLOBAL argparse.Namespace``."""
     text = str(error)
     detail = text.partition("WeightsUnpickler error: ")[2] or text
     return detail.split("\n")[0].split(". ")[0].split(" was not an allowed global")[0] or type(error).__name__

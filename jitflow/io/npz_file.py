@@ -1,4 +1,4 @@
-"""Reading ``.npz`` files of strangers: plain arrays only, and no more memory than the file can fill."""
+"""Read untrusted ``.npz`` files: plain arrays only, and no more memory than the file's size justifies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from jitflow.errors import ConfigError
 from jitflow.io.files import existing_file
 
-# What damaged files end in: numpy parses their headers as Python.
+# Errors that a damaged file can cause: numpy parses headers as Python.
 _DAMAGED = (
     ValueError,
     TypeError,
@@ -33,8 +33,8 @@ _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
-# No deflated byte makes more bytes than this.
-_MOST_PER_BYTE = 1032
+# Largest expansion of the deflate format: bytes from one compressed byte.
+_MAX_DEFLATE_RATIO = 1032
 _HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
     (1, 0): npy.read_array_header_1_0,
     (2, 0): npy.read_array_header_2_0,
@@ -46,21 +46,21 @@ def read_npz(
 ) -> dict[str, np.ndarray]:
     """Read arrays of an ``.npz`` file.
 
-    Every size in a header is compared with what the archive holds before an array is made; arrays of objects, which
-    could run code, are refused.
+    Every size in a header is checked against the archive before memory is allocated; object arrays, which could run
+    code, are refused.
 
     Args:
         path: The file.
-        names: The arrays to read, those that there are; all by default.
+        names: The arrays to read, if present; all by default.
         what: What the file is, for messages.
-        leave_out: Arrays not to read.
+        leave_out: Arrays to skip.
 
     Returns:
         The arrays by name.
 
     Raises:
         MissingFileError: If there is no such file.
-        ConfigError: If it is damaged, holds objects, or is no ``.npz``.
+        ConfigError: If it is damaged, holds objects, or is not an ``.npz``.
     """
     path = existing_file(path, what=what)
     try:
@@ -75,7 +75,7 @@ def read_npz(
     except ConfigError:
         raise
     except _DAMAGED as error:
-        raise ConfigError(f"{what} {path} cannot be read; it is damaged or no .npz ({error})") from None
+        raise ConfigError(f"{what} {path} cannot be read; it is damaged or not an .npz ({error})") from None
 
 
 def npz_names(path: str | Path, *, what: str = "file") -> list[str]:
@@ -85,12 +85,12 @@ def npz_names(path: str | Path, *, what: str = "file") -> list[str]:
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
     except _DAMAGED as error:
-        raise ConfigError(f"{what} {path} cannot be read; it is damaged or no .npz ({error})") from None
+        raise ConfigError(f"{what} {path} cannot be read; it is damaged or not an .npz ({error})") from None
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, archive_bytes: int) -> np.ndarray:
-    if info.compress_size > archive_bytes or info.file_size > _MOST_PER_BYTE * max(info.compress_size, 1):
-        raise ValueError(f"{info.filename} claims more bytes than the file can hold")
+    if info.compress_size > archive_bytes or info.file_size > _MAX_DEFLATE_RATIO * max(info.compress_size, 1):
+        raise ValueError(f"{info.filename} declares more bytes than the file can hold")
     with archive.open(info) as member:
         version = npy.read_magic(member)
         if version not in _HEADERS:
@@ -100,12 +100,12 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, archive_bytes:
             raise ValueError(f"{info.filename} holds objects")
         num_bytes = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or num_bytes > info.file_size:
-            raise ValueError(f"{info.filename} claims {num_bytes} bytes and has {info.file_size}")
+            raise ValueError(f"{info.filename} declares {num_bytes} bytes but has {info.file_size}")
     with archive.open(info) as member:
         array = np.asarray(npy.read_array(member, allow_pickle=False))
     if dtype.kind == "U" and array.size:
-        # Making a str of a number that is no character is an error of the interpreter itself.
+        # Converting an invalid code point to str can crash the interpreter.
         characters = np.frombuffer(array.tobytes(), np.dtype(np.uint32).newbyteorder(dtype.byteorder))
         if characters.max() > sys.maxunicode:
-            raise ValueError(f"{info.filename} holds words that are no text")
+            raise ValueError(f"{info.filename} holds text with invalid characters")
     return array

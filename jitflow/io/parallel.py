@@ -1,4 +1,4 @@
-"""Work spread over processes: bounded memory, progress for each item, and nobody left behind after a kill."""
+"""Map a function over tasks in worker processes, with bounded memory and progress for each item."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jitflow.errors import ConfigError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Work = Callable[[Task, Callable[[], None]], Result]
-"""A function of a task and of what it is to call after each item."""
+"""A function of a task and of a callback that it calls after each item."""
 
 _POLL_SEC = 0.2
 
@@ -26,24 +26,24 @@ _POLL_SEC = 0.2
 def map_processes(
     work: Work[Task, Result], tasks: Iterable[Task], *, workers: int, on_items: Callable[[int], None]
 ) -> Generator[Result, None, None]:
-    """Run a function over tasks in several processes.
+    """Run a function over tasks in several worker processes.
 
     Args:
-        work: A function of a module, so that a process can find it by name.
-        tasks: Taken as they are needed; no more than two for each process wait at a time.
-        workers: How many processes; 1 works in this one.
-        on_items: Called now and then with the number of items done so far.
+        work: A function at module level, so that it can be pickled.
+        tasks: Consumed lazily; at most two for each process are queued at a time.
+        workers: Number of processes; 1 runs everything in this process.
+        on_items: Called from time to time with the number of items done so far.
 
     Yields:
-        The results, as they come. Closing the generator stops the processes at their next item.
+        The results in order of completion. Closing the generator stops the processes at their next item.
 
     Raises:
         ConfigError: If a process was killed from outside, as happens when memory runs out.
     """
     if workers == 1:
-        yield from _map_here(work, tasks, on_items)
+        yield from _map_in_process(work, tasks, on_items)
         return
-    # Fresh processes: a fork would take along whatever lock a thread of this one holds.
+    # Spawned processes: a fork would copy locks that other threads of this process hold.
     context = multiprocessing.get_context("spawn")
     counter, stop = context.Value("q", 0), context.Value("b", 0, lock=False)
     with ProcessPoolExecutor(workers, context, _start_worker, (counter, stop)) as pool:
@@ -68,7 +68,7 @@ def map_processes(
             pool.shutdown(cancel_futures=True)
 
 
-def _map_here(
+def _map_in_process(
     work: Work[Task, Result], tasks: Iterable[Task], on_items: Callable[[int], None]
 ) -> Generator[Result, None, None]:
     count = 0
@@ -93,13 +93,13 @@ _stop: Any = None
 def _start_worker(counter: Any, stop: Any) -> None:
     global _counter, _stop
     _counter, _stop = counter, stop
-    # Ctrl-C goes to every process of the terminal; the main one says what happens.
+    # Ctrl-C reaches every process of the terminal; the main process handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """A pool's process would wait for ever for a parent that was killed, or go on writing behind its successor."""
+def _exit_with_parent() -> None:
+    """Exit when the parent process dies; a worker would otherwise hang, or keep writing files beside a new run."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])

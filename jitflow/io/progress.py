@@ -1,4 +1,4 @@
-"""Progress of long work: a bar in a terminal, a plain line now and then elsewhere."""
+"""Report progress: a bar in a terminal, log lines at intervals elsewhere."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LINE_EVERY_SEC = 15.0
 
 
 class Meter:
-    """What long work tells about itself.
+    """Progress of a task, shown as a bar or as log lines.
 
     Args:
-        label: What is being done.
-        total: How many things there are to do, in ``unit``.
+        label: Name of the task.
+        total: Number of items to do, in ``unit``.
         unit: What is counted.
-        bar: The bar of a terminal, None where there is none.
+        bar: The terminal's progress bar, or None without a terminal.
     """
 
     def __init__(self, label: str, total: float, unit: str, bar: Progress | None) -> None:
@@ -33,11 +33,11 @@ class Meter:
         self.unit = unit
         self._bar = bar
         self._task = bar.add_task(label, total=total, rate="") if bar is not None else None
-        self._start = self._lined = time.monotonic()
+        self._start = self._last_line = time.monotonic()
         self._first: float | None = None
 
     def update(self, done: float) -> None:
-        """Say how much is done; the rate counts from the first call on, so that resumed work shows its own pace."""
+        """Report the number of items done; the rate counts from the first call, so resumed work shows its own speed."""
         now = time.monotonic()
         if self._first is None:
             self._first = done
@@ -45,8 +45,8 @@ class Meter:
         rate = (done - self._first) / seconds if seconds > 0 else 0.0
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, rate=f"{rate:.1f} {self.unit}/s" if rate else "")
-        elif now - self._lined >= LINE_EVERY_SEC and rate > 0:
-            self._lined = now
+        elif now - self._last_line >= LINE_EVERY_SEC and rate > 0:
+            self._last_line = now
             left = format_seconds((self.total - done) / rate)
             log.info("%s %d/%d  %.1f %s/s  ETA %s", self.label, done, self.total, rate, self.unit, left)
 
@@ -57,11 +57,11 @@ class Meter:
 
 @contextmanager
 def meter(label: str, total: float, *, unit: str = "images") -> Iterator[Meter]:
-    """Show the progress of the block.
+    """Show the progress of the work in a ``with`` block.
 
     Args:
-        label: What is being done.
-        total: How many things there are to do.
+        label: Name of the task.
+        total: Number of items to do.
         unit: What is counted.
 
     Yields:

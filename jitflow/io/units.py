@@ -1,4 +1,4 @@
-"""Sizes and counts in the words people use."""
+"""Format sizes, counts and durations for people to read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def format_bytes(num_bytes: int) -> str:
-    """Write a size in decimal units, such as ``14.8 MB``."""
+    """Format a number of bytes in decimal units, such as ``14.8 MB``."""
     size = float(num_bytes)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
@@ -16,7 +16,7 @@ def format_bytes(num_bytes: int) -> str:
 
 
 def format_count(number: int) -> str:
-    """Write a large number with three digits, such as ``131M``."""
+    """Format a large count, such as of parameters, with three digits: ``131M``."""
     size = float(number)
     for unit in ("", "k", "M"):
         if size < 1000:
@@ -26,14 +26,14 @@ def format_count(number: int) -> str:
 
 
 def size_on_disk(path: Path) -> int:
-    """Bytes of a file, or of everything below a folder; a link counts nothing, since its target counts where it is."""
+    """Return the size in bytes of a file, or of all files below a folder, symbolic links not followed."""
     if path.is_file():
         return path.stat().st_size
     return sum(p.lstat().st_size for p in path.rglob("*") if p.is_file() and not p.is_symlink())
 
 
 def format_seconds(seconds: float) -> str:
-    """Write a duration as ``h:mm:ss`` or ``m:ss``."""
+    """Format a time in seconds as ``h:mm:ss`` or ``m:ss``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,1 +1,1 @@
-"""Building blocks of the networks, one per file; every architecture of nets/ is made of these."""
+"""Layers from which the architectures in ``nets/`` are built."""

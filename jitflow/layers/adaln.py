@@ -1,4 +1,4 @@
-"""The Transformer block and the last layer that a condition modulates (adaLN-Zero).
+"""Transformer block and final layer, modulated by a condition (adaLN-Zero).
 
 Shapes: B batch, N tokens, U of them unread, D width, P patch side, C channels, K head dim.
 """
@@ -11,16 +11,16 @@ from jitflow.layers.norm import block_norm, modulate
 
 
 class AdaLNBlock(nn.Module):
-    """Attention and feed-forward, each normalised, modulated and gated by the condition.
+    """Transformer block: attention and feed-forward layer, each normalised, modulated and gated by the condition.
 
     Args:
         dim: D.
         attn: Layer ``(tokens, rope, unread) -> tokens``.
         mlp: Layer ``tokens -> tokens``.
-        rms: RMSNorm before each layer instead of LayerNorm.
+        rms: Whether to use RMSNorm instead of LayerNorm.
         shift: Whether the condition also shifts, not only scales.
         norms_first: Register both norms before both layers, as the LightningDiT release does; else each before its
-            layer, as the JiT release does. It is the order of state dicts and of optimiser states.
+            layer, as the JiT release does. This sets the order of state dicts and optimiser states.
 
     References:
         Peebles & Xie 2022, arXiv:2212.09748, section 3.2.
@@ -59,11 +59,11 @@ class AdaLNBlock(nn.Module):
 
         Args:
             x: Tokens, shape ``(B, N, D)``.
-            c: Condition, shape ``(B, D)``; not looked at where ``modulation`` is given.
+            c: Condition, shape ``(B, D)``; ignored if ``modulation`` is given.
             rope: Rotation table, shape ``(2, N, K / 2)``, or None for none.
             modulation: ``adaLN_modulation(c)`` computed before, shape ``(B, 6 D)`` (``(B, 4 D)`` without shifts),
                 or ``(1, ...)`` for one that all samples share.
-            unread: Number U of leading tokens that the others attend to, but whose own result nobody reads.
+            unread: Number U of leading tokens that the others attend to, but whose own output is not needed.
 
         Returns:
             Tokens, shape ``(B, N - U, D)``.
@@ -82,13 +82,13 @@ class AdaLNBlock(nn.Module):
 
 
 class AdaLNFinal(nn.Module):
-    """Tokens to patches.
+    """Final layer, which maps tokens to patches.
 
     Args:
         dim: D.
         patch_size: P.
         out_channels: C.
-        rms: RMSNorm instead of LayerNorm.
+        rms: Whether to use RMSNorm instead of LayerNorm.
     """
 
     def __init__(self, dim: int, patch_size: int, out_channels: int, *, rms: bool = True) -> None:
@@ -102,7 +102,7 @@ class AdaLNFinal(nn.Module):
 
         Args:
             x: Tokens, shape ``(B, N, D)``.
-            c: Condition, shape ``(B, D)``; not looked at where ``modulation`` is given.
+            c: Condition, shape ``(B, D)``; ignored if ``modulation`` is given.
             modulation: ``adaLN_modulation(c)`` computed before, shape ``(B, 2 D)`` or ``(1, 2 D)``.
 
         Returns:

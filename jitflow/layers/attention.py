@@ -15,7 +15,7 @@ from jitflow.layers.rope import apply_rope
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention through PyTorch's fused kernel.
+    """Multi-head self-attention with PyTorch's fused kernel.
 
     Args:
         dim: D.
@@ -48,12 +48,12 @@ class Attention(nn.Module):
         self.proj_drop = nn.Dropout(proj_dropout)
 
     def forward(self, x: Tensor, rope: Tensor | None, unread: int = 0) -> Tensor:
-        """Let tokens attend to each other.
+        """Apply self-attention to tokens.
 
         Args:
             x: Tokens, shape ``(B, N, D)``.
             rope: Rotation table, shape ``(2, N, K / 2)``, or None for none.
-            unread: Number U of leading tokens that the others attend to, but whose own result nobody reads.
+            unread: Number U of leading tokens that the others attend to, but whose own output is not needed.
 
         Returns:
             Tokens, shape ``(B, N - U, D)``.

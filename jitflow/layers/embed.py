@@ -1,4 +1,4 @@
-"""Embeddings of time, class and place."""
+"""Embeddings of time, class and position."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class TimestepEmbedder(nn.Module):
-    """Time to vector: sinusoids, then two linear layers.
+    """Embed a time as a vector: sinusoids, then two linear layers.
 
     Args:
-        dim: Width D of the result.
+        dim: Width D of the embedding.
         frequency_dim: Number of sinusoids, half cosines and half sines.
     """
 
@@ -35,19 +35,19 @@ class TimestepEmbedder(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """Embed times ``(B,)``, fed unscaled from ``[0, 1]``, as ``(B, D)``."""
         half = self.frequency_dim // 2
-        places = torch.arange(half, dtype=torch.float32, device=t.device)
-        angles = t.float()[:, None] * torch.exp(-math.log(10000.0) / half * places)
-        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return self.mlp(waves.to(self.embedding_dtype))
+        positions = torch.arange(half, dtype=torch.float32, device=t.device)
+        angles = t.float()[:, None] * torch.exp(-math.log(10000.0) / half * positions)
+        sinusoids = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.mlp(sinusoids.to(self.embedding_dtype))
 
 
 class LabelEmbedder(nn.Module):
-    """Class to vector, with one more row for "no class".
+    """Embed a class label as a vector, with one more row for "no class".
 
     Args:
         num_classes: Number of classes; this number is also the null label.
-        dim: Width D of the result.
-        null_row: Whether there is a row for "no class"; without it, no guidance.
+        dim: Width D of the embedding.
+        null_row: Whether there is a row for "no class"; guidance needs it.
     """
 
     def __init__(self, num_classes: int, dim: int, *, null_row: bool = True) -> None:
@@ -60,7 +60,7 @@ class LabelEmbedder(nn.Module):
 
 
 def sincos_position_table(grid: tuple[int, int], dim: int) -> Tensor:
-    """Fixed sinusoidal place of each token: column in the first half of the channels, row in the second.
+    """Fixed sinusoidal position embedding of each token: column in the first half of the channels, row in the second.
 
     Args:
         grid: Rows and columns of tokens, row-major.
@@ -72,7 +72,7 @@ def sincos_position_table(grid: tuple[int, int], dim: int) -> Tensor:
     freqs = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
     rows, cols = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     parts = []
-    for place in (cols, rows):
-        angles = place.reshape(-1, 1) * freqs
+    for positions_1d in (cols, rows):
+        angles = positions_1d.reshape(-1, 1) * freqs
         parts += [angles.sin(), angles.cos()]
     return torch.cat(parts, dim=1).float()[None]

@@ -1,4 +1,4 @@
-"""First values of the weights of a Transformer of adaLN blocks."""
+"""Weight initialisation of adaLN Transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INITS: tuple[str, ...] = get_args(Init)
 
 
 def initialise_(net: nn.Module, kind: Init, *, normal: Iterable[Tensor], std: float = 0.02) -> None:
-    """Draw the first weights of a network from the global generator.
+    """Initialise the weights of a network from the global generator.
 
     Matrices (linear layers, then patch convolutions read as matrices) follow ``kind``, their biases are zero. The
     modulations of all adaLN layers are zero, so every block starts as the identity.
@@ -23,10 +23,11 @@ def initialise_(net: nn.Module, kind: Init, *, normal: Iterable[Tensor], std: fl
     Args:
         net: The network, changed in place.
         kind: ``"xavier"``: uniform within ``sqrt(6 / (fan_in + fan_out))``; the output layer is zero, so the first
-            output is exactly 0. ``"truncated_normal"``: normal of standard deviation ``std``, cut at 2; the output
-            layer has at most 0.02, so that the first guess is not a loud one.
-        normal: Parameters to be normal of standard deviation 0.02 instead, such as tables of embeddings.
-        std: Of the truncated normal. A network of width 128 learned faster from 0.08 than from 0.02.
+            output is exactly 0. ``"truncated_normal"``: normal of standard deviation ``std``, truncated at 2; the
+            output layer has at most 0.02, which keeps the first predictions small.
+        normal: Parameters drawn from a normal distribution of standard deviation 0.02 instead, such as embedding
+            tables.
+        std: Standard deviation of the truncated normal. A network of width 128 learned faster with 0.08 than with 0.02.
 
     Raises:
         ConfigError: If ``kind`` is unknown.
@@ -34,7 +35,7 @@ def initialise_(net: nn.Module, kind: Init, *, normal: Iterable[Tensor], std: fl
     if kind not in INITS:
         raise unknown_name("init", kind, INITS)
     modules = list(net.modules())
-    # All linear layers come before all convolutions: the order of draws is part of what a seed means.
+    # All linear layers come before all convolutions: the order of random draws must not change for a given seed.
     for matrix_kind in (nn.Linear, nn.Conv2d):
         for module in modules:
             if isinstance(module, matrix_kind):
@@ -47,7 +48,7 @@ def initialise_(net: nn.Module, kind: Init, *, normal: Iterable[Tensor], std: fl
                     nn.init.zeros_(module.bias)
     for tensor in normal:
         nn.init.normal_(tensor, std=0.02)
-    # Last, so that nothing overwrites it.
+    # Last, so that no other rule overwrites the zeros.
     for module in modules:
         if isinstance(module, AdaLNBlock | AdaLNFinal):
             _zero_(module.adaLN_modulation[1])

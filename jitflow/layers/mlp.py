@@ -1,4 +1,4 @@
-"""Feed-forward part of a block."""
+"""Feed-forward layers of a Transformer block."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class SwiGLU(nn.Module):
     """Gated feed-forward layer: ``w3(dropout(silu(u) * v))`` with ``[u | v] = w12(x)``.
 
-    Two thirds of the nominal hidden size, since the gate adds a third matrix.
+    The hidden size is two thirds of the nominal one, since the gate adds a third matrix.
 
     Args:
         dim: Width D.
@@ -28,7 +28,7 @@ class SwiGLU(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map each token on its own, shape ``(B, N, D)`` in and out."""
+        """Map each token separately, shape ``(B, N, D)`` in and out."""
         u, v = self.w12(x).chunk(2, dim=-1)
         return self.w3(self.dropout(F.silu(u) * v))
 
@@ -48,5 +48,5 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map each token on its own, shape ``(B, N, D)`` in and out."""
+        """Map each token separately, shape ``(B, N, D)`` in and out."""
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation with a learned weight, computed in float32.
 
-    The result returns to the input's dtype after the weight, as in the JiT release.
+    The result is cast to the input's dtype after the weight is applied, as in the JiT release.
 
     Args:
         dim: Size of the last dimension.
@@ -26,7 +26,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension of ``x``, shape ``(..., dim)``; shape and dtype stay."""
+        """Normalise the last dimension of ``x``, shape ``(..., dim)``; shape and dtype are kept."""
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
 
 
@@ -36,7 +36,7 @@ def block_norm(dim: int, *, rms: bool) -> nn.Module:
 
 
 def modulate(x: Tensor, shift: Tensor | None, scale: Tensor) -> Tensor:
-    """Adaptive part of adaLN: ``x (1 + scale) + shift``.
+    """Apply the adaLN modulation to tokens: ``x (1 + scale) + shift``.
 
     Args:
         x: Tokens, shape ``(B, N, D)``.

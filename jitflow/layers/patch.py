@@ -1,4 +1,4 @@
-"""Images to tokens and back.
+"""Patch embedding of images as tokens, and its inverse.
 
 Shapes: B batch, C channels, H x W pixels, P patch side, N tokens, D width.
 """
@@ -15,7 +15,7 @@ class PatchEmbed(nn.Module):
         patch_size: P.
         in_channels: C.
         dim: D.
-        bias: Whether a constant is added.
+        bias: Whether to add a bias.
     """
 
     def __init__(self, patch_size: int, in_channels: int, dim: int, *, bias: bool = True) -> None:
@@ -28,12 +28,12 @@ class PatchEmbed(nn.Module):
 
 
 class BottleneckPatchEmbed(nn.Module):
-    """Linear patch embedding through a narrow layer, for data that lives on a thin manifold.
+    """Linear patch embedding through a bottleneck, for data on a low-dimensional manifold.
 
     Args:
         patch_size: P.
         in_channels: C.
-        bottleneck_dim: Size between the two linear maps.
+        bottleneck_dim: Width of the bottleneck between the two linear maps.
         dim: D.
 
     References:
@@ -51,10 +51,10 @@ class BottleneckPatchEmbed(nn.Module):
 
 
 def unpatchify(tokens: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
-    """Lay tokens out as an image.
+    """Reassemble patch tokens into an image.
 
     Args:
-        tokens: Shape ``(B, N, P * P * C)``, each laid out as (row, column, channel), channel fastest.
+        tokens: Shape ``(B, N, P * P * C)``, each in the order (row, column, channel), channel fastest.
         grid: Rows and columns of tokens.
         patch_size: P.
 

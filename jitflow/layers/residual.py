@@ -1,7 +1,7 @@
 """Convolutional building blocks of autoencoders.
 
-Shapes: B batch, C channels, H x W places.
-Parameter names are those of the latent-diffusion autoencoders, so that their state dicts load as they are.
+Shapes: B batch, C channels, H x W pixels.
+Parameter names are those of the latent-diffusion autoencoders, so that their state dicts load unchanged.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ NUM_GROUPS = 32
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Build the group normalisation of these blocks: 32 groups; raise ConfigError if they do not divide."""
+    """Build the blocks' group normalisation of 32 groups; raise ConfigError if they do not divide the channels."""
     if channels < 1 or channels % NUM_GROUPS:
         raise ConfigError(f"the autoencoder's channels must be multiples of {NUM_GROUPS}; got {channels}")
     return nn.GroupNorm(NUM_GROUPS, channels, eps=1e-6)
 
 
 class ResnetBlock(nn.Module):
-    """Two normalised convolutions around a shortcut.
+    """Residual block: two normalised convolutions and a shortcut.
 
     Args:
         in_channels: C of the input.
@@ -41,13 +41,13 @@ class ResnetBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to ``(B, C_out, H, W)``."""
+        """Apply the residual block to feature maps ``(B, C, H, W)``, giving ``(B, C_out, H, W)``."""
         hidden = self.conv1(F.silu(self.norm1(x)))
         return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(hidden)))
 
 
 class SpatialAttention(nn.Module):
-    """Every place attends to every other, with one head as wide as the channels.
+    """Self-attention over all pixels, with one head as wide as the channels.
 
     Args:
         channels: C.
@@ -62,7 +62,7 @@ class SpatialAttention(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
+        """Apply self-attention to feature maps ``(B, C, H, W)``, keeping their shape."""
         normed = self.norm(x)
         q, k, v = (layer(normed).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.q, self.k, self.v))
         out = F.scaled_dot_product_attention(q, k, v).squeeze(1)
@@ -70,7 +70,7 @@ class SpatialAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the places with a strided convolution, padded on the right and at the bottom only.
+    """Halve the resolution with a strided convolution, padded on the right and at the bottom only.
 
     Args:
         channels: C.
@@ -81,12 +81,12 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to ``(B, C, H / 2, W / 2)``."""
+        """Downsample feature maps ``(B, C, H, W)`` to ``(B, C, H / 2, W / 2)``."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
-    """Double the places by repetition, then smooth with a convolution.
+    """Double the resolution by repeating pixels, then smooth with a convolution.
 
     Args:
         channels: C.
@@ -97,5 +97,5 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to ``(B, C, 2 H, 2 W)``."""
+        """Upsample feature maps ``(B, C, H, W)`` to ``(B, C, 2 H, 2 W)``."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

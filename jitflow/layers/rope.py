@@ -1,4 +1,4 @@
-"""Rotary positions on a two-dimensional grid of tokens.
+"""Rotary position embedding on a two-dimensional grid of tokens.
 
 Shapes: B batch, A heads, N tokens, K head dim.
 """
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 
 def rope_table(grid: tuple[int, int], head_dim: int, *, num_prefix: int = 0, theta: float = 10000.0) -> Tensor:
-    """Cosines and sines of every token's angles: the row turns the first half of a head, the column the second.
+    """Table of each token's rotation angles: the row rotates the first half of a head, the column the second.
 
     Each axis has ``head_dim / 4`` frequencies ``theta^(-2i / (head_dim / 2))``.
 
     Args:
         grid: Rows and columns of tokens, row-major.
         head_dim: K, divisible by 4.
-        num_prefix: Leading tokens that have no place on the grid and are not rotated.
+        num_prefix: Leading tokens that have no position on the grid and are not rotated.
         theta: Base of the frequencies.
 
     Returns:
@@ -38,10 +38,10 @@ def rope_table(grid: tuple[int, int], head_dim: int, *, num_prefix: int = 0, the
 
 
 class RotaryTable:
-    """A rotation table made on first use, once per device, and always float32.
+    """A rotation table that is computed on first use, once per device, and always in float32.
 
-    Not a buffer: a buffer would follow the module into half precision, and would be garbage after
-    ``to_empty`` on a module built without memory.
+    It is not a buffer: a buffer would be cast to half precision with the module, and would hold garbage after
+    ``to_empty`` on a module built on the meta device.
 
     Args:
         grid: Rows and columns of tokens.
@@ -53,20 +53,20 @@ class RotaryTable:
         self._arguments = (grid, head_dim, num_prefix)
         self._tables: dict[torch.device, Tensor] = {}
 
-    # To a compiler the table is a constant; a table made while it traces would let it trace once more.
+    # The compiler sees the table as a constant; a table created during tracing would cause a recompilation.
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def __call__(self, device: torch.device) -> Tensor:
-        """Return the table of :func:`rope_table` on ``device``."""
+        """Return the rotation table of :func:`rope_table` on ``device``."""
         if device not in self._tables:
             grid, head_dim, num_prefix = self._arguments
-            # Outside inference mode, or a table first made while sampling could not be trained with.
+            # Not in inference mode, or training could not use a table that sampling created first.
             with torch.inference_mode(False):
                 self._tables[device] = rope_table(grid, head_dim, num_prefix=num_prefix).to(device)
         return self._tables[device]
 
 
 class StoredRotaryTable(nn.Module):
-    """A rotation table that is also in the state dict, as the LightningDiT release has it.
+    """A rotation table that is also stored in the state dict, as in the LightningDiT release.
 
     The buffers exist for the file format: the rotation itself uses a :class:`RotaryTable`, which stays exact
     in half precision. Loading weights that were trained with another table is an error.
@@ -82,13 +82,13 @@ class StoredRotaryTable(nn.Module):
     def __init__(self, grid: tuple[int, int], head_dim: int) -> None:
         super().__init__()
         self._table = RotaryTable(grid, head_dim)
-        # The file has one number for each channel, the table one for each pair.
+        # The file has one value for each channel, the table one for each pair.
         cos, sin = rope_table(grid, head_dim).repeat_interleave(2, dim=-1)
         self.register_buffer("freqs_cos", cos)
         self.register_buffer("freqs_sin", sin)
 
     def forward(self, device: torch.device) -> Tensor:
-        """Return the table of :func:`rope_table` on ``device``, float32."""
+        """Return the rotation table of :func:`rope_table` on ``device``, float32."""
         return self._table(device)
 
     def _load_from_state_dict(
@@ -106,9 +106,9 @@ class StoredRotaryTable(nn.Module):
             given = state_dict.get(prefix + name)
             if given is None or given.shape != values.shape or given.is_meta:
                 continue
-            # Half precision rounds by up to 0.004; another place or base differs by far more.
+            # Half precision rounds by up to 0.004; another position or base differs by far more.
             if not torch.allclose(given.float().cpu(), values, rtol=0, atol=0.01):
-                error_msgs.append(f"{prefix}{name} holds other rotary positions than this network's")
+                error_msgs.append(f"{prefix}{name} holds rotary positions that differ from this network's")
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
@@ -120,22 +120,22 @@ def apply_rope(x: Tensor, table: Tensor, *, in_order: bool = True) -> Tensor:
     Args:
         x: Queries or keys, shape ``(B, A, N, K)``.
         table: From :func:`rope_table`, shape ``(2, N, K / 2)``, float32.
-        in_order: Whether channels stay where they are. Else the first ones of all pairs may come before all second
-            ones: kernels then write without gaps, and products of queries and keys do not change.
+        in_order: Whether to keep the order of the channels. Otherwise the first channels of all pairs may come before
+            all second ones: kernels then write contiguously, and products of queries and keys do not change.
 
     Returns:
         Rotated, shape ``(B, A, N, K)``, dtype of ``x``; computed in float32.
     """
     pairs = x.float().unflatten(-1, (-1, 2))
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        # A pair as one complex number: a single pass where the formula below takes seven.
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(table[0], table[1]))
+        # Each pair as one complex number: one pass over memory, where the formula below takes seven.
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(table[0], table[1]))
     else:
-        # Compilers fuse the plain formula and do not know complex numbers.
+        # Compilers fuse the plain formula but do not support complex numbers.
         cos, sin = table[0], table[1]
         a, b = pairs.unbind(-1)
         first, second = a * cos - b * sin, b * cos + a * sin
         if not in_order:
             return torch.cat([first, second], dim=-1).to(x.dtype)
-        turned = torch.stack([first, second], dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+        rotated = torch.stack([first, second], dim=-1)
+    return rotated.flatten(-2).to(x.dtype)

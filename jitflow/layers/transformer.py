@@ -1,6 +1,6 @@
-"""What Transformers of adaLN blocks have in common, whatever their tokens are.
+"""Base class of adaLN Transformers: compilation and precomputed modulation.
 
-Shapes: B batch, D width, M all modulation values of one condition.
+Shapes: B batch, D width, M number of modulation values of all layers.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from jitflow.layers.adaln import AdaLNBlock, AdaLNFinal
 from jitflow.layers.embed import LabelEmbedder, TimestepEmbedder
 
 CompiledParts = Literal["blocks", "network"]
-# Forms of one layer that may be compiled: all blocks share their code, and each comes with and without class tokens,
-# with and without gradients, in several sizes of batches. After 8 torch would quietly stop compiling.
-_FORMS = 64
+# Limit of compiled variants of a layer: all blocks share their code, which is compiled with and without class tokens,
+# # with and without gradients, and for several batch sizes. Torch's default of 8 would silently stop compiling.
+_RECOMPILE_LIMIT = 64
 
 
 class AdaLNTransformer(nn.Module):
-    """Base of networks whose blocks see time and class through adaLN only; a subclass makes the layers.
+    """Base class of Transformers that are conditioned through adaLN only; a subclass creates the layers.
 
     Attributes:
-        t_embedder: Time to vector.
-        y_embedder: Class to vector, or None for a network without classes.
+        t_embedder: Embedding of the time.
+        y_embedder: Embedding of the class, or None for a network without classes.
         blocks: The blocks, each an :class:`~jitflow.layers.adaln.AdaLNBlock`.
-        final_layer: Tokens to patches.
+        final_layer: Layer that maps tokens to patches.
     """
 
     t_embedder: TimestepEmbedder
@@ -36,18 +36,19 @@ class AdaLNTransformer(nn.Module):
     final_layer: AdaLNFinal
 
     def compile_parts(self, parts: bool | CompiledParts = True) -> None:
-        """Compile in place with ``torch.compile``, for the shapes that come; parameter names do not change.
+        """Compile the network in place with ``torch.compile``, once for each input shape; parameter names are kept.
 
         Args:
-            parts: ``"blocks"``, or True: every block by itself, where equal ones are compiled once. ``"network"``: all
-                layers as one, in fewer and longer kernels, for a compilation that grows with the depth. False: nothing.
+            parts: ``"blocks"`` or True: each block separately; equal blocks are compiled once. ``"network"``: all
+                layers together, with fewer and larger kernels, but a compile time that grows with the depth. False:
+                nothing.
 
         Raises:
-            ConfigError: If ``parts`` is something else.
+            ConfigError: If ``parts`` has another value.
         """
         if parts:
             limits = torch.compiler.config
-            limits.recompile_limit = max(limits.recompile_limit, _FORMS)
+            limits.recompile_limit = max(limits.recompile_limit, _RECOMPILE_LIMIT)
         if parts == "network":
             self.compile(dynamic=False)
         elif parts is True or parts == "blocks":
@@ -57,18 +58,18 @@ class AdaLNTransformer(nn.Module):
             raise unknown_name("compile", parts, ("true", "false", *get_args(CompiledParts)))
 
     def modulation(self, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """Compute what all layers need to know of time and class, for ``forward(..., modulation=...)``.
+        """Compute the modulation of all layers from time and class, for ``forward(..., modulation=...)``.
 
-        It depends on nothing else, so a sampler can compute it once for all of its times and labels: a row for
-        each pair, picked by index at each step. Rows are as good as the direct way to the last bits of a matrix
-        product, and exactly it for the same batch.
+        It depends on nothing else, so a sampler can compute it once for all its times and labels, one row for each
+        pair, and index it at each step. The rows equal those that ``forward`` computes: bit for bit for the same batch,
+        else up to the rounding of a matrix product.
 
         Args:
             t: Time, shape ``(B,)``, in ``[0, 1]``.
             y: Class of each sample, shape ``(B,)``, int64; None for a network without classes.
 
         Returns:
-            Values, shape ``(B, M)``: the layers' modulations one after another.
+            Modulation values, shape ``(B, M)``: those of all layers, concatenated.
         """
         c = self._condition(t, self._embed_label(y))
         return torch.cat([layer.adaLN_modulation(c) for layer in self._modulated_layers()], dim=-1)
@@ -77,7 +78,7 @@ class AdaLNTransformer(nn.Module):
         if self.y_embedder is None:
             return None
         if y is None:
-            raise ValueError("this network needs a label for each sample; its number of classes means no class")
+            raise ValueError("this network needs a label for each sample; the label num_classes means no class")
         return self.y_embedder(y)
 
     def _condition(self, t: Tensor, y_emb: Tensor | None) -> Tensor:
@@ -85,7 +86,7 @@ class AdaLNTransformer(nn.Module):
         return t_emb if y_emb is None else t_emb + y_emb
 
     def _split_modulation(self, modulation: Tensor | None) -> list[Tensor | None]:
-        """Part ``(B, M)`` into one modulation for each block and the last layer; None stays None for each."""
+        """Split a modulation ``(B, M)`` into one for each block and the final layer; None gives None for each."""
         layers = self._modulated_layers()
         if modulation is None:
             return [None] * len(layers)

@@ -1,1 +1,1 @@
-"""Architectures, one per file, and the registry that names them."""
+"""Network architectures, one per file, and the registry of named networks."""

@@ -1,7 +1,7 @@
 """AutoencoderKL, the convolutional autoencoder of latent diffusion, at the sizes of VA-VAE f16d32.
 
 Shapes: B batch, H x W pixels, F downsampling factor, Z latent channels; h x w = H / F x W / F.
-Parameter names are those of the VA-VAE release, so that its state dict loads as it is.
+Parameter names are those of the VA-VAE release, so that its state dict loads unchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jitflow.layers.residual import Downsample, ResnetBlock, SpatialAttention, U
 
 
 class GaussianLatents(NamedTuple):
-    """What an encoder knows about the latents of images: a normal distribution for each number.
+    """Encoder output: an independent normal distribution for each element of the latents.
 
     Attributes:
         mean: Shape ``(B, Z, h, w)``.
@@ -31,11 +31,11 @@ class GaussianLatents(NamedTuple):
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation, shape of ``mean``."""
+        """Standard deviation of the latents, shape of ``mean``."""
         return torch.exp(0.5 * self.logvar)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw latents, shape of ``mean``; a generator draws on its own device."""
+        """Sample latents, shape of ``mean``; a given generator draws on its own device."""
         device = self.mean.device if generator is None else generator.device
         noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
         return self.mean + self.std * noise.to(self.mean.device)
@@ -74,11 +74,11 @@ class _Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images to features at the latent resolution, from the highest resolution down.
+    """Encoder from images to features at the latent resolution.
 
     Args:
         in_channels: Channels of the images.
-        out_channels: Channels of the result.
+        out_channels: Channels of the features.
         widths: Channels of each level.
         attention: Whether each level has attention.
         num_res_blocks: Blocks of a level.
@@ -124,7 +124,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to images, from the lowest resolution up; one more block a level than the encoder.
+    """Decoder from latents to images; it has one more block a level than the encoder.
 
     Args:
         in_channels: Channels of the latents.
@@ -168,22 +168,22 @@ class Decoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    """Images to a normal distribution over latents, and latents to images.
+    """Autoencoder that maps images to a normal distribution of latents, and latents to images.
 
-    The defaults are VA-VAE f16d32: 256 x 256 pixels to 32 x 16 x 16. Other sizes that the factor divides work too,
-    since attention belongs to a level, not to a number of pixels.
+    The defaults are VA-VAE f16d32: 256 x 256 pixels to 32 x 16 x 16. Other image sizes divisible by the factor work
+    too, since attention is set by level, not by image size.
 
     Args:
         embed_dim: Z.
         ch: Channels of a level of multiplier 1; a multiple of 32.
         ch_mult: Multiplier of each level, highest resolution first; ``F = 2 ** (len(ch_mult) - 1)``.
-        resolution: Side in pixels that ``attn_resolutions`` counts from.
+        resolution: Side of the image in pixels for which ``attn_resolutions`` is given.
         num_res_blocks: Blocks of an encoder's level; the decoder has one more.
-        attn_resolutions: Sides in pixels of the levels with attention.
+        attn_resolutions: Sides in pixels of the feature maps with attention.
         in_channels: Channels of the images, in and out.
 
     Raises:
-        ConfigError: If sizes do not fit each other.
+        ConfigError: If the sizes are inconsistent.
 
     References:
         Rombach et al. 2022, arXiv:2112.10752; Yao et al. 2025, arXiv:2501.01423 (VA-VAE).
@@ -229,7 +229,7 @@ class AutoencoderKL(nn.Module):
         self.post_quant_conv = nn.Conv2d(embed_dim, embed_dim, 1)
 
     def encode(self, x: Tensor) -> GaussianLatents:
-        """Describe the latents of images.
+        """Encode images as distributions of latents.
 
         Args:
             x: Images, shape ``(B, in_channels, H, W)``, in ``[-1, 1]``; F divides H and W.
@@ -238,7 +238,7 @@ class AutoencoderKL(nn.Module):
             ``(mean, logvar)``, each of shape ``(B, Z, h, w)``.
 
         Raises:
-            ValueError: If the shape does not fit.
+            ValueError: If the shape is wrong.
         """
         if x.dim() != 4 or x.shape[1] != self.in_channels or x.shape[2] % self.factor or x.shape[3] % self.factor:
             raise ValueError(
@@ -258,7 +258,7 @@ class AutoencoderKL(nn.Module):
             Images, shape ``(B, in_channels, H, W)``, nominally in ``[-1, 1]``, not clipped.
 
         Raises:
-            ValueError: If the shape does not fit.
+            ValueError: If the shape is wrong.
         """
         if z.dim() != 4 or z.shape[1] != self.embed_dim:
             raise ValueError(
@@ -267,5 +267,5 @@ class AutoencoderKL(nn.Module):
         return self.decoder(self.post_quant_conv(z))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images through the mean of their latents and back, shape ``(B, in_channels, H, W)``."""
+        """Reconstruct images from the mean of their latents, shape ``(B, in_channels, H, W)``."""
         return self.decode(self.encode(x).mean)

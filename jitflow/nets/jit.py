@@ -1,7 +1,7 @@
-"""JiT, a plain Transformer on image patches.
+"""JiT ("just image Transformers"): a plain Transformer on image patches.
 
 Shapes: B batch, C channels, H x W pixels, P patch side, N tokens, D width, A heads, K head dim.
-Parameter names are those of the JiT release, so that its state dicts load as they are.
+Parameter names are those of the JiT release, so that its state dicts load unchanged.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ class JiT(AdaLNTransformer):
         attn_dropout: Dropout of attention probabilities, in the middle half of the blocks only.
         proj_dropout: Dropout of projections and hidden units, in the middle half of the blocks only.
         num_classes: Number of classes; the label ``num_classes`` means "no class". 0 for a network without classes,
-            which has no table of them and takes no class tokens.
-        bottleneck_dim: Width of the patch embedding's narrow layer.
-        in_context_len: Class tokens put before the image tokens; 0 for none.
-        in_context_start: Block before which they are put.
+            which has no label embedding and takes no class tokens.
+        bottleneck_dim: Width of the patch embedding's bottleneck.
+        in_context_len: Number of class tokens prepended to the image tokens; 0 for none.
+        in_context_start: Index of the block before which they are prepended.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory; same result.
-        positions: ``"rotary"``: the release's fixed table of waves, and rotation in every attention. ``"learned"``: a
-            table learned from normal values of standard deviation 0.02 in place of the fixed one.
-        use_rope: Rotate queries and keys as well; only learned positions can do without.
-        rope_axes: What rotation measures distances by: ``"grid"``, the row and the column of a patch, or ``"line"``,
-            its place on the line that all rows make, as in a text.
-        init: How matrices start, see :func:`jitflow.layers.initial.initialise_`.
-        init_std: Their standard deviation where they start normal.
-        self_conditioning: Take a previous estimate of the data as ``hint``, through an embedding of its own. With
-            ``init="xavier"`` it is zero at first, so that an untrained hint changes nothing; else it starts as all
-            matrices do, which a network that never was without hints learns faster from.
+        positions: ``"rotary"``: the release's fixed sinusoidal embedding, and rotary embedding in every attention.
+            ``"learned"``: a learned embedding, initialised with standard deviation 0.02, in place of the fixed one.
+        use_rope: Whether to rotate queries and keys too; False needs learned positions.
+        rope_axes: Coordinates of the rotary embedding: ``"grid"``, row and column of a patch, or ``"line"``, its index
+            in row-major order, as for text.
+        init: Initialisation of matrices, see :func:`jitflow.layers.initial.initialise_`.
+        init_std: Standard deviation of the normal initialisation.
+        self_conditioning: Take a previous estimate of the data as ``hint``, through its own patch embedding. With
+            ``init="xavier"`` that embedding starts at zero, so an untrained hint changes nothing; else it starts like
+            all matrices, with which a network trained with hints from the start learns faster.
 
     Attributes:
-        prediction: What the network was built to predict, or None where its caller decides.
+        prediction: The kind of prediction the network was built for, or None if the caller decides.
 
     Raises:
-        ConfigError: If sizes do not fit each other.
+        ConfigError: If the sizes are inconsistent.
 
     References:
         Li & He 2025, arXiv:2511.13720.
@@ -133,7 +133,7 @@ class JiT(AdaLNTransformer):
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.y_embedder = LabelEmbedder(num_classes, hidden_size) if num_classes else None
         self.x_embedder = BottleneckPatchEmbed(patch_size, in_channels, bottleneck_dim, hidden_size)
-        # Only the middle half drops out: the first blocks see raw patches, the last ones write pixels.
+        # Dropout in the middle half only: the first blocks read raw patches, the last ones write pixels.
         middle = range(depth // 4, depth // 4 * 3)
         self.blocks = nn.ModuleList(
             AdaLNBlock(
@@ -154,16 +154,16 @@ class JiT(AdaLNTransformer):
         rope_grid = self.grid if rope_axes == "grid" else (1, self.grid[0] * self.grid[1])
         self.rope = RotaryTable(rope_grid, head_dim)
         self.rope_in_context = RotaryTable(rope_grid, head_dim, num_prefix=in_context_len)
-        initialise_(self, init, normal=self._normal_at_first(), std=init_std)
+        initialise_(self, init, normal=self._normal_initialised(), std=init_std)
         if self_conditioning:
-            # Made last: every other weight is what the same seed gives without it.
+            # Created last, so that the same seed gives all other weights the same values with and without it.
             self.hint_embedder = PatchEmbed(patch_size, in_channels, hidden_size, bias=False)
             if init == "xavier":
                 nn.init.zeros_(self.hint_embedder.proj.weight)
             else:
                 nn.init.trunc_normal_(self.hint_embedder.proj.weight, std=init_std)
 
-    def _normal_at_first(self) -> list[Tensor]:
+    def _normal_initialised(self) -> list[Tensor]:
         tensors: list[Tensor] = []
         if self.y_embedder is not None:
             tensors.append(self.y_embedder.embedding_table.weight)
@@ -188,19 +188,18 @@ class JiT(AdaLNTransformer):
         Args:
             x: Path sample, shape ``(B, C, H, W)``.
             t: Time, shape ``(B,)``, in ``[0, 1]``; 0 is noise, 1 is data.
-            y: Class of each sample, shape ``(B,)``, int64, in ``[0, num_classes]``; not looked at where there are no
-                classes.
-            hint: Estimate of the data (known parts exact), shape of ``x``; None means zeros. Only with
+            y: Class of each sample, shape ``(B,)``, int64, in ``[0, num_classes]``; ignored without classes.
+            hint: Estimate of the data (exact where known), shape of ``x``; None means zeros. Only with
                 ``self_conditioning``.
             modulation: ``self.modulation(t, y)`` computed before, shape ``(B, M)``, or ``(1, M)`` for one that all
-                samples share; ``t`` is then not looked at.
+                samples share; ``t`` is then ignored.
 
         Returns:
             Prediction, shape ``(B, C, H, W)``.
 
         Raises:
-            ValueError: If the image has another size or number of channels than the network, if a label is
-                missing, or if a hint does not fit.
+            ValueError: If the image's size or number of channels differs from the network's, a label is missing, or the
+                hint has another shape.
         """
         if x.shape[1:] != (self.in_channels, *self.img_size):
             raise ValueError(
@@ -212,25 +211,25 @@ class JiT(AdaLNTransformer):
             raise ValueError(f"this network takes {wanted}; got {tuple(hint.shape)}")
         y_emb = self._embed_label(y) if modulation is None or self.in_context_len else None
         c = self._condition(t, y_emb) if modulation is None else None
-        *of_blocks, of_final = self._split_modulation(modulation)
+        *block_modulations, final_modulation = self._split_modulation(modulation)
         tokens = self.x_embedder(x) + self.pos_embed
         if self.self_conditioning:
             # Zeros are embedded too, so that every step has the same graph (DDP, compilation).
             tokens = tokens + self.hint_embedder(torch.zeros_like(x) if hint is None else hint.to(x.dtype))
         rope = self.rope(x.device) if self.use_rope else None
-        for i, (block, of_block) in enumerate(zip(self.blocks, of_blocks, strict=True)):
+        for i, (block, block_modulation) in enumerate(zip(self.blocks, block_modulations, strict=True)):
             if self.in_context_len and i == self.in_context_start:
                 assert y_emb is not None
                 prefix = y_emb.unsqueeze(1) + self.in_context_posemb
                 tokens = torch.cat([prefix.to(tokens.dtype), tokens], dim=1)
                 rope = self.rope_in_context(x.device) if self.use_rope else None
-            # What the last block makes of class tokens is not looked at.
+            # The last block's outputs for the class tokens are not needed.
             unread = self.in_context_len if i == len(self.blocks) - 1 else 0
             if self.gradient_checkpointing and self.training:
-                tokens = checkpoint(block, tokens, c, rope, of_block, unread, use_reentrant=False)
+                tokens = checkpoint(block, tokens, c, rope, block_modulation, unread, use_reentrant=False)
             else:
-                tokens = block(tokens, c, rope, of_block, unread)
-        return unpatchify(self.final_layer(tokens, c, of_final), self.grid, self.patch_size)
+                tokens = block(tokens, c, rope, block_modulation, unread)
+        return unpatchify(self.final_layer(tokens, c, final_modulation), self.grid, self.patch_size)
 
 
 def _height_width(img_size: int | tuple[int, int] | list[int]) -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""LightningDiT, a diffusion Transformer on latents.
+"""LightningDiT: a diffusion Transformer on latents.
 
-Shapes: B batch, C channels, H x W latent places, P patch side, N tokens, D width, A heads, K head dim.
-Parameter names are those of the LightningDiT release, so that its state dicts load as they are, and so is what
-the network does, with one rule of this library: it never drops labels itself (the training module does).
+Shapes: B batch, C channels, H x W latent positions, P patch side, N tokens, D width, A heads, K head dim.
+Parameter names are those of the LightningDiT release, so that its state dicts load unchanged. The network computes
+the same too, except that it never drops labels (the training module does).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jitflow.nets.weights import strip_prefix, summarise
 
 
 class LightningDiT(AdaLNTransformer):
-    """Transformer on latents, conditioned on time and class.
+    """Diffusion Transformer on latents, conditioned on time and class.
 
     Names and defaults of the arguments are the release's; its published networks set ``use_swiglu``, ``use_rope``
     and ``use_rmsnorm``, as the named variants of the registry do. With every flag off it is a plain DiT.
@@ -46,13 +46,13 @@ class LightningDiT(AdaLNTransformer):
         learn_sigma: Also predict a second half of channels, which ``forward`` leaves out.
         use_qknorm: Normalise queries and keys.
         use_swiglu: Gated feed-forward layers of the same cost instead of plain ones.
-        use_rope: Rotary positions besides the fixed table.
+        use_rope: Rotary positions in addition to the fixed table.
         use_rmsnorm: RMSNorm instead of LayerNorm.
-        wo_shift: The condition scales and gates the blocks but does not shift them.
+        wo_shift: Whether the condition only scales and gates the blocks, without a shift.
         use_checkpoint: Recompute blocks in the backward pass to save memory; same result.
 
     Raises:
-        ConfigError: If sizes do not fit each other.
+        ConfigError: If the sizes are inconsistent.
 
     References:
         Yao et al. 2025, arXiv:2501.01423; Peebles & Xie 2022, arXiv:2212.09748.
@@ -121,17 +121,17 @@ class LightningDiT(AdaLNTransformer):
 
         Args:
             x: Path sample in normalised latents, shape ``(B, C, H, W)``.
-            t: Time, shape ``(B,)``, in ``[0, 1]``; 0 is noise, 1 is data. It is embedded as it is, not times
-                1000: the release runs the same way and at the same scale as this library.
+            t: Time, shape ``(B,)``, in ``[0, 1]``; 0 is noise, 1 is data. It is embedded without a factor of 1000:
+                direction and scale of time are the same in the release and in this library.
             y: Class of each sample, shape ``(B,)``, int64, in ``[0, num_classes]``.
             modulation: ``self.modulation(t, y)`` computed before, shape ``(B, M)``, or ``(1, M)`` for one that all
-                samples share; ``t`` and ``y`` are then not looked at.
+                samples share; ``t`` and ``y`` are then ignored.
 
         Returns:
             Prediction, shape ``(B, C, H, W)``.
 
         Raises:
-            ValueError: If the latents have another size or number of channels than the network.
+            ValueError: If the latents' size or number of channels differs from the network's.
         """
         if x.shape[1:] != (self.in_channels, *self.input_size):
             raise ValueError(
@@ -139,19 +139,19 @@ class LightningDiT(AdaLNTransformer):
                 f"{self.input_size[1]}); got {tuple(x.shape)}"
             )
         c = self._condition(t, self._embed_label(y)) if modulation is None else None
-        *of_blocks, of_final = self._split_modulation(modulation)
+        *block_modulations, final_modulation = self._split_modulation(modulation)
         tokens = self.x_embedder(x) + self.pos_embed
         rope = None if self.feat_rope is None else self.feat_rope(x.device)
-        for block, of_block in zip(self.blocks, of_blocks, strict=True):
+        for block, block_modulation in zip(self.blocks, block_modulations, strict=True):
             if self.use_checkpoint and self.training:
-                tokens = checkpoint(block, tokens, c, rope, of_block, use_reentrant=False)
+                tokens = checkpoint(block, tokens, c, rope, block_modulation, use_reentrant=False)
             else:
-                tokens = block(tokens, c, rope, of_block)
-        out = unpatchify(self.final_layer(tokens, c, of_final), self.grid, self.patch_size)
+                tokens = block(tokens, c, rope, block_modulation)
+        out = unpatchify(self.final_layer(tokens, c, final_modulation), self.grid, self.patch_size)
         return out[:, : self.in_channels]
 
 
-# A name that every LightningDiT has and that tells it from JiT, whose patch embedding has two parts.
+# A parameter of every LightningDiT but of no JiT, whose patch embedding has two layers.
 ANCHOR = "x_embedder.proj.weight"
 
 
@@ -162,7 +162,7 @@ def load_lightningdit_weights(path: str | Path, which: str = "ema") -> dict[str,
         path: A ``.pt`` file: sections ``model``, ``ema``, ``opt`` and ``config``, or a state dict alone, with or
             without the prefixes of wrappers (``module.``, ``_orig_mod.``).
         which: Section to read: ``"ema"``, the averaged weights that the release samples from, or ``"model"``. A
-            file that is a state dict alone is read as it is.
+            file that is only a state dict is read whatever this says.
 
     Returns:
         The state dict, tensors on the CPU, mapped from the file where its format allows.
@@ -191,19 +191,20 @@ def detect_lightningdit(
     input_size: int | tuple[int, int] | None = None,
     num_heads: int | None = None,
 ) -> dict[str, Any]:
-    """Read the settings of a LightningDiT from its weights.
+    """Infer the settings of a LightningDiT from its weights.
 
     Args:
         weights: Its state dict.
         input_size: Size of the latents, where they are not square.
-        num_heads: A, where neither rotary positions nor normalised queries show it.
+        num_heads: A; needed if the weights have neither rotary positions nor normalised queries.
 
     Returns:
-        Keyword arguments of :class:`LightningDiT`. A table without a row for "no class" cannot be told from one
-        with it; the row is assumed.
+        Keyword arguments of :class:`LightningDiT`. A label embedding without a row for "no class"
+            looks the same as one with it; the row is assumed.
 
     Raises:
-        CheckpointError: If these are not the weights of a LightningDiT, or a size can neither be read nor was given.
+        CheckpointError: If these are not the weights of a LightningDiT, or a setting can neither be inferred nor was
+            given.
     """
     try:
         width, in_channels, patch, _ = weights[ANCHOR].shape
@@ -221,11 +222,13 @@ def detect_lightningdit(
         if num_heads is None and name in weights:
             num_heads = width // weights[name].shape[-1]
     if num_heads is None:
-        raise CheckpointError("the number of heads shows in no shape of these weights; pass num_heads")
+        raise CheckpointError("the number of heads cannot be inferred from these weights; pass num_heads")
     if input_size is None:
         side = round(num_tokens**0.5)
         if side * side != num_tokens:
-            raise CheckpointError(f"the weights are for {num_tokens} tokens, which is no square; pass input_size")
+            raise CheckpointError(
+                f"the weights are for {num_tokens} tokens, which is not a square number; pass input_size"
+            )
         input_size = side * patch
     ratio = 1.5 * hidden / width if swiglu else hidden / width
     return {
@@ -235,7 +238,7 @@ def detect_lightningdit(
         "hidden_size": width,
         "depth": 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks.")),
         "num_heads": num_heads,
-        # The hidden size of a gated layer was rounded down, so only the nearest half is the ratio.
+        # The hidden size of a gated layer is rounded down, so the ratio is rounded to the nearest half.
         "mlp_ratio": round(2 * ratio) / 2,
         "num_classes": rows - 1,
         "learn_sigma": out_size == 2 * patch * patch * in_channels,

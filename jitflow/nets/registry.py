@@ -1,4 +1,4 @@
-"""Names of networks: what exists, at which size, and how to build it."""
+"""Registry of named networks and their sizes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Variant:
     Attributes:
         build: The network's class.
         settings: Its keyword arguments, image size included.
-        note: Where the variant comes from.
+        note: Origin of the variant.
     """
 
     build: Callable[..., nn.Module]
@@ -38,7 +38,7 @@ def _jit(depth: int, width: int, heads: int, bottleneck: int, patch: int, img_si
         "num_heads": heads,
         "bottleneck_dim": bottleneck,
         "in_context_len": 32,
-        # The release's rule in all of its variants.
+        # The release sets this for all of its variants.
         "in_context_start": depth // 3,
     }
     return Variant(JiT, settings, note)
@@ -52,7 +52,7 @@ def _lightningdit(depth: int, width: int, heads: int, patch: int, note: str) -> 
         "hidden_size": width,
         "depth": depth,
         "num_heads": heads,
-        # The flags of every published network; the class itself defaults to a plain DiT.
+        # The flags of all published networks; the class itself defaults to a plain DiT.
         "use_swiglu": True,
         "use_rope": True,
         "use_rmsnorm": True,
@@ -80,7 +80,7 @@ _VARIANTS: dict[str, Variant] = {
         {**_jit(4, 96, 3, 32, 4, 16, _OURS).settings, "in_context_len": 4},
         f"{_OURS}, for CPU",
     ),
-    # Large patches, of which 16 latents of 16 x 16 places make 16 tokens: trains in minutes on two CPU cores.
+    # Large patches, so that latents of 16 x 16 positions make 16 tokens: trains in minutes on two CPU cores.
     "LightningDiT-N/4": _lightningdit(6, 256, 8, 4, f"{_OURS}, for CPU"),
     "LightningDiT-S/1": _lightningdit(12, 384, 6, 1, _OURS),
     "LightningDiT-S/2": _lightningdit(12, 384, 6, 2, _OURS),
@@ -97,18 +97,18 @@ _VARIANTS: dict[str, Variant] = {
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """List the names that :func:`create_model` knows.
+    """List the names of all models for :func:`create_model`.
 
     Args:
-        pattern: Shell-style filter, upper and lower case alike, such as ``"jit-b*"``.
+        pattern: Shell-style pattern, case-insensitive, such as ``"jit-b*"``.
 
     Returns:
-        Names in the order of size within a family.
+        Names, by size within a family.
     """
     return [name for name in _VARIANTS if fnmatch.fnmatch(name.lower(), pattern.lower())]
 
 
-# Architectures without sizes of their own, for networks that are no named variant. Not listed.
+# Architectures without default sizes, for networks that are not a named variant; not listed.
 _ARCHITECTURES = {
     "JiT": Variant(JiT, note="every size given"),
     "LightningDiT": Variant(LightningDiT, note="every size given"),
@@ -116,7 +116,7 @@ _ARCHITECTURES = {
 
 
 def get_variant(name: str) -> Variant:
-    """Look a variant or a bare architecture up; raise ConfigError with the nearest names if there is none."""
+    """Return a variant or bare architecture by name; raise ConfigError with the nearest names if it is unknown."""
     if name in _ARCHITECTURES:
         return _ARCHITECTURES[name]
     if name not in _VARIANTS:
@@ -125,17 +125,17 @@ def get_variant(name: str) -> Variant:
 
 
 def create_model(name: str, **overrides: Any) -> nn.Module:
-    """Build a network by name, with fresh weights.
+    """Build a network by name, with newly initialised weights.
 
     Args:
         name: One of :func:`list_models`.
-        overrides: Keyword arguments of the network that replace the variant's, such as ``img_size``.
+        overrides: Keyword arguments of the network that override the variant's, such as ``img_size``.
 
     Returns:
         The network, in training mode.
 
     Raises:
-        ConfigError: If the name is unknown or the sizes do not fit.
+        ConfigError: If the name is unknown or the sizes are inconsistent.
     """
     variant = get_variant(name)
     try:

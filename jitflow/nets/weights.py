@@ -1,4 +1,4 @@
-"""Putting weights from a file into a network, all of them or none."""
+"""Load weights into a network strictly: all of them or none."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _NAMES_SHOWN = 4
 
 
 def load_strictly(net: nn.Module, weights: Mapping[str, Tensor], *, source: object) -> None:
-    """Load weights that must fit exactly; nothing is loaded if a name or a shape does not.
+    """Load a state dict whose names and shapes must all match the network's; otherwise nothing is loaded.
 
     Args:
         net: The network.
         weights: Its state dict.
-        source: Where the weights come from, for the message.
+        source: Origin of the weights, for the error message.
 
     Raises:
-        CheckpointError: If a name is missing or not the network's, or a shape differs; the message names them.
+        CheckpointError: If a name is missing or unexpected, or a shape differs; the message names them.
     """
     own = net.state_dict()
     missing = [name for name in own if name not in weights]
@@ -47,17 +47,17 @@ def load_strictly(net: nn.Module, weights: Mapping[str, Tensor], *, source: obje
 
 
 def shorten(names: Collection[str]) -> str:
-    """List the first names and count the rest, such as ``a, b and 7 more``."""
+    """Shorten a list of parameter names for a message, such as ``a, b and 7 more``."""
     shown = ", ".join(list(names)[:_NAMES_SHOWN])
     return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"
 
 
 def summarise(values: Mapping[str, Any], *, limit: int = 8) -> str:
-    """Say in a few words what a dictionary from a file holds, by the first part of its names.
+    """Summarise the tensors and sections of a checkpoint for a message, grouped by the first part of their names.
 
     Args:
-        values: What was read: tensors, or sections that hold them.
-        limit: How many groups to name.
+        values: The dictionary: tensors, or sections that contain them.
+        limit: Number of groups to name.
 
     Returns:
         Text such as ``blocks (36 tensors), model (a section of 51), epoch``.
@@ -76,15 +76,15 @@ def summarise(values: Mapping[str, Any], *, limit: int = 8) -> str:
 
 
 def strip_prefix(weights: Mapping[str, Any], anchor: str) -> dict[str, Any]:
-    """Drop what a wrapper put before the names (``module.``, ``_orig_mod.``, ``first_stage_model.``, ...).
+    """Remove a wrapper's prefix (``module.``, ``_orig_mod.``, ``first_stage_model.``, ...) from parameter names.
 
     Args:
         weights: Named values.
-        anchor: A name that the network certainly has.
+        anchor: A parameter name that the network always has.
 
     Returns:
-        The values under the wrapper of the shortest prefix, without it; others are dropped. As given if the
-        anchor is under no prefix at all.
+        The values below the shortest prefix that leads to the anchor, without that prefix; others are dropped. The
+        values unchanged if the anchor has no prefix.
     """
     prefixes = [name.removesuffix(anchor) for name in weights if name == anchor or name.endswith(f".{anchor}")]
     prefix = min(prefixes, key=len, default="")

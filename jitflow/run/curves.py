@@ -1,4 +1,4 @@
-"""What a training logged, read back as curves: from the CSV files of its logger, or from the checkpoint."""
+"""Read training curves from the CSV logs, or from the checkpoint."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ _NO_CURVES = ("epoch", "step")
 
 
 def read_curves(folder: str | Path) -> dict[str, Curve]:
-    """Read every ``metrics.csv`` below a folder as one log.
+    """Read the training curves of every ``metrics.csv`` below a folder as one log.
 
-    A resumed run has a file for each of its parts; where two parts logged the same step, the later part counts.
+    A resumed run has a file for each part; if two parts logged the same step, the later part counts.
 
     Args:
         folder: The run's folder.
 
     Returns:
-        Curves by the name of their column, such as ``train/loss``; values that are no finite numbers are left out,
-        and so is a line that a crash cut short.
+        Curves by column name, such as ``train/loss``; non-finite values and a line truncated by a crash are skipped.
     """
     files = sorted(Path(folder).rglob(_CSV_NAME), key=lambda path: path.stat().st_mtime_ns)
     merged: dict[str, dict[int, float]] = {}
@@ -42,7 +41,7 @@ def read_curves(folder: str | Path) -> dict[str, Curve]:
 
 
 def history_curve(checkpoint: Mapping[str, Any]) -> Curve:
-    """Losses that a checkpoint keeps of a short training (``TrainingHistory``); empty if it keeps none."""
+    """Return the loss curve stored in a checkpoint of a short training (``TrainingHistory``); empty if none."""
     kept = checkpoint.get("callbacks", {}).get("TrainingHistory", {})
     losses = kept.get("losses", []) if isinstance(kept, Mapping) else []
     return [(step, float(loss)) for step, loss in enumerate(losses, 1) if math.isfinite(loss)]

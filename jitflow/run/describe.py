@@ -1,4 +1,4 @@
-"""Runs in folders: what each is, how far it came, how good it is, and the command that comes next."""
+"""Describe runs from their folders: state, progress, best score, and the next command."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ from jitflow.run.start import epochs_done
 
 State = Literal["finished", "unfinished", "damaged"]
 PLACES = ("runs", "outputs", "output", "run")
-"""Folders of the working directory where the commands put runs."""
-# Where a pipeline of several stages keeps its training.
+"""Default folders of runs in the working directory."""
+# Sub-folders in which pipelines of several stages keep their training.
 _TRAININGS = ("trained_models", "training")
 _MAX_DEPTH = 4
-# Scores by preference; the first that is found stands for the run.
+# Scores by preference; the first one found is the headline of the run.
 _REPORTS = ("metrics.json", "evaluation/evaluation.json", "evaluation/report.json", "report.json")
 _LOWEST = ("eval/fid", "val/loss_ema", "val/loss", "train/loss")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder.
+    """Description of a run, from its folder.
 
     Attributes:
         folder: The folder.
-        training: Folder of its training: the same, or one inside it if the run has other stages too.
-        application: Name of its application; empty if nothing tells.
-        network: Name of the network; empty if nothing tells.
-        state: Whether it reached its end, or its checkpoints cannot be read.
-        detail: Why, in a few words.
+        training: Folder of its training: the same, or a sub-folder if the run has other stages too.
+        application: Name of its application; empty if unknown.
+        network: Name of the network; empty if unknown.
+        state: Whether it is finished, unfinished, or has only damaged checkpoints.
+        detail: Reason for the state, in a few words.
         steps: Optimiser steps done.
         epochs: Finished epochs.
-        score: Name and value of the best score there is; None if there is none.
+        score: Name and value of its headline score; None if there is none.
         num_bytes: Size on disk.
         changed: When it last changed, in UTC.
-        checkpoint: Newest whole checkpoint; None if there is none.
+        checkpoint: Newest intact checkpoint; None if there is none.
         best: Checkpoint of the lowest validation loss; None if there is none.
-        command: What to run next: to go on, or to draw samples if it is finished; empty if nothing tells.
-        continuation: What to run to go on with it, also if it is finished; empty if nothing tells.
+        command: Next command: resume, or sample if it is finished; empty if unknown.
+        continuation: Command that resumes it, even if it is finished; empty if unknown.
         settings: Resolved settings of the training.
-        environment: Machine, versions and command that it ran with.
-        data: Sizes and fingerprint of what it was trained on.
-        history: Losses that the checkpoint keeps.
+        environment: Machine, versions and command of the run.
+        data: Sizes and fingerprint of the training data.
+        history: Losses stored in the checkpoint.
     """
 
     folder: Path
@@ -82,31 +82,36 @@ class Run:
 
 
 def find_runs(folders: Sequence[str | Path]) -> list[Path]:
-    """Find the folders of runs in folders and below them, sorted by name; a run inside a run is part of it.
+    """Find the folders of runs in and below given folders, sorted by name; nested runs belong to the outer run.
 
     Raises:
         MissingFileError: If one of the folders does not exist.
     """
     found: list[Path] = []
-    for place in map(Path, folders):
-        if not place.is_dir():
-            raise MissingFileError(f"there is no folder {place}; name the folder of your runs: jitflow runs FOLDER")
-        found += _below(place, _MAX_DEPTH)
+    for candidate in map(Path, folders):
+        if not candidate.is_dir():
+            raise MissingFileError(f"there is no folder {candidate}; name the folder of your runs: jitflow runs FOLDER")
+        found += _below(candidate, _MAX_DEPTH)
     return sorted(set(found))
 
 
 def training_folder(folder: str | Path) -> Path | None:
-    """Return the folder of a run's training: the folder itself, a stage inside it, or None if it is no run."""
+    """Return the training folder of a run: the folder itself, a stage inside it, or None if it is not a run."""
     folder = Path(folder)
     marks = (RUN_NAME, ENVIRONMENT_NAME, "training.json")
-    trained = {place: bool(_checkpoint_folders(place)) for place in (folder, *(folder / name for name in _TRAININGS))}
-    found = [place for place in trained if trained[place] or any((place / mark).is_file() for mark in marks)]
-    # A run of several stages has its own record beside the folder that its training's checkpoints lie in.
-    return next((place for place in found if trained[place]), found[0] if found else None)
+    trained = {
+        candidate: bool(_checkpoint_folders(candidate))
+        for candidate in (folder, *(folder / name for name in _TRAININGS))
+    }
+    found = [
+        candidate for candidate in trained if trained[candidate] or any((candidate / mark).is_file() for mark in marks)
+    ]
+    # A run of several stages has its own record beside the folder of its training's checkpoints.
+    return next((candidate for candidate in found if trained[candidate]), found[0] if found else None)
 
 
 def describe_run(folder: str | Path) -> Run:
-    """Describe a run from what lies in its folder, wherever the folder is now.
+    """Describe a run from the files in its folder, even if the folder was moved.
 
     Args:
         folder: The run's folder.
@@ -165,7 +170,7 @@ def _describe(folder: Path, training: Path) -> Run:
 
 
 def _record(training: Path) -> RunRecord | None:
-    """The folder's ``run.json``; a damaged one counts as none, for the rest of the folder still tells."""
+    """Read the folder's ``run.json``; a damaged one counts as missing, since the other files still describe the run."""
     try:
         return read_run_record(training)
     except ConfigError:
@@ -181,26 +186,26 @@ def _best_checkpoint(training: Path, settings: Mapping[str, Any]) -> Path | None
 
 
 def sample_command(checkpoint: str | Path) -> str:
-    """Return a command that draws samples from a checkpoint, whatever its application."""
+    """Return a command that samples from a checkpoint of any application."""
     return f"jitflow sample {shlex.quote(str(checkpoint))} --count 4"
 
 
 def continue_command(folder: Path, training: Path, record: RunRecord | None, recorded: str) -> str:
-    """Return the command that goes on with a run where its folder lies now.
+    """Return the command that resumes a run in its current folder.
 
     Args:
         folder: The run's folder.
         training: Folder of its training.
         record: Its ``run.json``, if it has one.
-        recorded: The command that started it, as the environment file holds it; may be empty.
+        recorded: The command that started it, from the environment file; may be empty.
 
     Returns:
-        The command; the recorded one if nothing better is known, which may name places that have moved.
+        The command; the recorded one if nothing better is known, which may name folders that have moved.
     """
     words = _tidy_command(record.command if record is not None and record.command else recorded)
     if words[:2] == ["jitflow", "demo"]:
         name = words[2] if len(words) > 2 and not words[2].startswith("-") else list_applications()[0]
-        # The training of a demo goes on with the demo around it.
+        # The training of a demo is resumed by the demo command.
         is_stage = folder.name in _TRAININGS and (folder.parent / RUN_NAME).is_file()
         return shlex.join(["jitflow", "demo", name, "--out", str(folder.parent if is_stage else folder)])
     if record is not None or (training / CONFIG_NAME).is_file():
@@ -209,7 +214,7 @@ def continue_command(folder: Path, training: Path, record: RunRecord | None, rec
 
 
 def _tidy_command(recorded: str) -> list[str]:
-    """Words of a command with its program as people type it."""
+    """Split a command into words, with the program's name as a user types it."""
     try:
         words = shlex.split(recorded)
     except ValueError:
@@ -234,26 +239,26 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _checkpoint_folders(training: Path) -> list[CheckpointFolder]:
-    folders = (CheckpointFolder(place) for place in (training, training / "checkpoints"))
-    return [place for place in folders if place.checkpoints()]
+    folders = (CheckpointFolder(candidate) for candidate in (training, training / "checkpoints"))
+    return [candidate for candidate in folders if candidate.checkpoints()]
 
 
 def _newest_checkpoint(training: Path) -> tuple[Path | None, dict[str, Any], str]:
-    """Newest checkpoint that opens, its content (mapped, not read), and what is wrong with newer ones."""
+    """Return the newest readable checkpoint, its content (memory-mapped), and the problem of newer ones."""
     files = [
-        (path, place.records().get(path.name, []))
-        for place in _checkpoint_folders(training)
-        for path in place.checkpoints()
+        (path, candidate.records().get(path.name, []))
+        for candidate in _checkpoint_folders(training)
+        for path in candidate.checkpoints()
     ]
     places = {path.parent: CheckpointFolder(path.parent) for path, _ in files}
     problem = ""
 
     def age(item: tuple[Path, list[Record]]) -> tuple[int, int]:
-        # A folder that was copied has lost the times of its files, but not the steps in its manifest.
+        # A copied folder has lost its file times, but not the steps in its manifest.
         return max((record.step for record in item[1]), default=0), item[0].stat().st_mtime_ns
 
     for path, records in sorted(files, key=age, reverse=True):
-        # By size only: checksums of many large files would take minutes.
+        # Verified by size only: checksums of many large files would take minutes.
         sizes = {record.num_bytes for record in records}
         wrong = (
             f"it has {path.stat().st_size} bytes instead of {max(sizes)}"
@@ -297,9 +302,9 @@ def _state(
     elif record is not None:
         finished = record.state == "finished" or reached
     else:
-        # A folder from before there was run.json.
-        said = bool(_plain_json(training / "training.json").get("finished"))
-        finished = said or reached or (folder / "metrics.json").is_file()
+        # A folder older than run.json.
+        recorded_finished = bool(_plain_json(training / "training.json").get("finished"))
+        finished = recorded_finished or reached or (folder / "metrics.json").is_file()
     if finished:
         return "finished", done
     goal = f"; goal {max_steps} steps" if max_steps else f"; goal {max_epochs} epochs" if max_epochs else ""
@@ -338,7 +343,7 @@ def _settings(training: Path) -> dict[str, Any]:
 
 
 def _plain_json(path: Path) -> dict[str, Any]:
-    """Content of a JSON file that describes a run; nothing if it is missing or damaged, for the rest still counts."""
+    """Read a JSON file that describes a run; empty if missing or damaged, since other files describe the run too."""
     if not path.is_file():
         return {}
     try:
@@ -349,7 +354,7 @@ def _plain_json(path: Path) -> dict[str, Any]:
 
 
 def _application(record: RunRecord | None, content: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """Name of a run's application: as recorded, as its checkpoint says, or by the words of an older record."""
+    """Return the application of a run: from its record, its checkpoint, or the settings of an older record."""
     if record is not None:
         return record.application
     recorded = recorded_application(content)
@@ -362,7 +367,7 @@ def _application(record: RunRecord | None, content: Mapping[str, Any], settings:
 
 
 def _is_documented(application: str, settings: Mapping[str, Any]) -> bool:
-    """Whether settings are documented words of an application, some of which no other has."""
+    """Whether settings are documented arguments of an application, including one that no other application has."""
     documented = get_application(application).documented
     return (
         documented is not None
@@ -379,8 +384,8 @@ def _network(settings: Mapping[str, Any]) -> str:
 
 
 def _changed(*folders: Path) -> datetime:
-    """Latest time at which something directly in the folders or among the checkpoints changed."""
-    places = [place for folder in folders for place in (folder, folder / "checkpoints") if place.is_dir()]
-    # A link may lead nowhere.
-    times = [entry.stat(follow_symlinks=False).st_mtime for place in places for entry in os.scandir(place)]
+    """Return the latest modification time of files in the folders and of checkpoints."""
+    places = [candidate for folder in folders for candidate in (folder, folder / "checkpoints") if candidate.is_dir()]
+    # A symbolic link may be broken.
+    times = [entry.stat(follow_symlinks=False).st_mtime for candidate in places for entry in os.scandir(candidate)]
     return datetime.fromtimestamp(max(times, default=0.0), timezone.utc).replace(microsecond=0)

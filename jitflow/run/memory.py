@@ -1,4 +1,4 @@
-"""How much memory a training takes, and the largest batch that fits, known before anything is allocated."""
+"""Estimate the memory of a training and the largest batch that fits, without allocating anything."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from jitflow.io.units import format_bytes
 from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)
-# Batches large enough that activations, not gradients, make the peak.
+# Batch sizes large enough that activations, not gradients, determine the peak.
 _PROBES = (16, 32)
-# What a device's allocator loses between blocks, and what its libraries take for themselves.
-_USABLE = 0.9
+# The rest is lost to fragmentation and to the libraries of the device.
+_USABLE_SHARE = 0.9
 _GIB = 2**30
 
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes that a training step holds at once.
+    """Memory of a training step, in bytes.
 
     Attributes:
         weights: Parameters and buffers.
-        optimiser: Both moments of AdamW.
-        averages: Both averages of the weights, float32.
+        optimiser: The two moments of AdamW.
+        averages: The two averages of the weights, float32.
         gradients: Gradients of all trainable parameters.
-        fixed: What a step needs besides, whatever the batch: gradients at the peak, half-precision copies of weights.
-        per_image: What one more image adds: activations kept for the backward pass and what it works on.
+        fixed: Memory of a step that does not depend on the batch: gradients at the peak, half-precision weight copies.
+        per_image: Memory of each image: activations for the backward pass and temporaries.
     """
 
     weights: int
@@ -52,16 +52,16 @@ class TrainingMemory:
 
     @property
     def state(self) -> int:
-        """Bytes that stay between steps."""
+        """Bytes of memory that persist between steps."""
         return self.weights + self.optimiser + self.averages
 
     def peak(self, batch: int) -> int:
-        """Bytes at the peak of a step of so many images."""
+        """Return the peak memory, in bytes, of a step with ``batch`` images."""
         return self.state + max(self.gradients, self.fixed + self.per_image * batch)
 
     def largest_batch(self, capacity: int) -> int:
-        """Images of the largest step that fits into a device of so many bytes, a tenth of it left free; 0 for none."""
-        room = int(_USABLE * capacity) - self.state
+        """Return the largest batch that fits into ``capacity`` bytes with a tenth left free; 0 for none."""
+        room = int(_USABLE_SHARE * capacity) - self.state
         if room < self.gradients:
             return 0
         return max(0, (room - self.fixed) // max(1, self.per_image))
@@ -70,13 +70,13 @@ class TrainingMemory:
 def estimate_memory(module: FlowModule, *, precision: str = "32-true", num_averages: int = 2) -> TrainingMemory:
     """Estimate the memory of a training step without running it.
 
-    The network's forward and backward pass is followed with tensors that have shapes and no contents, and every
-    allocation is counted. Fused attention is assumed, and blocks that are not compiled (compiled ones take less).
+    Forward and backward pass are traced with fake tensors, which have no storage, and every allocation is counted.
+    Fused attention and uncompiled blocks are assumed (compiled ones take less).
 
     Args:
-        module: The module; nothing of it is changed.
-        precision: Lightning's name; with ``bf16-mixed`` or ``16-mixed`` matrix products run in half precision.
-        num_averages: Averages of the weights that are kept beside them.
+        module: The module; it is not changed.
+        precision: Lightning's precision; with ``bf16-mixed`` or ``16-mixed`` matrix products run in half precision.
+        num_averages: Number of averages of the weights.
 
     Returns:
         The parts of the estimate.
@@ -96,47 +96,47 @@ def estimate_memory(module: FlowModule, *, precision: str = "32-true", num_avera
 
 
 def describe_fit(module: FlowModule, batch: int | None, device: torch.device, *, precision: str = "32-true") -> str:
-    """Say in a line what a training step will take and which batch would still fit.
+    """Describe in one line the memory of a training step and the largest batch that fits.
 
     Args:
         module: The module.
         batch: Images of one step on one device, if known.
-        device: Where it will train.
-        precision: Lightning's name.
+        device: Device of the training.
+        precision: Lightning's precision.
     """
     memory = estimate_memory(module, precision=precision)
-    words = f"memory: about {memory.state / _GIB:.2f} GiB of state"
+    summary = f"memory: about {memory.state / _GIB:.2f} GiB of state"
     if batch is not None:
-        words += f", {memory.peak(batch) / _GIB:.2f} GiB at the peak of a step of {batch}"
+        summary += f", {memory.peak(batch) / _GIB:.2f} GiB at the peak of a step of {batch}"
     capacity = device_memory(device)
     if capacity is None:
-        return words
+        return summary
     largest = memory.largest_batch(capacity)
     fits = f"a batch of up to {largest}" if largest else "not even one image"
-    return f"{words}; {capacity / _GIB:.1f} GiB of {device.type} memory fit {fits}"
+    return f"{summary}; {capacity / _GIB:.1f} GiB of {device.type} memory fit {fits}"
 
 
 def check_state_fits(
     module: FlowModule, *, accelerator: Any = "auto", optimizer_on_cpu: bool = False, ema_on_cpu: bool = False
 ) -> None:
-    """Say how much memory a training keeps between its steps, before any of it is taken.
+    """Check that the persistent memory of a training fits, before any is allocated.
 
     Args:
-        module: The module; its tensors may be without contents (``meta``).
+        module: The module; its tensors may be on the meta device.
         accelerator: As Lightning's Trainer takes it.
-        optimizer_on_cpu: Whether the optimiser's moments lie in the host's memory.
-        ema_on_cpu: Whether the averages do.
+        optimizer_on_cpu: Whether the optimiser's moments are kept in host memory.
+        ema_on_cpu: Whether the averages are kept in host memory.
 
     Raises:
-        ConfigError: If the device that trains has less.
+        ConfigError: If the training device has less memory.
     """
     parameters = sum(p.numel() for p in module.parameters())
-    # Weights and gradients, two moments of AdamW, two averages, float32 each.
+    # Weights, gradients, two moments of AdamW and two averages, each in float32.
     copies = 2 + (0 if optimizer_on_cpu else 2) + (0 if ema_on_cpu else 2)
     needed = 4 * copies * parameters
     name = getattr(module, "model_name", type(module).__name__)
     log.info(
-        "%s: %.1fM parameters, %s for weights, gradients, optimiser and averages, besides activations",
+        "%s: %.1fM parameters, %s for weights, gradients, optimiser and averages, plus activations",
         name,
         parameters / 1e6,
         format_bytes(needed),
@@ -151,7 +151,7 @@ def check_state_fits(
 
 
 def _total_memory(accelerator: Any) -> int | None:
-    """Bytes of the device that trains, in use or not; None where the system does not say."""
+    """Return the total memory of the training device in bytes; None if unknown."""
     if torch.cuda.is_available() and accelerator != "cpu":
         return int(torch.cuda.get_device_properties(0).total_memory)
     if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
@@ -160,7 +160,7 @@ def _total_memory(accelerator: Any) -> int | None:
 
 
 def device_memory(device: torch.device) -> int | None:
-    """Bytes of an accelerator, or bytes free on a CPU; None where the system does not say."""
+    """Return the memory of an accelerator, or the free memory for a CPU, in bytes; None if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     if device.type == "cpu" and "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}):
@@ -169,10 +169,10 @@ def device_memory(device: torch.device) -> int | None:
 
 
 def _peak_of_step(module: FlowModule, batch: int, *, mixed: bool) -> int:
-    """Most bytes that exist at once in a forward and backward pass, besides the weights."""
-    # Tables that the network computed before are copied with their contents.
+    """Return the peak memory of a forward and backward pass in bytes, without the weights."""
+    # Tables that the network has already computed are copied with their values.
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    net = _hollow_copy(module.net, fake).train()
+    net = _fake_copy(module.net, fake).train()
     with fake:
         x1 = torch.empty(batch, *module.codec.shape)
         t, labels = torch.empty(batch), torch.empty(batch, dtype=torch.int64)
@@ -189,8 +189,8 @@ def _peak_of_step(module: FlowModule, batch: int, *, mixed: bool) -> int:
             return live.peak
 
 
-def _hollow_copy(net: nn.Module, fake: FakeTensorMode) -> nn.Module:
-    """Copy a network with parameters and buffers that have no contents."""
+def _fake_copy(net: nn.Module, fake: FakeTensorMode) -> nn.Module:
+    """Copy a network with fake parameters and buffers, which have no storage."""
     memo: dict[int, Any] = {}
     with fake:
         for p in net.parameters():
@@ -202,7 +202,7 @@ def _hollow_copy(net: nn.Module, fake: FakeTensorMode) -> nn.Module:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all storages that operations made and that still exist."""
+    """Dispatch mode that counts the bytes of all live storages created by operations."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""One page about a run that needs no other file and no network: ``report.html``."""
+"""Write ``report.html``: one self-contained page about a run, without other files or network access."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 REPORT_NAME = "report.html"
 _SCORE_FILES = ("metrics.json", "evaluation/evaluation.json", "evaluation/report.json", "report.json")
 _DURING = re.compile(r"samples_epoch(\d+)\.png")
-# Pictures of any run, before those of its application; a pattern may fit several.
+# Pictures of any run, shown before those of its application; a pattern may match several.
 _PICTURES = {
     "samples.png": "Samples",
     "samples/grid.png": "Samples",
@@ -38,7 +38,7 @@ _PICTURES = {
 }
 _MAX_DURING = 6
 _MAX_WIDTH_PX = 1200
-# A PNG above this is sent as JPEG: a page shall open at once.
+# A larger PNG is embedded as JPEG, so that the page opens quickly.
 _MAX_PNG_BYTES = 400_000
 _MAX_TEXT_CHARS = 6000
 _MAX_ROWS = 80
@@ -56,7 +56,7 @@ _TITLES = {
     "perf/memory_gib": "Largest memory so far, GiB",
     "perf/mfu": "Share of the device's peak (MFU)",
 }
-# Curves of the loss by time, which TrainingWatch logs.
+# Prefix of the curves of loss by time, which TrainingWatch logs.
 _BY_TIME = "loss_at/"
 _STYLE = """
 :root { color-scheme: light; --line: #d8dee4; --soft: #57606a; --accent: #0b63b5; }
@@ -84,18 +84,18 @@ footer { margin-top: 3rem; color: var(--soft); font-size: .85rem; }
 
 
 def write_report(folder: str | Path, *, out: str | Path | None = None) -> Path:
-    """Write one HTML file about a run, with every picture inside it.
+    """Write a self-contained HTML report of a run.
 
     Args:
         folder: The run's folder.
-        out: Where to; ``report.html`` in the folder by default.
+        out: Path of the report; ``report.html`` in the folder by default.
 
     Returns:
         The file.
 
     Raises:
         MissingFileError: If there is no such folder.
-        ConfigError: If it holds no run.
+        ConfigError: If it is not the folder of a run.
     """
     run = describe_run(folder)
     path = Path(out) if out is not None else run.folder / REPORT_NAME
@@ -104,7 +104,7 @@ def write_report(folder: str | Path, *, out: str | Path | None = None) -> Path:
 
 
 def write_final_report(folder: str | Path) -> None:
-    """Write the report of a training that has ended; what stands in its way is a warning, for the training is done.
+    """Write the report of a finished training; a failure is only logged, since the training is done.
 
     Args:
         folder: The run's folder.
@@ -118,7 +118,7 @@ def write_final_report(folder: str | Path) -> None:
 
 
 def render(run: Run) -> str:
-    """Return the page about a run; it asks for nothing outside itself."""
+    """Return the HTML report of a run; it loads no external resources."""
     title = html.escape(run.folder.resolve().name)
     curves = read_curves(run.training)
     if run.history and "train/loss" not in curves:
@@ -135,7 +135,7 @@ def render(run: Run) -> str:
         _section("Environment", _table(_flat(run.environment))),
         _section("Files", _table(_files(run))),
     ]
-    # The policy holds even if some text of the run slipped through as markup.
+    # The policy applies even if some text of the run were interpreted as markup.
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     now = datetime.now(timezone.utc).isoformat(sep=" ", timespec="minutes")
     return f"""<!doctype html>
@@ -160,11 +160,11 @@ def render(run: Run) -> str:
 def _lead(run: Run) -> str:
     parts = [part for part in (run.application, run.network) if part]
     if run.score:
-        parts.append(f"{_words(run.score[0])} {run.score[1]:.4g}")
+        parts.append(f"{_readable_name(run.score[0])} {run.score[1]:.4g}")
     parts.append(format_bytes(run.num_bytes))
-    said = " · ".join(html.escape(part) for part in parts)
+    facts = " · ".join(html.escape(part) for part in parts)
     detail = f" {html.escape(run.detail)}" if run.detail else ""
-    return f'<p class="lead"><span class="state {run.state}">{run.state}</span>{detail}</p><p class="lead">{said}</p>'
+    return f'<p class="lead"><span class="state {run.state}">{run.state}</span>{detail}</p><p class="lead">{facts}</p>'
 
 
 def _section(title: str, body: str) -> str:
@@ -172,9 +172,9 @@ def _section(title: str, body: str) -> str:
 
 
 def _commands(run: Run) -> str:
-    commands = {"draw samples": run.command if run.command != run.continuation else "", "go on": run.continuation}
-    said = [f"# {purpose}\n{command}" for purpose, command in commands.items() if command]
-    return f"<pre>{html.escape(chr(10).join(said))}</pre>" if said else ""
+    commands = {"draw samples": run.command if run.command != run.continuation else "", "resume": run.continuation}
+    blocks = [f"# {purpose}\n{command}" for purpose, command in commands.items() if command]
+    return f"<pre>{html.escape(chr(10).join(blocks))}</pre>" if blocks else ""
 
 
 def _score_tables(run: Run) -> str:
@@ -193,9 +193,9 @@ def _score_tables(run: Run) -> str:
             if tables:
                 tables.append(_folded(str(path.relative_to(run.folder)), numbers))
                 continue
-            # A table of every number at every time would hide those that sum them up.
-            inner = {name: said for name, said in numbers.items() if "." in name}
-            tables.append(_table({name: said for name, said in numbers.items() if name not in inner}))
+            # A table of every value at every time would hide the summary values.
+            inner = {name: value for name, value in numbers.items() if "." in name}
+            tables.append(_table({name: value for name, value in numbers.items() if name not in inner}))
             tables += [_folded(f"{len(inner)} more numbers", inner)] if inner else []
     return "".join(tables)
 
@@ -207,7 +207,7 @@ def _curve_figures(curves: Mapping[str, Curve]) -> str:
     figures = []
     for name in names:
         points = curves[name]
-        # A single point is no curve.
+        # A single point is not a curve.
         if len(points) > 1:
             title = _TITLES.get(name, name)
             figures.append(_figure(_plot(points, title), f"{title}, {len(points)} points, last {points[-1][1]:.4g}"))
@@ -218,7 +218,7 @@ def _curve_figures(curves: Mapping[str, Curve]) -> str:
 
 
 def _plot_together(curves: Mapping[str, Curve], title: str) -> bytes:
-    """Draw curves of one kind in one figure, from the first (dark) to the last (light)."""
+    """Plot curves of one kind in one figure, from the first (dark) to the last (light)."""
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -263,7 +263,7 @@ def _picture_figures(run: Run) -> str:
     own = get_application(run.application).pictures if run.application else {}
     for pattern, caption in {**_PICTURES, **own}.items():
         for path in sorted(run.folder.glob(pattern)):
-            words = caption if path.name == Path(pattern).name else f"{caption}: {_words(path.stem)}"
+            words = caption if path.name == Path(pattern).name else f"{caption}: {_readable_name(path.stem)}"
             figures.append(_figure_of_file(path, words))
     return f'<div class="figures">{"".join(figures)}</div>' if figures else ""
 
@@ -307,7 +307,7 @@ def _texts(run: Run) -> str:
 
 
 def _files(run: Run) -> dict[str, str]:
-    """What lies in the run's folder: files by themselves, folders as a whole."""
+    """List the content of the run's folder with sizes: files individually, sub-folders as a whole."""
     listed = {}
     for path in sorted(run.folder.iterdir()):
         if path.is_dir():
@@ -320,7 +320,7 @@ def _files(run: Run) -> dict[str, str]:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested values as rows ``outer.inner``; long lists are cut, numbers shortened."""
+    """Flatten nested settings or scores to table rows ``outer.inner``; long lists are truncated, numbers shortened."""
     if isinstance(value, Mapping):
         rows: dict[str, str] = {}
         for name, inner in value.items():
@@ -338,7 +338,7 @@ def _shown(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, list):
         shown = ", ".join(_shown(v) for v in value[:12])
-        return shown + (f", ... ({len(value)} in all)" if len(value) > 12 else "")
+        return shown + (f", ... ({len(value)} in total)" if len(value) > 12 else "")
     return str(value)
 
 
@@ -355,5 +355,5 @@ def _folded(title: str, rows: Mapping[str, str]) -> str:
     return f"<details><summary>{html.escape(title)}</summary>{_table(rows)}</details>"
 
 
-def _words(name: str) -> str:
+def _readable_name(name: str) -> str:
     return name.replace("_", " ")

@@ -1,1 +1,1 @@
-"""A local web page to sample from checkpoints: requests, drawings, and the page that joins them."""
+"""Studio: a local web page to sample from checkpoints."""

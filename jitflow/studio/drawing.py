@@ -1,4 +1,4 @@
-"""Drawings of the studio: images, texts, frames of the sampling, and the command that reproduces them."""
+"""Generate the samples of a studio request, with frames of the sampling and a command that reproduces them."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from torch import Tensor
 import jitflow
 from jitflow import pictures
 from jitflow.model import BUILTIN, Model
-from jitflow.studio.request import Request, check, words_of
+from jitflow.studio.request import Request, check, sample_arguments
 from jitflow.training.module import FlowModule
 from jitflow.training.sections import parse_interval
 
 OnFrame = Callable[[int, int, Image.Image], None]
-"""Called with (steps done, steps in all, the images as they are now)."""
-# States that are kept of one drawing; each is a picture of all images.
+"""Called with (steps done, total steps, current images)."""
+# Frames kept of one drawing; each shows all images.
 _MAX_FRAMES = 24
-# Small images are enlarged until all together are about as wide.
+# Small images are enlarged to about this total width.
 _WIDTH_PX = 768
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Images and texts that were sampled for a request.
+    """Samples of a request, with frames of the sampling and a record to reproduce them.
 
     Attributes:
-        subjects: What is drawn, such as ``class 3``, each once; empty where samples have no names.
-        texts: Decoded text of each; empty unless the model writes text.
-        frames: The images together at times from noise to the end, evenly spread over the steps.
-        times: Time of each frame, in ``(0, 1]``, rising.
+        subjects: Captions of the samples, such as ``class 3``, each once; empty if samples have none.
+        texts: Decoded text of each sample; empty unless it is a text model.
+        frames: Grids of all images from noise to data, evenly spaced over the steps.
+        times: Time of each frame, in ``(0, 1]``, increasing.
         record: Everything that reproduces the drawing, plain values.
     """
 
@@ -46,7 +46,7 @@ class Drawing:
 
     @property
     def grid(self) -> Image.Image:
-        """All images in one picture: the last frame."""
+        """Return the grid of the final images: the last frame."""
         return self.frames[-1]
 
     def frame_at(self, t: float) -> tuple[Image.Image, float]:
@@ -56,28 +56,28 @@ class Drawing:
 
 
 def draw(model: Model, request: Request, *, vavae_path: str = BUILTIN, on_frame: OnFrame | None = None) -> Drawing:
-    """Sample the images that a request asks for.
+    """Generate the samples of a request.
 
     Args:
-        model: A model, on the device where it shall run.
-        request: What to draw.
+        model: The model, on its device.
+        request: The request.
         vavae_path: The VA-VAE that was attached to a model of latents, or ``builtin``; for the record only.
-        on_frame: Told about the progress, at most 24 times; what it raises ends the drawing.
+        on_frame: Called with the progress, at most 24 times; an exception in it stops the sampling.
 
     Returns:
         The drawing.
 
     Raises:
-        ConfigError: If the model cannot draw this; before any work.
+        ConfigError: If the model cannot generate these samples; raised before any work.
         DataError: If a sample is not finite.
     """
     check(request, model)
-    words = words_of(request, model)
-    subjects = [caption for caption in dict.fromkeys(model.ask(**words).captions) if caption]
-    recorder = _FrameRecorder(model.module, request.count if subjects else 1, on_frame)
-    with model.module.watch_sampling(recorder.add_state):
+    arguments = sample_arguments(request, model)
+    subjects = [caption for caption in dict.fromkeys(model.ask(**arguments).captions) if caption]
+    recorder = FrameRecorder(model.module, request.count if subjects else 1, on_frame)
+    with model.module.watch_sampling(recorder.record_step):
         drawn = model.sample(
-            **words,
+            **arguments,
             seeds=request.seed,
             guidance=request.guidance,
             interval=parse_interval(request.interval),
@@ -86,25 +86,25 @@ def draw(model: Model, request: Request, *, vavae_path: str = BUILTIN, on_frame:
             churn=request.churn,
             ema=request.ema,
         )
-    recorder.add(1.0, drawn.pixels)
-    record = {"jitflow": jitflow.__version__, **drawn.settings, "asked": words, "seeds": drawn.seeds}
+    recorder.add_frame(1.0, drawn.pixels)
+    record = {"jitflow": jitflow.__version__, **drawn.settings, "asked": arguments, "seeds": drawn.seeds}
     if subjects:
         record["labels"] = drawn.labels
     if drawn.texts:
         record["texts"] = drawn.texts
     if model.module.takes_codec_file and vavae_path != BUILTIN:
         record["vavae_path"] = vavae_path
-    record["command"], record["python"] = command_of(record), python_of(record)
+    record["command"], record["python"] = sample_command(record), sample_expression(record)
     return Drawing(subjects, drawn.texts, recorder.frames, recorder.times, record)
 
 
-def command_of(record: dict[str, Any]) -> str:
-    """Return the shell command that samples the same images again.
+def sample_command(record: dict[str, Any]) -> str:
+    """Return the ``jitflow sample`` command that reproduces a drawing's samples.
 
     Args:
-        record: Of a :class:`Drawing`.
+        record: Record of a :class:`Drawing`.
     """
-    words = ["jitflow", "sample", str(record["checkpoint"])]
+    arguments = ["jitflow", "sample", str(record["checkpoint"])]
     options = {"count" if word == "num" else word: value for word, value in record["asked"].items()}
     options |= {
         "guidance": f"{record['guidance']:g}",
@@ -117,15 +117,15 @@ def command_of(record: dict[str, Any]) -> str:
         "seed": record["seeds"][0],
     }
     for option, value in options.items():
-        words += [f"--{option}", str(value)] if value != "" else []
-    return shlex.join(words)
+        arguments += [f"--{option}", str(value)] if value != "" else []
+    return shlex.join(arguments)
 
 
-def python_of(record: dict[str, Any]) -> str:
-    """Return Python code that samples the same images again: an expression whose value has ``images()``.
+def sample_expression(record: dict[str, Any]) -> str:
+    """Return a Python expression that reproduces a drawing's samples; its value has ``images()``.
 
     Args:
-        record: Of a :class:`Drawing`.
+        record: Record of a :class:`Drawing`.
     """
     given = {**record["asked"], "seeds": record["seeds"], "interval": tuple(record["interval"])}
     given |= {name: record[name] for name in ("guidance", "churn", "solver", "steps", "ema")}
@@ -134,8 +134,8 @@ def python_of(record: dict[str, Any]) -> str:
     return f"import jitflow; jitflow.load({record['checkpoint']!r}{codec}).sample({asked})"
 
 
-class _FrameRecorder:
-    """Records pictures of some of the states of a sampling, evenly spread over its steps."""
+class FrameRecorder:
+    """Recorder of image frames during sampling, evenly spaced over the steps."""
 
     def __init__(self, module: FlowModule, num_alike: int, on_frame: OnFrame | None) -> None:
         self.module = module
@@ -144,19 +144,19 @@ class _FrameRecorder:
         self.frames: list[Image.Image] = []
         self.times: list[float] = []
 
-    def add(self, t: float, pixels: Tensor) -> None:
+    def add_frame(self, t: float, pixels: Tensor) -> None:
         """Add a frame of images, shape ``(N, C, H, W)``, uint8."""
-        # A little wider than high, and images of one class in one row.
+        # A grid slightly wider than high, with images of one class in one row.
         wanted = math.sqrt(1.3 * len(pixels)) / self.num_alike
         columns = min(8, self.num_alike * max(1, round(wanted)))
         scale = pictures.display_scale(pixels.shape[-1], target_px=_WIDTH_PX // columns)
         self.frames.append(pictures.grid(pixels.numpy(), columns=columns, scale=scale))
         self.times.append(t)
 
-    def add_state(self, done: int, total: int, t: float, x: Tensor) -> None:
-        """Add the state after a step, if one is due; see :meth:`FlowModule.watch_sampling`."""
+    def record_step(self, done: int, total: int, t: float, x: Tensor) -> None:
+        """Record the state after a step if a frame is due; see :meth:`FlowModule.watch_sampling`."""
         every = -(-total // _MAX_FRAMES)
         if done % every == 0 and done < total:
-            self.add(float(t), self.module.codec.decode(x).cpu())
+            self.add_frame(float(t), self.module.codec.decode(x).cpu())
             if self.on_frame is not None:
                 self.on_frame(done, total, self.frames[-1])

@@ -1,4 +1,4 @@
-"""The checkpoints that the page offers, loaded when first asked for."""
+"""Checkpoints of the studio page, loaded on first use."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _MAX_LOADED = 2
 
 
 class Library:
-    """Checkpoints by name; the two used last stay in memory.
+    """Checkpoints by name, of which the two most recently used models stay in memory.
 
     Args:
-        checkpoints: Files of any of our formats.
-        device: Where models run; the fastest there is by default.
-        vavae_path: The VA-VAE that models of latents need, or ``builtin`` for the codec inside the checkpoint.
+        checkpoints: Checkpoint files of any format.
+        device: Device of the models; the fastest available by default.
+        vavae_path: The VA-VAE that latent models need, or ``builtin`` for the codec inside the checkpoint.
 
     Raises:
         ConfigError: If no checkpoint is given.
@@ -48,10 +48,10 @@ class Library:
         return list(self._paths)
 
     def open(self, name: str) -> Model:
-        """Return a model, loading it if needed.
+        """Return the model of a checkpoint, loading it if needed.
 
         Raises:
-            ConfigError: If no checkpoint has this name; others than those given are never opened.
+            ConfigError: If no checkpoint has this name; only the given files are ever opened.
             CheckpointError: If it cannot be loaded.
         """
         if name not in self._paths:

@@ -1,4 +1,4 @@
-"""Request of the studio page: subject, seeds and sampling settings, checked before any sampling starts."""
+"""Requests of the studio page, validated before any work starts."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _MAX_SEED = 2**53
 
 @dataclass(frozen=True)
 class Request:
-    """Subject and sampling settings of one drawing, as the fields of the page hold them.
+    """Sampling request: the values of the page's fields.
 
     Attributes:
-        subject: What the model's application is asked for: classes such as ``0,3,7-9`` or ``all``, users, a prompt.
-        count: Samples of each.
+        subject: Condition in the application's form: classes such as ``0,3,7-9`` or ``all``, users, a prompt.
+        count: Samples of each condition.
         seed: Seed of the first image; the others follow.
         ema: Average of the weights, 1 or 2; 0 for the weights themselves.
         solver: Name of the solver.
-        steps: Its steps.
+        steps: Number of solver steps.
         guidance: Guidance scale; 1 for none.
         interval: Times ``low,high`` between which guidance acts.
-        churn: How far sampling goes back towards the noise before each step, in steps.
+        churn: Amount of noise re-added before each step, in steps.
     """
 
     subject: str
@@ -47,7 +47,7 @@ class Request:
 
 
 def default_request(model: Model) -> Request:
-    """Return the request that a model's own settings make."""
+    """Return a request with the model's own sampling settings."""
     module = model.module
     low, high = module.cfg_interval
     return Request(
@@ -63,18 +63,18 @@ def default_request(model: Model) -> Request:
 
 
 def available_averages(module: FlowModule) -> list[int]:
-    """List the averages of the weights that a model has, the weights themselves (0) last."""
+    """Return the averages that a model has, the weights themselves (0) last."""
     held = [n for n, weights in ((1, module.ema_params1), (2, module.ema_params2)) if weights]
     return [*held, 0]
 
 
-def words_of(request: Request, model: Model) -> dict[str, Any]:
-    """Return the arguments of :meth:`jitflow.model.Model.sample` that say what to draw, in the application's words."""
+def sample_arguments(request: Request, model: Model) -> dict[str, Any]:
+    """Return a request's arguments for :meth:`jitflow.model.Model.sample`, by the application's names."""
     return {model.application.subject.word: request.subject, "num": request.count}
 
 
 def check(request: Request, model: Model) -> None:
-    """Raise ConfigError, in words for the page, unless the model can draw what is asked for."""
+    """Raise ConfigError, with a message for the page, unless the model can generate a request's samples."""
     module = model.module
     whole = {"count": request.count, "seed": request.seed, "steps": request.steps, "EMA": request.ema}
     for name, value in whole.items():
@@ -98,7 +98,7 @@ def check(request: Request, model: Model) -> None:
     parse_interval(request.interval)
     if not (_is_number(request.churn) and request.churn >= 0):
         raise ConfigError(f"churn must be a number of at least 0; got {_shown(request.churn)}")
-    num = len(model.ask(**words_of(request, model)))
+    num = len(model.ask(**sample_arguments(request, model)))
     if num > MAX_IMAGES:
         raise ConfigError(f"this would be {num} images, at most {MAX_IMAGES} are drawn at a time; ask for fewer")
 

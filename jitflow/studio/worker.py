@@ -1,4 +1,4 @@
-"""Sampling in a thread of its own: it reports its progress, and ends when its reports are no longer read."""
+"""Run sampling in a thread that reports progress and stops when its events are no longer read."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from PIL import Image
 from jitflow.studio.drawing import Drawing, OnFrame
 
 Event = tuple[int, int, Image.Image]
-"""Arguments of ``on_frame``: steps done, steps in all, the images as they are now."""
+"""Progress event of ``on_frame``: steps done, total steps, current images."""
 
 
-# Two drawings at once would each take twice as long, and need twice the memory.
-_ONE_AT_A_TIME = threading.Lock()
+# Two requests at a time would each take twice as long, and twice the memory.
+_SAMPLING_LOCK = threading.Lock()
 
 
 class StoppedError(Exception):
-    """Somebody ended the work before its time."""
+    """The sampling was stopped by the user."""
 
 
 def events_of(work: Callable[[OnFrame], Drawing], stopped: threading.Event) -> Iterator[Event | Drawing]:
-    """Run work in a thread; yield what it reports, then what it returns, or raise what it raised.
+    """Run sampling in a thread; yield its progress events, then its result, or raise its exception.
 
     Args:
-        work: Draws, and tells its argument how far it is. It starts when other work has ended.
-        stopped: Set to end the work at its next report, which raises StoppedError here; also set when the iterator is
-            closed before its end.
+        work: Function that generates samples and reports progress to its argument. It waits for other work to end.
+        stopped: Set it to stop the work at its next report, which raises StoppedError here; also set when the iterator
+            is closed early.
     """
     events: queue.Queue[Event | Drawing | BaseException] = queue.Queue()
 
-    def report(done: int, in_all: int, picture: Image.Image) -> None:
+    def report(done: int, total: int, picture: Image.Image) -> None:
         if stopped.is_set():
             raise StoppedError
-        events.put((done, in_all, picture))
+        events.put((done, total, picture))
 
     def run() -> None:
         try:
-            with _ONE_AT_A_TIME:
+            with _SAMPLING_LOCK:
                 events.put(work(report))
-        # Handed over to the thread that waits, which raises it.
+        # Passed to the waiting thread, which raises it.
         except BaseException as error:  # noqa: BLE001
             events.put(error)
 

@@ -72,7 +72,7 @@ class PrecisionOptions(ComputeOptions):
 
 
 def parse_interval(text: str) -> tuple[float, float]:
-    """Read an interval of guidance such as ``"0.1,1.0"``; raise ConfigError if it is none."""
+    """Parse a guidance interval such as ``"0.1,1.0"``; raise ConfigError if it is invalid or reversed."""
     from jitflow.core.guidance import check_interval
 
     try:

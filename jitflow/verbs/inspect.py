@@ -114,9 +114,9 @@ def _doctor(data: str | None = None, out: str = "runs") -> None:
     width = max(len(finding.topic) for finding in findings)
     for finding in findings:
         mark = (f"{finding.level:<5}", _COLOURS[finding.level])
-        console.print(Text.assemble(mark, f"  {finding.topic:<{width}}  {finding.said}"))
-        if finding.way_out:
-            console.print(Text.assemble(f"       {'':<{width}}  -> {finding.way_out}"))
+        console.print(Text.assemble(mark, f"  {finding.topic:<{width}}  {finding.message}"))
+        if finding.advice:
+            console.print(Text.assemble(f"       {'':<{width}}  -> {finding.advice}"))
     errors = [finding for finding in findings if finding.level == "error"]
     if errors:
         topics = ", ".join(dict.fromkeys(finding.topic for finding in errors))

@@ -175,7 +175,7 @@ def _add_checkpoint_folder(add: Add, folder: Path) -> None:
     torch.save({"global_step": 1}, folder / "run" / LAST_NAME)
     checkpoints = CheckpointFolder(folder / "run")
     shutil.copy(folder / "run" / LAST_NAME, folder / "run" / ".x.pth")
-    checkpoints.put(folder / "run" / ".x.pth", LAST_NAME, kind="last", step=1)
+    checkpoints.commit(folder / "run" / ".x.pth", LAST_NAME, kind="last", step=1)
     add("checkpoint manifest", checkpoints.manifest, lambda path: resume_point(path.parent), 2, checkpoints.manifest)
     last = folder / "run" / LAST_NAME
     (folder / "in" / "resume").mkdir(parents=True)

@@ -197,7 +197,7 @@ def test_it_goes_on_with_other_data_where_an_epoch_ends_and_only_when_asked(run_
     assert cli.main(words(way, more, run_dir, epochs=2)) == 1
     assert "data.data_path" in capsys.readouterr().err and (run_dir / "run.json").read_bytes() == record
     assert cli.main([*words(way, more, run_dir, epochs=2), "--resume", str(run_dir)]) == 0
-    assert "goes on with" in caplog.text
+    assert "resumes with" in caplog.text
     record = read_run_record(run_dir)
     assert record.epochs == 2 and record.data["num_documents"] > 60
     # The data lie where they were and are others: found by what they are.

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:num_images")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_images": 46}, r"num_images \(46\) .*\(5\).* 45 would do"),
-        ({"num_images": 2}, "5 would do"),
+        ({"num_images": 46}, r"num_images \(46\) .*\(5\).* the nearest is 45"),
+        ({"num_images": 2}, "the nearest is 5"),
         ({"eval_freq": 0}, "eval_freq must be at least 1; got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
     ],

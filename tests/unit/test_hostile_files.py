@@ -213,7 +213,7 @@ def test_statistics_cannot_ask_for_more_than_the_file_holds(tmp_path, monkeypatc
     path = npz(tmp_path / "a.npz", mu=((1 << 40,), "<f8", bytes(8)), sigma=((1,), "<f8", bytes(8)))
     # No array may be made before the sizes are compared.
     monkeypatch.setattr(npy, "read_array", lambda *args, **kwargs: pytest.fail("read"))
-    with pytest.raises(ConfigError, match=r"a\.npz .*mu\.npy claims 8796093022208"):
+    with pytest.raises(ConfigError, match=r"a\.npz .*mu\.npy declares 8796093022208"):
         load_statistics(path)
 
 

@@ -199,7 +199,7 @@ def test_a_class_of_a_user_s_own_takes_labels_and_gives_pixels(tmp_path):
     assert torch.equal(mine.sample([0, 2], 1).pixels, jitflow.load(path, device="cpu").sample([0, 2], 1).pixels)
     with pytest.raises(ConfigError, match="'users' means nothing to a model of Mine"):
         mine.sample(users=[1])
-    with pytest.raises(CheckpointError, match="no model of text"):
+    with pytest.raises(CheckpointError, match="not a model of text"):
         jitflow.load(path, device="cpu", application="text")
 
 

@@ -1,1 +1,1 @@
-"""Images of classes in pixel space: JiT."""
+"""The images application: class-conditional JiT in pixel space."""

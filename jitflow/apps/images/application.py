@@ -1,4 +1,4 @@
-"""The application ``images``: classes of pictures in pixel space."""
+"""Definition of the application ``images``: class-conditional images in pixel space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that cannot be read during training: counted, named, replaced by others, and never more than a set share."""
+"""Skip unreadable images during training: count and report them, replace them, and limit their share."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from jitflow.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-# Tells these draws from others of the same numbers.
+# Separates these random numbers from others with the same seeds.
 _STREAM = 0xBAD
-# Replacements that are tried for one image; with an allowed share of a few per cent the third is never reached.
-_MOST_TRIES = 50
+# Replacements tried for one image; with an allowed share of a few per cent, more than two are hardly ever needed.
+_MAX_TRIES = 50
 
 
 class BadImages:
-    """Which images of a data set could not be read, in memory that all loader processes share.
+    """Record of a data set's unreadable images, in memory shared by all loader processes.
 
-    What takes the place of an image depends on the image alone, so that a resumed run reads the same.
+    The replacement of an image depends on the image alone, so that a resumed run reads the same.
 
     Args:
         num_images: Size of the data set.
@@ -42,19 +42,19 @@ class BadImages:
 
     @property
     def count(self) -> int:
-        """How many images could not be read so far."""
+        """Number of unreadable images so far."""
         return int(self._marked.count_nonzero())
 
     def indices(self) -> list[int]:
-        """Places of these images in the data set, ascending."""
+        """Indices of the unreadable images, ascending."""
         return self._marked.nonzero().flatten().tolist()
 
     def add(self, index: int, error: SampleError) -> None:
-        """Note that an image could not be read, and warn the first time.
+        """Record an unreadable image, and warn the first time.
 
         Args:
-            index: Its place in the data set.
-            error: Names it and says why.
+            index: Its index in the data set.
+            error: The error, which names the image and the reason.
 
         Raises:
             DataError: If more than the allowed share cannot be read.
@@ -71,8 +71,8 @@ class BadImages:
             log.warning("%s; another image takes its place (%d of %d allowed)", error, count, allowed)
 
     def replacements(self, index: int) -> Iterator[int]:
-        """Yield the images to try in place of one, always the same for it."""
-        for attempt in range(_MOST_TRIES):
+        """Yield the indices of replacements for an image, always the same ones."""
+        for attempt in range(_MAX_TRIES):
             yield mix_seeds(_STREAM, index, attempt) % self.num_images
 
 

@@ -1,4 +1,4 @@
-"""``jitflow data check``: every file of a data set looked at, with a table, a JSON and pictures of what was found."""
+"""``jitflow data check``: inspect every image file of a data set and report findings."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_folder(
     min_class_images: int = 10,
     max_pixels: int = 89_478_485,
 ) -> tuple[dict[str, Any], list[Finding]]:
-    """Look at every file of a data set.
+    """Inspect every image file of a data set.
 
     Args:
         folder: ``train/<class>/<image>`` and possibly ``val/<class>/<image>``, or ``<class>/<image>``.
@@ -52,10 +52,10 @@ def check_folder(
         workers: Processes; None for one on each CPU core.
         min_side_px: Files with a shorter side are ``tiny``.
         min_class_images: Training classes with fewer images are ``small_class``.
-        max_pixels: Files with more are ``bomb`` and not decoded; by default what Pillow warns of.
+        max_pixels: Files with more are ``bomb`` and not decoded; by default Pillow's warning limit.
 
     Returns:
-        The report as it is in ``check.json``, and the findings.
+        The report as written to ``check.json``, and the findings.
 
     Raises:
         MissingFileError: If there is no such folder.
@@ -73,8 +73,10 @@ def check_folder(
     root = Path(folder).expanduser()
     folders = split_folders(root)
     out = writable_folder(out)
-    listings = {split: list_images(place, allow_empty=True) for split, place in folders.items()}
-    prefixes = {split: "" if place == root else f"{place.name}/" for split, place in folders.items()}
+    listings = {split: list_images(split_folder, allow_empty=True) for split, split_folder in folders.items()}
+    prefixes = {
+        split: "" if split_folder == root else f"{split_folder.name}/" for split, split_folder in folders.items()
+    }
     facts: dict[str, list[ImageFacts]] = {
         split: [ImageFacts((), None)] * len(listing) for split, listing in listings.items()
     }
@@ -114,7 +116,7 @@ def check_folder(
 def check_shards(
     folder: str | Path, out: str | Path, *, workers: int | None = None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Compare every shard of a prepared folder with its checksum.
+    """Verify the checksum of every shard of a prepared folder.
 
     Args:
         folder: The prepared folder.
@@ -122,7 +124,7 @@ def check_shards(
         workers: Processes; None for one on each CPU core.
 
     Returns:
-        The report as it is in ``check.json``, and one line for each damaged shard.
+        The report as written to ``check.json``, and one line for each damaged shard.
 
     Raises:
         DataError: If the manifest is damaged, or a shard is missing or has another size.
@@ -155,16 +157,16 @@ def check_shards(
 def contact_sheet(
     root: Path, finding: Finding, listings: dict[str, ImageListing], prefixes: dict[str, str]
 ) -> Image.Image | None:
-    """Lay the first files of a finding out in a picture, each with its name; files with the same pixels in pairs.
+    """Draw a contact sheet of a finding's first images, each with its name; duplicates in pairs.
 
     Args:
         root: The data set.
-        finding: What was found.
-        listings: The files of each split; of a class, its first is shown.
-        prefixes: What stands before the files of each split in the finding.
+        finding: The finding.
+        listings: The files of each split; for a class, its first image is shown.
+        prefixes: Path prefix of the files of each split in the finding.
 
     Returns:
-        The picture, RGB; None if there is no file to show.
+        The contact sheet, RGB; None if there is no file to show.
     """
     tiles = []
     for found in finding.files[: _SHEET_COLUMNS * _SHEET_ROWS]:
@@ -185,19 +187,19 @@ def _first_of_class(name: str, listings: dict[str, ImageListing], prefixes: dict
 
 
 def _tile(path: Path, seen: str, *, decode: bool) -> np.ndarray:
-    """One picture with two lines below it, shape ``(3, H, W)``, uint8; grey where it cannot be decoded."""
+    """Draw a thumbnail with two lines of text, shape ``(3, H, W)``, uint8; grey if the image cannot be decoded."""
     tile = Image.new("RGB", (_THUMB_PX, _THUMB_PX + _CAPTION_PX), "white")
     thumb = _thumb(path) if decode else None
     tile.paste(thumb or Image.new("RGB", (_THUMB_PX, _THUMB_PX), (90, 90, 90)), (0, 0))
     draw = ImageDraw.Draw(tile)
     for line, text in enumerate((path.name[-20:], seen[:20])):
-        # The font that is always there knows no other letters.
+        # Pillow's built-in font has no other characters.
         draw.text((2, _THUMB_PX + 1 + 12 * line), text.encode("ascii", "replace").decode(), fill="black")
     return np.asarray(tile).transpose(2, 0, 1)
 
 
 def _thumb(path: Path) -> Image.Image | None:
-    """What can be decoded of a file, whole inside a square."""
+    """Return the thumbnail of an image file, as far as it can be decoded."""
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:

@@ -1,4 +1,4 @@
-"""Data module of a folder of images with one sub-folder per class, as files or prepared as shards."""
+"""Data module for a folder of images with one sub-folder per class, as files or prepared shards."""
 
 from __future__ import annotations
 
@@ -30,15 +30,14 @@ from jitflow.errors import ConfigError, MissingFileError
 Decoder = Literal["exact", "fast"]
 BadImagePolicy = Literal["error", "skip"]
 log = logging.getLogger(__name__)
-_SHOWN = 20
+_MAX_LISTED = 20
 
 
 class JiTDataModule(ImageDataModule):
-    """Images in ``data_path/train/<class>/`` and optionally ``data_path/val/<class>/``, centre-cropped.
+    """Data module of images in ``data_path/train/<class>/`` and optionally ``data_path/val/<class>/``, centre-cropped.
 
-    A folder without ``train/`` whose sub-folders are the classes is taken as the training set. A folder that
-    ``jitflow data prepare`` has made gives the same batches as its source. Creating the object does not touch the
-    disk.
+    A folder without ``train/`` whose sub-folders are the classes is used as the training set. A folder made by
+    ``jitflow data prepare`` gives the same batches as its source. Creating the object does not access the disk.
 
     Args:
         data_path: Folder of the data set, of image files or of shards.
@@ -46,22 +45,22 @@ class JiTDataModule(ImageDataModule):
         batch_size: Images per batch and process.
         num_workers: Loader processes; 0 loads in the training process.
         pin_memory: Page-locked batches, which a GPU fetches faster.
-        num_replicas: How many processes share the data; None asks the trainer.
-        rank: Which of them this one is; None asks the trainer.
+        num_replicas: Number of processes that share the data; None asks the trainer.
+        rank: Rank of this process; None asks the trainer.
         channels: 3 for colour, 1 for greyscale.
         random_flip: Mirror each training image with probability one half.
-        drop_last: Leave out the last, smaller training batch.
-        seed: Seed of order and flips; None is the one of Lightning's ``seed_everything``, or 0.
+        drop_last: Drop the last, smaller training batch.
+        seed: Seed of order and flips; None takes that of Lightning's ``seed_everything``, or 0.
         decoder: ``exact``, or ``fast`` for torch's kernels, whose pixels differ by at most 3 of 255 (JPEG, colour).
             Shards are always exact and faster than either.
         val_fraction: Share of each class held out for validation if there is no ``val/``, in [0, 1); the split
             does not depend on the seed.
-        class_balanced: Give every class the same share of a training epoch, by repeating images of small ones and
-            leaving out some of large ones.
-        bad_images: What to do about files that cannot be read: ``error`` ends the training and names the file;
-            ``skip`` warns, counts, and reads another image in its place, always the same one. Shards are checked
-            when they are made and know no such files.
-        max_bad_share: Largest share of the images of a split that may be skipped, in [0, 1); one more is an error.
+        class_balanced: Give every class the same share of a training epoch, by repeating images of small classes and
+            skipping some of large ones.
+        bad_images: What to do with unreadable files: ``error`` stops the training and names the file; ``skip`` warns,
+            counts, and reads another image instead, always the same one. Shards are checked when they are prepared and
+            have no such files.
+        max_bad_share: Largest share of a split's images that may be skipped, in [0, 1); more is an error.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -118,7 +117,7 @@ class JiTDataModule(ImageDataModule):
         self.max_bad_share = max_bad_share
 
     def prepare_data(self) -> None:
-        """Check the folders before anything else starts, and list them once for all processes.
+        """Check the folders and list their images, once for all processes.
 
         Nothing is downloaded.
 
@@ -162,24 +161,24 @@ class JiTDataModule(ImageDataModule):
         """
         skipped = self.skipped_images()
         if skipped:
-            more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
-            log.warning("%d images could not be read: %s%s", len(skipped), ", ".join(skipped[:_SHOWN]), more)
+            more = f" and {len(skipped) - _MAX_LISTED} more" if len(skipped) > _MAX_LISTED else ""
+            log.warning("%d images could not be read: %s%s", len(skipped), ", ".join(skipped[:_MAX_LISTED]), more)
 
     def _get_train_transforms(self) -> Any:
-        """Return what turns a training image into a tensor; override it for other augmentation."""
+        """Return the transform of training images to tensors; override it for other augmentation."""
         flip = [transforms.RandomHorizontalFlip()] if self.random_flip else []
         return transforms.Compose([self._crop(), *flip, transforms.PILToTensor()])
 
     def _get_val_transforms(self) -> Any:
-        """Return what turns a validation image into a tensor."""
+        """Return the transform of validation images to tensors."""
         return transforms.Compose([self._crop(), transforms.PILToTensor()])
 
     def _crop(self) -> transforms.Lambda:
-        # A partial, unlike a lambda, can be sent to a worker that was not forked.
+        # A partial, unlike a lambda, can be pickled for a worker that was not forked.
         return transforms.Lambda(functools.partial(center_crop_arr, image_size=self.img_size))
 
     def _shards(self) -> ShardFolder | None:
-        """Open ``data_path`` if it was prepared."""
+        """Open ``data_path`` if it is a folder of prepared shards."""
         if not Path(self.data_path).expanduser().is_dir():
             raise MissingFileError(f"data_path {self.data_path!r} is not a folder; {LAYOUT}")
         if not is_shard_folder(self.data_path):
@@ -196,7 +195,7 @@ class JiTDataModule(ImageDataModule):
         return shards
 
     def _listings(self, wanted: Sequence[str]) -> dict[str, ImageListing]:
-        """List the images of the wanted splits that there are, the held-out part as ``val``."""
+        """List the images of the requested splits that exist; a held-out part becomes ``val``."""
         val = Path(self.data_path).expanduser() / "val"
         if "train" not in wanted and val.is_dir():
             train = val.with_name("train")
@@ -226,13 +225,13 @@ class JiTDataModule(ImageDataModule):
             )
         if self._has_own_transforms(split):
             raise ConfigError(
-                f"decoder='fast' crops by itself, and {type(self).__name__} has transforms of its own for PIL images; "
+                f"decoder='fast' crops by itself, and {type(self).__name__} has its own transforms for PIL images; "
                 "leave it at 'exact'"
             )
         try:
             from jitflow.apps.images.fast_decoder import load_crop_fast
         except ImportError as error:
-            # torchvision has announced that its decoders will move to another package.
+            # torchvision has announced that its decoders move to another package.
             raise ConfigError(
                 f"decoder='fast' cannot be used, as the torchvision here has no JPEG decoder ({error}); leave it at "
                 "'exact', or prepare shards"
@@ -272,7 +271,8 @@ def create_jit_datamodule(args: Any) -> JiTDataModule:
 
     Args:
         args: Object with ``data_path``, ``img_size``, ``batch_size``, ``num_workers``, ``pin_mem``, and optionally
-            ``world_size``, ``rank`` and ``seed``; without the first two the trainer tells.
+            ``world_size``, ``rank`` and ``seed``; without the first two the trainer
+                decides.
 
     Returns:
         The data module.

@@ -1,4 +1,4 @@
-"""What ``jitflow info`` says of image models and of prepared images."""
+"""Descriptions of image models and prepared images for ``jitflow info``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jitflow.training.application import Description
 
 
 def describe_model(settings: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, str]:
-    """Say what a model draws, from the settings of its module and what its file keeps besides."""
+    """Describe an image model from its module's settings and its file's additional state."""
     size = settings.get("img_size")
     height, width = size if isinstance(size, tuple | list) else (size, size)
     channels = settings.get("in_channels", 3)

@@ -1,4 +1,4 @@
-"""Judge generated digits: a classifier of real scans, and the Frechet distance to held-out ones."""
+"""Judge generated digits with a classifier of real scans and the Frechet distance to held-out ones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from jitflow.evaluation.moments import Moments
 
 
 class DigitJudge:
-    """A support-vector classifier of real scans, to say which digit a generated one looks like.
+    """Support-vector classifier of real scans that tells which digit a generated image shows.
 
-    It is trained on the same scans as the model and measured on scans that neither has seen.
+    It is trained on the same scans as the model and tested on scans that neither has seen.
 
     Attributes:
-        held_out_accuracy: Share of the unseen scans that it reads right.
+        held_out_accuracy: Accuracy on the unseen scans.
 
     Raises:
         ConfigError: If scikit-learn is not installed.
@@ -38,24 +38,24 @@ class DigitJudge:
         self.held_out_accuracy = float(self._svm.score(images.reshape(len(images), -1), labels))
 
     def read(self, pixels: Tensor) -> np.ndarray:
-        """Read digits.
+        """Classify images of digits.
 
         Args:
             pixels: Images, shape ``(N, 1, H, W)``, uint8, with H and W multiples of 8.
 
         Returns:
-            The digit each looks like, shape ``(N,)``.
+            The predicted digit of each image, shape ``(N,)``.
         """
         small = torch.nn.functional.adaptive_avg_pool2d(pixels.float(), 8) * (16 / 255)
         return np.asarray(self._svm.predict(small.round().flatten(1).numpy()))
 
 
 def digits_distance(pixels: Tensor, *, cache: Path | None = None) -> tuple[float, float]:
-    """Measure how far generated digits are from real ones, with what the measure says of real ones as its floor.
+    """Compute the Frechet distance of generated digits to real ones, and its floor between real ones.
 
     Args:
         pixels: Generated digits, shape ``(N, 1, 16, 16)``, uint8.
-        cache: Folder to keep the small network in.
+        cache: Folder that caches the feature network.
 
     Returns:
         Frechet distance between generated and held-out digits under the features of a small network trained on

@@ -1,7 +1,7 @@
-"""A faster way from a JPEG file to the centre crop, whose pixels differ a little from the exact one.
+"""Fast JPEG decoder and centre crop, whose pixels differ slightly from the exact ones.
 
 The file is decoded and scaled by torch's vectorised kernels for bytes. They compute the same filters as Pillow with
-other roundings.
+different rounding.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _JPEG_START = (0xFF, 0xD8)
 
 
 def load_crop_fast(path: str, *, img_size: tuple[int, int]) -> Tensor:
-    """Read an image file as its centre crop, in colour.
+    """Read the centre crop of an image file, in colour.
 
     Args:
-        path: The file. What is no plain JPEG (another format, CMYK, damaged) takes the exact way.
+        path: The file. Anything but a plain JPEG (another format, CMYK, damaged) is decoded exactly.
         img_size: Height and width in pixels.
 
     Returns:
@@ -40,7 +40,7 @@ def load_crop_fast(path: str, *, img_size: tuple[int, int]) -> Tensor:
 
 
 def crop_tensor(pixels: Tensor, img_size: tuple[int, int]) -> Tensor:
-    """Scale and crop the middle, as :func:`jitflow.data.crop.center_crop_arr` does.
+    """Scale an image and crop its centre, as :func:`jitflow.data.crop.center_crop_arr` does.
 
     Args:
         pixels: Shape ``(3, h, w)``, uint8.
@@ -62,7 +62,7 @@ def crop_tensor(pixels: Tensor, img_size: tuple[int, int]) -> Tensor:
 
 
 def decode_colours(path: str) -> Tensor | None:
-    """Decode a JPEG file to pixels ``(3, h, w)``, uint8; None where that does not give what Pillow would give."""
+    """Decode a JPEG file to pixels ``(3, h, w)``, uint8; None if the result would differ from Pillow's."""
     try:
         data = read_file(path)
         if tuple(data[:2].tolist()) != _JPEG_START:
@@ -76,11 +76,11 @@ def decode_colours(path: str) -> Tensor | None:
 
 
 def _halve(image: Tensor) -> Tensor:
-    """Halve by box filter."""
+    """Halve an image with a box filter."""
     height, width = image.shape[2] // 2, image.shape[3] // 2
     if image.shape[2] == 2 * height and image.shape[3] == 2 * width:
-        # At exactly one half, bilinear interpolation reads the middle between four pixels, which is their mean.
+        # At exactly one half, bilinear interpolation samples the middle of four pixels, which is their mean.
         return interpolate(image, size=(height, width), mode="bilinear", align_corners=False)
-    # With an odd side one box in the middle has three pixels; Pillow's filter knows which.
+    # With an odd side one box has three pixels; Pillow's filter chooses which.
     picture = Image.fromarray(image[0].permute(1, 2, 0).numpy()).resize((width, height), Image.Resampling.BOX)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]

@@ -1,4 +1,4 @@
-"""The module from the command-line arguments of the JiT release."""
+"""Build the module from the command-line arguments of the JiT release."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jitflow.errors import ConfigError
 def create_jit_lightning_module(args: Any) -> JiTLightningModule:
     """Build the module from an argparse namespace with the release's names.
 
-    The learning rate is ``lr`` if it is given, else ``blr * effective batch / 256``, where the effective batch
+    The learning rate is ``lr`` if given, else ``blr * effective batch / 256``, where the effective batch
     counts every process (``world_size``) and gradient accumulation (``accum_iter``), 1 where absent.
 
     Args:
@@ -35,7 +35,7 @@ def create_jit_lightning_module(args: Any) -> JiTLightningModule:
 
 
 def learning_rate_from_args(args: Any) -> float:
-    """Return ``args.lr``, or the rate that ``args.blr`` (per 256 images) means for the effective batch."""
+    """Return the learning rate ``args.lr``, or ``args.blr`` (per 256 images) scaled to the effective batch."""
     if getattr(args, "lr", None) is not None:
         return float(args.lr)
     processes, accumulation = (int(getattr(args, name, None) or 1) for name in ("world_size", "accum_iter"))

@@ -1,4 +1,4 @@
-"""What can be wrong with the files of an image data set: looked at one by one, and compared with each other."""
+"""Checks of image files in a data set: each file by itself, and files compared with each other."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "rotated": ("warning", "is stored turned, with an EXIF note that training does not read"),
     "small_class": ("warning", "is a class with few images"),
 }
-"""Every finding: how bad it is, and what it means, said of one file or class."""
+"""Severity and meaning of every kind of finding, phrased for one file or class."""
 
 _ORIENTATION = 0x0112
-_CUT_SHORT = ("truncated", "unexpected end", "too short", "end of file")
+_TRUNCATION_MESSAGES = ("truncated", "unexpected end", "too short", "end of file")
 
 
 @dataclass(frozen=True)
 class CheckTask:
-    """Some files of one split.
+    """Task of a worker: image files of one split to inspect.
 
     Args:
         split: ``train`` or ``val``.
-        folder: Where they are.
-        start: Place of the first in the split's listing.
+        folder: Folder of the files.
+        start: Index of the first file in the split's listing.
         files: Their paths below the folder.
         min_side_px: Files with a shorter side are ``tiny``.
         max_pixels: Files with more are ``bomb``.
@@ -62,11 +62,11 @@ class CheckTask:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is known of one file.
+    """Findings and pixel hash of an image file.
 
     Args:
-        findings: Pairs of a finding and what was seen, such as ``("tiny", "12 x 30 px")``.
-        digest: Hash of size and colours, the same for files that training cannot tell apart; None if unreadable.
+        findings: Pairs of a kind of finding and its detail, such as ``("tiny", "12 x 30 px")``.
+        digest: Hash of size and colours, equal for files that are identical in training; None if unreadable.
     """
 
     findings: tuple[tuple[str, str], ...]
@@ -75,12 +75,12 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class Found:
-    """One file or class of a finding.
+    """File or class of a finding.
 
     Args:
         file: Its path below the data set.
-        seen: What was seen, in a few words.
-        twin: Path of the file with the same pixels, empty if that is not what was found.
+        seen: Detail, in a few words.
+        twin: Path of the file with the same pixels; empty for other findings.
     """
 
     file: str
@@ -90,11 +90,11 @@ class Found:
 
 @dataclass
 class Finding:
-    """All files with one thing to say about them.
+    """All image files or classes with the same problem.
 
     Args:
         kind: One of :data:`KINDS`.
-        files: Which they are.
+        files: The files or classes.
     """
 
     kind: str
@@ -102,21 +102,21 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        """How bad it is."""
+        """Severity of the finding."""
         return KINDS[self.kind][0]
 
     @property
     def meaning(self) -> str:
-        """What it means, said of one file."""
+        """Meaning of the finding, phrased for one file."""
         return KINDS[self.kind][1]
 
 
 def inspect_files(task: CheckTask, on_image: Callable[[], None]) -> tuple[str, int, list[ImageFacts]]:
-    """Look at some files.
+    """Inspect the image files of a task.
 
     Args:
-        task: Which.
-        on_image: Called after each.
+        task: The task.
+        on_image: Called after each file.
 
     Returns:
         The task's split and start, and the facts of each file.
@@ -130,18 +130,18 @@ def inspect_files(task: CheckTask, on_image: Callable[[], None]) -> tuple[str, i
 
 
 def inspect_image(path: Path, *, min_side_px: int = 64, max_pixels: int = 89_478_485) -> ImageFacts:
-    """Look at one file: header first, then all of its pixels.
+    """Inspect an image file: its header first, then all of its pixels.
 
     Args:
         path: The file.
-        min_side_px: It is ``tiny`` with a shorter side.
-        max_pixels: It is a ``bomb`` with more, and not decoded.
+        min_side_px: Files with a shorter side are ``tiny``.
+        max_pixels: Files with more are ``bomb`` and not decoded.
 
     Returns:
         The facts.
     """
     try:
-        # Pillow warns of large pictures while it opens them; here that is a finding.
+        # Pillow warns of large images on opening; here that is a finding.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
@@ -182,7 +182,7 @@ def _damage(path: Path, error: BaseException) -> tuple[str, str]:
     if path.is_file() and path.stat().st_size == 0:
         return "truncated", "empty file"
     text = reading_error(error) or type(error).__name__
-    cut = isinstance(error, EOFError) or any(words in text.lower() for words in _CUT_SHORT)
+    cut = isinstance(error, EOFError) or any(message in text.lower() for message in _TRUNCATION_MESSAGES)
     return ("truncated" if cut else "corrupt"), text
 
 
@@ -193,16 +193,16 @@ def collect_findings(
     min_class_images: int,
     prefixes: dict[str, str],
 ) -> list[Finding]:
-    """Put the facts of all files together and compare files and classes with each other.
+    """Collect the findings of all image files, and compare files and classes with each other.
 
     Args:
         listings: The files of each split.
-        facts: What was seen of each.
+        facts: Facts of each file.
         min_class_images: Training classes with fewer images are ``small_class``.
-        prefixes: What to put before the files of each split, such as ``"train/"``.
+        prefixes: Path prefix of each split's files, such as ``"train/"``.
 
     Returns:
-        What was found, in the order of :data:`KINDS`; nothing that was not.
+        The findings, in the order of :data:`KINDS`.
     """
     found = {kind: Finding(kind) for kind in KINDS}
     for split, listing in listings.items():
@@ -233,22 +233,22 @@ def _compare_pixels(
 ) -> None:
     groups: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
     for split in listings:
-        for place, fact in enumerate(facts[split]):
+        for index, fact in enumerate(facts[split]):
             if fact.digest is not None:
-                groups[fact.digest].append((split, place))
+                groups[fact.digest].append((split, index))
 
-    def path(split: str, place: int) -> str:
-        return prefixes[split] + listings[split].files[place]
+    def path(split: str, index: int) -> str:
+        return prefixes[split] + listings[split].files[index]
 
     for group in groups.values():
         first: dict[str, int] = {}
-        for split, place in group:
+        for split, index in group:
             if split in first:
                 labels = listings[split].labels
-                same = "same class" if labels[place] == labels[first[split]] else "another class"
-                found["duplicate"].files.append(Found(path(split, place), same, path(split, first[split])))
+                same = "same class" if labels[index] == labels[first[split]] else "another class"
+                found["duplicate"].files.append(Found(path(split, index), same, path(split, first[split])))
             else:
-                first[split] = place
+                first[split] = index
         if len(first) == 2:
             twin = path("train", first["train"])
-            found["leak"].files += [Found(path("val", place), "in both", twin) for s, place in group if s == "val"]
+            found["leak"].files += [Found(path("val", index), "in both", twin) for s, index in group if s == "val"]

@@ -1,4 +1,4 @@
-"""Data set of image files that are already listed, in which files that cannot be read may be replaced."""
+"""Data set of listed image files, in which unreadable files may be replaced."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from jitflow.data.folder_scan import ImageListing
 
 
 class ListedImageFolder(datasets.ImageFolder):  # type: ignore[misc]  # torchvision has no types
-    """Data set of listed image files, as torchvision's ``ImageFolder``.
+    """Data set of listed image files: torchvision's ``ImageFolder`` for files that are already listed.
 
     Args:
         listing: The images.
-        transform: Turns an image into a tensor.
-        loader: Reads a file, given its path.
-        bad: Where images that cannot be read are counted, and replaced by others; None makes them errors.
+        transform: Function from the loader's result to a tensor.
+        loader: Function that reads a file, given its path.
+        bad: Record of unreadable images, which are replaced; None makes them errors.
     """
 
     def __init__(self, listing: ImageListing, transform: Any, loader: Any, bad: BadImages | None = None) -> None:
@@ -28,7 +28,7 @@ class ListedImageFolder(datasets.ImageFolder):  # type: ignore[misc]  # torchvis
         self.bad = bad
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        """Return an image, transformed, and its label; another one if it cannot be read and that is allowed."""
+        """Return a transformed image and its label; a replacement if it cannot be read and that is allowed."""
         image, label = self._read(index)
         return image if self.transform is None else self.transform(image), label
 

@@ -1,4 +1,4 @@
-"""``jitflow data prepare``: a folder of images becomes shards, once; run again, it goes on where it stopped."""
+"""``jitflow data prepare``: convert a folder of images to shards; an interrupted call can be resumed."""
 
 from __future__ import annotations
 
@@ -50,25 +50,25 @@ def prepare(
     max_skipped: int = 100,
     shard_images: int | None = None,
 ) -> dict[str, Any]:
-    """Store the centre crops of a folder of images in shards.
+    """Write the centre crops of a folder of images to shards.
 
     Args:
         folder: ``train/<class>/<image>`` and possibly ``val/<class>/<image>``, or ``<class>/<image>``.
-        out: Folder of the shards; one that an interrupted call has left is continued.
+        out: Folder of the shards; an interrupted preparation is resumed.
         img_size: Side of a square, or ``(height, width)``, in pixels.
         channels: 3 for colour, 1 for greyscale.
         workers: Processes; None for one on each CPU core.
-        skip_damaged: Leave out files that cannot be read, and record them, rather than to stop at the first.
-        max_skipped: How many may be left out.
-        shard_images: Source files in a shard; None for 4096, or as many as make 512 MiB.
+        skip_damaged: Skip and record unreadable files instead of stopping at the first.
+        max_skipped: Largest number of skipped files.
+        shard_images: Source files in a shard; None for 4096, or fewer to stay below 512 MiB.
 
     Returns:
-        The manifest, as it is in ``out/manifest.json``.
+        The manifest, as written to ``out/manifest.json``.
 
     Raises:
         MissingFileError: If there is no such folder.
         ConfigError: If an argument is out of range, ``out`` holds something else, or the disk is too small.
-        DataError: If the folder is no data set, or a file in it cannot be read.
+        DataError: If the folder is not a data set, or a file in it cannot be read.
     """
     size = height_and_width(img_size)
     if channels not in (1, 3):
@@ -90,10 +90,10 @@ def prepare(
     per_shard = shard_images or images_per_shard(size, channels)
     plan = _plan(listings, size, channels, per_shard)
     with _locked(writable_folder(out / UNFINISHED)) as place:
-        records = _continue(out, place, plan)
+        records = _resume(out, place, plan)
         _check_room(out, listings, per_shard, records, size, channels)
         limit = max_skipped if skip_damaged else 0
-        workplace = _fresh_workplace(place)
+        workplace = _new_workplace(place)
         missing = (
             task
             for split, listing in listings.items()
@@ -110,7 +110,7 @@ def prepare(
             )
         )
         num_files = sum(map(len, listings.values()))
-        _make_missing(missing, num_files, records, place / "records", limit, workers or available_cores())
+        _write_missing(missing, num_files, records, place / "records", limit, workers or available_cores())
         manifest = _manifest(plan, listings, per_shard, records)
         manifest["source"] = str(folder.resolve())
         write_json(out / MANIFEST, manifest)
@@ -119,7 +119,7 @@ def prepare(
 
 
 def describe(folder: str | Path, *, img_size: int | tuple[int, int], channels: int) -> str:
-    """Say in one line what :func:`prepare` would write.
+    """Describe in one line the shards that :func:`prepare` would write.
 
     Args:
         folder: Folder of images.
@@ -131,7 +131,7 @@ def describe(folder: str | Path, *, img_size: int | tuple[int, int], channels: i
 
     Raises:
         MissingFileError: If there is no such folder.
-        DataError: If it is no data set.
+        DataError: If it is not a data set.
     """
     height, width = height_and_width(img_size)
     counts = {split: len(list_images(place)) for split, place in split_folders(folder).items()}
@@ -150,7 +150,7 @@ def _check_target(out: Path, splits: dict[str, Path]) -> None:
 
 
 def _plan(listings: dict[str, ImageListing], size: tuple[int, int], channels: int, per_shard: int) -> dict[str, Any]:
-    """Everything that the bytes of the shards depend on."""
+    """Return everything that determines the bytes of the shards."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -167,8 +167,8 @@ def _plan(listings: dict[str, ImageListing], size: tuple[int, int], channels: in
     }
 
 
-def _continue(out: Path, place: Path, plan: dict[str, Any]) -> dict[str, ShardRecord]:
-    """Compare with what an earlier call has begun, and return the shards that it has finished, by name."""
+def _resume(out: Path, place: Path, plan: dict[str, Any]) -> dict[str, ShardRecord]:
+    """Check the plan of an interrupted call, and return the records of its finished shards by name."""
     records: dict[str, ShardRecord] = {}
     begun = [path for path in (out / MANIFEST, place / _PLAN) if path.is_file()]
     for path in begun:
@@ -182,7 +182,7 @@ def _continue(out: Path, place: Path, plan: dict[str, Any]) -> dict[str, ShardRe
         for entry in before.get("splits", {}).values():
             records |= {found["file"]: ShardRecord.from_dict(found) for found in entry["shards"]}
     write_json(place / _PLAN, plan)
-    # Not the hidden ones: a kill while one is written leaves a part of it under a name with a dot.
+    # Hidden files are skipped: a killed call may leave a partly written file with a leading dot.
     for path in sorted((place / "records").glob("[!.]*.json")):
         record = ShardRecord.from_dict(read_json(path))
         records[record.file] = record
@@ -213,7 +213,7 @@ def _check_room(
 
 @contextmanager
 def _locked(place: Path) -> Iterator[Path]:
-    """Keep a second call away from the same folder; the lock goes with the process, however it ends."""
+    """Lock the folder against a second call; the lock is released when the process ends in any way."""
     if sys.platform == "win32":
         yield place
         return
@@ -227,8 +227,8 @@ def _locked(place: Path) -> Iterator[Path]:
         yield place
 
 
-def _fresh_workplace(place: Path) -> Path:
-    # A name of its own: a worker of a killed call may live a moment longer, and must not find its successor's files.
+def _new_workplace(place: Path) -> Path:
+    # A unique name, since a worker of a killed call may live on briefly and must not touch the new call's files.
     for old in place.glob("work-*"):
         shutil.rmtree(old, ignore_errors=True)
     workplace = place / f"work-{os.getpid()}"
@@ -236,7 +236,7 @@ def _fresh_workplace(place: Path) -> Path:
     return workplace
 
 
-def _make_missing(
+def _write_missing(
     missing: Iterator[ShardTask],
     num_files: int,
     records: dict[str, ShardRecord],
@@ -244,7 +244,7 @@ def _make_missing(
     limit: int,
     workers: int,
 ) -> None:
-    """Make the shards that are not there yet, adding to ``records``."""
+    """Write the missing shards, adding to ``records``."""
     num_done = sum(record.num_images + len(record.skipped) for record in records.values())
     _check_skipped(records, limit)
     with meter("preparing", num_files) as progress:
@@ -252,7 +252,7 @@ def _make_missing(
         made = map_processes(
             write_shard, missing, workers=workers, on_items=lambda count: progress.update(num_done + count)
         )
-        # Closed at once when an error ends the loop, so that no worker goes on behind it.
+        # Closed at once after an error, so that no worker continues.
         with closing(made):
             for record in made:
                 write_json(place / f"{record.file}.json", record.as_dict())
@@ -265,7 +265,7 @@ def _check_skipped(records: dict[str, ShardRecord], limit: int) -> None:
     if len(skipped) > limit:
         raise DataError(
             f"{len(skipped)} files cannot be read, such as {skipped[0]['file']}, and at most {limit} may be skipped; "
-            "mend them, or pass --on_error skip with a larger --max_skipped"
+            "repair them, or pass --on_error skip with a larger --max_skipped"
         )
 
 

@@ -1,4 +1,4 @@
-"""How a model of images is asked for classes, and what becomes of what it draws."""
+"""Sampling of the images application: requests for classes, and decoded samples."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from jitflow.training.samples import Samples
 
 @dataclass
 class ImageSamples(Samples):
-    """Images of classes: ``000000_class3_seed0.png`` and so on, ``grid.png``, and ``settings.json``."""
+    """Samples of image classes: ``000000_class3_seed0.png`` and so on, ``grid.png``, and ``settings.json``."""
 
     unit: ClassVar[str] = "images"
 
 
 def ask_for_images(module: FlowModule, **asked: Any) -> Asked:
-    """Ask a model for images, by ``labels`` and ``num`` as :func:`~jitflow.training.asked.ask_for_classes` does."""
+    """Build a request for images from ``labels`` and ``num``; see :func:`~jitflow.training.asked.ask_for_classes`."""
     return replace(ask_for_classes(module, **asked), unit=ImageSamples.unit)
 
 
 def present_images(module: FlowModule, x: Tensor, asked: Asked, seeds: list[int]) -> ImageSamples:
-    """Decode states to images; the presenter of :class:`~jitflow.training.application.Application`."""
+    """Decode model-space states to images; the ``present`` of :class:`~jitflow.training.application.Application`."""
     return ImageSamples.of(module.codec.decode(x), asked, seeds)

@@ -1,4 +1,4 @@
-"""What is written down about a shard, and whether the file still agrees with it."""
+"""Manifest records of shards, and their verification."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from jitflow.errors import DataError
 from jitflow.io.files import file_checksum
 
 MANIFEST = "manifest.json"
-"""The file that makes a folder a prepared data set."""
+"""Manifest file of a prepared data set."""
 UNFINISHED = ".unfinished"
-"""Folder, in that of the shards, of what is only needed until the manifest is written."""
+"""Sub-folder for files that are only needed until the manifest is written."""
 FORMAT = "jitflow image shards"
 VERSION = 1
 PREPARE_AGAIN = "run the same `jitflow data prepare` again"
-"""The way out of missing and damaged shards."""
+"""Advice for missing and damaged shards."""
 
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What the manifest says about a shard.
+    """Manifest record of a shard.
 
     Args:
         file: Its name.
         num_images: Images in it.
         num_bytes: Size of the file.
         sha256: Checksum of the file.
-        skipped: Source files that were left out, each with ``file``, ``label`` and ``reason``.
+        skipped: Skipped source files, each with ``file``, ``label`` and ``reason``.
     """
 
     file: str
@@ -44,14 +44,14 @@ class ShardRecord:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> ShardRecord:
-        """Make a record of what :meth:`as_dict` returned."""
+        """Build a shard record from the result of :meth:`as_dict`."""
         record = cls(**{**content, "skipped": tuple(content["skipped"])})
         if not isinstance(record.file, str) or Path(record.file).name != record.file or record.file in (".", ".."):
             raise ValueError(f"a shard must lie in the folder itself; got {record.file!r}")
         return record
 
     def lies_in(self, folder: Path) -> bool:
-        """Whether the shard is there with its full size."""
+        """Whether the shard exists at its full size."""
         path = folder / self.file
         return path.is_file() and path.stat().st_size == self.num_bytes
 
@@ -67,15 +67,15 @@ def check_size(folder: Path, record: ShardRecord) -> None:
 
 
 def verify_shard(folder: Path, record: ShardRecord, on_shard: Callable[[], None]) -> str | None:
-    """Compare a shard with its checksum.
+    """Verify the checksum of a shard.
 
     Args:
-        folder: Where it is.
-        record: What the manifest says about it.
+        folder: Folder of the shard.
+        record: Its manifest record.
         on_shard: Called when it is done.
 
     Returns:
-        What is wrong, in one line that names the shard; None if nothing is.
+        The problem, in one line that names the shard; None if there is none.
     """
     problem = None
     try:

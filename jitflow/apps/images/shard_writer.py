@@ -1,7 +1,7 @@
-"""Writing shards: files that hold a few thousand centre-cropped images each, ready for training.
+"""Write shards: files of a few thousand centre-cropped images each, ready for training.
 
-A shard is a function of its source files alone, bit for bit, so that it does not matter how often its making
-was interrupted. Nothing here needs torch, which keeps worker processes light.
+A shard is a bit-exact function of its source files alone, however often its preparation was interrupted. This module
+does not import torch, which keeps worker processes light.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from jitflow.io.files import file_checksum
 
 _MAX_IMAGES = 4096
 _MAX_BYTES = 512 << 20
-# A page: its arrays start where the disk's blocks do.
+# One page, so that arrays are aligned with disk blocks.
 _HEADER_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to be made.
+    """Task of a worker: a shard to write.
 
     Args:
         file: Name of the shard.
-        folder: Where the source files are.
-        sources: Their paths below it.
+        folder: Folder of the source files.
+        sources: Paths of the source files below it.
         labels: Their labels.
         img_size: Height and width in pixels.
         channels: 3 for colour, 1 for greyscale.
         target: Folder of the shards.
         workplace: Folder, on the same disk, in which this run builds its shards.
-        skip_damaged: Whether to leave out files that cannot be read, rather than to stop.
+        skip_damaged: Whether to skip unreadable files instead of stopping.
     """
 
     file: str
@@ -56,13 +56,13 @@ class ShardTask:
 
 
 def images_per_shard(img_size: int | tuple[int, int], channels: int) -> int:
-    """Return how many images a shard gets: at most 4096, and at most 512 MiB of them."""
+    """Return the number of images in a shard: at most 4096, and at most 512 MiB."""
     height, width = height_and_width(img_size)
     return max(1, min(_MAX_IMAGES, _MAX_BYTES // (height * width * channels)))
 
 
 def shard_ranges(split: str, num_images: int, size: int) -> list[tuple[str, range]]:
-    """Cut a split into shards: the name of each, and the places of its images in the listing."""
+    """Divide a split into shards: the name of each, and the range of its images in the listing."""
     count = -(-num_images // size)
     return [
         (f"{split}-{i:05d}-of-{count:05d}.safetensors", range(i * size, min((i + 1) * size, num_images)))
@@ -82,26 +82,26 @@ def shard_tasks(
     workplace: Path,
     skip_damaged: bool,
 ) -> Iterator[ShardTask]:
-    """Yield the shards of a split that are still to be made.
+    """Yield the tasks of a split's missing shards.
 
     Args:
         split: ``train`` or ``val``.
         listing: Its images.
         size: Source files in a shard.
-        done: Names of the shards that are there.
+        done: Names of the existing shards.
         img_size: Height and width in pixels.
         channels: 3 for colour, 1 for greyscale.
         target: Folder of the shards.
         workplace: Folder, on the same disk, in which this run builds its shards.
-        skip_damaged: Whether to leave out files that cannot be read.
+        skip_damaged: Whether to skip unreadable files.
 
     Yields:
         Tasks for :func:`write_shard`.
     """
     finished = set(done)
-    for file, places in shard_ranges(split, len(listing), size):
+    for file, indices in shard_ranges(split, len(listing), size):
         if file not in finished:
-            part = slice(places.start, places.stop)
+            part = slice(indices.start, indices.stop)
             yield ShardTask(
                 file,
                 listing.folder,
@@ -116,17 +116,17 @@ def shard_tasks(
 
 
 def write_shard(task: ShardTask, on_image: Callable[[], None]) -> ShardRecord:
-    """Decode, crop and store the images of one shard; it appears under its name only when it is whole.
+    """Decode and crop the images of a shard and write it atomically.
 
     Args:
-        task: What to make.
-        on_image: Called after each source file; an error that it raises ends the work.
+        task: The shard to write.
+        on_image: Called after each source file; an exception in it stops the work.
 
     Returns:
-        What the manifest says about the shard.
+        The shard's manifest record.
 
     Raises:
-        DataError: If a file cannot be read and is not to be skipped.
+        DataError: If a file is unreadable and must not be skipped.
         ConfigError: If the disk is full.
     """
     kept: list[int] = []
@@ -135,21 +135,21 @@ def write_shard(task: ShardTask, on_image: Callable[[], None]) -> ShardRecord:
         task.workplace / task.file, _layout(task, range(len(task.sources))), _METADATA, header_bytes=_HEADER_BYTES
     )
     pixels = writer.arrays["images"]
-    for place, source in enumerate(task.sources):
+    for index, source in enumerate(task.sources):
         try:
             image = open_image(str(task.folder / source), channels=task.channels)
             pixels[len(kept)] = channels_first(center_crop_arr(image, task.img_size))
         except DataError as error:
             if not task.skip_damaged:
                 raise DataError(f"{error}, or pass --on_error skip") from None
-            skipped.append({"file": source, "label": task.labels[place], "reason": str(error)})
+            skipped.append({"file": source, "label": task.labels[index], "reason": str(error)})
         else:
-            kept.append(place)
+            kept.append(index)
         on_image()
     if skipped:
-        writer = _shortened(task, writer, kept)
-    names = [task.sources[place].encode("utf-8", "surrogateescape") for place in kept]
-    writer.arrays["labels"][:] = [task.labels[place] for place in kept]
+        writer = _shrink(task, writer, kept)
+    names = [task.sources[index].encode("utf-8", "surrogateescape") for index in kept]
+    writer.arrays["labels"][:] = [task.labels[index] for index in kept]
     writer.arrays["name_ends"][:] = np.cumsum([len(name) for name in names], dtype=np.int64)
     writer.arrays["name_bytes"][:] = np.frombuffer(b"".join(names), np.uint8)
     whole = writer.finish()
@@ -165,7 +165,7 @@ def channels_first(image: Image.Image) -> np.ndarray:
 
 
 def decoder_name() -> str:
-    """Name the libraries that decode and scale, on whose versions pixels can depend."""
+    """Return the versions of the decoding libraries, on which pixels can depend."""
     return f"Pillow {pillow_version}, JPEG library {features.version('libjpeg_turbo') or features.version('jpg')}"
 
 
@@ -173,8 +173,8 @@ _METADATA = {"format": FORMAT, "version": str(VERSION)}
 
 
 def _layout(task: ShardTask, kept: Sequence[int]) -> Layout:
-    """Arrays of a shard: pixels, labels, and the names of the source files one after another."""
-    name_bytes = sum(len(task.sources[place].encode("utf-8", "surrogateescape")) for place in kept)
+    """Return the layout of a shard's arrays: pixels, labels, and the concatenated names of source files."""
+    name_bytes = sum(len(task.sources[index].encode("utf-8", "surrogateescape")) for index in kept)
     return {
         "images": ((len(kept), task.channels, *task.img_size), "uint8"),
         "labels": ((len(kept),), "int64"),
@@ -183,8 +183,8 @@ def _layout(task: ShardTask, kept: Sequence[int]) -> Layout:
     }
 
 
-def _shortened(task: ShardTask, full: ArrayFileWriter, kept: Sequence[int]) -> ArrayFileWriter:
-    """Move the images into a file that has room for no more than them."""
+def _shrink(task: ShardTask, full: ArrayFileWriter, kept: Sequence[int]) -> ArrayFileWriter:
+    """Copy the images to a file without space for the skipped ones."""
     path = task.workplace / f"short-{task.file}"
     writer = ArrayFileWriter.create(path, _layout(task, kept), _METADATA, header_bytes=_HEADER_BYTES)
     writer.arrays["images"][:] = full.arrays["images"][: len(kept)]

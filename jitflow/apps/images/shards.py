@@ -1,4 +1,4 @@
-"""Training on shards: stored centre crops, mapped and copied into batches."""
+"""Data sets of shards: stored centre crops, memory-mapped and copied into batches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from jitflow.io.files import read_json
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """What the manifest of a prepared folder says.
+    """A prepared folder of shards, as its manifest describes it.
 
     Args:
         folder: The folder.
@@ -47,23 +47,23 @@ class ShardFolder:
 
 
 def is_shard_folder(folder: str | Path) -> bool:
-    """Whether a folder was prepared; raise DataError if that is unfinished."""
+    """Whether a folder holds prepared shards; raise DataError if its preparation is unfinished."""
     folder = Path(folder).expanduser()
     if (folder / MANIFEST).is_file():
         return True
     if (folder / UNFINISHED).is_dir():
-        raise DataError(f"the preparation of {folder} is unfinished; {PREPARE_AGAIN}, and it goes on")
+        raise DataError(f"the preparation of {folder} is unfinished; {PREPARE_AGAIN} to resume it")
     return False
 
 
 def open_shard_folder(folder: str | Path) -> ShardFolder:
-    """Read the manifest of a prepared folder and look whether every shard has its size.
+    """Read the manifest of a prepared folder and check the size of every shard.
 
     Args:
         folder: The folder.
 
     Returns:
-        What it holds.
+        The folder's description.
 
     Raises:
         DataError: If the manifest is damaged or of another kind, or a shard is missing or has another size.
@@ -89,7 +89,7 @@ def open_shard_folder(folder: str | Path) -> ShardFolder:
     except DataError:
         raise
     except (JitflowError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DataError(f"{path} is no manifest of prepared images ({error}); {PREPARE_AGAIN}") from None
+        raise DataError(f"{path} is not a manifest of prepared images ({error}); {PREPARE_AGAIN}") from None
     for records in found.splits.values():
         for record in records:
             check_size(folder, record)
@@ -97,19 +97,19 @@ def open_shard_folder(folder: str | Path) -> ShardFolder:
 
 
 class ShardImages(Dataset[tuple[Tensor, int]]):
-    """The images of one split, without random transforms.
+    """Data set of the images of one split, without random transforms.
 
     Args:
         source: The prepared folder.
         split: ``train`` or ``val``.
-        index: Places of the images to use, shape ``(M,)``, int64; None for all.
+        index: Indices of the images to use, shape ``(M,)``, int64; None for all.
 
     Attributes:
         classes: Name of each label.
         targets: Labels, shape ``(N,)``, int64.
 
     Raises:
-        DataError: If a shard is damaged in a way that shows without reading its images.
+        DataError: If a shard is visibly damaged without reading its images.
     """
 
     def __init__(self, source: ShardFolder, split: str, index: np.ndarray | None = None) -> None:
@@ -131,14 +131,14 @@ class ShardImages(Dataset[tuple[Tensor, int]]):
         return images[0], int(labels[0])
 
     def __getstate__(self) -> dict[str, Any]:
-        # A mapping would be sent to another process with all its content.
+        # Drop the mapping: pickling it would copy its whole content to the other process.
         return {**self.__dict__, "_maps": []}
 
     def read_batch(self, index: Tensor, mirrored: Sequence[bool] | None = None) -> tuple[Tensor, Tensor]:
-        """Copy images from the files into a new batch.
+        """Copy images from the shards into a new batch.
 
         Args:
-            index: Places of the images, shape ``(B,)``, int64.
+            index: Indices of the images, shape ``(B,)``, int64.
             mirrored: Which of them to mirror; None for none.
 
         Returns:
@@ -146,17 +146,17 @@ class ShardImages(Dataset[tuple[Tensor, int]]):
         """
         if not self._maps:
             self._map()
-        places = self._index[index.numpy()]
-        shards = np.searchsorted(self._ends, places, side="right")
-        rows = places - np.where(shards > 0, self._ends[shards - 1], 0)
-        # numpy asks for large pages, torch does not: mapping 4 KiB at a time takes three times as long as the copy.
-        pixels = np.empty((len(places), *self._shape), np.uint8)
+        positions = self._index[index.numpy()]
+        shards = np.searchsorted(self._ends, positions, side="right")
+        rows = positions - np.where(shards > 0, self._ends[shards - 1], 0)
+        # numpy requests huge pages, torch does not: page faults of 4 KiB take three times as long as the copy.
+        pixels = np.empty((len(positions), *self._shape), np.uint8)
         batch = torch.from_numpy(pixels)
-        for place, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
-            pixels[place] = self._maps[shard][row]
-            if mirrored is not None and mirrored[place]:
-                # While it is in the cache of the core.
-                batch[place] = batch[place].flip(-1)
+        for position, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
+            pixels[position] = self._maps[shard][row]
+            if mirrored is not None and mirrored[position]:
+                # While the image is in the core's cache.
+                batch[position] = batch[position].flip(-1)
         return batch, self.targets[index]
 
     def _map(self) -> np.ndarray:
@@ -178,9 +178,9 @@ class ShardImages(Dataset[tuple[Tensor, int]]):
 
 
 class MirroredImages(Dataset[tuple[Tensor, int]]):
-    """Images of a prepared folder, each mirrored with probability one half.
+    """Data set of prepared images, each mirrored with probability one half.
 
-    The draw of a sample is that of torchvision's ``RandomHorizontalFlip`` under the same seed.
+    A sample is mirrored as by torchvision's ``RandomHorizontalFlip`` with the same seed.
 
     Args:
         images: The images.
@@ -199,18 +199,18 @@ class MirroredImages(Dataset[tuple[Tensor, int]]):
         return (image.flip(-1) if torch.rand(1) < 0.5 else image), label
 
     def read_seeded_batch(self, index: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the images ``(B, C, H, W)`` and labels ``(B,)`` at the indices ``(B,)``, drawn by a seed for each."""
+        """Return the images ``(B, C, H, W)`` and labels ``(B,)`` at the indices ``(B,)``, mirrored by their seeds."""
         generator = torch.Generator()
         mirrored = [bool(torch.rand(1, generator=generator.manual_seed(seed)) < 0.5) for seed in seeds]
         return self.images.read_batch(index, mirrored)
 
 
 class TransformedImages(Dataset[tuple[Any, int]]):
-    """Images of a prepared folder as a user's own transform makes them, one at a time.
+    """Data set of prepared images with a user's own transform, one image at a time.
 
     Args:
         images: The images.
-        transform: What turns a PIL image, of the prepared size, into a tensor.
+        transform: Function from a PIL image of the prepared size to a tensor.
     """
 
     def __init__(self, images: ShardImages, transform: Callable[[Image.Image], Any]) -> None:

@@ -1,4 +1,4 @@
-"""Data module of micro-Doppler: latents extracted beforehand, mapped from their files and checked."""
+"""Data module for precomputed micro-Doppler latents, memory-mapped from their files."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _SHOWN = 5
 
 
 class LatentDataModule(ImageDataModule):
-    """Latents of users in ``latent_dir/train.safetensors`` and ``val.safetensors``, not normalised.
+    """Data module of users' latents in ``latent_dir/train.safetensors`` and ``val.safetensors``, not normalised.
 
-    The files are mapped: memory does not grow with their size. Creating the object does not touch the disk.
+    The files are memory-mapped, so memory does not grow with their size. Creating the object does not access the disk.
 
     Args:
         latent_dir: Folder that stage 1 wrote.
         batch_size: Latents per batch and process.
-        num_workers: Loader processes; the files are mapped, so that 0 is fastest.
+        num_workers: Loader processes; the files are memory-mapped, so 0 is fastest.
         pin_memory: Page-locked batches, which a GPU fetches faster.
-        num_replicas: How many processes share the data; None asks the trainer.
-        rank: Which of them this one is; None asks the trainer.
-        latent_shape: Shape that one sample must have, ``(Z, h, w)``; None for whatever the files hold.
-        drop_last: Leave out the last, smaller training batch.
-        seed: Seed of the order; None is the one of Lightning's ``seed_everything``, or 0.
+        num_replicas: Number of processes that share the data; None asks the trainer.
+        rank: Rank of this process; None asks the trainer.
+        latent_shape: Required shape of one sample, ``(Z, h, w)``; None accepts any.
+        drop_last: Drop the last, smaller training batch.
+        seed: Seed of the order; None takes that of Lightning's ``seed_everything``, or 0.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -49,7 +49,7 @@ class LatentDataModule(ImageDataModule):
         drop_last: bool = True,
         seed: int | None = None,
     ) -> None:
-        # The size of the images is only known to the files; setup replaces it.
+        # The image size is stored in the files; setup replaces this one.
         super().__init__(256, batch_size, num_workers, pin_memory, num_replicas, rank, drop_last=drop_last, seed=seed)
         if latent_shape is not None and (len(latent_shape) != 3 or min(latent_shape) < 1):
             raise ConfigError(f"latent_shape is (channels, height, width); got {tuple(latent_shape)}")
@@ -58,7 +58,7 @@ class LatentDataModule(ImageDataModule):
         self.user_ids: list[int] = []
 
     def prepare_data(self) -> None:
-        """Look for the files before anything else starts.
+        """Check that the latent files exist, before anything else starts.
 
         Raises:
             MissingFileError: If one is missing.
@@ -67,16 +67,16 @@ class LatentDataModule(ImageDataModule):
         self._path("val")
 
     def setup(self, stage: str | None = None) -> None:
-        """Map both files and read them through once.
+        """Map both latent files and check all values once.
 
         Args:
-            stage: Ignored; the two files belong together.
+            stage: Ignored; both files are always opened.
 
         Raises:
             MissingFileError: If a file is missing.
-            DataError: If a file is damaged or holds other arrays, shapes differ, a label is out of range or of
-                two users, a user is missing in one of the files, they were made by different codecs, or a latent is
-                not finite.
+            DataError: If a file is damaged or holds other arrays, shapes differ, a label is out of range or
+                belongs to two users, a user is missing in one of the files, they were made by different codecs, or a
+                latent is not finite.
         """
         if self.dataset_train is not None:
             return
@@ -100,10 +100,10 @@ class LatentDataModule(ImageDataModule):
         """Describe the training data.
 
         Returns:
-            What the base class returns (``img_size`` is that of the images, in pixels), and ``user_ids`` (numbers
+            The entries of the base class (``img_size`` is that of the images, in pixels), and ``user_ids`` (numbers
             from 1, by label), ``latent_shape``, ``mean``, ``std`` (a number for each channel), ``codec`` (``id``,
-            ``checksum``, ``img_size`` of the image codec), ``linear_codec`` (its file, if it is a linear one
-            and lies there; else None), ``fingerprint`` (names images and settings of the extraction).
+            ``checksum``, ``img_size`` of the image codec), ``linear_codec`` (the file of a linear codec,
+                if present; else None), ``fingerprint`` (checksum of the extraction's images and settings).
         """
         info = super().get_dataset_info()
         file: LatentFile = self.dataset_train
@@ -129,7 +129,7 @@ class LatentDataModule(ImageDataModule):
             return path
         unfinished = path.with_name(path.name + ".part").exists()
         if unfinished:
-            raise MissingFileError(f"{path} is not finished; the same {STAGE_1.removeprefix('run ')} again goes on")
+            raise MissingFileError(f"{path} is not finished; repeat the same {STAGE_1.removeprefix('run ')} to resume")
         raise MissingFileError(f"latents {path} do not exist; {STAGE_1} with --output_path {self.latent_dir}")
 
 
@@ -147,7 +147,7 @@ def _check_same_origin(train: LatentFile, val: LatentFile) -> None:
 
 
 def _users_by_label(train: LatentFile) -> list[int]:
-    """Return the user id of each label; labels must be 0, 1, ... without a gap."""
+    """Return the user id of each label; labels must be 0, 1, ... without gaps."""
     labels = np.unique(train.labels)
     if labels[0] != 0 or labels[-1] != len(labels) - 1:
         raise DataError(

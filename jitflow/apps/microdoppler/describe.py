@@ -1,4 +1,4 @@
-"""Descriptions for ``jitflow info`` of spectrogram models, files of latents and records of the stages."""
+"""Descriptions of spectrogram models, files of latents and stage records for ``jitflow info``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXTRACTION = "extraction.json"
 
 
 def describe_model(settings: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, str]:
-    """Describe a model's users and latents, from the settings of its module and the rest of its checkpoint."""
+    """Describe a model's users and latents from its module's settings and its file's additional state."""
     kept = extra.get("latents", {})
     users = [int(user) for user in kept.get("user_ids", [])]
     codec = kept.get("codec", {})

@@ -1,7 +1,7 @@
-"""Diversity within a user's images, and their distance to the training images, which shows copies.
+"""Diversity of generated images, and their distances to the training images.
 
-Distances are root mean square differences of the components of two vectors, of grey levels where the vectors are
-pixels. They are computed in float64, tile by tile, so that memory beyond the vectors is constant.
+Distances are root-mean-square differences between the components of two vectors (grey levels if the vectors are
+pixels). They are computed in float64, tile by tile, so memory beyond the vectors is constant.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ TILE_ROWS = 256
 """Rows of each side of a tile of distances; with 64 x 64 colour pixels in float64 25 MiB each."""
 CHUNK_IMAGES = 256
 """Images averaged over areas at once, which bounds memory."""
-# Held-out images nearer to a training image than this share of them are as near as real images come by chance.
+# Quantile of held-out images' distances to the training images that serves as the copy threshold.
 _COPY_QUANTILE = 0.01
 
 
 class CopyScores(NamedTuple):
-    """Distances of images to the nearest training images.
+    """Distances of generated images to the training images, and the share of copies.
 
     Attributes:
         median_generated: Median over the generated images of the distance to the nearest training image.
-        median_held_out: The same of real images that were not trained on.
-        threshold: Distance below which an image counts as a copy: the 1st percentile of the held-out images, which
-            with fewer than 100 of them is little more than the least.
-        share_copies: Share of generated images below the threshold; about 0.01 is what chance gives.
+        median_held_out: The same for held-out real images.
+        threshold: Distance below which an image counts as a copy: the 1st percentile of the held-out images' distances,
+            close to their minimum for fewer than 100 images.
+        share_copies: Share of generated images below the threshold; about 0.01 by chance.
     """
 
     median_generated: float
@@ -43,7 +43,7 @@ class CopyScores(NamedTuple):
 
 
 def pixel_vectors(images: Tensor, *, side_px: int = 64) -> Tensor:
-    """Turn images into vectors: means over ``side_px x side_px`` areas of each channel, rounded.
+    """Convert images to vectors: rounded means of each channel over ``side_px x side_px`` areas.
 
     Args:
         images: Shape ``(N, C, H, W)``, uint8, C 1 or 3.
@@ -53,7 +53,7 @@ def pixel_vectors(images: Tensor, *, side_px: int = 64) -> Tensor:
         Vectors, shape ``(N, C * side_px**2)``, uint8, on the CPU.
 
     Raises:
-        ConfigError: If the images have another shape or type.
+        ConfigError: If the images' shape or type is wrong.
     """
     check_images(images)
     vectors = torch.empty(len(images), images.shape[1] * side_px**2, dtype=torch.uint8)
@@ -64,7 +64,7 @@ def pixel_vectors(images: Tensor, *, side_px: int = 64) -> Tensor:
 
 
 def mean_pairwise_distance(vectors: Tensor) -> float:
-    """Compute the mean distance over all pairs of different rows.
+    """Compute the mean distance over all pairs of different vectors.
 
     Args:
         vectors: Shape ``(N, D)``, N at least 2.
@@ -73,30 +73,30 @@ def mean_pairwise_distance(vectors: Tensor) -> float:
         The mean; 0 if all rows are equal.
 
     Raises:
-        ConfigError: If the shape is another.
+        ConfigError: If the shape is wrong.
         DataError: If there are fewer than two rows, or one holds NaN or infinity.
     """
     check_features(vectors, vectors)
     num = len(vectors)
     if num < 2:
         raise DataError(f"diversity needs at least 2 images; got {num}")
-    # An image is at distance 0 from itself.
+    # The distance of an image to itself is 0.
     return sum(float(distances.sum()) for _, distances in _tiles(vectors, vectors)) / (num * (num - 1))
 
 
 def diversity_per_user(vectors: Tensor, users: Tensor, num_users: int) -> Tensor:
-    """Compute the mean distance between the images of each user.
+    """Compute the mean pairwise distance between each user's images.
 
     Args:
         vectors: Shape ``(N, D)``: pixels, or features of a classifier.
-        users: User of each, shape ``(N,)``, in ``[0, num_users)``.
+        users: User of each vector, shape ``(N,)``, in ``[0, num_users)``.
         num_users: Number of users K.
 
     Returns:
         Means, shape ``(K,)``, float64.
 
     Raises:
-        ConfigError: If the shapes do not fit.
+        ConfigError: If the shapes are inconsistent.
         DataError: If a user has fewer than 2 images.
     """
     if users.shape != (len(vectors),):
@@ -111,7 +111,7 @@ def diversity_per_user(vectors: Tensor, users: Tensor, num_users: int) -> Tensor
 
 
 def nearest_distances(vectors: Tensor, reference: Tensor) -> Tensor:
-    """Compute the distance of each vector to the nearest of a reference set.
+    """Compute the distance of each vector to the nearest one of a reference set.
 
     Args:
         vectors: Shape ``(N, D)``.
@@ -121,7 +121,7 @@ def nearest_distances(vectors: Tensor, reference: Tensor) -> Tensor:
         Distances, shape ``(N,)``, float64.
 
     Raises:
-        ConfigError: If the shapes do not fit.
+        ConfigError: If the shapes are inconsistent.
         DataError: If a row holds NaN or infinity.
     """
     check_features(vectors, reference)
@@ -132,22 +132,21 @@ def nearest_distances(vectors: Tensor, reference: Tensor) -> Tensor:
 
 
 def copy_scores(generated: Tensor, held_out: Tensor, train: Tensor) -> CopyScores:
-    """Compare how near generated and held-out real images are to the training images.
+    """Compare generated and held-out images by their distances to the training images.
 
-    A model that has learned to draw comes as near as a real image that it has not seen; one that repeats what it was
-    trained on comes nearer. A copy that a lossy codec has blurred is at the distance of the blur, and one that is
-    shifted in time is not found.
+    Samples of a model that generalises are as near as unseen real images; samples that repeat training images are
+    nearer. A copy blurred by a lossy codec has the distance of the blur, and a copy shifted in time is not detected.
 
     Args:
         generated: Vectors of generated images, shape ``(N, D)``.
-        held_out: Vectors of real images that were not trained on, shape ``(M, D)``.
+        held_out: Vectors of held-out real images, shape ``(M, D)``.
         train: Vectors of the training images, shape ``(L, D)``.
 
     Returns:
         The scores.
 
     Raises:
-        ConfigError: If the shapes do not fit.
+        ConfigError: If the shapes are inconsistent.
         DataError: If a row holds NaN or infinity.
     """
     near_generated, near_held_out = nearest_distances(generated, train), nearest_distances(held_out, train)
@@ -161,10 +160,10 @@ def copy_scores(generated: Tensor, held_out: Tensor, train: Tensor) -> CopyScore
 
 
 def _tiles(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield all distances in parts: which rows of ``a``, and their distances ``(R, C)`` to some rows of ``b``."""
+    """Yield all distances in tiles: rows of ``a``, and their distances ``(R, C)`` to some rows of ``b``."""
     device = float64_device(a)
     a, b = a.to(device), b.to(device)
-    # A distance loses digits to the length of the vectors, so that length is measured from the middle.
+    # Distances lose digits to the vectors' length, so vectors are centred first.
     centre = torch.stack([part.double().sum(dim=0) for part in b.split(TILE_ROWS)]).sum(dim=0) / len(b)
     for i in range(0, len(a), TILE_ROWS):
         x = a[i : i + TILE_ROWS].double() - centre

@@ -1,4 +1,4 @@
-"""User classifier: a small convolutional network that names the user of a spectrogram, to judge generated ones."""
+"""User classifier that judges generated spectrograms."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from jitflow.apps.microdoppler.labelled_images import check_labels
 from jitflow.errors import ConfigError, DataError
 from jitflow.evaluation.features import check_images
 
-# What the network sees: areas are averaged, which takes the grain off and keeps steps and limbs.
+# Input side of the network: averaging over areas removes noise but keeps steps and limbs.
 _SIDE_PX = 64
 _WIDTHS = (16, 32, 64, 64)
 _DIM = 64
 _GROUPS = 8
 CROP_PX = 56
-"""Columns of a training crop; where in a gait cycle a recording starts says nothing about the person."""
+"""Columns of a training crop; the phase of the gait at the start of a recording says nothing about the user."""
 _BATCH_SIZE = 32
 _LR, _WEIGHT_DECAY, _WARMUP_STEPS, _LABEL_SMOOTHING = 3e-3, 0.05, 30, 0.05
-_LEAST_STEPS, _NUM_EPOCHS = 300, 20
+_MIN_STEPS, _NUM_EPOCHS = 300, 20
 CHUNK_IMAGES = 256
-"""Images given to the network at once when nothing is learned; bounds memory."""
+"""Images per batch at inference, which bounds memory."""
 
 OnProgress = Callable[[int, int], None]
 
 
 class IdentityClassifier:
-    """A trained classifier of users; made by :func:`train_classifier`.
+    """Trained classifier of users by their spectrograms; created by :func:`train_classifier`.
 
-    It averages images over areas to 64 x 64, so that their size only has to show the same time and velocities as
-    those it was trained on. Its answer for an image does not depend on the others.
+    Images are area-averaged to 64 x 64, so any size works whose axes span the same time and velocities as the training
+    images. The prediction for an image does not depend on the other images.
 
     Attributes:
-        num_users: Number K of users it knows.
+        num_users: Number K of users.
         dim: Length D of a feature vector.
     """
 
@@ -46,7 +46,7 @@ class IdentityClassifier:
         self._net = net
 
     def features(self, images: Tensor) -> Tensor:
-        """Compute feature vectors, the input of the last layer, in which users lie apart.
+        """Return feature vectors from before the last layer, which separate the users.
 
         Args:
             images: Shape ``(N, C, H, W)``, uint8; C is 3, or 1, which is repeated.
@@ -55,12 +55,12 @@ class IdentityClassifier:
             Features, shape ``(N, 64)``, float32.
 
         Raises:
-            ConfigError: If the images have another shape or type.
+            ConfigError: If the images' shape or type is wrong.
         """
         return self._run(images, self._net.features, _DIM)
 
     def predict(self, images: Tensor) -> Tensor:
-        """Name the likeliest user of each image.
+        """Predict the most likely user of each image.
 
         Args:
             images: Shape ``(N, C, H, W)``, uint8, as in :meth:`features`.
@@ -71,21 +71,21 @@ class IdentityClassifier:
         return self._run(images, lambda pixels: self._net.head(self._net.features(pixels)), self.num_users).argmax(1)
 
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
-        """Share of images whose user is named rightly, in ``[0, 1]``.
+        """Return the share of correctly classified images, in ``[0, 1]``.
 
         Args:
             images: Shape ``(N, C, H, W)``, uint8, N at least 1.
             labels: Shape ``(N,)``, whole numbers in ``[0, K)``.
 
         Raises:
-            ConfigError: If the shapes do not fit or a label is out of range.
+            ConfigError: If the shapes are inconsistent or a label is out of range.
             DataError: If there are no images.
         """
         check_labels(images, labels, self.num_users)
         return float((self.predict(images) == labels).double().mean())
 
     def confusion(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Count the confusions of users; see :func:`confusion_matrix`."""
+        """Return the confusion matrix; see :func:`confusion_matrix`."""
         check_labels(images, labels, self.num_users)
         return confusion_matrix(labels, self.predict(images), self.num_users)
 
@@ -107,25 +107,25 @@ def train_classifier(
     num_steps: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> IdentityClassifier:
-    """Train a small convolutional network to name the user of a spectrogram.
+    """Train a small convolutional network to classify the user of a spectrogram.
 
-    Images are averaged to 64 x 64, standardised by mean and spread of each channel, and cropped along time at random
-    places: the pace of a walk shows, the phase does not. They are never mirrored or stretched. It computes on one CPU
-    thread and draws from a generator of its own, so that one machine gives the same network every time.
+    Images are averaged to 64 x 64, standardised by mean and standard deviation of each channel, and randomly cropped in
+    time, which hides the phase of a walk but not its pace. They are never mirrored or stretched. Training uses one CPU
+    thread and its own generator, so that a machine gives the same network every time.
 
     Args:
         images: Shape ``(N, C, H, W)``, uint8; C is 1 or 3; time to the right.
         labels: User of each image, shape ``(N,)``, whole numbers in ``[0, num_users)``.
         num_users: Number of users, at least 2.
-        seed: Seed of first weights, order and crops.
-        num_steps: Optimiser steps with 32 images each; None is 20 times through the images, at least 300.
-        on_progress: Called with (steps done, all steps).
+        seed: Seed of initial weights, order and crops.
+        num_steps: Optimiser steps with 32 images each; None takes 20 epochs, at least 300 steps.
+        on_progress: Called with (steps done, total steps).
 
     Returns:
         The classifier.
 
     Raises:
-        ConfigError: If an argument cannot work.
+        ConfigError: If an argument is invalid.
         DataError: If a user has no image.
     """
     if num_users < 2:
@@ -137,8 +137,8 @@ def train_classifier(
     if missing:
         raise DataError(f"no images with the label {', '.join(map(str, missing))}; each user needs some to train on")
     if num_steps is None:
-        num_steps = max(_LEAST_STEPS, -(-_NUM_EPOCHS * len(images) // _BATCH_SIZE))
-    # One thread: sums are then taken in one order, whatever the program has set.
+        num_steps = max(_MIN_STEPS, -(-_NUM_EPOCHS * len(images) // _BATCH_SIZE))
+    # One thread gives a fixed order of sums, whatever the program has set.
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -150,21 +150,21 @@ def train_classifier(
 
 
 def confusion_matrix(labels: Tensor, predicted: Tensor, num_users: int) -> Tensor:
-    """Count images by true and named user: the confusion matrix.
+    """Compute the confusion matrix of a user classifier.
 
     Args:
         labels: True users, shape ``(N,)``, in ``[0, num_users)``.
-        predicted: Named users, shape ``(N,)``, in the same range.
+        predicted: Predicted users, shape ``(N,)``, in the same range.
         num_users: Number K of users.
 
     Returns:
-        Counts, shape ``(K, K)``, int64: row the true user, column the named one.
+        Counts, shape ``(K, K)``, int64: rows are true users, columns predicted ones.
     """
     return torch.bincount(labels.long() * num_users + predicted, minlength=num_users**2).unflatten(0, (num_users, -1))
 
 
 class _Net(nn.Module):
-    """Four convolutions that see more than a second together; their mean over time, row by row of velocity."""
+    """Four convolutions whose receptive field exceeds a second, then a mean over time for each velocity row."""
 
     mean: Tensor
     std: Tensor
@@ -174,7 +174,7 @@ class _Net(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         inputs = (3, *_WIDTHS[:-1])
-        # Time is halved four times, velocity three: rows stay apart, since how fast is what users differ in.
+        # Time is halved four times, velocity three times: rows stay separate, since users differ in velocity.
         strides = [(2, 2)] * 3 + [(1, 2)]
         self.convolutions = nn.ModuleList(
             nn.Conv2d(i, o, 3, stride=s, padding=1) for i, o, s in zip(inputs, _WIDTHS, strides, strict=True)
@@ -228,7 +228,7 @@ def _shrink(images: Tensor) -> Tensor:
 
 
 def _mean_and_std(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and spread of each channel, shapes ``(3, 1, 1)``; the spread is at least one grey level."""
+    """Return mean and standard deviation of each channel, shapes ``(3, 1, 1)``; the latter is at least 1."""
     total = torch.zeros(2, 3, dtype=torch.float64)
     for part in pixels.split(CHUNK_IMAGES):
         values = part.double()
@@ -239,7 +239,7 @@ def _mean_and_std(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def crop_in_time(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Cut ``CROP_PX`` columns out of each image ``(B, C, H, W)``, at places of their own."""
+    """Crop ``CROP_PX`` columns of each image ``(B, C, H, W)`` at random positions."""
     starts = torch.randint(_SIDE_PX - CROP_PX + 1, (len(pixels),), generator=generator)
     columns = starts[:, None] + torch.arange(CROP_PX)
     return pixels.gather(3, columns[:, None, None, :].expand(*pixels.shape[:3], -1))

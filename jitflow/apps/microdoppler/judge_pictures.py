@@ -1,4 +1,4 @@
-"""Tables and figures of an evaluation of spectrograms: scores, images side by side, confusion matrices."""
+"""Report of a spectrogram evaluation: score table, real and generated images side by side, confusion matrix."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 IMAGES_NAME, CONFUSION_NAME = "real_and_generated.png", "confusion.png"
 _SHOWN_PER_USER = 3
-# Shares of generated images that stand beside those of real ones, by their name in the table.
+# Shares shown for generated and real images, by their name in the table.
 _SHARES = {
     "identity accuracy": "identity_accuracy",
     "step frequency within 5 %": "step_frequency_within_5_percent",
@@ -30,16 +30,16 @@ _SHARES = {
 }
 _PANEL_IN = 1.9
 # Above this, numbers in the cells would be too small to read.
-_MOST_NUMBERED = 12
+_MAX_NUMBERED = 12
 _ORANGE = "#b3541e"
 
 
 def print_report(report: Mapping[str, Any], console: Console) -> None:
-    """Show the scores as a table, and each user's below.
+    """Print the scores of an evaluation as a table, and each user's below.
 
     Args:
-        report: What :func:`~jitflow.apps.microdoppler.image_scores.evaluate_images` returned.
-        console: Where.
+        report: Report of :func:`~jitflow.apps.microdoppler.image_scores.evaluate_images`.
+        console: The console.
     """
     table = Table("", "generated", "real", title=f"{report['num_generated']} generated images")
     for name, key in _SHARES.items():
@@ -66,7 +66,7 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
 
 
 def _user_table(users: Sequence[Mapping[str, Any]]) -> Table:
-    """Lay out each user's scores, narrow enough for a terminal of 80 columns."""
+    """Build the table of each user's scores, narrow enough for 80 columns."""
     gait = "step_frequency_hz" in users[0]
     table = Table(title="each user: median of generated images, the user's own, share near it" if gait else "each user")
     headings = ["user", "identity", "real"] + (["steps/s", "own", "5 %", "torso m/s", "own", "5 %"] if gait else [])
@@ -87,13 +87,13 @@ def _user_table(users: Sequence[Mapping[str, Any]]) -> Table:
 def save_pictures(
     folder: str | Path, report: Mapping[str, Any], sets: ImageSets, *, settings: SpectrogramSettings | None = None
 ) -> None:
-    """Draw ``real_and_generated.png``, the first images of each user as they come, and ``confusion.png``.
+    """Save ``real_and_generated.png``, the first images of each user in order, and ``confusion.png``.
 
     Args:
-        folder: Where.
-        report: What :func:`~jitflow.apps.microdoppler.image_scores.evaluate_images` returned for these images.
+        folder: Target folder.
+        report: Report of :func:`~jitflow.apps.microdoppler.image_scores.evaluate_images` for these images.
         sets: The images.
-        settings: Axes of the images, where they are known.
+        settings: Axes of the images, if known.
     """
     user_ids = [user["user_id"] for user in report["users"]]
     generated, real = sets.generated, sets.real_val
@@ -130,11 +130,10 @@ def draw_real_and_generated(
     Args:
         path: Where to save the PNG.
         real: For each user, images ``(N, C, H, W)``, uint8; N may differ.
-        generated: The same of generated images.
-        user_ids: What users are called, in the same order.
-        taken_for: For each user, whom the classifier sees in each generated image (ids); written over those where
-            that is somebody else.
-        settings: Axes of the images, for numbers along them; None leaves the numbers out.
+        generated: The same for generated images.
+        user_ids: Ids of the users, in the same order.
+        taken_for: For each user, the predicted user id of each generated image; written on misclassified images.
+        settings: Axes of the images, for tick labels; None omits the labels.
     """
     left, right = max(map(len, real)), max(map(len, generated))
     num_rows, widths = len(user_ids), [*[1.0] * left, 0.12, *[1.0] * right]
@@ -167,12 +166,12 @@ def draw_real_and_generated(
 
 
 def draw_confusion(path: str | Path, panels: dict[str, Any], *, user_ids: Sequence[int]) -> None:
-    """Draw confusion matrices of users, a panel for each set of images.
+    """Draw confusion matrices, a panel for each set of images.
 
     Args:
         path: Where to save the PNG.
-        panels: Counts by title, each ``(K, K)``: row the true user, column the named one.
-        user_ids: What users are called, in the same order.
+        panels: Counts by title, each ``(K, K)``: rows are true users, columns predicted ones.
+        user_ids: Ids of the users, in the same order.
     """
     num = len(user_ids)
     side = max(3.2, 0.32 * num + 1)
@@ -183,13 +182,13 @@ def draw_confusion(path: str | Path, panels: dict[str, Any], *, user_ids: Sequen
         counts = np.asarray(counts, dtype=float)
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        if num <= _MOST_NUMBERED:
+        if num <= _MAX_NUMBERED:
             for (row, column), share in np.ndenumerate(shares):
                 if share:
                     colour = "white" if share > 0.5 else "black"
                     axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=colour, fontsize=9)
-        axes.set_xticks(range(num), [str(i) for i in user_ids], fontsize=9 if num <= _MOST_NUMBERED else 6)
-        axes.set_yticks(range(num), [str(i) for i in user_ids], fontsize=9 if num <= _MOST_NUMBERED else 6)
+        axes.set_xticks(range(num), [str(i) for i in user_ids], fontsize=9 if num <= _MAX_NUMBERED else 6)
+        axes.set_yticks(range(num), [str(i) for i in user_ids], fontsize=9 if num <= _MAX_NUMBERED else 6)
         axes.set_xlabel("taken for user")
         axes.set_ylabel("user")
         axes.set_title(title, fontsize=11)
@@ -215,7 +214,7 @@ def _note(axes: Axes, text: str) -> None:
 
 
 def _figure(width: float, height: float) -> Figure:
-    # The file is made without a display, whatever backend the environment asks for.
+    # No display is needed, whatever backend the environment asks for.
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib.figure import Figure
 

@@ -75,7 +75,7 @@ class ImageSets:
 
 
 def check_labels(images: Tensor, labels: Tensor, num_users: int) -> None:
-    """Refuse images and labels that do not belong together.
+    """Raise ConfigError or DataError unless labels match their images.
 
     Args:
         images: Shape ``(N, C, H, W)``, uint8.
@@ -83,7 +83,7 @@ def check_labels(images: Tensor, labels: Tensor, num_users: int) -> None:
         num_users: Number of users.
 
     Raises:
-        ConfigError: If the shapes or types do not fit, or a label is not in ``[0, num_users)``.
+        ConfigError: If shapes or types are wrong, or a label is not in ``[0, num_users)``.
         DataError: If there are no images.
     """
     check_images(images)

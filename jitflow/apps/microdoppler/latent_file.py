@@ -1,4 +1,4 @@
-"""A file of latents, mapped rather than read, and the header that says how its latents were made."""
+"""Memory-mapped file of latents, with metadata that records how they were made."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ FORMAT = "jitflow latents"
 STAGE_1 = "run stage1_extract_features.py"
 _ARRAYS = {"latents": "float32", "labels": "int64", "user_ids": "int64"}
 BLOCK_BYTES = 1 << 24
-"""Bytes of latents that are checked in one piece, which bounds memory."""
+"""Bytes of latents checked at once, which bounds memory."""
 
 
 @dataclass(frozen=True)
 class LatentInfo:
-    """Header of a file of latents: statistics of the channels, the codec, and the origin.
+    """Metadata of a file of latents: statistics of the channels, codec and origin.
 
     Attributes:
         mean: Mean of each channel over the training latents.
         std: Standard deviation of each channel over the training latents.
-        codec_id: Kind of the image codec that made them, such as ``vae_f16d32``.
+        codec_id: Name of the image codec that made them, such as ``vae_f16d32``.
         codec_checksum: Its checksum.
         img_size: Height and width of the images in pixels.
-        fingerprint: Names the images and settings that they were made from.
+        fingerprint: Checksum of the images and settings they were made from.
     """
 
     mean: tuple[float, ...]
@@ -45,7 +45,7 @@ class LatentInfo:
     fingerprint: str
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the metadata of the file, all text."""
+        """Return text entries for the header of the latent file."""
         return {
             "format": FORMAT,
             "mean": json.dumps(self.mean),
@@ -58,14 +58,14 @@ class LatentInfo:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], *, source: object) -> LatentInfo:
-        """Read what :meth:`to_metadata` wrote.
+        """Parse the latent file's header entries of :meth:`to_metadata`.
 
         Args:
-            metadata: The metadata.
-            source: The file, for the message.
+            metadata: The header entries.
+            source: Their file, for the error message.
 
         Raises:
-            DataError: If something is missing or makes no sense.
+            DataError: If an entry is missing or invalid.
         """
         try:
             mean, std = (tuple(float(v) for v in json.loads(metadata[name])) for name in ("mean", "std"))
@@ -88,7 +88,7 @@ class LatentInfo:
 
 
 class LatentFile(Dataset[tuple[Tensor, int]]):
-    """Data set of a file of latents, mapped, read by whole batches.
+    """Data set of a latent file, memory-mapped and read in whole batches.
 
     Args:
         path: ``train.safetensors`` or ``val.safetensors``.
@@ -96,7 +96,7 @@ class LatentFile(Dataset[tuple[Tensor, int]]):
     Attributes:
         latents: Shape ``(N, Z, h, w)``, float32, read-only.
         labels: Shape ``(N,)``, int64, from 0.
-        info: Header of the file.
+        info: The file's metadata.
         classes: Name of each label, such as ``user01``; set by the data module.
 
     Raises:
@@ -115,8 +115,8 @@ class LatentFile(Dataset[tuple[Tensor, int]]):
         shapes = {name: array.shape for name, array in arrays.items()}
         if any(found.get(name) != dtype for name, dtype in _ARRAYS.items()):
             expected = ", ".join(f"{name} {dtype}" for name, dtype in _ARRAYS.items())
-            held = ", ".join(f"{name} {dtype}" for name, dtype in found.items())
-            raise DataError(f"{self.path} holds {held or 'nothing'} instead of {expected}; {STAGE_1}")
+            content = ", ".join(f"{name} {dtype}" for name, dtype in found.items())
+            raise DataError(f"{self.path} holds {content or 'nothing'} instead of {expected}; {STAGE_1}")
         num = len(arrays["latents"]) if arrays["latents"].ndim == 4 else -1
         if shapes["labels"] != (num,) or shapes["user_ids"] != (num,):
             raise DataError(
@@ -125,7 +125,7 @@ class LatentFile(Dataset[tuple[Tensor, int]]):
             )
         if num == 0:
             raise DataError(f"{self.path} holds no latents; {STAGE_1}")
-        # As plain arrays: rows of a memmap would be memmaps, which nothing here needs.
+        # Plain arrays, since rows of a memmap would needlessly be memmaps.
         self.latents = np.asarray(arrays["latents"])
         self.labels = np.array(arrays["labels"])
         self.user_ids = np.array(arrays["user_ids"])
@@ -153,7 +153,7 @@ class LatentFile(Dataset[tuple[Tensor, int]]):
         return torch.from_numpy(self.latents[rows]), torch.from_numpy(self.labels[rows])
 
     def __getstate__(self) -> dict[str, Any]:
-        # A fresh process maps the file by itself; pickling the array would read all of it.
+        # A new process maps the file itself; pickling the array would read all of it.
         return {"path": self.path, "classes": self.classes}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -161,7 +161,7 @@ class LatentFile(Dataset[tuple[Tensor, int]]):
         self._open()
 
     def check_finite(self) -> None:
-        """Read all latents once, in pieces; raise DataError, naming the row, if one is NaN or infinite."""
+        """Read all latents once, in blocks; raise DataError, naming the row, if one is NaN or infinite."""
         rows = max(1, BLOCK_BYTES // self.latents[0].nbytes)
         for start in range(0, len(self), rows):
             finite = np.isfinite(self.latents[start : start + rows]).all(axis=(1, 2, 3))

@@ -1,4 +1,4 @@
-"""Filling a file of latents batch by batch, in this process or in several, in any order."""
+"""Fill a latent file batch by batch, in one or several processes, in any order."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from jitflow.io.array_file import ArrayFileWriter
 from jitflow.io.cores import available_cores
 from jitflow.io.parallel import map_processes
 
-# Tells the draws of the two files apart.
+# Separates the random numbers of the two files.
 _SPLIT_SEED = {"train": 0, "val": 1}
 
 
 @dataclass(frozen=True)
 class RowsTask:
-    """A batch of rows to fill; it can be sent to another process.
+    """Task of encoding a batch of rows of a latent file; it can be pickled.
 
     Attributes:
         split: ``"train"`` or ``"val"``.
         start: The first row.
-        paths: Pictures of the rows.
-        file: The unfinished file, as given to its writer.
-        img_size: Side of the pictures in pixels.
+        paths: Images of the rows.
+        file: The unfinished file, as passed to its writer.
+        img_size: Side of the images in pixels.
         codec_path: File of the image codec.
-        device: Where it computes.
+        device: Device of the codec.
         sample: Draw from the latents' distribution, where the codec has one, or take its mean.
         seed: Seed of the draws; each row has its own.
     """
@@ -58,11 +58,11 @@ def fill_rows(tasks: Sequence[RowsTask], codec: ImageCodec, *, num_processes: in
 
     Args:
         tasks: What to fill.
-        codec: The image codec, used when there is one process; several load their own.
+        codec: The image codec of a single process; several processes load their own.
         num_processes: Processes that share the work, each with one thread; with CUDA they take the GPUs in turn.
 
     Yields:
-        Finished batches, in any order.
+        Tasks of finished batches, in any order.
 
     Raises:
         DataError: If an image is damaged or its latents are not finite; the message names it.
@@ -70,21 +70,21 @@ def fill_rows(tasks: Sequence[RowsTask], codec: ImageCodec, *, num_processes: in
     """
     workers = min(num_processes, len(tasks))
     if workers > 1:
-        yield from map_processes(_fill_in_worker, tasks, workers=workers, on_items=lambda count: None)
+        yield from map_processes(_encode_in_worker, tasks, workers=workers, on_items=lambda count: None)
         return
-    # Pillow lets other threads run while it decodes.
+    # Pillow releases the GIL while it decodes.
     with ThreadPoolExecutor(available_cores()) as readers:
         for task in tasks:
             read = readers.map(functools.partial(read_user_image, img_size=task.img_size), task.paths)
-            yield _fill(task, list(read), codec)
+            yield _encode_task(task, list(read), codec)
 
 
 def encode_rows(codec: ImageCodec, pixels: Tensor, split: str, start: int, *, sample: bool, seed: int) -> Tensor:
-    """Encode the pictures of neighbouring rows, each with draws of its own.
+    """Encode the images of consecutive rows as latents, each with its own random numbers.
 
     Args:
         codec: The image codec.
-        pixels: Pictures, shape ``(B, 3, H, W)``, uint8.
+        pixels: Images, shape ``(B, 3, H, W)``, uint8.
         split: ``"train"`` or ``"val"``.
         start: The first row.
         sample: Draw from the latents' distribution, where the codec has one, or take its mean.
@@ -102,7 +102,7 @@ def encode_rows(codec: ImageCodec, pixels: Tensor, split: str, start: int, *, sa
     return distribution.mean + distribution.std * noise_from_seeds(codec.shape, seeds)
 
 
-def _fill(task: RowsTask, images: list[np.ndarray], codec: ImageCodec) -> RowsTask:
+def _encode_task(task: RowsTask, images: list[np.ndarray], codec: ImageCodec) -> RowsTask:
     pixels = torch.from_numpy(np.stack(images))
     latents = encode_rows(codec, pixels, task.split, task.start, sample=task.sample, seed=task.seed)
     finite = latents.isfinite().flatten(1).all(1).tolist()
@@ -113,11 +113,11 @@ def _fill(task: RowsTask, images: list[np.ndarray], codec: ImageCodec) -> RowsTa
     return task
 
 
-def _fill_in_worker(task: RowsTask, tick: Callable[[], None]) -> RowsTask:
-    return _fill(task, [read_user_image(path, task.img_size) for path in task.paths], _own_codec(task))
+def _encode_in_worker(task: RowsTask, tick: Callable[[], None]) -> RowsTask:
+    return _encode_task(task, [read_user_image(path, task.img_size) for path in task.paths], _worker_codec(task))
 
 
-def _own_codec(task: RowsTask) -> ImageCodec:
+def _worker_codec(task: RowsTask) -> ImageCodec:
     device = task.device
     if device == "cuda":
         device = f"cuda:{os.getpid() % torch.cuda.device_count()}"
@@ -126,6 +126,6 @@ def _own_codec(task: RowsTask) -> ImageCodec:
 
 @functools.cache
 def _loaded(path: Path, img_size: int, device: str) -> ImageCodec:
-    """The codec of this process, which is one of a pool: its file does not change while it lives."""
+    """Load the codec of a worker process, cached, since its file does not change meanwhile."""
     torch.set_num_threads(1)
     return load_image_codec(path, img_size=img_size).to(device)

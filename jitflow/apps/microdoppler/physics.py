@@ -1,4 +1,4 @@
-"""Gait of a spectrogram: step frequency and torso velocity, read from the picture and compared with the user's."""
+"""Gait scores of generated spectrograms: step frequency and torso velocity, compared with the user's own."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ OnProgress = Callable[[int, int], None]
 
 
 class GaitReadings(NamedTuple):
-    """Gait that was read from each picture; NaN where there was nothing to read.
+    """Gait of each spectrogram image; NaN if it could not be estimated.
 
     Attributes:
-        step_frequency_hz: Steps a second, shape ``(N,)``, float64.
+        step_frequency_hz: Steps per second, shape ``(N,)``, float64.
         torso_velocity_m_s: Mean radial velocity of the torso, positive towards the radar, shape ``(N,)``, float64.
     """
 
@@ -29,12 +29,12 @@ class GaitReadings(NamedTuple):
 
 
 class GaitTruth(NamedTuple):
-    """Gait of each of K users.
+    """True gait of each of K users.
 
     Attributes:
-        step_frequency_hz: Usual steps a second, shape ``(K,)``, float64; NaN where it is not known.
+        step_frequency_hz: Usual steps per second, shape ``(K,)``, float64; NaN if unknown.
         torso_velocity_m_s: Usual speed of the torso along the line of sight, shape ``(K,)``, float64, not negative.
-        source: Where this comes from, for a report.
+        source: Origin of these values, for a report.
     """
 
     step_frequency_hz: Tensor
@@ -45,23 +45,23 @@ class GaitTruth(NamedTuple):
 def read_gait(
     images: Tensor, settings: SpectrogramSettings | None = None, *, on_progress: OnProgress | None = None
 ) -> GaitReadings:
-    """Read step frequency and torso velocity from pictures, a few milliseconds each.
+    """Estimate the gait (step frequency, torso velocity) from spectrogram images, a few milliseconds each.
 
     Args:
         images: Shape ``(N, C, H, W)``, uint8, C 3 or 1; time to the right, velocity upwards.
-        settings: Axes, range and colours of the pictures; None is the simulator's default.
+        settings: Axes, range and colours of the images; None takes the simulator's default.
         on_progress: Called with (images done, all images).
 
     Returns:
         The readings.
 
     Raises:
-        ConfigError: If the images have another shape or type.
+        ConfigError: If the images' shape or type is wrong.
     """
     check_images(images)
     values = torch.empty(2, len(images), dtype=torch.float64)
     for i, image in enumerate(images):
-        # The estimators take the channels last.
+        # The estimators expect channels last.
         picture = image.cpu().expand(3, -1, -1).permute(1, 2, 0).numpy()
         values[0, i] = estimate_step_frequency(picture, settings)
         values[1, i] = estimate_torso_velocity(picture, settings)
@@ -71,21 +71,21 @@ def read_gait(
 
 
 def truth_from_readings(readings: GaitReadings, users: Tensor, num_users: int) -> GaitTruth:
-    """Estimate the gait of each user: medians of the readings of the user's real pictures.
+    """Derive the true gait of each user from real images: medians of the estimates.
 
     Args:
-        readings: Of real pictures, best those that the generator was trained on.
-        users: User of each picture, shape ``(N,)``, in ``[0, num_users)``.
+        readings: Gait of real images, preferably the generator's training images.
+        users: User of each image, shape ``(N,)``, in ``[0, num_users)``.
         num_users: Number of users K.
 
     Returns:
-        The truth; NaN for a user of whose pictures none could be read.
+        The true gait; NaN for users without a successful estimate.
 
     Raises:
-        ConfigError: If the shapes do not fit or a user is out of range.
+        ConfigError: If the shapes are inconsistent or a user is out of range.
     """
     _check_users(readings.step_frequency_hz, users, num_users)
-    # Both ways of walking count, so that the speed is that of the median step and not a mean of to and fro.
+    # Absolute values, so that walks towards and away from the radar do not cancel.
     steps, speeds = (
         torch.stack([torch.nanmedian(values[users == user]) for user in range(num_users)])
         for values in (readings.step_frequency_hz, readings.torso_velocity_m_s.abs())
@@ -94,18 +94,18 @@ def truth_from_readings(readings: GaitReadings, users: Tensor, num_users: int) -
 
 
 def truth_from_simulation(simulation: Mapping[str, Any], user_ids: Sequence[int]) -> GaitTruth:
-    """Read the gait of each user from the record of a simulated data set.
+    """Read the true gait of each user from the record of a simulated data set.
 
     Args:
-        simulation: What ``simulation.json`` holds, see :func:`jitflow.apps.microdoppler.gait.write_dataset`.
+        simulation: Content of ``simulation.json``, see :func:`jitflow.apps.microdoppler.gait.write_dataset`.
         user_ids: Ids of the users, in the order of their labels.
 
     Returns:
         Each user's usual step frequency, and the median of the true radial speeds of the user's training walks
-        (which the angle to the radar makes smaller than the walking speed).
+        (smaller than the walking speed because of the angle to the radar).
 
     Raises:
-        DataError: If a user is not in it, or it is not what the simulator writes.
+        DataError: If a user is missing, or the record is malformed.
     """
     try:
         usual = {user["user_id"]: float(user["step_frequency_hz"]) for user in simulation["users"]}
@@ -117,7 +117,7 @@ def truth_from_simulation(simulation: Mapping[str, Any], user_ids: Sequence[int]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"simulation.json is not what the simulator writes ({type(error).__name__}: {error}); move it away to take "
-            "the truth from the images, or simulate anew"
+            "the truth from the images, or simulate again"
         ) from None
     unknown = sorted(set(user_ids) - (usual.keys() & {user for user, _ in walks}))
     if unknown:
@@ -128,17 +128,17 @@ def truth_from_simulation(simulation: Mapping[str, Any], user_ids: Sequence[int]
 
 
 def settings_from_mapping(values: Mapping[str, Any]) -> SpectrogramSettings:
-    """Make spectrogram settings from plain values, such as those of a file.
+    """Build spectrogram settings from plain values, such as those of a file.
 
     Args:
-        values: Any fields of :class:`jitflow.apps.microdoppler.gait.SpectrogramSettings`, or what ``simulation.json``
-            holds.
+        values: Any fields of :class:`jitflow.apps.microdoppler.gait.SpectrogramSettings`, or the content of
+            ``simulation.json``.
 
     Returns:
         The settings.
 
     Raises:
-        ConfigError: If a name is unknown or a value cannot work.
+        ConfigError: If a name is unknown or a value is invalid.
     """
     parameters = values.get("parameters")
     if isinstance(parameters, Mapping) and isinstance(parameters.get("settings"), Mapping):
@@ -154,19 +154,19 @@ def settings_from_mapping(values: Mapping[str, Any]) -> SpectrogramSettings:
 
 
 def share_within(values: Tensor, users: Tensor, truth: Tensor, tolerance: float = 0.05) -> float:
-    """Compute the share of values near the truth of their user; NaN, of either, is a miss.
+    """Compute the share of gait values near the truth of their user; NaN in either is a miss.
 
     Args:
-        values: One for each picture, shape ``(N,)``, N at least 1.
-        users: User of each, shape ``(N,)``, in ``[0, K)``.
-        truth: One for each user, shape ``(K,)``.
-        tolerance: Largest relative difference, the edge included.
+        values: A value for each image, shape ``(N,)``, N at least 1.
+        users: User of each image, shape ``(N,)``, in ``[0, K)``.
+        truth: True value for each user, shape ``(K,)``.
+        tolerance: Largest relative difference, inclusive.
 
     Returns:
         The share, in ``[0, 1]``.
 
     Raises:
-        ConfigError: If the shapes do not fit, a user is out of range or the tolerance is not positive.
+        ConfigError: If the shapes are inconsistent, a user is out of range or the tolerance is not positive.
     """
     _check_users(values, users, len(truth))
     if not tolerance > 0:

@@ -12,13 +12,13 @@ from jitflow.apps.microdoppler.labelled_images import LabelledImages, check_labe
 
 
 class TransferScores(NamedTuple):
-    """How well a classifier names users of real images that it has not seen, by what it was trained on.
+    """Accuracy of classifiers on held-out real images after training on synthetic or on real images.
 
     Attributes:
         tstr: Accuracy after training on synthetic images (train on synthetic, test on real).
         trtr: Accuracy after training on real images (train on real, test on real).
         num_train: Images in each of the two training sets.
-        num_test: Real images that both were tested on.
+        num_test: Real test images of both.
     """
 
     tstr: float
@@ -37,26 +37,26 @@ def tstr_trtr(
     num_steps: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> TransferScores:
-    """Compare generated with real images as training data.
+    """Compare generated and real images as training data of a user classifier (TSTR and TRTR accuracy).
 
-    Two classifiers, one trained on synthetic images and one on real ones, name the users of real held-out images. Both
-    get the same number of images of each user (the smaller of the two numbers there are, drawn from the seed), the
-    same network, steps and seed, so that only the images differ.
+    Two classifiers, one trained on synthetic images and one on real ones, predict the users of real held-out images.
+    Both get equally many images of each user (the smaller of the two numbers, drawn from the seed), the same network,
+    steps and seed, so that only the images differ.
 
     Args:
         synthetic: Generated images, with the users they were made for; labels lie in ``[0, num_users)``.
         real_train: Real training images.
-        real_val: Real images that neither the generator nor the classifiers were trained on.
+        real_val: Real images that neither the generator nor the classifiers have seen.
         num_users: Number of users, at least 2.
-        seed: Seed of the choice of images and of both trainings.
-        num_steps: As of :func:`train_classifier`.
-        on_progress: Called with (steps done, steps of both trainings).
+        seed: Seed of the selection of images and of both trainings.
+        num_steps: As in :func:`train_classifier`.
+        on_progress: Called with (steps done, total steps of both trainings).
 
     Returns:
         Both accuracies and the sizes of the sets.
 
     Raises:
-        ConfigError: If an argument cannot work.
+        ConfigError: If an argument is invalid.
         DataError: If a user lacks images in a training set.
     """
     for images in (synthetic, real_train, real_val):

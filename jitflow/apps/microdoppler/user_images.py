@@ -1,4 +1,4 @@
-"""Pictures of numbered users on disk: which there are, whose they are, and which are held out."""
+"""Find the images of numbered users on disk, and split them into training and validation images."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ LAYOUT = (
 _FOLDER = re.compile(r"(\d+)$")
 _FILE = re.compile(r"(?:^|[_-])user[_-]?(\d+)(?=[_.-])", re.IGNORECASE)
 _SHOWN = 5
-# Enough of a compressed image's end to tell it from another of the same size.
+# Bytes at the end of a compressed image that distinguish it from others of the same size.
 _TAIL_BYTES = 1024
 
 
 @dataclass(frozen=True)
 class UserImage:
-    """A picture of a user.
+    """An image of a user.
 
     Attributes:
         path: The file.
         user_id: Number of the user, from 1.
-        label: Place of the user among all users, from 0.
+        label: Label of the user: its index among all users, from 0.
     """
 
     path: Path
@@ -49,13 +49,13 @@ class UserImage:
 
 @dataclass(frozen=True)
 class UserImages:
-    """A data set of users.
+    """The training and validation images of a data set of users.
 
     Attributes:
         root: Its folder.
-        user_ids: Numbers of the users, ascending; the label of a user is the place in this list.
-        train: Pictures to train on, by user and name.
-        val: Pictures held out, by user and name; every user has some.
+        user_ids: Numbers of the users, ascending; a user's label is the index in this list.
+        train: Training images, sorted by user and name.
+        val: Held-out images, sorted by user and name; every user has some.
     """
 
     root: Path
@@ -68,9 +68,9 @@ class UserImages:
         return self.train if split == "train" else self.val
 
     def fingerprint(self) -> str:
-        """SHA-256 of what the data set consists of: labels, names, sizes and ends of the files, and their split.
+        """Return the SHA-256 of the data set: labels, names, sizes and last bytes of the files, and their split.
 
-        It does not depend on where the folder lies, and costs one small read for each file.
+        It does not depend on the folder's location, and costs one small read per file.
         """
         digest = hashlib.sha256()
         for split, images in (("train", self.train), ("val", self.val)):
@@ -91,21 +91,21 @@ def spread_indices(num: int, most: int) -> list[int]:
 
 
 def find_user_images(data_dir: str | Path, *, val_fraction: float | None = None, seed: int = 42) -> UserImages:
-    """Find the pictures of a data set and whose they are.
+    """Find the images of a data set and their users.
 
     Args:
         data_dir: Folder with ``train/`` and ``val/``, or one folder that is split here.
-        val_fraction: Share of each user's pictures that is held out when there is no ``val/``, in (0, 1); at least
-            one picture, and one is left to train on.
+        val_fraction: Share of each user's images to hold out if there is no ``val/``, in (0, 1); at least one image for
+            validation and one for training.
         seed: Seed of the split; a user's share does not depend on the other users.
 
     Returns:
-        The pictures. Files that are no images are passed over and counted in a line of the log.
+        The images. Other files are skipped, and their number is logged.
 
     Raises:
         MissingFileError: If the folder does not exist.
-        ConfigError: If ``val_fraction`` is missing, out of range, or there is a ``val/`` already.
-        DataError: If there are no images, they are laid out otherwise, or a user has none to train or to validate on.
+        ConfigError: If ``val_fraction`` is missing, out of range, or given although there is a ``val/``.
+        DataError: If there are no images, the layout differs, or a user lacks training or validation images.
     """
     root = Path(data_dir).expanduser()
     if not root.is_dir():
@@ -131,7 +131,7 @@ def find_user_images(data_dir: str | Path, *, val_fraction: float | None = None,
 
 
 def read_user_image(path: str | Path, img_size: int | tuple[int, int] = 256) -> np.ndarray:
-    """Read a picture and bring it to a size; nothing is cropped or mirrored, because its axes mean something.
+    """Read an image and resize it, without crop or mirroring, since its axes have a meaning.
 
     Args:
         path: The file; grey, palette, 16-bit, CMYK and transparent images become RGB.
@@ -146,13 +146,13 @@ def read_user_image(path: str | Path, img_size: int | tuple[int, int] = 256) -> 
     height, width = height_and_width(img_size)
     image = open_image(str(path), channels=3)
     if image.size != (width, height):
-        # Pillow widens the filter when it makes an image smaller, so nothing is aliased.
+        # Pillow widens the filter when it shrinks an image, which avoids aliasing.
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def _find_files(folder: Path) -> dict[int, list[Path]]:
-    """Images of each user under a folder of one of the two layouts, sorted by name."""
+    """Find the images of each user below a folder of either layout, sorted by name."""
     subfolders = sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p))
     here = sorted(p for p in folder.iterdir() if p.is_file() and not _is_hidden(p))
     other = [p for p in here if p.suffix.lower() not in EXTENSIONS]
@@ -181,19 +181,19 @@ def _find_files(folder: Path) -> dict[int, list[Path]]:
 def _by_folder(folder: Path, in_folders: Mapping[Path, list[Path]]) -> dict[int, list[Path]]:
     users: dict[int, list[Path]] = {}
     names: dict[int, str] = {}
-    strangers = []
+    unmatched = []
     for subfolder, files in in_folders.items():
         number = _FOLDER.search(subfolder.name)
         if number is None:
-            strangers += [subfolder.name] if files else []
+            unmatched += [subfolder.name] if files else []
             continue
         user_id = _user_id(number[1], subfolder)
         if user_id in users:
             raise DataError(f"{folder}: the folders {names[user_id]} and {subfolder.name} are both of user {user_id}")
         names[user_id] = subfolder.name
         users[user_id] = files
-    if strangers:
-        raise DataError(f"{folder}: no user's number at the end of the folder name {_list(strangers)}; {LAYOUT}")
+    if unmatched:
+        raise DataError(f"{folder}: no user's number at the end of the folder name {_list(unmatched)}; {LAYOUT}")
     empty = [names[user_id] for user_id, files in users.items() if not files]
     if empty:
         raise DataError(f"no images in {folder} for {_list(empty)}; add some or remove the folder")
@@ -202,15 +202,15 @@ def _by_folder(folder: Path, in_folders: Mapping[Path, list[Path]]) -> dict[int,
 
 def _by_name(folder: Path, files: Iterable[Path]) -> dict[int, list[Path]]:
     users: dict[int, list[Path]] = defaultdict(list)
-    strangers = []
+    unmatched = []
     for path in files:
         number = _FILE.search(path.name)
         if number is None:
-            strangers.append(path.name)
+            unmatched.append(path.name)
         else:
             users[_user_id(number[1], path)].append(path)
-    if strangers:
-        raise DataError(f"{folder}: no user's number in the name of {_list(strangers)}; {LAYOUT}")
+    if unmatched:
+        raise DataError(f"{folder}: no user's number in the name of {_list(unmatched)}; {LAYOUT}")
     return dict(users)
 
 

@@ -1,7 +1,7 @@
 """Well-separated codewords of 48 signs: the extended quadratic residue code [48, 24, 12].
 
-Any two of its 2^24 words differ in at least 12 places, so that any vocabulary up to that size gets codewords a noisy
-sampler can still tell apart.
+Any two of its 2^24 codewords differ in at least 12 positions, so that a noisy sampler can distinguish the codewords of
+any vocabulary up to that size.
 
 References:
     MacWilliams & Sloane 1977, The Theory of Error-Correcting Codes, chapter 16.
@@ -46,18 +46,18 @@ def generator_matrix() -> Tensor:
 
 
 def codewords(count: int, *, seed: int = 0) -> Tensor:
-    """Choose codewords, always the same for a seed.
+    """Choose codewords, deterministic for a seed.
 
     Args:
-        count: How many, at most 2^24.
-        seed: Which words, and in which order; also permutes places and flips signs, so that no word is a flat colour
-            for a reason of algebra.
+        count: Number of codewords, at most 2^24.
+        seed: Selects and orders the codewords; it also permutes positions and flips signs, so that no codeword is
+            systematically a flat colour.
 
     Returns:
-        Words, shape ``(count, 48)``, float32, -1 and 1; a longer list starts with the shorter one.
+        Codewords, shape ``(count, 48)``, float32, -1 and 1; a longer list starts with the shorter one.
 
     Raises:
-        ConfigError: If there are not so many.
+        ConfigError: If there are fewer codewords.
     """
     if not 1 <= count <= 1 << DIMENSION:
         raise ConfigError(f"there are codewords for 1 to {1 << DIMENSION} tokens; got {count}")
@@ -66,9 +66,9 @@ def codewords(count: int, *, seed: int = 0) -> Tensor:
     signs = torch.randint(0, 2, (LENGTH,), generator=generator, device="cpu")
     multiplier = 2 * int(torch.randint(0, 1 << (DIMENSION - 1), (1,), generator=generator, device="cpu")) + 1
     offset = int(torch.randint(0, 1 << DIMENSION, (1,), generator=generator, device="cpu"))
-    # An odd multiplier permutes the messages modulo 2^24: distinct words without a list of what is taken.
+    # An odd multiplier permutes the messages modulo 2^24: distinct codewords without a list of used ones.
     messages = (torch.arange(count, device="cpu") * multiplier + offset) % (1 << DIMENSION)
     bits = (messages[:, None] >> torch.arange(DIMENSION, device="cpu")) & 1
-    # Sums of at most 24 ones are exact in float32, which multiplies matrices fast.
+    # Sums of at most 24 ones are exact in float32, whose matrix products are fast.
     words = (bits.float() @ generator_matrix().float()).remainder(2)[:, places]
     return ((words + signs) % 2) * 2 - 1

@@ -1,6 +1,6 @@
-"""Token ids as the colours of an image, and back, exactly.
+"""Colour codec: token ids as the colours of an image, and exactly back.
 
-Three mappings, in rising tolerance to noise; each reads the image row by row:
+Three mappings, in order of increasing tolerance to noise; each reads the image row by row:
 
 - ``base256``: one token a pixel, ``R = id % 256``, ``G = id // 256 % 256``, ``B = id // 65536``. Neighbouring ids are
   one grey level apart, so hardly any noise is tolerated.
@@ -22,12 +22,12 @@ from jitflow.errors import ConfigError, unknown_name
 Mapping = Literal["codebook", "lattice", "base256"]
 MAPPINGS: tuple[Mapping, ...] = ("codebook", "lattice", "base256")
 PATCH = 4
-# Numbers of the distance table (places times vocabulary) that exist at a time; 64 MiB.
+# Entries of the distance table (positions times vocabulary) in memory at once; 64 MiB.
 _TABLE = 1 << 24
 
 
 class ColourCodec:
-    """Maps token ids to an image with values in [-1, 1] and reads them back from a noisy one.
+    """Codec that maps token ids to an image with values in [-1, 1] and reads them back from a noisy image.
 
     Args:
         vocab_size: Number of token ids, special ones included.
@@ -36,7 +36,7 @@ class ColourCodec:
         seed: Seed of the codebook.
 
     Raises:
-        ConfigError: If the mapping is unknown or cannot hold the vocabulary; says its limit.
+        ConfigError: If the mapping is unknown or cannot hold the vocabulary; the message names its limit.
     """
 
     def __init__(self, vocab_size: int, mapping: Mapping = "codebook", img_size: int = 64, seed: int = 0) -> None:
@@ -60,7 +60,7 @@ class ColourCodec:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that an image holds: 256 for the codebook at 64 px, 4,096 for the others."""
+        """Number of tokens in an image: 256 for the codebook at 64 px, 4,096 for the others."""
         side = self.img_size // PATCH if self.mapping == "codebook" else self.img_size
         return side * side
 
@@ -74,7 +74,7 @@ class ColourCodec:
         }
 
     def encode(self, data: Tensor) -> Tensor:
-        """Colour token ids.
+        """Encode token ids as an image of colours.
 
         Args:
             data: Token ids, shape ``(B, num_tokens)``, integers in ``[0, vocab_size)``.
@@ -95,27 +95,27 @@ class ColourCodec:
         if self._codes is not None:
             return join_patches(self.codes(data.device)[data], self.img_size)
         digits = torch.stack([data % self._side, data // self._side % self._side, data // self._side**2], dim=1)
-        # One level only (a vocabulary of one token) sits at -1.
+        # A single level (a vocabulary of one token) is -1.
         colours = digits.float() * (2 / max(1, self._side - 1)) - 1
         return colours.unflatten(-1, (self.img_size, self.img_size))
 
     def decode(self, x: Tensor) -> Tensor:
-        """Turn an image into pixels a person can look at, shape ``(B, 3, H, W)``, uint8, rounded and clipped."""
+        """Convert a model-space image to visible pixels, shape ``(B, 3, H, W)``, uint8, rounded and clipped."""
         return ((x.float() + 1) / 2 * 255).clamp(0, 255).round().to(torch.uint8)
 
     def to(self, device: torch.device | str) -> ColourCodec:
-        """The codewords follow the images by themselves; returns itself."""
+        """Return the codec itself; codewords follow the device of the images."""
         return self
 
     def tokens(self, x: Tensor) -> Tensor:
-        """Read the token ids of a noisy image: the nearest code of each place.
+        """Read the token ids of a noisy image: the nearest code at each position.
 
         Args:
             x: Images, shape ``(B, 3, img_size, img_size)``; values outside ``[-1, 1]`` are clipped.
 
         Returns:
-            Token ids, shape ``(B, num_tokens)``, int64. Under the two mappings of one pixel a colour between the
-            vocabulary and the next cube is no token; it comes back as an id of at least ``vocab_size``.
+            Token ids, shape ``(B, num_tokens)``, int64. With the two one-pixel mappings some colours are not in the
+                vocabulary; they give an id of at least ``vocab_size``.
         """
         if self._codes is not None:
             return self._nearest(x)
@@ -123,10 +123,10 @@ class ColourCodec:
         return levels[:, 0] + self._side * levels[:, 1] + self._side**2 * levels[:, 2]
 
     def distance(self, x: Tensor) -> Tensor:
-        """Root-mean-square distance of each place to the code it is read as, shape ``(B, num_tokens)``.
+        """Root-mean-square distance of each position to the code that is read, shape ``(B, num_tokens)``.
 
-        The share of places far from every code says how sure a sample is of its text. Ids that are no token count as
-        their own colour.
+        The share of positions far from every code shows how certain a sample is of its text. For invalid ids the code
+        is their own colour.
         """
         ids = self.tokens(x).clamp(max=self.vocab_size - 1)
         difference = (x.float() - self.encode(ids)).square()
@@ -139,31 +139,31 @@ class ColourCodec:
         codes = self._codes
         if codes is None:
             raise ConfigError(f"the mapping {self.mapping} has no codewords")
-        # Kept where they were last needed: a training asks for them in every step.
+        # Cached on the last device, since training needs them in every step.
         if device is not None and codes.device != torch.device(device):
             self._codes = codes = codes.to(device)
         return codes
 
     def levels(self, device: torch.device | str | None = None) -> Tensor:
-        """Values that a colour channel can take under the mappings of one pixel, rising from -1 to 1."""
+        """Values of a colour channel in the one-pixel mappings, increasing from -1 to 1."""
         if self._side == 1:
             return torch.tensor([-1.0], device=device)
         return torch.linspace(-1, 1, self._side, device=device)
 
     def spread(self, values: Tensor) -> Tensor:
-        """Lay one number a token, shape ``(B, num_tokens)``, over its pixels: shape ``(B, 1, img_size, img_size)``."""
+        """Spread one value per token, shape ``(B, num_tokens)``, over its pixels: ``(B, 1, img_size, img_size)``."""
         side = math.isqrt(self.num_tokens)
         grid = values.unflatten(1, (side, side)).unsqueeze(1)
         scale = self.img_size // side
         return grid.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
 
     def gather(self, x: Tensor) -> Tensor:
-        """Undo :meth:`spread`: one number a token from an image ``(B, 1, img_size, img_size)``."""
+        """Invert :meth:`spread`: one value per token from an image ``(B, 1, img_size, img_size)``."""
         scale = self.img_size // math.isqrt(self.num_tokens)
         return x[:, 0, ::scale, ::scale].flatten(1)
 
     def _nearest(self, x: Tensor) -> Tensor:
-        """All codes have equal length, so the nearest is the one with the largest inner product."""
+        """Return the nearest codeword, the one with the largest inner product, since all have equal norm."""
         assert self._codes is not None
         patches, codes = split_patches(x.float()), self.codes(x.device)
         rows = max(1, _TABLE // self.vocab_size)
@@ -172,14 +172,14 @@ class ColourCodec:
 
 
 def join_patches(patches: Tensor, img_size: int) -> Tensor:
-    """Lay codewords ``(B, N, 48)``, each (channel, row, column), out as images ``(B, 3, H, W)``, row by row."""
+    """Arrange codewords ``(B, N, 48)``, each (channel, row, column), as patches of images ``(B, 3, H, W)``."""
     side = img_size // PATCH
     x = patches.unflatten(-1, (3, PATCH, PATCH)).unflatten(1, (side, side))
     return x.permute(0, 3, 1, 4, 2, 5).reshape(len(patches), 3, img_size, img_size)
 
 
 def split_patches(x: Tensor) -> Tensor:
-    """The inverse of :func:`join_patches`: images ``(B, 3, H, W)`` to ``(B, N, 48)``."""
+    """Split images ``(B, 3, H, W)`` into patches ``(B, N, 48)``; inverse of :func:`join_patches`."""
     side = x.shape[-1] // PATCH
     patches = x.reshape(len(x), 3, side, PATCH, side, PATCH).permute(0, 2, 4, 1, 3, 5)
     return patches.reshape(len(x), side * side, LENGTH)

@@ -1,7 +1,7 @@
-"""English text without a download: the documentation in Python's own standard library.
+"""Built-in corpus: the English documentation in Python's standard library, without a download.
 
 The topics of ``help()`` and the docstrings of the standard library's modules, read from their source without importing
-them. What it holds depends on the version of Python; within one it is always the same.
+them. The content depends on the Python version; within one version it is always the same.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from jitflow.errors import ConfigError, DataError
 
 Split = Literal["train", "held_out"]
 HELD_OUT_SHARE = 0.1
-# Tests, applications, and what belongs to other projects.
-_LEFT_OUT = {"test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"}
-# Shorter documents say too little; shorter paragraphs ("Return True if ...") repeat by right.
+# Tests, applications, and packages of other projects.
+_EXCLUDED = {"test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"}
+# Shorter documents have too little content; shorter paragraphs ("Return True if ...") may legitimately repeat.
 _MIN_DOCUMENT = 200
 _MIN_REPEAT = 40
-# What is left of a document that lost more than this is a heap of headings.
+# A document that loses a larger share than this is reduced to headings.
 _MAX_LOST = 0.5
 _RULE = re.compile(r"\s*([-=*~^#+_\"'.`])\1{2,}\s*")
 _PARAGRAPH = re.compile(r"\n{2,}")
@@ -34,11 +34,11 @@ _PARAGRAPH = re.compile(r"\n{2,}")
 
 @dataclass(frozen=True)
 class CorpusSize:
-    """How much text a split holds.
+    """Size of a corpus split.
 
     Attributes:
-        num_documents: Documents.
-        num_characters: Characters, without the ends of documents.
+        num_documents: Number of documents.
+        num_characters: Number of characters, without document ends.
         megabytes: Size in UTF-8, in millions of bytes.
     """
 
@@ -50,8 +50,8 @@ class CorpusSize:
 def builtin_documents(split: Split) -> list[str]:
     """Return the documents of a split: a topic of ``help()``, or all docstrings of a module.
 
-    A document belongs to a split by its name, so that the splits share no module and no topic; a paragraph that
-    several documents hold stays in the first of them only.
+    The split of a document depends on its name alone, so the splits share no module and no topic; a paragraph that
+    several documents contain is kept in the first of them only.
 
     Args:
         split: ``"train"`` (nine documents in ten) or ``"held_out"``.
@@ -60,8 +60,8 @@ def builtin_documents(split: Split) -> list[str]:
         The documents, sorted by name.
 
     Raises:
-        ConfigError: If there is no such split.
-        DataError: If this installation of Python comes without its source.
+        ConfigError: If the split is unknown.
+        DataError: If this Python installation has no source files.
     """
     if split not in ("train", "held_out"):
         raise ConfigError(f"split must be 'train' or 'held_out'; got {split!r}")
@@ -72,7 +72,7 @@ def builtin_documents(split: Split) -> list[str]:
 
 
 def builtin_size(split: Split) -> CorpusSize:
-    """Measure a split of the built-in corpus."""
+    """Return the size of a split of the built-in corpus."""
     documents = builtin_documents(split)
     return CorpusSize(
         len(documents), sum(map(len, documents)), sum(len(text.encode("utf-8")) for text in documents) / 1e6
@@ -80,26 +80,26 @@ def builtin_size(split: Split) -> CorpusSize:
 
 
 def is_held_out(name: str) -> bool:
-    """Tell the split of a document from its name alone."""
+    """Whether a document is held out, which depends on its name alone."""
     digest = hashlib.sha256(name.encode("utf-8")).digest()
     return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
 
 
 def clean_text(text: str) -> str:
-    """Take out what is layout: rules under headings, tabs, blanks at line ends, more than one empty line."""
+    """Remove layout from a text: rules under headings, tabs, trailing blanks, repeated empty lines."""
     lines = (line.rstrip() for line in text.expandtabs().splitlines())
     kept = "\n".join(line for line in lines if not _RULE.fullmatch(line))
     return _PARAGRAPH.sub("\n\n", kept).strip("\n")
 
 
 def without_repeats(documents: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Keep each paragraph where it comes first, and documents of which most is left.
+    """Remove repeated paragraphs from documents, and documents that lose most of their text.
 
     Args:
         documents: Name and text of each.
 
     Returns:
-        The same without paragraphs that an earlier document, or an earlier place, holds but for blanks and case.
+        The documents without paragraphs that occurred before, ignoring blanks and case.
     """
     seen: set[str] = set()
     kept = []
@@ -139,7 +139,7 @@ def topic_texts() -> dict[str, str]:
     """Return Python's help topics, one document each, by ``topic NAME``; none where this Python has none."""
     try:
         from pydoc_data.topics import topics
-    except ImportError:  # some distributions pack it apart
+    except ImportError:  # some distributions package it separately
         return {}
     return {f"topic {name}": text for name, text in topics.items()}
 
@@ -150,12 +150,12 @@ def module_texts() -> dict[str, str]:
     found = {}
     for path in root.rglob("*.py"):
         parts = path.relative_to(root).with_suffix("").parts
-        if parts[0] not in sys.stdlib_module_names or _LEFT_OUT & set(parts) or parts[0] == "pydoc_data":
+        if parts[0] not in sys.stdlib_module_names or _EXCLUDED & set(parts) or parts[0] == "pydoc_data":
             continue
         try:
             texts = docstrings(path.read_bytes())
         except (OSError, SyntaxError, ValueError):
-            continue  # templates and the like, which are no source of this Python
+            continue  # templates and similar files, which are not valid source
         if texts:
             found["module " + ".".join(part for part in parts if part != "__init__")] = "\n\n".join(texts)
     return found

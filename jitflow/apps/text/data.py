@@ -1,4 +1,4 @@
-"""Training on text: token ids in windows of equal length."""
+"""Data module for text: token ids in windows of equal length."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ from jitflow.errors import CheckpointError, ConfigError
 
 _log = logging.getLogger(__name__)
 _STATE, _BUILTIN = "text", "builtin_corpus"
-# Enough for the frequencies of tokens, whatever the size of the corpus.
-_COUNTED = 20_000_000
+# Enough tokens to estimate frequencies, whatever the size of the corpus.
+_MAX_COUNTED_TOKENS = 20_000_000
 
 
 class TextDataModule(ImageDataModule):
-    """Windows of token ids from text files or from the built-in corpus.
+    """Data module of token windows from text files or the built-in corpus.
 
-    The corpus is tokenised once, as a stream, into a file that is mapped into memory, so that it may be larger than
-    that. Batches are :class:`ImageBatch` with ids of shape ``(B, num_tokens)``, int64, as images and zeros as labels;
-    the end token stands behind each document. Creating the object does not touch the disk.
+    The corpus is tokenised once, as a stream, into a memory-mapped file, so it may be larger than memory. Batches are
+    :class:`ImageBatch` with ids of shape ``(B, num_tokens)``, int64, as images and zeros as labels; each document is
+    followed by the end token. Creating the object does not access the disk.
 
     Args:
         data_path: File or folder of .txt, .json or .jsonl; None takes the built-in corpus with its own split, as does
-            ``./data/train`` where there is no such folder.
-        tokenizer: Gives the ids: an object, or its JSON, ``bytes``, a folder with a ``tokenizer.json``, or ``bpe`` or
-            ``bpe:N`` to learn one from the training text, which is kept in ``cache_dir``.
-        num_tokens: Ids in a window, as many as an image holds; None for what an image of ``mapping`` holds.
+            ``./data/train`` if it does not exist.
+        tokenizer: The tokenizer: an object, or its JSON, ``bytes``, a folder with a ``tokenizer.json``, or ``bpe`` or
+            ``bpe:N`` to train one on the training text, which is cached in ``cache_dir``.
+        num_tokens: Tokens in a window, as many as an image holds; None takes the number for ``mapping``.
         batch_size: Windows per batch and process.
-        val_path: Text to validate on; None holds out a part of ``data_path``.
+        val_path: Validation text; None holds out a part of ``data_path``.
         val_fraction: Share of ``data_path`` that is held out, by document, in ``[0, 0.5]``; 0 for none.
-        cache_dir: Where the tokens are kept, named after the tokenizer and the files, for further runs and for the
-            other processes of this one; None keeps them in a temporary folder of each process.
-        pack: Put documents one behind the other, so that hardly any padding is left, since padding is computed like
-            text and teaches nothing; False begins each document in a window of its own.
-        random_offset: Cut the training text at other places in each epoch, as a function of (seed, epoch).
-        encoding: Encoding of the files; None finds it for each file.
-        progress: Called while text is tokenised, with how much was read and how much there is.
-        img_size: Side of the image that the ids become, in pixels.
-        mapping: How the colours of that image stand for ids, which tells how many it holds.
-        validate_on_training_text: Where the text is too short to hold a part of it out, validate on the training text.
+        cache_dir: Folder that caches the tokens, named after tokenizer and files, for later runs and for the other
+            processes of this run; None uses a temporary folder for each process.
+        pack: Concatenate documents, which leaves hardly any padding (padding costs compute and teaches nothing); False
+            begins each document in a new window.
+        random_offset: Shift the windows of the training text in each epoch, as a function of (seed, epoch).
+        encoding: Encoding of the files; None detects it for each file.
+        progress: Called during tokenisation with the amount read so far and the total.
+        img_size: Side in pixels of the image that encodes the ids.
+        mapping: Colour mapping of that image, which determines its number of tokens.
+        validate_on_training_text: Validate on the training text if the text is too short to hold out a part.
         loading: Further :class:`~jitflow.data.base.LoaderSettings`; the split does not depend on their seed.
 
     Raises:
@@ -90,7 +90,7 @@ class TextDataModule(ImageDataModule):
         self.mapping: Mapping = mapping
         self._side = img_size
         self.validate_on_training_text = validate_on_training_text
-        # A word is made a tokeniser when the text is looked at, from which it may have to be learned.
+        # A tokenizer given by name is created when the text is read, on which it may have to be trained.
         self._tokenizer, self._num_tokens = tokenizer, num_tokens
         self.val_fraction = val_fraction
         self.cache_dir = cache_dir
@@ -101,20 +101,20 @@ class TextDataModule(ImageDataModule):
 
     @property
     def tokenizer(self) -> TextEncoder:
-        """The tokeniser; learned from the training text the first time, if it was given as ``bpe``."""
+        """The tokenizer; trained on the training text on first use, if given as ``bpe``."""
         if isinstance(self._tokenizer, str):
             self._tokenizer = read_or_learn(self._tokenizer, self._training_text, cache_dir=self.cache_dir)
         return self._tokenizer
 
     @property
     def num_tokens(self) -> int:
-        """Ids in a window."""
+        """Number of tokens in a window."""
         if self._num_tokens is None:
             self._num_tokens = ColourCodec(self.tokenizer.vocab_size, self.mapping, self._side).num_tokens
         return self._num_tokens
 
     def prepare_data(self) -> None:
-        """Check the paths, and tokenise into ``cache_dir`` if there is one; one process does it for all.
+        """Check the paths, and tokenise the text into ``cache_dir`` if given, once for all processes.
 
         Raises:
             MissingFileError: If a path does not exist.
@@ -122,15 +122,15 @@ class TextDataModule(ImageDataModule):
         """
         train, val = self._sources()
         if self._cache.is_shared:
-            self._tokenised(train, self._held_out_share())
+            self._token_file(train, self._held_out_share())
             if val is not None:
-                self._tokenised(val, 0.0)
+                self._token_file(val, 0.0)
 
     def setup(self, stage: str | None = None) -> None:
-        """Tokenise what is not in the cache, and map it.
+        """Tokenise text that is not in the cache, and memory-map it.
 
         Args:
-            stage: Ignored; both sets come from one reading.
+            stage: Ignored; both sets are read together.
 
         Raises:
             MissingFileError: If a path does not exist.
@@ -148,12 +148,12 @@ class TextDataModule(ImageDataModule):
                 size.num_documents,
             )
         train, val = self._sources()
-        stream, held_out = open_tokens(self._tokenised(train, self._held_out_share()))
+        stream, held_out = open_tokens(self._token_file(train, self._held_out_share()))
         if val is not None:
-            held_out, _ = open_tokens(self._tokenised(val, 0.0))
+            held_out, _ = open_tokens(self._token_file(val, 0.0))
         elif not held_out.num_tokens and self.validate_on_training_text:
             _log.info("the best state will be the one of the lowest loss on the training text itself")
-            held_out = open_tokens(self._tokenised(train, 0.0))[0]
+            held_out = open_tokens(self._token_file(train, 0.0))[0]
         self.dataset_train = self._windows(stream, "training", random_offset=self.random_offset)
         if held_out.num_tokens:
             self.dataset_val = self._windows(held_out, "validation", random_offset=False)
@@ -164,10 +164,9 @@ class TextDataModule(ImageDataModule):
         """Describe the training data.
 
         Returns:
-            What every data module tells, and ``vocab_size``, ``token_counts`` (occurrences of each id in the first
-            20 million tokens), ``tokenizer`` (its fingerprint), ``tokenizer_json``,
-            ``num_tokens`` (of a window), ``num_documents``,
-            ``num_corpus_tokens`` and ``padding_share`` of the training windows.
+            The entries of every data module, and ``vocab_size``, ``token_counts`` (occurrences of each id in the first
+            20 million tokens), ``tokenizer`` (its fingerprint), ``tokenizer_json``, ``num_tokens`` (of a window),
+            ``num_documents``, ``num_corpus_tokens`` and ``padding_share`` of the training windows.
         """
         info = super().get_dataset_info()
         windows: Windows = self.dataset_train
@@ -184,20 +183,20 @@ class TextDataModule(ImageDataModule):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the data, how they were cut into windows, and whether they are the built-in corpus."""
-        return {**super().state_dict(), _STATE: {**self._cut(), _BUILTIN: self._text_path() is None}}
+        """Return the position in the data, the settings of the windows, and whether the corpus is built in."""
+        return {**super().state_dict(), _STATE: {**self._window_settings(), _BUILTIN: self._text_path() is None}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the position for the next training loader.
+        """Load the position for the next training loader.
 
         Args:
-            state_dict: What :meth:`state_dict` returned.
+            state_dict: State of :meth:`state_dict`.
 
         Raises:
-            CheckpointError: If the windows were cut in another way, such as by another tokenizer.
+            CheckpointError: If the windows had other settings, such as another tokenizer.
         """
         state = dict(state_dict)
-        saved, present = state.pop(_STATE, {}), self._cut()
+        saved, present = state.pop(_STATE, {}), self._window_settings()
         differing = [key for key in present if key in saved and saved[key] != present[key]]
         if differing:
             changes = ", ".join(f"{key} {saved[key]!s:.12} (now {present[key]!s:.12})" for key in differing)
@@ -205,10 +204,10 @@ class TextDataModule(ImageDataModule):
         super().load_state_dict(state)
 
     def _token_counts(self, stream: TokenStream) -> list[int]:
-        """How often each token occurs in the beginning of the training text, shape ``(vocab_size,)``."""
-        return np.bincount(stream.ids[:_COUNTED], minlength=self.tokenizer.vocab_size).tolist()
+        """Count each token in the beginning of the training text, shape ``(vocab_size,)``."""
+        return np.bincount(stream.ids[:_MAX_COUNTED_TOKENS], minlength=self.tokenizer.vocab_size).tolist()
 
-    def _cut(self) -> dict[str, Any]:
+    def _window_settings(self) -> dict[str, Any]:
         return {
             "tokenizer": self.tokenizer.fingerprint,
             "num_tokens": self.num_tokens,
@@ -220,7 +219,7 @@ class TextDataModule(ImageDataModule):
         return 0.0 if self._text_path() is None or self.val_path is not None else self.val_fraction
 
     def _text_path(self) -> Path | None:
-        """Where the training text is; None for the built-in corpus."""
+        """Path of the training text; None for the built-in corpus."""
         if self.data_path is None:
             return None
         path = Path(self.data_path).expanduser()
@@ -231,7 +230,7 @@ class TextDataModule(ImageDataModule):
         return builtin_documents("train") if path is None else TextFiles(path, encoding=self.encoding).texts()
 
     def _sources(self) -> tuple[TextSource, TextSource | None]:
-        """Where training and validation text come from; None if the latter is a part of the former."""
+        """Return the sources of training and validation text; None if the latter is a part of the former."""
         val = None if self.val_path is None else TextFiles(self.val_path, encoding=self.encoding)
         path = self._text_path()
         if path is not None:
@@ -241,9 +240,9 @@ class TextDataModule(ImageDataModule):
             return train, val
         return train, TextList(builtin_documents("held_out"))
 
-    def _tokenised(self, source: TextSource, val_fraction: float) -> Path:
-        """Return the file of a source's tokens, written if it is missing."""
-        # Before the tokenizer, which may have to be learned: a folder that cannot be written to is found first.
+    def _token_file(self, source: TextSource, val_fraction: float) -> Path:
+        """Return the file of a source's tokens, written if missing."""
+        # Before the tokenizer, which may have to be trained: a folder without write permission is reported first.
         self._cache.make_folder()
         return self._cache.file(source, self.tokenizer, val_fraction)
 
@@ -270,7 +269,8 @@ class TextDataModule(ImageDataModule):
 
     def _loader(self, dataset: Any, sampler: ResumableSampler, seed: int, *, drop_last: bool) -> SeededLoader:
         loader = super()._loader(dataset, sampler, seed, drop_last=drop_last)
-        # The base hands a data set that is read by batches the index alone; a window also depends on the epoch.
+        # The base class passes only the index to a data set that is read in batches; a window also depends on the
+        # epoch.
         return SeededLoader(
             EpochWindows(dataset, seed),
             batch_size=loader.batch_size,
@@ -285,7 +285,7 @@ class TextDataModule(ImageDataModule):
 
 
 def on_builtin_corpus(checkpoint: dict[str, Any]) -> bool | None:
-    """Whether a checkpoint was trained on the built-in corpus, as its data module's state says; None if it does not."""
+    """Whether a checkpoint was trained on the built-in corpus; None if its data module's state does not say."""
     state = checkpoint.get(TextDataModule.__qualname__)
     cut = state.get(_STATE) if isinstance(state, dict) else None
     return cut.get(_BUILTIN) if isinstance(cut, dict) else None

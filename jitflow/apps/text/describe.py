@@ -1,4 +1,4 @@
-"""Descriptions for ``jitflow info`` of text models and of records of their samples and evaluations."""
+"""Descriptions of text models and their records for ``jitflow info``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RECORDS = {
 
 
 def describe_model(settings: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, str]:
-    """Describe a model's tokenizer and image, from the settings of its module and the rest of its checkpoint."""
+    """Describe a text model's tokenizer and image from its module's settings and its file's additional state."""
     tokenizer = tokenizer_from_json(str(settings["tokenizer"]))
     size = settings.get("img_size", 64)
     return {
@@ -28,7 +28,7 @@ def describe_model(settings: Mapping[str, Any], extra: Mapping[str, Any]) -> dic
 
 
 def describe_file(path: Path, content: Mapping[str, Any]) -> Description | None:
-    """Describe a record of written or judged texts by its entries; None if it is something else."""
+    """Describe a record of sampled or evaluated texts by its entries; None if it is something else."""
     kind = next((kind for kind, marks in _RECORDS.items() if marks <= content.keys()), None)
     command = f"jitflow info {shlex.quote(str(path.parent))}"
     return None if kind is None else Description(kind, {}, [command])

@@ -1,4 +1,4 @@
-"""Which encoding a text file is in, found by reading it once."""
+"""Detect the encoding of a text file by reading it once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 FALLBACK = "cp1252"
 BLOCK_BYTES = 1 << 20
 """Bytes of a text file that are read at once."""
-# Longest first: the mark of UTF-32 begins with that of UTF-16.
+# Longest first: the byte-order mark of UTF-32 begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -17,18 +17,18 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# UTF-8 with damage has few broken characters among its good ones; another encoding read as UTF-8 has hardly a good one.
+# Damaged UTF-8 has few invalid characters; another encoding read as UTF-8 has hardly a valid one.
 _MAX_BROKEN = 0.1
 _MAX_ZEROS = 0.1
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How to decode a file.
+    """Encoding of a text file.
 
     Attributes:
-        name: Name that Python knows it by.
-        doubt: What may be wrong with it, in words; empty if nothing.
+        name: Python's name of the encoding.
+        doubt: Possible problem, as text; empty if there is none.
     """
 
     name: str
@@ -38,11 +38,10 @@ class Encoding:
 def detect_encoding(path: Path) -> Encoding:
     """Find the encoding of a text file.
 
-    A byte-order mark decides; without one the file is UTF-8 if its bytes are, or nearly all are, and Windows-1252
-    otherwise.
+    A byte-order mark decides; without one the file is UTF-8 if nearly all of its bytes are valid, else Windows-1252.
 
     Args:
-        path: The file; read whole, in blocks.
+        path: The file; read completely, in blocks.
 
     Returns:
         The encoding. Decode with ``errors="replace"``.

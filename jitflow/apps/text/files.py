@@ -1,10 +1,10 @@
-"""Documents of .txt, .json and .jsonl files of any size, read as a stream.
+"""Stream documents from .txt, .json and .jsonl files of any size.
 
 - ``.txt``: the file is one document.
 - ``.json``: a list of strings or objects; read item by item.
 - ``.jsonl``: a string or an object on each line.
 
-An object holds ``text``, or ``prompt`` and ``answer``, which are joined by a line break.
+An object has ``text``, or ``prompt`` and ``answer``, which are joined by a line break.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from jitflow.errors import ConfigError, DataError, MissingFileError
 
 _log = logging.getLogger(__name__)
 
-# Where the documents expect text; the built-in corpus stands in for it.
+# Documented default folder of text; the built-in corpus replaces it if missing.
 DEFAULT_DATA_PATH = Path("data/train")
 SUFFIXES = (".txt", ".json", ".jsonl")
-# Characters of a document in memory at a time.
+# Characters of a document in memory at once.
 PIECE = 1 << 18
-# How far from its end a piece is searched for a blank to be cut at; some scripts have none.
+# Distance from its end within which a piece is searched for a blank to split at; some scripts have none.
 _SEARCH = 1 << 12
 _NUM_NAMED = 5
 
@@ -40,8 +40,8 @@ class Piece:
 
     Attributes:
         text: Its characters.
-        starts: Whether a new document begins here.
-        position: How much of the source was read up to here, in the unit of its ``size``.
+        starts: Whether a new document begins with this piece.
+        position: Amount of the source read so far, in the unit of its ``size``.
     """
 
     text: str
@@ -54,14 +54,14 @@ class TextFiles:
 
     Args:
         path: A file or a folder.
-        encoding: Encoding of the files; None finds it for each file.
+        encoding: Encoding of the files; None detects it for each file.
 
     Attributes:
         files: The files that are read.
         size: Their size in bytes.
-        num_documents: Documents of the latest reading.
-        num_bad: Records of the latest reading that hold no text.
-        bad: The first of them, as ``file:line: reason``.
+        num_documents: Documents of the last read.
+        num_bad: Records of the last read without text.
+        bad: The first of these records, as ``file:line: reason``.
 
     Raises:
         MissingFileError: If the path does not exist.
@@ -84,7 +84,7 @@ class TextFiles:
         self._start_counting()
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of the names, sizes and times of the files, which changes when their content does."""
+        """Return the SHA-256 of the files' names, sizes and times, which changes when their content does."""
         digest = hashlib.sha256(repr(self.encoding).encode())
         for file in self.files:
             state = file.stat()
@@ -92,10 +92,10 @@ class TextFiles:
         return digest.hexdigest()
 
     def pieces(self) -> Iterator[Piece]:
-        """Read all documents.
+        """Read all documents in pieces.
 
         Yields:
-            Documents without any character but blanks are left out. Line ends become line feeds.
+            The pieces; blank documents are skipped, and line ends become line feeds.
 
         Raises:
             DataError: If a ``.json`` file is damaged, or at the end if there was no document.
@@ -108,13 +108,13 @@ class TextFiles:
                     self.num_documents += starts
                     yield Piece(text, starts, done + raw.tell())
             done += file.stat().st_size
-        self._say_what_was_wrong()
+        self._warn_of_bad_files()
         if not self.num_documents:
             detail = f" ({self.num_bad} unusable records, such as {self.bad[0]})" if self.bad else ""
             raise DataError(f"there is no text in {self.path}{detail}; {_FORMS}")
 
     def texts(self) -> Iterator[str]:
-        """Read the text of all pieces, to learn a tokenizer from."""
+        """Yield the text of all pieces, for training a tokenizer."""
         return (piece.text for piece in self.pieces())
 
     def _find(self) -> list[Path]:
@@ -147,11 +147,11 @@ class TextFiles:
         self.bad: list[str] = []
 
     def _documents(self, file: Path, raw: BinaryIO) -> Iterator[tuple[bool, str]]:
-        """Pieces of the documents of one file: whether one starts, and the text."""
+        """Yield the pieces of a file's documents: whether a document starts, and the text."""
         stream = io.TextIOWrapper(raw, encoding=self._encoding_of(file), errors="replace")
         try:
             if file.suffix.lower() == ".txt":
-                yield from _visible(split_text(stream))
+                yield from _skip_leading_blanks(split_text(stream))
                 return
             lines = file.suffix.lower() == ".jsonl"
             values = _parse_lines(stream) if lines else enumerate(iter_json_values(stream, str(file)), start=1)
@@ -159,14 +159,14 @@ class TextFiles:
                 try:
                     text = document_text(value)
                 except ValueError as error:
-                    self._note_bad(f"{self._name(file)}:{number if lines else f' item {number}'}: {error}")
+                    self._record_bad(f"{self._name(file)}:{number if lines else f' item {number}'}: {error}")
                 else:
-                    yield from _visible(split_text(io.StringIO(text)))
+                    yield from _skip_leading_blanks(split_text(io.StringIO(text)))
         except UnicodeError as error:
-            # UTF-16 and its like can fail even with replacement, at a mark that is missing.
+            # UTF-16 and similar encodings can fail even with replacement, if the byte-order mark is missing.
             raise DataError(f"{file} cannot be decoded ({error}); give its encoding") from None
         finally:
-            # The wrapper would close the file, whose position is still to be told.
+            # The wrapper would close the file, whose position is still needed.
             stream.detach()
 
     def _encoding_of(self, file: Path) -> str:
@@ -179,16 +179,16 @@ class TextFiles:
                 self._doubts[file] = found.doubt
         return self._encodings[file]
 
-    def _note_bad(self, reason: str) -> None:
+    def _record_bad(self, reason: str) -> None:
         self.num_bad += 1
         if len(self.bad) < _NUM_NAMED:
             self.bad.append(reason)
 
-    def _say_what_was_wrong(self) -> None:
+    def _warn_of_bad_files(self) -> None:
         if self._doubts:
             doubts = [f"{self._name(file)} ({doubt})" for file, doubt in self._doubts.items()]
             _log.warning("%d files in %s may be in another encoding: %s; give encoding", *_counted(doubts, self.path))
-            self._doubts = {}  # once is enough; a corpus is read twice where a tokenizer is learned
+            self._doubts = {}  # warn once; a corpus is read twice when a tokenizer is trained
         if self.num_bad:
             more = ", ..." if self.num_bad > len(self.bad) else ""
             _log.warning("%d records of %s left out: %s%s", self.num_bad, self.path, ", ".join(self.bad), more)
@@ -229,20 +229,20 @@ _KINDS = {list: "list", type(None): "null", bool: "boolean"}
 
 
 def split_text(stream: io.TextIOBase, size: int = PIECE) -> Iterator[str]:
-    """Read a text in pieces, cut before blanks where there are some, so that no word is torn.
+    """Read a text in pieces, split before blanks if possible, so that no word is broken.
 
     Args:
-        stream: Where it is read from.
-        size: Characters of a piece at most.
+        stream: The text stream.
+        size: Largest number of characters in a piece.
 
     Yields:
-        The pieces; joined they are the text.
+        The pieces; joined, they give the text.
     """
     text = ""
     while block := stream.read(size - len(text)):
         text += block
         if len(text) == size:
-            cut = _seam(text)
+            cut = _find_split(text)
             yield text[:cut]
             text = text[cut:]
     if text:
@@ -255,9 +255,9 @@ class _Unreadable:
 
 
 def _parse_lines(stream: io.TextIOWrapper) -> Iterator[tuple[int, Any]]:
-    """Number and value of each line that is not blank."""
+    """Yield the number and the JSON value of each non-blank line."""
     number = 0
-    # Not the iterator of the stream, which forbids to ask for its position.
+    # Not the stream's iterator, which disables ``tell``.
     while line := stream.readline():
         number += 1
         if line.isspace():
@@ -268,8 +268,8 @@ def _parse_lines(stream: io.TextIOWrapper) -> Iterator[tuple[int, Any]]:
             yield number, _Unreadable(f"no JSON ({error})")
 
 
-def _visible(pieces: Iterator[str]) -> Iterator[tuple[bool, str]]:
-    """The pieces of a document, the first marked; blank ones before it are left out."""
+def _skip_leading_blanks(pieces: Iterator[str]) -> Iterator[tuple[bool, str]]:
+    """Yield the pieces of a document, the first marked as its start; leading blank pieces are skipped."""
     started = False
     for piece in pieces:
         if started or not piece.isspace():
@@ -277,15 +277,15 @@ def _visible(pieces: Iterator[str]) -> Iterator[tuple[bool, str]]:
             started = True
 
 
-def _seam(text: str) -> int:
-    """Where the last run of blanks begins; the end of the text if there is none near it."""
+def _find_split(text: str) -> int:
+    """Return the start of the last run of blanks; the end of the text if none is near."""
     end = len(text)
-    place, least = end, max(0, end - _SEARCH)
-    while place > least and not text[place - 1].isspace():
-        place -= 1
-    while place > least and text[place - 1].isspace():
-        place -= 1
-    return place if place > least else end
+    split_at, least = end, max(0, end - _SEARCH)
+    while split_at > least and not text[split_at - 1].isspace():
+        split_at -= 1
+    while split_at > least and text[split_at - 1].isspace():
+        split_at -= 1
+    return split_at if split_at > least else end
 
 
 def _counted(names: list[str], path: Path) -> tuple[int, Path, str]:

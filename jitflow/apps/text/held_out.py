@@ -1,4 +1,4 @@
-"""The text that a model is judged on: what was held out from its training."""
+"""Held-out text for judging a model: the part that its training did not use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DEFAULTS = (str(DEFAULT_DATA_PATH), f"./{DEFAULT_DATA_PATH}")
 
 
 class Texts(NamedTuple):
-    """Training and held-out text as windows."""
+    """Windows of training and held-out text."""
 
     train: Windows
     held_out: Windows
@@ -38,21 +38,21 @@ def read_texts(
     data_path: str | Path | None = None,
     val_path: str | Path | None = None,
 ) -> Texts:
-    """Cut a text as the training of a checkpoint did, with the same part held out.
+    """Split a text into windows as a checkpoint's training did, with the same part held out.
 
     Args:
         module: The model, for its tokenizer.
         checkpoint: The file it was loaded from.
-        data_path: The text; None takes what the checkpoint records, or for a file that records nothing the built-in
-            corpus, with a warning.
-        val_path: Held-out text in place of a part of ``data_path``.
+        data_path: The text; None takes the path in the checkpoint, or the built-in corpus, with a warning, if the file
+            records none.
+        val_path: Held-out text instead of a part of ``data_path``.
 
     Returns:
-        Both parts.
+        Windows of both parts.
 
     Raises:
-        MissingFileError: If a path does not exist, such as that of the recorded text.
-        DataError: If there is no text or nothing of it is held out.
+        MissingFileError: If a path does not exist, such as the recorded one.
+        DataError: If there is no text or none of it is held out.
     """
     held = {} if Path(checkpoint).suffix == ".safetensors" else load_checkpoint(checkpoint)
     recorded = _recorded_data(held)
@@ -69,7 +69,7 @@ def read_texts(
             val_path=val_path,
             **{name: recorded[name] for name in ("val_fraction", "pack", "encoding") if name in recorded},
             random_offset=False,
-            progress=lambda done, in_all: progress.update(done / max(1, in_all)),
+            progress=lambda done, total: progress.update(done / max(1, total)),
         )
         data.prepare_data()
         data.setup("fit")
@@ -83,13 +83,13 @@ def read_texts(
 def read_held_out(
     module: TextLightningModule, checkpoint: str | Path, num: int, *, data_path: str | Path | None = None
 ) -> Tensor:
-    """Read windows of held-out text, spread over it.
+    """Read evenly spaced windows of held-out text.
 
     Args:
         module: The model.
         checkpoint: Its file, which may record its text.
-        num: How many at most.
-        data_path: The text it was trained on; None for what the file records.
+        num: Largest number of windows.
+        data_path: The training text; None takes the recorded path.
 
     Returns:
         Token ids, shape ``(N, num_tokens)``.
@@ -98,15 +98,15 @@ def read_held_out(
 
 
 def spread_windows(windows: Windows, num: int) -> Tensor:
-    """Take at most ``num`` windows from all over a text: ids, shape ``(N, num_tokens)``."""
+    """Select at most ``num`` evenly spaced windows of a text: ids, shape ``(N, num_tokens)``."""
     chosen = torch.linspace(0, len(windows) - 1, min(num, len(windows))).round().long()
     return windows.read_batch(chosen)[0]
 
 
 def _recorded_data(held: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of the training's data module, as far as a checkpoint holds them.
+    """Return the arguments of the training's data module, as far as the checkpoint records them.
 
-    A file from before recipes holds the documented words instead, one of weights alone holds nothing.
+    A file older than recipes has the documented arguments instead; a file of weights alone has none.
     """
     recipe = held_recipe(held)
     arguments = held.get("args") if recipe is None else recipe.get("data", {}).get("init_args")
@@ -114,7 +114,7 @@ def _recorded_data(held: dict[str, Any]) -> dict[str, Any]:
 
 
 def _recorded_text(checkpoint: str | Path, held: dict[str, Any]) -> Path | None:
-    """The text that a model was trained on; None for the built-in corpus."""
+    """Return the path of a model's training text; None for the built-in corpus."""
     recorded = _recorded_data(held)
     if "data_path" not in recorded:
         log.warning(
@@ -124,7 +124,7 @@ def _recorded_text(checkpoint: str | Path, held: dict[str, Any]) -> Path | None:
         )
         return None
     is_missing_default = recorded["data_path"] in _DEFAULTS and not DEFAULT_DATA_PATH.exists()
-    # The corpus may have stood in for it; files from before this was written down leave that open.
+    # The built-in corpus may have replaced the default path; older files do not record whether it did.
     if is_missing_default and on_builtin_corpus(held) is not False:
         return None
     return _recorded_path(checkpoint, recorded, "data_path")

@@ -1,4 +1,4 @@
-"""JiT for text as colour: the presets, and weights for them from a file."""
+"""JiT networks for text as colour: presets, and loading their weights."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from jitflow.nets.weights import load_strictly, strip_prefix, summarise
 log = logging.getLogger(__name__)
 
 _SIZES = ("patch_size", "hidden_size", "depth", "num_heads", "bottleneck_dim")
-# A name that every JiT has.
+# A parameter that every JiT has.
 _ANCHOR = "x_embedder.proj1.weight"
-# Where a file keeps the weights themselves: the documented name first, then Lightning's and the JiT release's.
+# Sections of a file that hold the weights: the documented name first, then Lightning's and the JiT release's.
 _SECTIONS = ("model_state_dict", "state_dict", "model")
 
 
 def build_jit_model(
     model_name: str = "JiT-B/4", img_size: int | tuple[int, int] = 64, predict_clean: bool = True, **settings: Any
 ) -> JiT:
-    """Build a JiT for text as colour, with fresh weights.
+    """Build a JiT network for text as colour, with newly initialised weights.
 
-    The blocks are those of the image networks. Learned positions, rotations that measure distance along the text, no
-    classes, no class tokens and weights from a truncated normal distribution are what is different.
+    The blocks are those of the image networks. The differences are learned positions, rotary embedding along the text,
+    no classes, no class tokens, and truncated-normal initialisation.
 
     Args:
-        model_name: A JiT of ``jitflow models``, which gives the sizes.
+        model_name: A JiT of ``jitflow models``, which determines the sizes.
         img_size: Side in pixels, or (height, width); divisible by the patch.
-        predict_clean: Whether the network predicts the data; else the velocity. Nothing in the network depends on it:
-            it is kept as ``net.prediction`` for who trains and samples.
-        settings: Keyword arguments of :class:`~jitflow.nets.jit.JiT` that replace the preset's, such as
+        predict_clean: Whether the network predicts the data; else the velocity. The network itself does not depend
+            on it: it is stored as ``net.prediction`` for training and sampling.
+        settings: Keyword arguments of :class:`~jitflow.nets.jit.JiT` that override the preset's, such as
             ``self_conditioning=True``, or ``use_rope=False`` for learned positions alone.
 
     Returns:
         The network, in training mode.
 
     Raises:
-        ConfigError: If the name or a setting is unknown, or sizes do not fit.
+        ConfigError: If the name or a setting is unknown, or the sizes are inconsistent.
     """
     if model_name not in list_models("JiT-*"):
         raise unknown_name("model", model_name, list_models("JiT-*"), hint="`jitflow models 'JiT-*'` lists all.")
@@ -73,12 +73,13 @@ def load_pretrained_jit(
     ema: int = 0,
     **settings: Any,
 ) -> JiT:
-    """Build a JiT for text as colour with trained weights.
+    """Build a JiT network for text as colour with pretrained weights.
 
     Args:
         model_name: As in :func:`build_jit_model`.
         pretrained_path: A checkpoint with ``model_state_dict``, or one of Lightning (``state_dict``) or of the JiT
-            release's form (``model``); names with or without ``net.`` and ``module.``. None for fresh weights.
+            release's form (``model``); names with or without ``net.`` and ``module.``. None for newly initialised
+            weights.
         img_size: As in :func:`build_jit_model`.
         ema: 1 or 2 for an average of the weights (``model_ema1``, ``model_ema2``), 0 for the weights themselves.
         settings: As in :func:`build_jit_model`, ``predict_clean`` included. Whether there is self-conditioning
@@ -97,8 +98,8 @@ def load_pretrained_jit(
     if pretrained_path is None:
         return build_jit_model(model_name, img_size, **settings)
     weights = _read_weights(pretrained_path, ema)
-    hinted = any(name.startswith("hint_embedder.") for name in weights)
-    net = build_jit_model(model_name, img_size, **{"self_conditioning": hinted, **settings})
+    has_hint = any(name.startswith("hint_embedder.") for name in weights)
+    net = build_jit_model(model_name, img_size, **{"self_conditioning": has_hint, **settings})
     load_strictly(net, weights, source=pretrained_path)
     log.info("%s loaded from %s (%s)", model_name, pretrained_path, f"EMA {ema}" if ema else "weights")
     return net
@@ -114,6 +115,6 @@ def _read_weights(path: str | Path, ema: int) -> dict[str, Tensor]:
         average = content.get(f"model_ema{ema}")
         if not isinstance(average, Mapping):
             raise CheckpointError(f"{path} has no EMA {ema}; use ema=0 for the weights themselves")
-        # An average need not hold what is never trained.
+        # An average may lack tensors that are never trained.
         weights |= strip_prefix(average, _ANCHOR)
     return weights

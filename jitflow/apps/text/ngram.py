@@ -1,9 +1,9 @@
-"""How likely a text is under counts of short runs of tokens: interpolated modified Kneser-Ney.
+"""N-gram language model of tokens with interpolated modified Kneser-Ney smoothing.
 
-Meant as a judge of samples that owes nothing to the network: fit it on one half of the held-out documents, and set
-beside the samples' perplexity that of the other half (as low as real text gets) and that of shuffled text (the same
-tokens without their order). A low perplexity can be had by repeating frequent phrases; read it beside the entropy and
-the distinct n-grams of :mod:`jitflow.apps.text.sample_scores`.
+It judges samples independently of the network: fit it on one half of the held-out documents and compare the samples'
+perplexity with that of the other half (a lower bound from real text) and of shuffled text (the same tokens without
+their order). Repeating frequent phrases also lowers perplexity, so read it with the entropy and the distinct n-grams of
+:mod:`jitflow.apps.text.sample_scores`.
 
 References:
     Chen & Goodman 1998, "An empirical study of smoothing techniques for language modeling", section 3.
@@ -21,18 +21,18 @@ from jitflow.errors import ConfigError, DataError
 
 Tokens = NDArray[np.int64]
 _T = TypeVar("_T")
-# Used where counts are too few to estimate discounts, as for the few distinct bytes.
+# Used if counts are too few to estimate discounts, as for the few distinct bytes.
 _DEFAULT_DISCOUNTS = (0.5, 1.0, 1.5)
 
 
 class _Level(NamedTuple):
-    """The runs of one length k.
+    """Counts of the n-grams of one length k.
 
     Attributes:
-        keys: ``context * vocab_size + token`` of each run, sorted; the context is the number of its first k - 1
+        keys: ``context * vocab_size + token`` of each n-gram, sorted; the context is the index of its first k - 1
             tokens in the level below.
-        discounted: Count less discount of each run, over the count of its context.
-        backoff: Weight of the shorter context, for each context; 1 where nothing followed it.
+        discounted: Count minus discount of each n-gram, divided by the count of its context.
+        backoff: Weight of the shorter context, for each context; 1 if no token followed it.
     """
 
     keys: Tokens
@@ -41,13 +41,13 @@ class _Level(NamedTuple):
 
 
 class NgramModel:
-    """Probabilities of each token given the ``order - 1`` before it.
+    """N-gram model: the probability of each token given the ``order - 1`` tokens before it.
 
-    At the beginning of a sequence, which may be cut from the middle of a text, the context is as long as what there
-    is; the end is not predicted unless the sequence holds a token for it. Whatever the context, the probabilities of
-    all tokens of the vocabulary sum to 1, and none is 0.
+    At the beginning of a sequence, which may come from the middle of a text, the context is shorter; the end is only
+    predicted if the sequence has a token for it. For every context the probabilities of all tokens sum to 1, and none
+    is 0.
 
-    Use :meth:`fit` to make one.
+    Create one with :meth:`fit`.
     """
 
     def __init__(self, levels: Sequence[_Level], vocab_size: int) -> None:
@@ -56,17 +56,17 @@ class NgramModel:
 
     @property
     def order(self) -> int:
-        """Length of the longest runs that were counted."""
+        """Length of the longest n-grams."""
         return len(self._levels)
 
     @classmethod
     def fit(cls, sequences: Iterable[Sequence[int] | Tokens], order: int, vocab_size: int) -> NgramModel:
-        """Count the runs of up to ``order`` tokens.
+        """Fit an n-gram model by counting all n-grams of up to ``order`` tokens.
 
         Args:
-            sequences: Token ids of each text, integers in ``[0, vocab_size)``; runs do not cross from one to the
-                next. For a measure that does not depend on the tokenizer use :func:`byte_sequences`.
-            order: Length of the longest runs, at least 1; cut to that of the longest sequence.
+            sequences: Token ids of each text, integers in ``[0, vocab_size)``; n-grams do not cross sequences. For
+                a measure that does not depend on the tokenizer use :func:`byte_sequences`.
+            order: Length of the longest n-grams, at least 1; limited to the longest sequence.
             vocab_size: Number of token ids.
 
         Returns:
@@ -81,12 +81,12 @@ class NgramModel:
         tokens, _, position = _join(sequences, vocab_size)
         if not len(tokens):
             raise DataError("there are no tokens to fit an n-gram model on; give text")
-        # Longer runs than the longest sequence have no counts, and the longest that have are the ones counted raw.
+        # N-grams longer than the longest sequence have no counts; the longest that have use raw counts.
         order = min(order, int(position.max()) + 1)
         levels: list[_Level] = []
         runs, num_contexts = np.zeros_like(tokens), 1
         for k in range(1, order + 1):
-            # Runs of length k end at the places with k - 1 tokens before them.
+            # N-grams of length k end at positions with k - 1 tokens before them.
             inside = position >= k - 1
             context = _previous(runs) if k > 1 else runs
             keys, found = np.unique(context[inside] * vocab_size + tokens[inside], return_inverse=True)
@@ -101,13 +101,13 @@ class NgramModel:
         return cls(levels, vocab_size)
 
     def log_prob(self, sequences: Iterable[Sequence[int] | Tokens]) -> list[NDArray[np.float64]]:
-        """Log-probability of each token given those before it in its sequence.
+        """Return the log-probability of each token given the previous tokens of its sequence.
 
         Args:
             sequences: Token ids of each text, integers in ``[0, vocab_size)``.
 
         Returns:
-            For each sequence an array as long as it, in nats.
+            An array for each sequence, of its length, in nats.
 
         Raises:
             ConfigError: If an id is out of range.
@@ -119,19 +119,19 @@ class NgramModel:
             context = _previous(runs) if k > 1 else runs
             known = (context >= 0) & (position >= k - 1)
             runs = np.where(known, _find(level.keys, context * self.vocab_size + tokens), -1)
-            # Places without a known context keep the estimate of the shorter one.
+            # Positions without a known context keep the estimate of the shorter context.
             probability = np.where(known, level.backoff[context], 1) * probability
             probability += np.where(runs >= 0, level.discounted[runs], 0)
         return np.split(np.log(probability), np.cumsum(lengths)[:-1]) if len(lengths) else []
 
     def perplexity(self, sequences: Iterable[Sequence[int] | Tokens]) -> float:
-        """Exponential of the mean negative log-probability of a token.
+        """Compute the perplexity: exponential of the mean negative log-probability of a token.
 
         Args:
-            sequences: Token ids of each text; every token weighs the same.
+            sequences: Token ids of each text; every token has equal weight.
 
         Returns:
-            At least 1; ``vocab_size`` for a model that knows nothing.
+            The perplexity, at least 1; ``vocab_size`` for a uniform model.
 
         Raises:
             ConfigError: If an id is out of range.
@@ -147,7 +147,7 @@ class NgramModel:
 def perplexity_table(
     model: NgramModel, collections: Mapping[str, Iterable[Sequence[int] | Tokens]]
 ) -> dict[str, float]:
-    """Perplexity of several collections of texts under one model.
+    """Compute the perplexity of several collections of texts under one model.
 
     Args:
         model: Fitted on one half of the held-out documents.
@@ -170,13 +170,13 @@ def perplexity_table(
 
 
 def halves(documents: Sequence[_T]) -> tuple[list[_T], list[_T]]:
-    """Deal documents out in turn: one half to fit the model on, the other to compare with.
+    """Split documents alternately into two halves: one to fit the n-gram model, one to compare with.
 
     Args:
-        documents: Whole documents, so that none has a part on each side; at least two.
+        documents: At least two whole documents, so that none is split between the halves.
 
     Returns:
-        Those at even places, those at odd places.
+        Documents at even positions, and those at odd positions.
 
     Raises:
         DataError: If there are fewer than two.
@@ -187,18 +187,18 @@ def halves(documents: Sequence[_T]) -> tuple[list[_T], list[_T]]:
 
 
 def shuffle_tokens(sequences: Iterable[Sequence[int] | Tokens], *, seed: int) -> list[Tokens]:
-    """Put the tokens of each sequence into a random order, always the same for a seed."""
+    """Shuffle the tokens of each sequence, deterministically for a seed."""
     generator = np.random.default_rng(seed)
     return [generator.permutation(np.asarray(tokens, dtype=np.int64)) for tokens in sequences]
 
 
 def byte_sequences(texts: Iterable[str]) -> list[Tokens]:
-    """Turn texts into their UTF-8 bytes, ids below 256, so that models of different tokenizers can be compared."""
+    """Encode texts as UTF-8 bytes, ids below 256, so that models of different tokenizers can be compared."""
     return [np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8).astype(np.int64) for text in texts]
 
 
 def _join(sequences: Iterable[Sequence[int] | Tokens], vocab_size: int) -> tuple[Tokens, list[int], Tokens]:
-    """Return all tokens in a row, the length of each sequence, and each token's place in its own sequence."""
+    """Concatenate all sequences; return the tokens, the sequence lengths, and each token's position."""
     parts = [np.asarray(tokens, dtype=np.int64).reshape(-1) for tokens in sequences]
     tokens = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
     if len(tokens) and not 0 <= tokens.min() <= tokens.max() < vocab_size:
@@ -208,16 +208,16 @@ def _join(sequences: Iterable[Sequence[int] | Tokens], vocab_size: int) -> tuple
 
 
 def _previous(runs: Tokens) -> Tokens:
-    """Shift by one place: the run that ends just before each token."""
+    """Return the n-gram that ends just before each token (shift by one position)."""
     return np.concatenate([[-1], runs])[:-1]
 
 
 def _left_neighbours(
     runs: Tokens, tokens: Tokens, position: Tokens, k: int, vocab_size: int, num_runs: int
 ) -> NDArray[np.int64]:
-    """Number of distinct tokens that precede each run of length k.
+    """Count the distinct tokens that precede each n-gram of length k.
 
-    The beginning of a sequence counts as one more token, else a run seen only there would have no count.
+    The beginning of a sequence counts as one more token; else an n-gram seen only there would have no count.
     """
     ends = np.flatnonzero(position >= k - 1)
     left = np.where(position[ends] >= k, tokens[ends - k], vocab_size)
@@ -226,7 +226,7 @@ def _left_neighbours(
 
 
 def _discount(keys: Tokens, counts: NDArray[np.int64], num_contexts: int, vocab_size: int) -> _Level:
-    """Move a part of every count to the shorter context."""
+    """Discount every count in favour of the shorter context."""
     discounts = np.array([0.0, *_discounts(counts)])[np.minimum(counts, 3)]
     contexts = keys // vocab_size
     totals = np.bincount(contexts, weights=counts, minlength=num_contexts)
@@ -239,17 +239,17 @@ def _discount(keys: Tokens, counts: NDArray[np.int64], num_contexts: int, vocab_
 
 
 def _discounts(counts: NDArray[np.int64]) -> tuple[float, float, float]:
-    """Discount of the counts 1, 2 and above, from how many runs have the counts 1 to 4."""
+    """Estimate the discounts of counts 1, 2 and above from the number of n-grams with counts 1 to 4."""
     n1, n2, n3, n4 = (int((counts == c).sum()) for c in range(1, 5))
     if not n1 * n2 * n3 * n4:
         return _DEFAULT_DISCOUNTS
     y = n1 / (n1 + 2 * n2)
     estimate = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
-    # A discount of 0 could leave nothing for tokens never seen, one above the count a negative probability.
+    # A discount of 0 could leave nothing for unseen tokens; one above the count would give a negative probability.
     return estimate if all(0 < d <= c for c, d in enumerate(estimate, start=1)) else _DEFAULT_DISCOUNTS
 
 
 def _find(keys: Tokens, wanted: Tokens) -> Tokens:
-    """Place of each wanted key in the sorted keys, -1 if it is not there."""
-    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[places] == wanted, places, -1)
+    """Return the index of each wanted n-gram key in the sorted keys, -1 if missing."""
+    indices = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[indices] == wanted, indices, -1)

@@ -1,4 +1,4 @@
-"""Plot of a text evaluation: token accuracy at each noise level, beside the baselines."""
+"""Plot of a text evaluation: token accuracy at each noise level, with baselines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plot_accuracy(
     Args:
         path: Where to save the PNG.
         curves: Accuracy in ``[0, 1]`` at each time, by name of the model.
-        baselines: The same of readers without a network, drawn in grey.
+        baselines: Accuracy of the baselines, drawn in grey.
         title: Title.
 
     Raises:
@@ -36,7 +36,7 @@ def plot_accuracy(
     empty = [name for name, curve in [*curves.items(), *baselines.items()] if not curve]
     if empty:
         raise DataError(f"the curve {empty[0]!r} has no points; measure the accuracy at one time at least")
-    # The file is made without a display, whatever backend the environment asks for.
+    # No display is needed, whatever backend the environment asks for.
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""How much of a text comes back: edit distance, recovery accuracy, token accuracy."""
+"""Scores of text recovery: edit distance, recovery accuracy, token accuracy."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from jitflow.errors import ConfigError, DataError
 
 
 class RecoveryScores(NamedTuple):
-    """How well texts were recovered.
+    """Accuracy of recovered texts.
 
     Attributes:
         accuracy: Mean over the texts of 1 minus the normalised edit distance.
         exact: Share of the texts recovered without any error.
-        num_texts: How many texts there were.
+        num_texts: Number of texts.
     """
 
     accuracy: float
@@ -25,10 +25,10 @@ class RecoveryScores(NamedTuple):
 
 
 def edit_distance(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
-    """Levenshtein distance: the fewest insertions, deletions and substitutions that turn one sequence into another.
+    """Compute the Levenshtein distance between two texts or token sequences.
 
-    A column of the usual table is kept as two whole numbers, one bit a row, so that a row costs one bit and 4,096
-    tokens against 4,096 take some hundredths of a second.
+    A column of the usual table is stored in two integers, one bit per row, so that 4,096 tokens against 4,096 take a
+    few hundredths of a second.
 
     Args:
         a: A text, or a list (not an array) of token ids.
@@ -54,13 +54,13 @@ def edit_distance(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
     for i, symbol in enumerate(a):
         rows[symbol] = rows.get(symbol, 0) | 1 << i
     full, last = (1 << len(a)) - 1, 1 << (len(a) - 1)
-    # Bits of the steps down a column: where the distance rises by one, where it falls by one.
+    # Bit masks of the vertical steps in a column: where the distance rises by one, and where it falls.
     rises, falls, distance = full, 0, len(a)
     for symbol in b:
         equal = rows.get(symbol, 0)
-        # Rows where the distance is that of one row up in the column before.
+        # Rows whose distance equals that of the previous row and column.
         diagonal = full & ((((equal & rises) + rises) ^ rises) | equal | falls)
-        # The same for the steps along a row, from this column to the next.
+        # The same for the horizontal steps, from this column to the next.
         right_rises = falls | (full & ~(diagonal | rises))
         right_falls = rises & diagonal
         distance += bool(right_rises & last) - bool(right_falls & last)
@@ -71,24 +71,24 @@ def edit_distance(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
 
 
 def normalised_edit_distance(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:
-    """Edit distance over the length of the longer sequence, in ``[0, 1]``; 0 for two empty ones."""
+    """Edit distance divided by the length of the longer sequence, in ``[0, 1]``; 0 for two empty sequences."""
     return edit_distance(a, b) / max(len(a), len(b), 1)
 
 
 def text_recovery_accuracy(
     texts: Sequence[Sequence[Hashable]], recovered: Sequence[Sequence[Hashable]]
 ) -> RecoveryScores:
-    """Compare texts with what came back of them.
+    """Compute the recovery accuracy of texts from noise.
 
     Args:
         texts: The true texts, strings or lists of token ids.
-        recovered: As many, in the same order.
+        recovered: The recovered texts, in the same order.
 
     Returns:
         Mean accuracy, exact share and number of texts.
 
     Raises:
-        ConfigError: If there are not as many recovered texts as texts.
+        ConfigError: If the numbers of texts differ.
         DataError: If there is no text.
     """
     if len(texts) != len(recovered):
@@ -104,19 +104,19 @@ def text_recovery_accuracy(
 
 
 def token_accuracy(pred_ids: Tensor, ids: Tensor, mask: Tensor | None = None) -> float:
-    """Share of the tokens that are right, place by place.
+    """Compute the share of correct tokens, position by position.
 
     Args:
         pred_ids: Predicted token ids, shape ``(B, N)``.
         ids: True token ids, shape ``(B, N)``.
-        mask: Places that count, shape ``(B, N)``, boolean; all if None.
+        mask: Positions to count, shape ``(B, N)``, boolean; all if None.
 
     Returns:
         The share, in ``[0, 1]``.
 
     Raises:
         ConfigError: If the shapes differ, which broadcasting would hide.
-        DataError: If no place counts.
+        DataError: If the mask selects no position.
     """
     if pred_ids.shape != ids.shape or (mask is not None and mask.shape != ids.shape):
         shapes = [tuple(x.shape) for x in (pred_ids, ids, mask) if x is not None]

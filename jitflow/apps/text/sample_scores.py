@@ -17,13 +17,13 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 
 class DistanceSummary(NamedTuple):
-    """Distance of the colours of samples to the codes they are read as, root mean square, in units of [-1, 1].
+    """Summary of the root-mean-square distances between sample colours and their codes, in units of [-1, 1].
 
     Attributes:
-        mean: Mean over the places.
-        median: Half of the places are nearer.
-        percentile_95: 95 % of the places are nearer.
-        largest: The farthest place.
+        mean: Mean over the positions.
+        median: Median over the positions.
+        percentile_95: 95th percentile over the positions.
+        largest: Largest distance.
     """
 
     mean: float
@@ -33,22 +33,22 @@ class DistanceSummary(NamedTuple):
 
 
 def valid_code_share(ids: Tensor, vocab_size: int, *, end_id: int | None = None, pad_id: int | None = None) -> float:
-    """Share of the places of the texts that hold a token of text.
+    """Compute the share of positions in the texts whose code is a valid token.
 
-    A text reaches up to its first end token, included; without one it is the whole row. What stands behind the end is
-    not read and does not count.
+    A text ends with its first end token, included; without one it is the whole row. Positions after the end do not
+    count.
 
     Args:
-        ids: Token ids as read from the colours, shape ``(B, N)``; an id of at least ``vocab_size`` is no token.
+        ids: Token ids as read from the colours, shape ``(B, N)``; an id of at least ``vocab_size`` is invalid.
         vocab_size: Number of token ids.
-        end_id: The token that ends a text; None if there is none.
-        pad_id: The token that fills up behind the end, invalid before it; None if there is none.
+        end_id: Id of the end token; None if there is none.
+        pad_id: Id of the padding token, invalid before the end; None if there is none.
 
     Returns:
         The share, in ``[0, 1]``.
 
     Raises:
-        DataError: If there are no places.
+        DataError: If there are no positions.
     """
     if not ids.numel():
         raise DataError("there are no samples to judge; generate some")
@@ -63,18 +63,18 @@ def valid_code_share(ids: Tensor, vocab_size: int, *, end_id: int | None = None,
 
 
 def distance_summary(distances: Tensor, mask: Tensor | None = None) -> DistanceSummary:
-    """Summarise the distances of colours to their codes.
+    """Summarise the distances between sample colours and their codes.
 
     Args:
         distances: From ``ColourCodec.distance``, shape ``(B, N)``.
-        mask: Places that count, shape ``(B, N)``, boolean; all if None.
+        mask: Positions to count, shape ``(B, N)``, boolean; all if None.
 
     Returns:
         Mean, median, 95th percentile and largest.
 
     Raises:
         ConfigError: If the mask has another shape.
-        DataError: If no place counts.
+        DataError: If the mask selects no position.
     """
     if mask is not None and mask.shape != distances.shape:
         raise ConfigError(f"mask must have shape {tuple(distances.shape)}, as distances; got {tuple(mask.shape)}")
@@ -86,16 +86,16 @@ def distance_summary(distances: Tensor, mask: Tensor | None = None) -> DistanceS
 
 
 def distinct_n(sequences: Iterable[Sequence[Hashable]], n: int) -> float:
-    """Share of the runs of n tokens that are not a repetition, over all sequences together.
+    """Compute distinct-n: the share of distinct n-grams among all n-grams of the token sequences.
 
-    It falls with the amount of text: compare only collections of the same size.
+    It decreases with the amount of text: compare only collections of equal size.
 
     Args:
         sequences: Lists of words or token ids, or strings, whose tokens are characters.
-        n: Length of the runs, at least 1.
+        n: Length of the n-grams, at least 1.
 
     Returns:
-        Distinct runs over all runs, in ``(0, 1]``; 0 if no sequence is as long as n.
+        Distinct n-grams over all n-grams, in ``(0, 1]``; 0 if all sequences are shorter than n.
 
     Raises:
         ConfigError: If n is below 1.
@@ -108,16 +108,16 @@ def distinct_n(sequences: Iterable[Sequence[Hashable]], n: int) -> float:
     seen: set[tuple[Hashable, ...]] = set()
     total = 0
     for sequence in sequences:
-        # The shifted sequences end one after the other; the shortest ends the runs.
+        # zip stops with the shortest of the shifted sequences.
         seen.update(zip(*(sequence[i:] for i in range(n)), strict=False))
         total += max(0, len(sequence) - n + 1)
     return len(seen) / total if total else 0.0
 
 
 def unigram_entropy(sequences: Iterable[Sequence[Hashable]]) -> float:
-    """Entropy of the tokens within a sequence, in nats, on average over the sequences that are not empty.
+    """Compute the mean entropy of the tokens within a sequence, in nats, over all non-empty sequences.
 
-    Low where samples repeat themselves. It grows with the length: compare only texts of about one length.
+    It is low for repetitive samples. It grows with the length: compare only texts of similar length.
 
     Args:
         sequences: Lists of words or token ids, or strings.
@@ -142,12 +142,12 @@ def unigram_entropy(sequences: Iterable[Sequence[Hashable]]) -> float:
 
 
 def words(text: str) -> list[str]:
-    """Split a text into its words: runs of letters, in lower case."""
+    """Split a text into words: runs of letters, in lower case."""
     return _WORD.findall(text.lower())
 
 
 def real_word_share(samples: Iterable[str], known: Collection[str]) -> float:
-    """Share of the words of samples that are known.
+    """Compute the share of known words in sample texts.
 
     Args:
         samples: Texts.
@@ -156,16 +156,16 @@ def real_word_share(samples: Iterable[str], known: Collection[str]) -> float:
     Returns:
         The share over all words, in ``[0, 1]``; 0 if the samples hold no word.
     """
-    found = [word in known for text in samples for word in words(text)]
-    return sum(found) / len(found) if found else 0.0
+    sample_words = [word in known for text in samples for word in words(text)]
+    return sum(sample_words) / len(sample_words) if sample_words else 0.0
 
 
 def describe_samples(samples: Sequence[str], training_texts: Sequence[str]) -> dict[str, float]:
     """Compute the scores of texts that need no model, for a table.
 
     Args:
-        samples: Generated texts, or held-out ones to set beside them.
-        training_texts: The texts trained on.
+        samples: Generated texts, or held-out ones for comparison.
+        training_texts: The training texts.
 
     Returns:
         ``distinct_1``, ``distinct_2``, ``distinct_3`` and ``unigram_entropy`` over words, ``real_words`` (a share),

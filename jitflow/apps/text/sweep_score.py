@@ -1,4 +1,4 @@
-"""Score by which ``jitflow sweep`` compares sampling settings of a text model: recovery of noisy text."""
+"""Scorer of ``jitflow sweep`` for text models: the share of noisy text that sampling recovers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from jitflow.model import Model
 
 
 class RecoveryScorer:
-    """Scores sampling settings by the share of characters of held-out text that are recovered from noise.
+    """Scorer of sampling settings by the share of held-out characters that sampling recovers from noise.
 
     Args:
         model: The model.
-        base: Number of texts, seed, precision and batch size; fewer texts where no more are held out.
-        reference: The text it was trained on; None for what the checkpoint records.
+        base: Number of texts, seed, precision and batch size; fewer texts if fewer are held out.
+        reference: The training text; None takes the path in the checkpoint.
         extractor: Not used; it belongs to scores that compare features.
 
     Raises:
-        ConfigError: If the model is no model of text.
-        DataError: If nothing of the text is held out.
+        ConfigError: If the model is not a text model.
+        DataError: If none of the text is held out.
     """
 
     score_name = "text_recovery_accuracy"
@@ -50,7 +50,7 @@ class RecoveryScorer:
         self.options = [] if reference is None else ["--reference", reference]
 
     def __call__(self, plan: Plan, on_progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
-        """Score sampling settings: cover held-out texts with noise, sample from there, and compare."""
+        """Score sampling settings: add noise to held-out texts, sample from there, and compare the text."""
         _, scores = recover_texts(
             self._model,
             self._ids,

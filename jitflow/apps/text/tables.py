@@ -1,4 +1,4 @@
-"""Tables of a text model's evaluation for the terminal."""
+"""Terminal tables of a text model's evaluation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rich.table import Table
 
 
 def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the tables of an evaluation.
+    """Print the tables of a text evaluation.
 
     Args:
-        report: What :func:`jitflow.apps.text.judge.evaluate` returned.
-        console: Where to; standard output by default.
+        report: Report of :func:`jitflow.apps.text.judge.evaluate`.
+        console: The console; standard output by default.
     """
     console = console or Console()
     console.print(accuracy_table(report["held_out"]))
@@ -28,7 +28,7 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
 
 
 def accuracy_table(held_out: Mapping[str, Any]) -> Table:
-    """Lay out token accuracy and bits per byte at each time as a table."""
+    """Build the table of token accuracy and bits per byte at each time."""
     table = Table(title=f"tokens read from {held_out['num_texts']} noisy held-out texts")
     hinted = bool(held_out["token_accuracy_one_pass"])
     headings = ["t", "most frequent", "without context", *(["model, 1 pass"] if hinted else []), "model"]
@@ -43,7 +43,7 @@ def accuracy_table(held_out: Mapping[str, Any]) -> Table:
 
 
 def samples_table(samples: Mapping[str, Any]) -> Table:
-    """Lay out the scores of samples beside those of real text as a table."""
+    """Build the table of sample scores beside real text."""
     distance = samples["code_distance"]
     table = Table(title=f"{samples['num_samples']} samples")
     for heading in ("", "samples", "held-out text", "shuffled"):

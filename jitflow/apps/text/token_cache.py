@@ -17,7 +17,7 @@ class TokenCache:
 
     Args:
         folder: The folder, shared with other runs and processes; None for a temporary one of this process.
-        progress: Called while text is tokenised, with how much was read and how much there is; None shows a bar.
+        progress: Called during tokenisation with the amount read so far and the total; None shows a bar.
     """
 
     def __init__(self, folder: str | Path | None, progress: Progress | None = None) -> None:
@@ -39,7 +39,7 @@ class TokenCache:
         return Path(self._temporary.name)
 
     def file(self, source: TextSource, tokenizer: TextEncoder, val_fraction: float) -> Path:
-        """Return the file of a text's tokens; it is written if it is missing.
+        """Return the file of a text's tokens, written if missing.
 
         Args:
             source: The text.
@@ -55,7 +55,7 @@ class TokenCache:
 
 @contextmanager
 def _progress_bars() -> Iterator[Progress]:
-    """Give a progress callback that shows a bar for each text that is read."""
+    """Yield a progress callback that shows a bar for each text."""
     with ExitStack() as stack:
         shown: list[Meter] = []
 

@@ -1,4 +1,4 @@
-"""A corpus as token ids in one file, written as a stream and mapped into memory."""
+"""Store a corpus as token ids in one file, written as a stream and memory-mapped."""
 
 from __future__ import annotations
 
@@ -22,54 +22,54 @@ from jitflow.io.files import writable_folder
 _log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-"""Called with how much of the source was read, and how much there is."""
+"""Called with the amount of the source read so far and its total size."""
 
-# Part of the name of a file; to be raised when the content for the same source changes.
+# Part of the file name; raise it when the content for the same source changes.
 _FORMAT = 1
 _COPY = 1 << 22
-# By document, the share held out is a matter of chance; beyond this factor it is one of few or very uneven documents.
+# Held-out documents are drawn at random; a share off by more than this factor means few or very uneven documents.
 _TOLERANCE = 3
 _MIN_HELD_OUT = 256
 
 
 class TextEncoder(Protocol):
-    """What the data need of a tokenizer."""
+    """Tokenizer interface that the data module needs."""
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, special ones included."""
+        """Number of token ids, special ones included."""
         ...
 
     @property
     def end_id(self) -> int:
-        """Id that marks the end of a document."""
+        """Id of the token that ends a document."""
         ...
 
     @property
     def pad_id(self) -> int:
-        """Id that fills up a window."""
+        """Id of the padding token."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Equal for tokenizers that give equal ids."""
+        """Checksum that is equal for tokenizers that give equal ids."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text."""
+        """Return the token ids of a text."""
         ...
 
 
 class TextSource(Protocol):
-    """Where documents come from."""
+    """Source of documents for the token store."""
 
     @property
     def size(self) -> int:
-        """Size in the unit of the positions of its pieces."""
+        """Size, in the unit of its pieces' positions."""
         ...
 
     def fingerprint(self) -> str:
-        """Return a word that changes when the text does."""
+        """Return a checksum that changes when the text does."""
         ...
 
     def pieces(self) -> Iterator[Piece]:
@@ -106,11 +106,11 @@ class TextList:
 
 @dataclass(frozen=True)
 class TokenStream:
-    """Documents one after another, each with the end token behind it.
+    """Concatenated tokens of documents, each followed by the end token.
 
     Attributes:
         ids: Token ids, shape ``(T,)``.
-        ends: Where each document ends, shape ``(D,)``, int64; the last is ``T``.
+        ends: End index of each document, shape ``(D,)``, int64; the last is ``T``.
     """
 
     ids: np.ndarray
@@ -118,7 +118,7 @@ class TokenStream:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens, ends included."""
+        """Number of tokens, end tokens included."""
         return len(self.ids)
 
     @property
@@ -128,7 +128,7 @@ class TokenStream:
 
 
 def store_name(source: TextSource, tokenizer: TextEncoder, val_fraction: float) -> str:
-    """Name a file after all that its content depends on."""
+    """Return the file name of a token store: a checksum of everything its content depends on."""
     settings = repr((_FORMAT, source.fingerprint(), tokenizer.fingerprint, tokenizer.end_id, float(val_fraction)))
     return f"tokens-{hashlib.sha256(settings.encode()).hexdigest()[:24]}.safetensors"
 
@@ -141,26 +141,26 @@ def write_tokens(
     val_fraction: float = 0.0,
     progress: Progress | None = None,
 ) -> None:
-    """Tokenise a corpus into a file, in memory that does not grow with it.
+    """Tokenise a corpus into a file, with constant memory.
 
-    Documents are held out by a hash of their beginning, so that copies of a document fall on the same side. Where
-    that leaves a share far from the one asked for (few or very uneven documents), the end of the corpus is held out
-    instead, and where that were less than 256 tokens, nothing.
+    Documents are held out by a hash of their beginning, so that copies of a document get the same split. If the
+    resulting share is far from ``val_fraction`` (few or very uneven documents), the end of the corpus is held out
+    instead, or nothing if that would be less than 256 tokens.
 
     Args:
-        path: The file; it gets its name when it is whole.
+        path: The file, which is written atomically.
         source: The documents.
-        tokenizer: Gives the ids.
+        tokenizer: The tokenizer.
         val_fraction: Share of the corpus to hold out, in ``[0, 1)``.
         progress: Called after each piece.
 
     Raises:
-        ConfigError: If there is no room for the file.
+        ConfigError: If the disk has no space for the file.
         DataError: If there is no text, or the tokenizer gives an id out of range.
     """
     path = Path(path)
     folder = writable_folder(path.parent)
-    # A folder of its own, so that two runs that write the same file do not meet before it is whole.
+    # A separate folder, so that two runs writing the same file do not collide before it is complete.
     with tempfile.TemporaryDirectory(prefix=".tokens-", dir=folder) as work:
         train, val = _Part(work, tokenizer), _Part(work, tokenizer)
         part = None
@@ -168,7 +168,7 @@ def write_tokens(
             if piece.starts or part is None:
                 if part is not None:
                     part.end_document()
-                part = val if _draw(piece.text) < val_fraction else train
+                part = val if _hash_to_unit(piece.text) < val_fraction else train
             part.append(piece.text)
             if progress is not None:
                 progress(piece.position, source.size)
@@ -180,13 +180,13 @@ def write_tokens(
 
 
 def open_tokens(path: str | Path) -> tuple[TokenStream, TokenStream]:
-    """Map the file that :func:`write_tokens` wrote.
+    """Memory-map a token file of :func:`write_tokens`.
 
     Args:
         path: The file.
 
     Returns:
-        The stream to train on and the one held out, which can be empty.
+        The training and the held-out stream, which can be empty.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -211,12 +211,12 @@ def open_tokens(path: str | Path) -> tuple[TokenStream, TokenStream]:
 
 
 class _Part:
-    """Tokens of one side of the split, in a file without a name."""
+    """Tokens of one split, in an anonymous temporary file."""
 
     def __init__(self, folder: str, tokenizer: TextEncoder) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._tokenizer = tokenizer
-        # safetensors has no unsigned numbers of 16 bits that all readers know.
+        # Not all readers of safetensors support unsigned 16-bit integers.
         self.dtype = np.dtype(np.int16 if tokenizer.vocab_size <= 1 << 15 else np.int32)
         self.ends = array("q")
         self.num_tokens = 0
@@ -244,7 +244,7 @@ class _Part:
 
 
 def _writer(path: Path, train: _Part, val: _Part, val_fraction: float) -> ArrayFileWriter:
-    """Both sides in one file, what is held out behind the rest."""
+    """Create the writer of a file with both splits, the held-out one last."""
     total = train.num_tokens + val.num_tokens
     ends = np.concatenate([np.array(train.ends, np.int64), np.array(val.ends, np.int64) + train.num_tokens])
     cut = train.num_tokens
@@ -269,7 +269,7 @@ def _writer(path: Path, train: _Part, val: _Part, val_fraction: float) -> ArrayF
     return writer
 
 
-def _draw(text: str) -> float:
-    """A number in [0, 1) from the beginning of a document."""
+def _hash_to_unit(text: str) -> float:
+    """Hash the beginning of a document to a number in [0, 1)."""
     digest = hashlib.sha256(text[:4096].encode("utf-8", "surrogatepass")).digest()
     return mix_seeds(int.from_bytes(digest[:8], "little")) / 2**63

@@ -1,4 +1,4 @@
-"""Windows of equal length over a stream of tokens: the samples of an epoch."""
+"""Windows of equal length over a token stream: the samples of an epoch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from jitflow.data.seeded import Key
 
 
 class Windows(ABC, Dataset[tuple[Tensor, int]]):
-    """Samples that can differ between epochs; unshifted, also a data set of (ids, label).
+    """Windows of tokens that can shift between epochs; also a data set of (ids, label) without shift.
 
     Args:
         stream: The tokens.
         num_tokens: Length of a window.
-        pad_id: Fills up a window that the tokens do not.
+        pad_id: Id of the padding at the end of a window.
         random_offset: Whether :meth:`read_epoch` shifts the windows.
     """
 
@@ -56,18 +56,18 @@ class Windows(ABC, Dataset[tuple[Tensor, int]]):
     @property
     @abstractmethod
     def num_padding(self) -> int:
-        """Padding of an epoch, in tokens."""
+        """Number of padding tokens in an epoch."""
 
     @abstractmethod
     def _fill(self, window: np.ndarray, index: int, shift: tuple[int, int] | None) -> None:
-        """Write the tokens of one window over its padding; ``shift`` is (seed, epoch) or None."""
+        """Write the tokens of a window over its padding; ``shift`` is (seed, epoch) or None."""
 
 
 class PackedWindows(Windows):
-    """Windows over all documents together, one behind the other, so that hardly any padding is left.
+    """Windows over all documents concatenated, with hardly any padding.
 
-    With a random offset the stream is a ring that each epoch enters at another place: every token is seen once an
-    epoch, fewer than a window of them twice, and no window is padded. A stream shorter than a window is not shifted.
+    With a random offset the stream is a ring that each epoch enters at another position: every token is seen once per
+    epoch (less than one window of them twice), and no window is padded. A stream shorter than a window is not shifted.
     """
 
     def __len__(self) -> int:
@@ -75,7 +75,7 @@ class PackedWindows(Windows):
 
     @property
     def num_padding(self) -> int:
-        """Padding of an epoch, in tokens."""
+        """Number of padding tokens in an epoch."""
         if self.random_offset and self.stream.num_tokens >= self.num_tokens:
             return 0
         return len(self) * self.num_tokens - self.stream.num_tokens
@@ -93,10 +93,10 @@ class PackedWindows(Windows):
 
 
 class DocumentWindows(Windows):
-    """Windows over each document by itself, the last one padded.
+    """Windows over each document separately, the last one padded.
 
-    With a random offset the boundaries inside a document move from epoch to epoch, as far as the padding of its last
-    window leaves room: every token is seen once an epoch.
+    With a random offset the window boundaries inside a document shift from epoch to epoch, within the padding of its
+    last window: every token is seen once per epoch.
     """
 
     def __init__(self, stream: TokenStream, num_tokens: int, pad_id: int, *, random_offset: bool = False) -> None:
@@ -110,7 +110,7 @@ class DocumentWindows(Windows):
 
     @property
     def num_padding(self) -> int:
-        """Padding of an epoch, in tokens."""
+        """Number of padding tokens in an epoch."""
         return len(self) * self.num_tokens - self.stream.num_tokens
 
     def _fill(self, window: np.ndarray, index: int, shift: tuple[int, int] | None) -> None:
@@ -121,16 +121,16 @@ class DocumentWindows(Windows):
         size = self.num_tokens
         slack = (int(self._last[document]) - first_window) * size - (end - start)
         offset = 0 if shift is None else mix_seeds(*shift, document) % (slack + 1)
-        place = start + (index - first_window) * size - offset
-        found = self.stream.ids[max(start, place) : min(end, place + size)]
+        position = start + (index - first_window) * size - offset
+        found = self.stream.ids[max(start, position) : min(end, position + size)]
         window[: len(found)] = found
 
 
 class EpochWindows(Dataset[Sample]):
-    """Tells windows the epoch, which the sampler hands out with each index.
+    """Data set of windows that depend on the epoch, which the sampler yields with each index.
 
     Args:
-        windows: The samples.
+        windows: The windows.
         seed: Seed of the run.
     """
 
@@ -146,8 +146,8 @@ class EpochWindows(Dataset[Sample]):
         return batch.images[0], 0, int(batch.index[0]), batch.epoch
 
     def __getitems__(self, keys: Sequence[Key | int]) -> ImageBatch:
-        """Read the samples of one batch."""
-        # Lightning's overfit_batches replaces the sampler by one of plain indices.
+        """Read the windows of a batch."""
+        # Lightning's overfit_batches replaces the sampler with one that yields plain indices.
         pairs = [key if isinstance(key, tuple) else (0, key) for key in keys]
         index, epoch = torch.tensor([i for _, i in pairs], dtype=torch.int64), pairs[0][0]
         ids = self.windows.read_epoch(index, self.seed, epoch)

@@ -101,7 +101,7 @@ def test_a_codec_for_another_size_is_refused():
 
 def test_an_autoencoder_that_normalises_by_itself_is_refused():
     for options in ({"mean": MEAN}, {"std": STD}):
-        with pytest.raises(ConfigError, match="normalises by itself"):
+        with pytest.raises(ConfigError, match="normalises already"):
             LatentCodec((4, 2, 2), images=make_vae(**options))
 
 

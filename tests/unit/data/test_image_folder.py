@@ -290,7 +290,7 @@ def test_a_torchvision_without_a_decoder_is_named(folder, monkeypatch):
 
 
 def test_fast_decoder_and_own_transforms_do_not_go_together(folder):
-    with pytest.raises(ConfigError, match="CustomJiTDataModule has transforms"):
+    with pytest.raises(ConfigError, match=r"CustomJiTDataModule has .*transforms"):
         CustomJiTDataModule(str(folder), 8, 4, 0, decoder="fast").setup("fit")
     with pytest.raises(ConfigError, match="decoder='fast' reads colour only"):
         make(folder, decoder="fast", channels=1)

@@ -278,12 +278,12 @@ def test_a_shard_of_other_images_is_refused(copy, source, tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda m: "{", "no manifest"),
-        (lambda m: "[]", "no manifest"),
+        (lambda m: "{", "not a manifest"),
+        (lambda m: "[]", "not a manifest"),
         (lambda m: json.dumps({**m, "format": "else"}), "format 'else'"),
         (lambda m: json.dumps({**m, "version": 99}), "99"),
-        (lambda m: json.dumps({k: v for k, v in m.items() if k != "splits"}), "no manifest"),
-        (lambda m: json.dumps({**m, "img_size": 3}), "no manifest"),
+        (lambda m: json.dumps({k: v for k, v in m.items() if k != "splits"}), "not a manifest"),
+        (lambda m: json.dumps({**m, "img_size": 3}), "not a manifest"),
         (lambda m: json.dumps({**m, "classes": ["a"]}), "labels without a class"),
     ],
 )

@@ -24,8 +24,8 @@ def test_versions_are_compared_with_what_is_asked_for():
     asked = [Requirement(text) for text in ("torch>=2.11", "rich>=13.9", "yaml>=6", 'timm>=1.0; extra == "eval"')]
     installed = {"torch": "2.15.0+cu132", "rich": "12.0"}
     fits, *others = check_packages(asked, installed.get)
-    assert fits.level == "ok" and "torch 2.15.0+cu132" in fits.said and "rich" not in fits.said
-    assert [(f.level, f.way_out) for f in others] == [
+    assert fits.level == "ok" and "torch 2.15.0+cu132" in fits.message and "rich" not in fits.message
+    assert [(f.level, f.advice) for f in others] == [
         ("error", "pip install 'rich>=13.9'"),
         ("error", "pip install 'yaml>=6'"),
         ("note", "pip install 'jitflow[eval]'"),
@@ -35,7 +35,7 @@ def test_versions_are_compared_with_what_is_asked_for():
 def test_threads_and_disk(tmp_path):
     assert check_threads(2, 2, "GOMP_SPINCOUNT=1000").level == "ok"
     assert check_threads(2, 2, None).level == "note"
-    assert "OMP_NUM_THREADS=2" in check_threads(8, 2, None).way_out
+    assert "OMP_NUM_THREADS=2" in check_threads(8, 2, None).advice
     levels = [check_disk(tmp_path, free).level for free in (999_999_999, 2_000_000_000, 200_000_000_000)]
     assert levels == ["error", "note", "ok"]
     assert check_writing(tmp_path / "not" / "there").level == "ok"
@@ -44,12 +44,12 @@ def test_threads_and_disk(tmp_path):
 
 def test_folders_of_images(tmp_path):
     assert check_data(tmp_path / "none").level == "error"
-    assert "class folders" in check_data(tmp_path).said
+    assert "class folders" in check_data(tmp_path).message
     for name in ("a", "b"):
         (tmp_path / "train" / name).mkdir(parents=True)
     (tmp_path / "train" / "a" / "1.JPG").touch()
     finding = check_data(tmp_path)
-    assert finding.level == "error" and "1 of 2 classes hold no image, such as b" in finding.said
+    assert finding.level == "error" and "1 of 2 classes hold no image, such as b" in finding.message
     (tmp_path / "train" / "b" / "1.png").touch()
     assert check_data(tmp_path).level == "ok"
 

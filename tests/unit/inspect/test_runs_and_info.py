@@ -127,7 +127,7 @@ def test_damaged_checkpoints_are_named_and_an_older_one_counts(run_folder, image
     last = run_folder / "checkpoints" / "checkpoint-last.pth"
     last.write_bytes(last.read_bytes()[:1000])
     run = describe_run(run_folder)
-    assert run.state == "damaged" and "checkpoint-last.pth: it was cut short" in run.detail
+    assert run.state == "damaged" and "checkpoint-last.pth: it was truncated" in run.detail
     older = write_checkpoint(run_folder / "checkpoints" / "checkpoint-1.pth", images, epochs=1, steps=4)
     os.utime(older, (1, 1))
     run = describe_run(run_folder)
@@ -281,7 +281,7 @@ def test_in_a_copied_folder_the_newest_checkpoint_is_that_of_most_steps(tmp_path
     for name, steps in (("checkpoint-4.pth", 40), ("checkpoint-last.pth", 50), ("checkpoint-2.pth", 20)):
         made = temporary_beside(folder / "checkpoints" / name)
         write_checkpoint(made, images, steps=steps)
-        manifest.put(made, name, kind="milestone", step=steps)
+        manifest.commit(made, name, kind="milestone", step=steps)
     newest = folder / "checkpoints" / "checkpoint-last.pth"
     os.utime(newest, (1, 1))
     assert describe_run(folder).checkpoint == newest and describe_run(folder).steps == 50

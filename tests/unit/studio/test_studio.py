@@ -13,7 +13,7 @@ from jitflow.errors import ConfigError, MissingFileError
 from jitflow.model import Model
 from jitflow.studio.drawing import Drawing, draw
 from jitflow.studio.library import Library
-from jitflow.studio.request import Request, available_averages, check, default_request, words_of
+from jitflow.studio.request import Request, available_averages, check, default_request, sample_arguments
 from jitflow.studio.worker import StoppedError, events_of
 from jitflow.training.asked import parse_labels
 
@@ -56,7 +56,7 @@ def test_bad_values_are_refused_in_words(images, wrong, said):
 
 def labels_of(request, module):
     model = Model(module)
-    return model.ask(**words_of(request, model)).labels
+    return model.ask(**sample_arguments(request, model)).labels
 
 
 def test_subjects_are_classes_or_users(images, users, text):

@@ -17,7 +17,7 @@ from jitflow.io.files import temporary_beside
 def put(folder, name, step, kind="last", **how):
     temporary = temporary_beside(folder.folder / name)
     torch.save({"global_step": step}, temporary)
-    folder.put(temporary, name, kind=kind, step=step, **how)
+    folder.commit(temporary, name, kind=kind, step=step, **how)
     # Files of the same nanosecond have no order.
     os.utime(folder.folder / name, ns=(step * 10**9, step * 10**9))
     return folder.folder / name
@@ -71,7 +71,7 @@ def test_previous_moves_on_and_keeps_its_record(tmp_path):
     assert folder.problem(previous) == "its checksum differs"
 
 
-@pytest.mark.parametrize("where", ["settle", "_link", "write_json"])
+@pytest.mark.parametrize("where", ["commit_file", "_link", "write_json"])
 def test_a_crash_at_any_point_leaves_only_whole_files(tmp_path, monkeypatch, where):
     first = CheckpointFolder(tmp_path)
     put(first, LAST_NAME, 1, keep_previous=True)
@@ -119,7 +119,7 @@ def test_without_a_manifest_only_a_file_cut_short_is_noticed(tmp_path, caplog):
     path.write_bytes(path.read_bytes()[:-30])
     os.utime(path)
     assert find_checkpoint(tmp_path).name == "a.ckpt"
-    assert "b.ckpt is damaged (it was cut short)" in caplog.text
+    assert "b.ckpt is damaged (it was truncated)" in caplog.text
     assert find_checkpoint(path) == path
 
 
@@ -141,7 +141,7 @@ def test_a_damaged_manifest_is_left_aside(tmp_path, caplog, content):
     path = put(folder, LAST_NAME, 1)
     folder.manifest.write_text(content)
     assert find_checkpoint(tmp_path) == path
-    assert "manifest.json is damaged and left aside" in caplog.text
+    assert "manifest.json is damaged and ignored" in caplog.text
     # And written anew at the next save.
     put(CheckpointFolder(tmp_path), LAST_NAME, 2)
     assert [r.step for r in folder.records()[LAST_NAME]] == [2]
@@ -163,7 +163,7 @@ def test_forgetting_removes_file_and_record(tmp_path):
     for step in (1, 3, 2):
         put(folder, f"checkpoint-{step}.pth", step, kind=MILESTONE)
     assert folder.names_of_kind(MILESTONE) == ["checkpoint-1.pth", "checkpoint-2.pth", "checkpoint-3.pth"]
-    folder.forget(["checkpoint-1.pth"])
+    folder.remove(["checkpoint-1.pth"])
     assert folder.names_of_kind(MILESTONE) == ["checkpoint-2.pth", "checkpoint-3.pth"]
     assert not (tmp_path / "checkpoint-1.pth").exists()
 

@@ -166,8 +166,8 @@ def test_a_step_that_is_skipped_changes_nothing(fused, caplog):
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
     assert torch.equal(module.net.weight, net.weight)
-    assert "step 4 left out" in caplog.text and "samples 6, 7" in caplog.text
-    assert "2 steps were left out" in caplog.text
+    assert "step 4 skipped" in caplog.text and "samples 6, 7" in caplog.text
+    assert "2 steps were skipped" in caplog.text
 
 
 def test_too_many_skipped_steps_are_an_error():
@@ -201,7 +201,7 @@ def test_an_overflow_under_float16_is_left_out_by_the_scaler_and_training_goes_o
     module = fit({3: "gradient", 4: "gradient"}, FiniteGuard(check_every_n_steps=1), plugins=plugin, fused=False)
     assert torch.isfinite(module.net.weight).all() and not torch.equal(module.net.weight, torch.ones(3))
     assert plugin.scaler.get_scale() == 1.0
-    assert "left out" not in caplog.text
+    assert "skipped" not in caplog.text
     with pytest.raises(NonFiniteError, match="step 6: the loss is inf"):
         fit({5: "loss"}, FiniteGuard(check_every_n_steps=1), plugins=scaled(), fused=False)
 

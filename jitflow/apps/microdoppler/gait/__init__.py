@@ -1,8 +1,8 @@
-"""A radar simulator of walking people: bodies in motion, their echo, its spectrogram, and whole data sets.
+"""Radar simulator of walking people: moving bodies, their echo, its spectrogram, and whole data sets.
 
-The parts, each usable alone: ``joints`` (how joints turn over a gait cycle), ``body`` (where the body's points
-are), ``echo`` (what a radar receives), ``picture`` (what one sees of it), ``population`` (who walks, and
-how this time), ``dataset`` (folders of pictures) and ``estimate`` (reading the gait from a picture).
+The modules, each usable alone: ``joints`` (joint angles over a gait cycle), ``body`` (positions of the body's points),
+``echo`` (received radar signal), ``picture`` (spectrogram image), ``population`` (random people and walks), ``dataset``
+(folders of images) and ``estimate`` (gait read from an image).
 """
 
 from jitflow.apps.microdoppler.gait.body import Walker, body_points

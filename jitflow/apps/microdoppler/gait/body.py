@@ -1,7 +1,7 @@
-"""A person's body and where its points are while walking.
+"""Body of a walker, and the positions of its points while walking.
 
-Axes of the walk: x forward, y left, z up, metres; the origin is where the base of the spine would be at time 0
-without sway. P points, T times; arrays of places have shape ``(P, 3, T)``.
+Axes of the walk: x forward, y left, z up, metres; the origin is the base of the spine at time 0
+without sway. P points, T times; arrays of positions have shape ``(P, 3, T)``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HEAD, TORSO = 0.130, 0.288
 HALF_SHOULDER_WIDTH, HALF_HIP_WIDTH = 0.259 / 2, 0.191 / 2
 UPPER_LEG, LOWER_LEG, FOOT = 0.245, 0.246, 0.143
 UPPER_ARM, LOWER_ARM = 0.188, 0.152
-# Height of the ankle above the ground, which the model of joints leaves out.
+# Height of the ankle above the ground, which the joint model omits.
 ANKLE_HEIGHT = 0.039
 
 POINTS = (
@@ -56,13 +56,13 @@ PARTS = ("head", "torso", "shoulder", "upper_arm", "lower_arm", "hip", "upper_le
 
 @dataclass(frozen=True)
 class Walker:
-    """A person: body and walking habits. The defaults are the average walker of the model.
+    """Body and walking habits of a person. The defaults are the average walker of the model.
 
     Args:
         height_m: Body height, in [0.8, 2.5] m.
-        relative_velocity: Usual walking speed over leg length, 1/s, in [0.05, 3]; with it goes the cadence,
-            ``2 sqrt(rv) / 1.346`` steps a second. Usual walking is 1.1 to 1.9.
-        torso_scale: Length of the torso over the average for the height; so are the next six.
+        relative_velocity: Usual walking speed over leg length, 1/s, in [0.05, 3]; it determines the cadence,
+            ``2 sqrt(rv) / 1.346`` steps per second. Normal walking is 1.1 to 1.9.
+        torso_scale: Length of the torso relative to the average for the height; likewise the next six.
         shoulder_scale: Width of the shoulders.
         upper_leg_scale: Length of the thigh.
         lower_leg_scale: Length of the shank.
@@ -72,11 +72,11 @@ class Walker:
         hip_gain: Factor of the hip's flexion.
         knee_gain: Factor of the knee's flexion.
         elbow_gain: Factor of the elbow's flexion.
-        arm_swing_gain: Factor of the swing of the arms; 0 holds them still.
-        asymmetry: Share by which limb movements of the left side are larger, and of the right smaller.
-        phase_asymmetry_cycles: By how much the left side is late, in gait cycles.
-        trunk_lean_deg: How far the trunk leans forward.
-        part_gain_db: Echo of each of ``PARTS`` (cross-section, dB) against the average: clothes, build.
+        arm_swing_gain: Factor of the arm swing; 0 for none.
+        asymmetry: Relative increase of the left side's limb movements, and decrease of the right side's.
+        phase_asymmetry_cycles: Delay of the left side, in gait cycles.
+        trunk_lean_deg: Forward lean of the trunk.
+        part_gain_db: Cross-section of each of ``PARTS`` relative to the average, dB: clothes, build.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -116,7 +116,7 @@ class Walker:
 
     @property
     def leg_length_m(self) -> float:
-        """Hip to ankle, the unit of length of the model of walking."""
+        """Leg length from hip to ankle, the walking model's unit of length."""
         return self.height_m * (UPPER_LEG * self.upper_leg_scale + LOWER_LEG * self.lower_leg_scale)
 
     @property
@@ -141,19 +141,19 @@ class Walker:
 
 
 def body_points(walker: Walker, time_sec: Array, *, speed_factor: float = 1.0, initial_phase: float = 0.0) -> Array:
-    """Places of the body's points during a walk straight ahead.
+    """Compute the positions of the body's points during a straight walk.
 
     Lengths scale consistently: the cycle lasts ``1.346 / sqrt(rv)`` s, the body advances by ``rv`` leg lengths
-    a second, and its sway is in leg lengths too, so that the standing foot hardly slips.
+    a second, and its sway is in leg lengths too, so the standing foot hardly slips.
 
     Args:
-        walker: Who walks.
+        walker: The walker.
         time_sec: Times, shape ``(T,)``.
         speed_factor: Relative velocity of this walk over the walker's usual one.
         initial_phase: Phase of the gait at time 0, in cycles.
 
     Returns:
-        Places in metres, shape ``(17, 3, T)``, in the order of ``POINTS``.
+        Positions in metres, shape ``(17, 3, T)``, in the order of ``POINTS``.
 
     Raises:
         ConfigError: If the relative velocity is out of range.
@@ -167,20 +167,20 @@ def body_points(walker: Walker, time_sec: Array, *, speed_factor: float = 1.0, i
     strength = np.array([[1 + walker.asymmetry], [1 - walker.asymmetry]])
     side = np.array([[1.0], [-1.0]])  # left is positive y
 
-    # Limbs in planes of constant y; angles add up along the chain, since all turn about y.
+    # Limbs move in planes of constant y; angles add up along the chain, since all rotate about y.
     hip = np.radians(limbs.hip) * walker.hip_gain * strength
     shank = hip - np.radians(limbs.knee) * walker.knee_gain * strength
     foot = shank + np.radians(limbs.ankle)
-    knee_x, knee_z = _hanging(hip, walker.length_m("upper_leg"))
-    shank_x, shank_z = _hanging(shank, walker.length_m("lower_leg"))
+    knee_x, knee_z = _limb_end(hip, walker.length_m("upper_leg"))
+    shank_x, shank_z = _limb_end(shank, walker.length_m("lower_leg"))
     ankle_x, ankle_z = knee_x + shank_x, knee_z + shank_z
     toe_x, toe_z = ankle_x + walker.length_m("foot") * np.cos(foot), ankle_z + walker.length_m("foot") * np.sin(foot)
-    # The swing about its mean is what habits change, not the mean: 3 - ash / 2.
+    # Habits change the swing about its mean, not the mean: 3 - ash / 2.
     rest = 3 - 9.88 * rv / 2
     shoulder = np.radians(rest + (limbs.shoulder - rest) * walker.arm_swing_gain * strength)
     forearm = shoulder + np.radians(limbs.elbow) * walker.elbow_gain * strength
-    elbow_x, elbow_z = _hanging(shoulder, walker.length_m("upper_arm"))
-    forearm_x, forearm_z = _hanging(forearm, walker.length_m("lower_arm"))
+    elbow_x, elbow_z = _limb_end(shoulder, walker.length_m("upper_arm"))
+    forearm_x, forearm_z = _limb_end(forearm, walker.length_m("lower_arm"))
 
     lower_y = side * walker.length_m("hip")
     upper_y = side * walker.length_m("shoulder")
@@ -208,13 +208,13 @@ def body_points(walker: Walker, time_sec: Array, *, speed_factor: float = 1.0, i
 
 
 def line_of_sight(aspect_deg: float) -> tuple[float, float]:
-    """Unit vector in the walker's (forward, left) plane that points ``aspect_deg`` to the left of forward."""
+    """Return the unit vector in the walker's (forward, left) plane, ``aspect_deg`` to the left of forward."""
     angle = math.radians(aspect_deg)
     return math.cos(angle), math.sin(angle)
 
 
-def _hanging(angle: Array, length: float) -> tuple[Array, Array]:
-    """End of a limb that hangs down at rest, swung forward by an angle in radians: x and z."""
+def _limb_end(angle: Array, length: float) -> tuple[Array, Array]:
+    """Return x and z of the end of a hanging limb that is swung forward by an angle in radians."""
     return length * np.sin(angle), -length * np.cos(angle)
 
 

@@ -1,4 +1,4 @@
-"""Data set of simulated walkers: spectrograms of each, written by one process or several, and their record."""
+"""Simulate data sets of walkers: folders of spectrogram images, and a file with the truth of each."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from jitflow.io.files import read_json, write_json
 from jitflow.pictures import save_image
 
 TRUTH_NAME = "simulation.json"
-# The last 12 bytes of every whole PNG file: an empty IEND chunk with its checksum.
+# The last 12 bytes of every complete PNG file: an empty IEND chunk with its checksum.
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-# Pictures handed to a process at once, and how many such portions wait for each process.
-_PORTION, _WAITING = 8, 2
+# Images in a chunk of work, and the number of chunks queued for each process.
+_CHUNK_IMAGES, _QUEUED_CHUNKS = 8, 2
 
 _Task = tuple[str, Walker, Walk]
 
@@ -45,34 +45,34 @@ def write_dataset(
     num_processes: int = 1,
     on_image: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Simulate a data set, or finish one that was interrupted.
+    """Simulate a data set of spectrograms, or finish an interrupted one.
 
-    ``folder/simulation.json`` is written first and holds all parameters, users and truths; then come
-    ``train/ID_1/ID_1_0001.png`` and so on (``layout="flat"``: ``train/user_01_sample_001.png``), whole files or
-    none. Whole pictures that are there already stay, which makes the same call finish an interrupted set; the
-    folder must not be written to by two calls at once. A picture depends on the seed, its user and its number
-    alone (with ``min_cadence_gap`` also on the number of users), not on order or processes.
+    ``folder/simulation.json`` is written first, with all parameters, users and true values; then
+    ``train/ID_1/ID_1_0001.png`` and so on (``layout="flat"``: ``train/user_01_sample_001.png``),
+    each atomically. Existing complete images are kept, so that the same call resumes an interrupted set; two calls must
+    not write to the folder at once. An image depends on the seed, its user and its number alone (with
+    ``min_cadence_gap`` also on the number of users), not on order or processes.
 
     Args:
-        folder: Where; made if missing.
-        num_users: People, numbered from 1.
-        images_per_user: Pictures of each, training and validation together.
-        val_fraction: Share of each user's pictures under ``val/``, in [0, 1), at least one picture if not 0.
+        folder: Target folder; created if missing.
+        num_users: Number of people, numbered from 1.
+        images_per_user: Images of each user, training and validation together.
+        val_fraction: Share of each user's images in ``val/``, in [0, 1), at least one image if not 0.
         seed: Seed of everything.
-        radar: The radar; None is 24 GHz.
-        settings: Window, hop, axes and colours of the pictures; None is what suits the radar, with velocities from
-            -3 to 9 m/s for people who walk up, -9 to 3 for away, -6.2 to 6.2 for both.
-        variation: How much people and walks differ; None is the default.
-        min_cadence_gap: Least difference between the users' step frequencies: 0.1 is 10 %.
+        radar: The radar; None takes 24 GHz.
+        settings: Window, hop, axes and colours of the images; None takes defaults for the radar, with velocities from
+            -3 to 9 m/s for people who approach, -9 to 3 for those who walk away, -6.2 to 6.2 for both.
+        variation: Variation of people and walks; None takes the default.
+        min_cadence_gap: Minimum relative difference between the users' step frequencies: 0.1 is 10 %.
         layout: ``"class_folders"`` or ``"flat"``.
-        num_processes: Processes that simulate.
-        on_image: Called with (pictures done, all pictures) at the start and after pictures, in this process.
+        num_processes: Number of processes.
+        on_image: Called with (images done, total images) at the start and after images, in this process.
 
     Returns:
         The content of ``simulation.json``.
 
     Raises:
-        ConfigError: If an argument cannot work, or the folder holds a set with other parameters.
+        ConfigError: If an argument is invalid, or the folder holds a set with other parameters.
     """
     folder = Path(folder)
     truth = dataset_parameters(
@@ -116,20 +116,20 @@ def write_dataset(
 
 
 def _run(tasks: list[_Task], radar: Radar, settings: SpectrogramSettings, num_processes: int) -> Iterator[int]:
-    """Simulate the tasks, yielding how many pictures have just been finished."""
-    portions = [tasks[i : i + _PORTION] for i in range(0, len(tasks), _PORTION)]
-    if num_processes == 1 or len(portions) < 2:
+    """Simulate the images of the tasks, yielding the number of images just finished."""
+    chunks = [tasks[i : i + _CHUNK_IMAGES] for i in range(0, len(tasks), _CHUNK_IMAGES)]
+    if num_processes == 1 or len(chunks) < 2:
         for task in tasks:
             yield _write_pictures([task], radar, settings)
         return
-    # Spawned: a fork of a process with threads, as torch's are, can hang.
+    # Spawned, since a fork of a process with threads, such as torch's, can hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_processes, len(portions)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(num_processes, len(chunks)), mp_context=context) as pool:
         waiting: set[Future[int]] = set()
         try:
-            for portion in portions:
-                waiting.add(pool.submit(_write_pictures, portion, radar, settings))
-                if len(waiting) >= _WAITING * num_processes:
+            for chunk in chunks:
+                waiting.add(pool.submit(_write_pictures, chunk, radar, settings))
+                if len(waiting) >= _QUEUED_CHUNKS * num_processes:
                     finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                     yield sum(future.result() for future in finished)
             while waiting:
@@ -147,19 +147,20 @@ def _write_pictures(tasks: list[_Task], radar: Radar, settings: SpectrogramSetti
 
 
 def _check_same_set(folder: Path, truth: dict[str, Any]) -> None:
-    """Refuse to mix two sets in one folder."""
+    """Raise ConfigError if the folder holds another data set."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; name a folder")
     try:
-        record = read_json(folder / TRUTH_NAME)
+        recorded = read_json(folder / TRUTH_NAME)
     except MissingFileError:
-        unrecorded = [split for split in ("train", "val") if (folder / split).exists()]
-        if unrecorded:
+        unknown_folders = [split for split in ("train", "val") if (folder / split).exists()]
+        if unknown_folders:
             raise ConfigError(
-                f"{folder} has {' and '.join(unrecorded)} but no {TRUTH_NAME}: not a simulated set; name another folder"
+                f"{folder} has {' and '.join(unknown_folders)} but no {TRUTH_NAME}: not a simulated set; "
+                "name another folder"
             ) from None
         return
-    old = record.get("parameters", {}) if isinstance(record, dict) else {}
+    old = recorded.get("parameters", {}) if isinstance(recorded, dict) else {}
     new = truth["parameters"]
     differing = [name for name in new if old.get(name) != new[name]]
     if differing:
@@ -169,7 +170,7 @@ def _check_same_set(folder: Path, truth: dict[str, Any]) -> None:
 
 
 def _remove_half_written(folder: Path) -> None:
-    """Remove the temporary files of a killed call; folder readers would take them for pictures."""
+    """Remove temporary files of a killed call, which folder readers would take for images."""
     for split in ("train", "val"):
         for path in (folder / split).rglob(".*.png.*.png"):
             path.unlink(missing_ok=True)

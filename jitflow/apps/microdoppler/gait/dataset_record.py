@@ -14,7 +14,7 @@ from jitflow.apps.microdoppler.gait.truth import torso_velocity_m_s, true_step_f
 from jitflow.errors import ConfigError
 
 Layout = Literal["class_folders", "flat"]
-# Raised when the same parameters would give other pictures.
+# Version; raise it when the same parameters would give other images.
 _VERSION = 1
 
 
@@ -30,17 +30,17 @@ def dataset_parameters(
     min_cadence_gap: float = 0.0,
     layout: Layout = "class_folders",
 ) -> dict[str, Any]:
-    """Write the content of ``simulation.json``: every parameter, user and walk, without simulating a spectrogram.
+    """Return the content of ``simulation.json``: every parameter, user and walk, without simulating a spectrogram.
 
     Args:
-        num_users: As of :func:`~jitflow.apps.microdoppler.gait.dataset.write_dataset`; so are the others.
-        images_per_user: Pictures of each user.
+        num_users: As in :func:`~jitflow.apps.microdoppler.gait.dataset.write_dataset`; likewise the others.
+        images_per_user: Images of each user.
         val_fraction: Share under ``val/``.
         seed: Seed of everything.
         radar: The radar.
         settings: Window, hop, axes and colours.
-        variation: How much people and walks differ.
-        min_cadence_gap: Least difference between step frequencies.
+        variation: Variation of people and walks.
+        min_cadence_gap: Minimum relative difference between step frequencies.
         layout: Names of folders and files.
 
     Returns:
@@ -49,7 +49,7 @@ def dataset_parameters(
         ``torso_velocity_m_s``).
 
     Raises:
-        ConfigError: If an argument cannot work.
+        ConfigError: If an argument is invalid.
     """
     check_count("num_users", num_users)
     check_count("images_per_user", images_per_user)
@@ -114,7 +114,7 @@ def _num_val(images_per_user: int, val_fraction: float) -> int:
 
 
 def _default_settings(radar: Radar, variation: Variation) -> SpectrogramSettings:
-    """Return the settings that suit the radar, with a velocity axis for the walking direction."""
+    """Return default settings for the radar, with a velocity axis for the walking direction."""
     settings = settings_for_radar(radar)
     if variation.direction == "toward":
         return settings
@@ -123,7 +123,7 @@ def _default_settings(radar: Radar, variation: Variation) -> SpectrogramSettings
 
 
 def _check_axis(radar: Radar, settings: SpectrogramSettings, variation: Variation) -> None:
-    """Raise ConfigError for a velocity axis that the radar or the walks do not fit, before anything is written."""
+    """Raise ConfigError unless the velocity axis suits radar and walks, before anything is written."""
     if settings.velocity_span_m_s > radar.velocity_span_m_s * 1.001:
         raise ConfigError(
             f"the velocity axis spans {settings.velocity_span_m_s:g} m/s but the radar tells only "
@@ -132,7 +132,7 @@ def _check_axis(radar: Radar, settings: SpectrogramSettings, variation: Variatio
     size = settings.window_size(radar)
     if settings.fft_size is not None and settings.fft_size < size:
         raise ConfigError(f"fft_size {settings.fft_size} is below the {size} samples of the window; raise it")
-    # The torso itself has to be on the picture, in whichever direction people walk.
+    # The torso must be visible, whichever direction people walk.
     if variation.direction != "toward" and settings.velocity_min_m_s > -3.5:
         raise ConfigError(
             f"people who walk away need velocity_min_m_s below -3.5 on the axis; got {settings.velocity_min_m_s:g}"
@@ -150,7 +150,7 @@ def _file_name(layout: Layout, split: str, user_id: int, sample: int) -> str:
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """Fields of a data class as JSON gives them back: lists for tuples, None for no noise."""
+    """Return the fields of a dataclass as read back from JSON: lists for tuples, None for no noise."""
     fields = dataclasses.asdict(value)
     plain = {name: list(item) if isinstance(item, tuple) else item for name, item in fields.items()}
     return {name: None if isinstance(item, float) and math.isinf(item) else item for name, item in plain.items()}

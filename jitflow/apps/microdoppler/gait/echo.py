@@ -1,6 +1,6 @@
-"""What a radar receives from a walking person: the coherent sum of sixteen ellipsoids.
+"""Radar echo of a walking person: the coherent sum of sixteen ellipsoids.
 
-Left out, as in the model's source: loss with distance, antenna pattern, one limb hiding another, multipath.
+Not modelled, as in the model's source: loss with distance, antenna pattern, occlusion by other limbs, multipath.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from jitflow.apps.microdoppler.gait.joints import cycle_duration_sec
 Array = np.ndarray
 SPEED_OF_LIGHT_M_S = 299_792_458.0
 CHUNK_SAMPLES = 4096
-"""Samples of the signal computed at once: bounds memory (about 10 MB) and stays within the cache of a processor."""
+"""Samples of the signal computed at once, which bounds memory (about 10 MB) and fits the processor's cache."""
 
 _SIDES = ("left", "right")
-# Kind, ends of the axis, and where the echo comes from: "first", "middle" or "second" end; semi-axis across, metres.
+# Kind, ends of the axis, and position of the scatterer: "first", "middle" or "second" end; semi-axis across, metres.
 _LAYOUT: dict[str, tuple[str, str, str, float]] = {
     "head": ("neck", "head", "second", 0.10),
     "torso": ("base", "neck", "middle", 0.15),
@@ -48,12 +48,12 @@ _ACROSS_M = np.array([_LAYOUT[part][3] for _, part, _ in _SEGMENTS])
 
 @dataclass(frozen=True)
 class Radar:
-    """A coherent radar that looks along the ground.
+    """Coherent radar that looks along the ground.
 
     Args:
         carrier_hz: Carrier frequency, such as 24e9 or 77e9.
-        prf_hz: Echoes a second (pulse or chirp repetition). Velocities are told apart within
-            ``prf_hz * wavelength / 2``: 12.5 m/s for the default.
+        prf_hz: Pulse (or chirp) repetition frequency. Velocities are unambiguous within ``prf_hz * wavelength / 2``:
+            12.5 m/s for the default.
         height_m: Height above the ground.
 
     Raises:
@@ -76,16 +76,16 @@ class Radar:
 
     @property
     def velocity_span_m_s(self) -> float:
-        """Width of the band of radial velocities that are told apart."""
+        """Width of the unambiguous band of radial velocities."""
         return self.prf_hz * self.wavelength_m / 2
 
 
 def radar_for_carrier(carrier_hz: float, *, velocity_span_m_s: float = 12.4) -> Radar:
-    """Radar of any carrier whose echo rate tells enough velocities apart, rounded up to 100 Hz.
+    """Build a radar for a carrier, with a pulse rate for the velocity span, rounded up to 100 Hz.
 
     Args:
         carrier_hz: Carrier frequency, Hz.
-        velocity_span_m_s: Width of the band of radial velocities to tell apart.
+        velocity_span_m_s: Width of the unambiguous band of radial velocities.
 
     Returns:
         The radar: 2000 Hz at 24 GHz, 6400 Hz at 77 GHz.
@@ -101,16 +101,16 @@ def radar_for_carrier(carrier_hz: float, *, velocity_span_m_s: float = 12.4) -> 
 
 @dataclass(frozen=True)
 class Walk:
-    """One walk past the radar: what differs between two recordings of the same person.
+    """One walk in front of the radar: the parameters that differ between two recordings of the same walker.
 
     Args:
         initial_phase: Phase of the gait at the start of the walk, in cycles.
-        start_sec: How long the walk has lasted when the recording begins.
+        start_sec: Duration of the walk before the recording begins.
         speed_factor: Relative velocity over the walker's usual one.
         aspect_deg: Angle between the walking direction and the line of sight to the radar in the middle of the
             recording: 0 walks straight at the radar, 180 straight away, positive leaves it on the left.
         distance_m: Horizontal distance from the radar in the middle of the recording.
-        snr_db: Mean power of the echo over that of white noise in the radar's whole band; infinity for none.
+        snr_db: Mean power of the echo over that of white noise in the radar's whole band; infinity for no noise.
         fade_db: Depth of a slow fade of the echo.
         fade_period_sec: Period of the fade.
         noise_seed: Seed of the noise.
@@ -141,15 +141,15 @@ class Walk:
 
 
 def segment_echoes(walker: Walker, points: Array, radar_position_m: Array) -> tuple[Array, Array]:
-    """Distance and radar cross-section of every segment, each an ellipsoid about its axis.
+    """Compute distance and radar cross-section of every body segment, each an ellipsoid about its axis.
 
     With semi-axes ``a`` across and ``c`` along (half the length), seen at an angle ``theta`` from the axis, the
     cross-section is ``pi a^4 c^2 / (a^2 sin^2 theta + c^2 cos^2 theta)^2``.
 
     Args:
-        walker: Whose segments.
-        points: Places of the body's points, shape ``(17, 3, T)``.
-        radar_position_m: Place of the radar on the same axes, shape ``(3,)``.
+        walker: The walker.
+        points: Positions of the body's points, shape ``(17, 3, T)``.
+        radar_position_m: Position of the radar on the same axes, shape ``(3,)``.
 
     Returns:
         Distances in metres and cross-sections in m^2, each ``(16, T)``, in the order of ``SEGMENTS``.
@@ -160,8 +160,8 @@ def segment_echoes(walker: Walker, points: Array, radar_position_m: Array) -> tu
     """
     start, end = points[_FROM], points[_TO]
     axis = end - start
-    place = start + _WHERE[:, None, None] * axis
-    sight = np.asarray(radar_position_m, dtype=float)[:, None] - place
+    position = start + _WHERE[:, None, None] * axis
+    sight = np.asarray(radar_position_m, dtype=float)[:, None] - position
     distance = np.sqrt(np.einsum("kit,kit->kt", sight, sight))
     along = np.einsum("kit,kit->kt", sight, axis)
     cos2 = along**2 / (distance**2 * np.einsum("kit,kit->kt", axis, axis))
@@ -173,9 +173,9 @@ def segment_echoes(walker: Walker, points: Array, radar_position_m: Array) -> tu
 
 
 def coherent_sum(distance_m: Array, cross_section_m2: Array, wavelength_m: float) -> Array:
-    """Add up echoes with their phases: ``sum_k sqrt(sigma_k) exp(-4 pi i r_k / wavelength)``.
+    """Sum echoes coherently, with their phases: ``sum_k sqrt(sigma_k) exp(-4 pi i r_k / wavelength)``.
 
-    A target that comes nearer at ``v`` gives the positive frequency ``2 v / wavelength``.
+    A target that approaches at ``v`` gives the positive frequency ``2 v / wavelength``.
 
     Args:
         distance_m: Distances, shape ``(K, T)``.
@@ -191,12 +191,12 @@ def coherent_sum(distance_m: Array, cross_section_m2: Array, wavelength_m: float
 
 
 def simulate_signal(walker: Walker, walk: Walk, radar: Radar, num_samples: int) -> Array:
-    """What the radar receives during a recording, one number for each pulse.
+    """Simulate the radar signal of a recording, one complex sample for each pulse.
 
     Args:
-        walker: Who walks.
-        walk: How, and where.
-        radar: Who watches.
+        walker: The walker.
+        walk: The walk.
+        radar: The radar.
         num_samples: Number of pulses T; the recording lasts ``num_samples / radar.prf_hz`` seconds.
 
     Returns:

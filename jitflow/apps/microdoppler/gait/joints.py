@@ -1,6 +1,6 @@
-"""How the joints of a walking person turn over one gait cycle: the global model of Boulic et al.
+"""Joint angles of a walking person over a gait cycle: the global model of Boulic et al.
 
-A phase counts gait cycles (two steps); whole numbers are alike. ``rv`` is the relative velocity, walking speed
+A phase counts gait cycles (two steps), so whole numbers are equivalent. ``rv`` is the relative velocity, walking speed
 over leg length (hip to ankle), in 1/s, in (0, 3]. Angles are in degrees.
 
 References:
@@ -57,14 +57,14 @@ def cycle_duration_sec(rv: float) -> float:
 
 
 def support_fraction(rv: float) -> float:
-    """Share of the cycle during which a foot stands: ``0.752 - 0.143 / cycle``."""
+    """Share of the gait cycle during which a foot stands: ``0.752 - 0.143 / cycle``."""
     return 0.752 - 0.143 / cycle_duration_sec(rv)
 
 
 def joint_angles(phase: Array, rv: float) -> JointAngles:
-    """Angles of the right side's joints, and of the trunk.
+    """Compute the joint angles of the right side and of the trunk over the gait cycle.
 
-    The left side's are those half a cycle later (``phase + 0.5``); the trunk's belong to ``phase`` itself.
+    The left side's angles are those half a cycle later (``phase + 0.5``); the trunk's belong to ``phase`` itself.
 
     Args:
         phase: Time in gait cycles, any shape; 0 is near the strike of the right heel.
@@ -95,7 +95,7 @@ def joint_angles(phase: Array, rv: float) -> JointAngles:
 
 
 def trunk_translation(phase: Array, rv: float) -> Array:
-    """Sway of the body's centre beside its uniform progress, in units of the leg length.
+    """Compute the sway of the body's centre in addition to its uniform motion, in leg lengths, over the gait cycle.
 
     Args:
         phase: Time in gait cycles, shape ``(T,)``.
@@ -120,10 +120,10 @@ def trunk_translation(phase: Array, rv: float) -> Array:
 
 
 def periodic_pchip(points: Sequence[tuple[float, float]], t: Array) -> Array:
-    """Interpolate periodically by monotone cubics, without overshoot between control points.
+    """Interpolate a periodic gait curve with monotone cubics, without overshoot between control points.
 
     Args:
-        points: Pairs of time and value; times are taken modulo 1, and of equal times the first counts.
+        points: Pairs of time and value; times are modulo 1, and the first of equal times is used.
         t: Times in ``[0, 1)``, any shape.
 
     Returns:
@@ -133,7 +133,7 @@ def periodic_pchip(points: Sequence[tuple[float, float]], t: Array) -> Array:
         F. N. Fritsch & J. Butland, "A method for constructing local monotone piecewise cubic interpolants",
         SIAM J. Sci. Stat. Comput. 5 (1984) 300-304; the slopes are those of MATLAB's and SciPy's pchip.
     """
-    # Rounding drops the second of two control points that are the same but for the last bit.
+    # Rounding merges control points that differ only in the last bit.
     knots = {round(time % 1.0, 12) % 1.0: value for time, value in reversed(points)}
     x = np.array(sorted(knots))
     y = np.array([knots[time] for time in x])
@@ -143,7 +143,7 @@ def periodic_pchip(points: Sequence[tuple[float, float]], t: Array) -> Array:
     weight, weight_before = 2 * width + before, width + 2 * before
     with np.errstate(divide="ignore", invalid="ignore"):
         harmonic = (weight + weight_before) / (weight / rise_before + weight_before / rise)
-    # At a turning point the slope is zero, which is what keeps the curve between its control points.
+    # At a turning point the slope is zero, which keeps the curve between its control points.
     slope = np.where(rise * rise_before > 0, harmonic, 0.0)
     slope_after = np.roll(slope, -1)
     cubic = (slope + slope_after - 2 * rise) / width**2
@@ -152,13 +152,13 @@ def periodic_pchip(points: Sequence[tuple[float, float]], t: Array) -> Array:
     t = np.asarray(t, dtype=float)
     piece = np.searchsorted(x, t, side="right") - 1
     s = t - x[piece]
-    # Before the first knot one is in the last piece, entered a period ago (piece is -1 there).
+    # Times before the first knot are in the last piece, one period earlier (piece is -1 there).
     s = np.where(piece < 0, s + 1.0, s)
     return y[piece] + s * (slope[piece] + s * (square[piece] + s * cubic[piece]))
 
 
 def _control_points(rv: float) -> dict[str, list[tuple[float, float]]]:
-    """Control points (phase, degrees) of every interpolated curve."""
+    """Return the control points (phase, degrees) of every interpolated curve."""
     ds = support_fraction(rv)
     thorax = [(0.1, 4 / 3 * rv), (0.4, -1.5 * rv), (0.6, -4 / 3 * rv), (0.9, 1.5 * rv)]
     if rv < 0.5:

@@ -1,4 +1,4 @@
-"""From a radar's echo to the picture that people look at: velocity over time."""
+"""Spectrogram image of a radar echo: velocity over time."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ CHUNK_COLUMNS = 256
 
 @dataclass(frozen=True)
 class SpectrogramSettings:
-    """How a spectrogram is made and drawn. Time runs left to right, velocity bottom to top.
+    """Settings of a spectrogram image. Time runs left to right, velocity bottom to top.
 
     Args:
-        duration_sec: Time that the picture shows, from its left edge to its right.
+        duration_sec: Duration of the image, from its left edge to its right.
         window_sec: Length of the Hann window; velocities are resolved to about wavelength / (2 window).
-        hop_sec: Time between two columns before the picture is resized.
-        fft_size: Points of the Fourier transform, zero-padded; None is the power of two at least twice the window.
-        velocity_min_m_s: Radial velocity at the bottom edge; negative moves away from the radar.
+        hop_sec: Time between two columns before resizing.
+        fft_size: Points of the Fourier transform, zero-padded; None takes the power of two at least twice the window.
+        velocity_min_m_s: Radial velocity at the bottom edge; negative is away from the radar.
         velocity_max_m_s: Radial velocity at the top edge.
         dynamic_range_db: Levels from the strongest (1, the colour map's end) down to this far below it (0).
-        height_px: Height of the picture.
-        width_px: Width of the picture.
-        colour_map: ``"viridis"`` (near to MATLAB's parula), ``"jet"``, ``"turbo"`` or ``"grey"``.
+        height_px: Height of the image.
+        width_px: Width of the image.
+        colour_map: ``"viridis"`` (close to MATLAB's parula), ``"jet"``, ``"turbo"`` or ``"grey"``.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -71,16 +71,16 @@ class SpectrogramSettings:
 
     @property
     def num_columns(self) -> int:
-        """Columns before the picture is resized."""
+        """Number of spectrogram columns before resizing."""
         return max(1, round(self.duration_sec / self.hop_sec))
 
     @property
     def velocity_span_m_s(self) -> float:
-        """Velocities that the picture shows, from its bottom edge to its top."""
+        """Width of the image's velocity axis, from bottom to top."""
         return self.velocity_max_m_s - self.velocity_min_m_s
 
     def num_samples(self, radar: Radar) -> int:
-        """Pulses to record, so that every column sees a whole window."""
+        """Number of pulses to record, so that every column has a whole window."""
         last = round((self.num_columns - 1) * self.hop_sec * radar.prf_hz)
         return last + self.window_size(radar)
 
@@ -97,12 +97,12 @@ class SpectrogramSettings:
 
 
 def settings_for_radar(radar: Radar) -> SpectrogramSettings:
-    """Settings that suit a carrier: window 100 ms up to 40 GHz, 60 ms above, where velocities are finer anyway."""
+    """Default spectrogram settings for a radar: window 100 ms up to 40 GHz, 60 ms above."""
     return SpectrogramSettings(window_sec=0.1 if radar.carrier_hz <= 40e9 else 0.06)
 
 
 def stft(signal: Array, *, window_size: int, starts: Array, fft_size: int) -> Array:
-    """Short-time Fourier transform with a Hann window.
+    """Compute the short-time Fourier transform with a Hann window.
 
     Each column obeys Parseval's theorem: its energy is ``fft_size`` times that of the windowed samples.
 
@@ -116,7 +116,7 @@ def stft(signal: Array, *, window_size: int, starts: Array, fft_size: int) -> Ar
         Complex values, shape ``(fft_size, N)``; row 0 is frequency zero, negative ones are at the end.
 
     Raises:
-        ConfigError: If the sizes do not fit.
+        ConfigError: If the sizes are inconsistent.
     """
     if fft_size < window_size:
         raise ConfigError(f"fft_size {fft_size} is below the {window_size} samples of the window; raise it")
@@ -132,19 +132,18 @@ def stft(signal: Array, *, window_size: int, starts: Array, fft_size: int) -> Ar
 
 
 def hann(size: int) -> Array:
-    """Periodic Hann window; copies half a window apart add up to 1."""
+    """Periodic Hann window; copies half a window apart sum to 1."""
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
 
 
 def spectrogram(signal: Array, radar: Radar, settings: SpectrogramSettings) -> tuple[Array, Array, Array]:
-    """Power over velocity and time.
+    """Compute a spectrogram: power over velocity and time.
 
-    Velocities are read within the picture's band: a radar cannot tell those apart that differ by
-    ``radar.velocity_span_m_s``.
+    Velocities are taken within the image's band, since those that differ by ``radar.velocity_span_m_s`` are ambiguous.
 
     Args:
         signal: Echo, shape ``(T,)``, T at least ``settings.num_samples(radar)``.
-        radar: What recorded it.
+        radar: The radar.
         settings: Window, hop and axes.
 
     Returns:
@@ -152,9 +151,9 @@ def spectrogram(signal: Array, radar: Radar, settings: SpectrogramSettings) -> t
         times in seconds, shape ``(N,)``, from the picture's left edge.
 
     Raises:
-        ConfigError: If the band is wider than the radar tells apart, or the signal too short.
+        ConfigError: If the band is wider than the radar's unambiguous span, or the signal too short.
     """
-    # A tiny excess is rounding, as at 24 GHz, 2000 Hz and -3.25 to 9.25 m/s.
+    # Tolerate rounding, as at 24 GHz, 2000 Hz and -3.25 to 9.25 m/s.
     if settings.velocity_span_m_s > radar.velocity_span_m_s * 1.001:
         raise ConfigError(
             f"the velocity axis spans {settings.velocity_span_m_s:g} m/s but prf_hz {radar.prf_hz:g} tells only "
@@ -171,11 +170,11 @@ def spectrogram(signal: Array, radar: Radar, settings: SpectrogramSettings) -> t
 
 
 def spectrogram_levels(signal: Array, radar: Radar, settings: SpectrogramSettings) -> Array:
-    """Levels of the picture before it is coloured.
+    """Compute the levels of a spectrogram image before colouring.
 
     Args:
         signal: Echo, shape ``(T,)``.
-        radar: What recorded it.
+        radar: The radar.
         settings: Window, hop, axes and range.
 
     Returns:
@@ -186,7 +185,7 @@ def spectrogram_levels(signal: Array, radar: Radar, settings: SpectrogramSetting
     strongest = power.max()
     level_db = 10 * np.log10(np.maximum(power / (strongest or 1.0), 1e-20))
     level = np.clip(1 + level_db / settings.dynamic_range_db, 0, 1).astype(np.float32)
-    # The box says where the picture's edges lie, in rows of the spectrogram (row i covers i to i + 1).
+    # The box gives the image's edges in rows of the spectrogram (row i covers i to i + 1).
     step = velocity[1] - velocity[0]
     top = (velocity[-1] + step / 2 - settings.velocity_max_m_s) / step
     bottom = len(velocity) - (settings.velocity_min_m_s - velocity[0] + step / 2) / step
@@ -198,20 +197,20 @@ def spectrogram_levels(signal: Array, radar: Radar, settings: SpectrogramSetting
 
 
 def spectrogram_image(signal: Array, radar: Radar, settings: SpectrogramSettings) -> Array:
-    """Coloured spectrogram: time left to right, velocity bottom to top.
+    """Draw a coloured spectrogram: time left to right, velocity bottom to top.
 
-    The strongest echo of the picture has the last colour, what is ``dynamic_range_db`` below it the first.
+    The strongest echo has the last colour of the map, ``dynamic_range_db`` below it the first.
 
     Args:
         signal: Echo, shape ``(T,)``, T at least ``settings.num_samples(radar)``.
-        radar: What recorded it.
+        radar: The radar.
         settings: Window, hop, axes, range and colours.
 
     Returns:
-        Picture, shape ``(height_px, width_px, 3)``, uint8.
+        Image, shape ``(height_px, width_px, 3)``, uint8.
 
     Raises:
-        ConfigError: If the settings do not fit the radar, or the signal is too short.
+        ConfigError: If the settings do not suit the radar, or the signal is too short.
     """
     levels = spectrogram_levels(signal, radar, settings)
     return colour_table(settings.colour_map)[np.round(levels * 255).astype(np.uint8)]
@@ -221,20 +220,20 @@ def simulate_image(walker: Walker, walk: Walk, radar: Radar, settings: Spectrogr
     """Simulate a walk and draw its spectrogram.
 
     Args:
-        walker: Who walks.
-        walk: How, and where.
-        radar: Who watches.
+        walker: The walker.
+        walk: The walk.
+        radar: The radar.
         settings: Window, hop, axes, range and colours.
 
     Returns:
-        Picture, shape ``(height_px, width_px, 3)``, uint8.
+        Image, shape ``(height_px, width_px, 3)``, uint8.
     """
     return spectrogram_image(simulate_signal(walker, walk, radar, settings.num_samples(radar)), radar, settings)
 
 
 @functools.cache
 def colour_table(name: str) -> Array:
-    """The 256 colours of a map, shape ``(256, 3)``, uint8."""
+    """Return the 256 colours of a colour map, shape ``(256, 3)``, uint8."""
     if name == "grey":
         return np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
     import matplotlib
@@ -244,17 +243,17 @@ def colour_table(name: str) -> Array:
 
 
 def levels_from_image(image: Array, colour_map: str) -> Array:
-    """Read the levels back from colours: the nearest of the map's.
+    """Recover spectrogram levels from colours: the nearest of the map's.
 
     Args:
-        image: Picture, shape ``(H, W, 3)``, uint8; colours need not be exactly those of the map.
+        image: Image, shape ``(H, W, 3)``, uint8; colours need not be exactly those of the map.
         colour_map: Name of the map.
 
     Returns:
         Levels in ``[0, 1]``, shape ``(H, W)``.
 
     Raises:
-        ConfigError: If the picture has another shape or type, or the map is unknown.
+        ConfigError: If the image's shape or type is wrong, or the map is unknown.
     """
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -269,7 +268,7 @@ def levels_from_image(image: Array, colour_map: str) -> Array:
 
 @functools.cache
 def _inverse_colours(name: str) -> Array:
-    """Level of the nearest colour for each of 32 x 32 x 32 cells of colour."""
+    """Return the level of the nearest map colour for each of 32 x 32 x 32 colour cells."""
     centre = np.arange(32) * 8 + 3.5
     cells = np.stack(np.meshgrid(centre, centre, centre, indexing="ij"), axis=-1).reshape(-1, 3)
     table = colour_table(name).astype(float)

@@ -1,4 +1,4 @@
-"""Who walks, and how this time: bodies, habits and walks drawn from a seed, the same in whatever order."""
+"""Random walkers and walks: bodies, habits and recordings drawn from a seed, in any order."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from jitflow.core.seeding import mix_seeds
 from jitflow.errors import ConfigError
 
 Direction = Literal["toward", "away", "both"]
-# Beyond these the model of walking is a crawl or a run.
-_SLOWEST, _FASTEST = 0.6, 2.8
-# Tells the streams of users, samples and cadences apart.
+# Outside this range of relative velocities the model is not a walk.
+_MIN_VELOCITY, _MAX_VELOCITY = 0.6, 2.8
+# Separate the random streams of users, samples and cadences.
 _USER, _SAMPLE, _CADENCE = 1, 2, 3
 
 
 @dataclass(frozen=True)
 class Variation:
-    """How much people differ, and one person's walks. Pairs are (smallest, largest) of uniform draws.
+    """Variation between walkers and between the walks of one walker. Pairs are limits of uniform distributions.
 
     Args:
         height_m: Body heights, m.
         relative_velocity: Usual relative velocities, 1/s, within [0.6, 2.8].
         habit_strength: Factor of the range of all other differences between people (lengths of limbs +-4 %, gains
             of hip and knee +-12 %, of the arm swing +-40 %, left against right +-6 % and +-1.5 % of a cycle, lean
-            -2 to 6 degrees, echo of each part +-3 dB); 0 makes bodies that differ in height and cadence alone.
+            -2 to 6 degrees, echo of each part +-3 dB); with 0 bodies differ in height and cadence alone.
         speed_jitter: Largest relative change of the relative velocity from walk to walk; the step frequency
             changes by half as much.
         aspect_deg: Largest angle between the walk and the line of sight, degrees.
@@ -57,7 +57,7 @@ class Variation:
 
     def __post_init__(self) -> None:
         check_pair("height_m", self.height_m, 0.8, 2.5, unit="m")
-        check_pair("relative_velocity", self.relative_velocity, _SLOWEST, _FASTEST, unit="1/s")
+        check_pair("relative_velocity", self.relative_velocity, _MIN_VELOCITY, _MAX_VELOCITY, unit="1/s")
         check_range("habit_strength", self.habit_strength, 0, 3)
         check_range("speed_jitter", self.speed_jitter, 0, 0.05)
         check_range("aspect_deg", self.aspect_deg, 0, 90, unit="degrees")
@@ -72,24 +72,24 @@ class Variation:
 def draw_walkers(
     num_users: int, seed: int, *, variation: Variation | None = None, min_cadence_gap: float = 0.0
 ) -> list[Walker]:
-    """Draw the people of a data set.
+    """Draw the walkers of a data set at random.
 
-    A user's body and habits depend on the seed and the user alone; so does the cadence, unless a gap is asked
-    for, which has to be settled among all of them.
+    A user's body and habits depend on the seed and the user alone; so does the cadence, unless a minimum gap between
+    all users is requested.
 
     Args:
-        num_users: How many.
+        num_users: Number of walkers.
         seed: Seed of the set.
-        variation: How much they differ; None is the default.
-        min_cadence_gap: Least difference between any two users' usual step frequencies, as a fraction of the
-            lower: 0.1 is 10 %. The range of relative velocities is widened about its middle where it has to be,
-            up to [0.6, 2.8], which has room for 9 users at 10 % or 16 at 5 %.
+        variation: Variation between walkers; None takes the default.
+        min_cadence_gap: Minimum difference between any two users' usual step frequencies, relative to the lower: 0.1 is
+            10 %. The range of relative velocities is widened about its middle if necessary, up to [0.6, 2.8], which
+            suffices for 9 users at 10 % or 16 at 5 %.
 
     Returns:
         One walker for each user.
 
     Raises:
-        ConfigError: If there is no room for the gap, or a number is out of range.
+        ConfigError: If the gap is too large for the users, or a number is out of range.
     """
     check_count("num_users", num_users)
     _check_seed(seed)
@@ -128,13 +128,13 @@ def draw_walkers(
 
 
 def draw_walk(seed: int, user: int, sample: int, *, variation: Variation | None = None) -> Walk:
-    """Draw one walk of one user, a function of the three numbers alone.
+    """Draw a walk of a user at random, a function of seed, user and sample alone.
 
     Args:
         seed: Seed of the set.
         user: Index of the user, from 0.
         sample: Index of the walk, from 0.
-        variation: How much walks differ; None is the default.
+        variation: Variation between walks; None takes the default.
 
     Returns:
         The walk.
@@ -165,23 +165,23 @@ def draw_walk(seed: int, user: int, sample: int, *, variation: Variation | None 
 
 
 def _spread_relative_velocities(num_users: int, seed: int, variation: Variation, gap: float) -> list[float]:
-    """Relative velocities whose cadences keep apart, in random order: random points with a least distance."""
-    # The cadence goes with the square root of the relative velocity. The hair's breadth more outlasts rounding.
+    """Draw relative velocities whose cadences have a minimum gap, in random order."""
+    # The cadence is proportional to the square root of the relative velocity. A tiny margin absorbs rounding.
     apart = 2 * math.log1p(gap) * (1 + 1e-9)
     needed = apart * (num_users - 1)
     low, high = (math.log(value) for value in variation.relative_velocity)
-    least, most = math.log(_SLOWEST), math.log(_FASTEST)
+    least, most = math.log(_MIN_VELOCITY), math.log(_MAX_VELOCITY)
     if needed > most - least:
         room = int((most - least) / apart) + 1
         raise ConfigError(
             f"min_cadence_gap {gap:g} has room for {room} users at human speeds, not {num_users}; lower one of them"
         )
-    # A tenth of slack, so that not all sets with many users are the same.
+    # A tenth of slack, so that sets with many users still differ.
     length = min(max(high - low, 1.1 * needed), most - least)
     low = min(max((low + high - length) / 2, least), most - length)
     generator = np.random.default_rng(mix_seeds(seed, _CADENCE, num_users))
     places = np.sort(generator.uniform(0, length - needed, size=num_users)) + apart * np.arange(num_users)
-    values = np.clip(np.exp(low + generator.permutation(places)), _SLOWEST, _FASTEST)
+    values = np.clip(np.exp(low + generator.permutation(places)), _MIN_VELOCITY, _MAX_VELOCITY)
     return [float(value) for value in values]
 
 

@@ -1,4 +1,4 @@
-"""What is true of a walk, to compare with what a spectrogram shows."""
+"""True gait of a simulated walk, for comparison with its spectrogram."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from jitflow.apps.microdoppler.gait.joints import cycle_duration_sec
 
 
 def true_step_frequency_hz(walker: Walker, walk: Walk | None = None) -> float:
-    """Steps a second: two in each gait cycle.
+    """True step frequency of a walker: two steps in each gait cycle.
 
     Args:
-        walker: Who walks.
-        walk: Which walk; None is the walker's usual speed.
+        walker: The walker.
+        walk: The walk; None takes the walker's usual speed.
 
     Returns:
         The cadence in Hz.
@@ -23,11 +23,11 @@ def true_step_frequency_hz(walker: Walker, walk: Walk | None = None) -> float:
 
 
 def walking_speed_m_s(walker: Walker, walk: Walk | None = None) -> float:
-    """Mean speed over the ground: relative velocity times leg length.
+    """Mean walking speed over the ground: relative velocity times leg length.
 
     Args:
-        walker: Who walks.
-        walk: Which walk; None is the walker's usual speed.
+        walker: The walker.
+        walk: The walk; None takes the walker's usual speed.
 
     Returns:
         The speed in m/s.
@@ -39,8 +39,8 @@ def torso_velocity_m_s(walker: Walker, walk: Walk | None = None) -> float:
     """Mean radial velocity of the torso in the middle of the recording: speed times the cosine of the aspect.
 
     Args:
-        walker: Who walks.
-        walk: Which walk; None is the walker's usual speed, straight at the radar.
+        walker: The walker.
+        walk: The walk; None takes the walker's usual speed, straight towards the radar.
 
     Returns:
         The velocity in m/s, positive towards the radar.

@@ -1,4 +1,4 @@
-"""Text as token ids, and back: bytes, byte-pair encoding, or any local Hugging Face folder."""
+"""Tokenizers: bytes, byte-pair encoding, or any local Hugging Face folder."""
 
 from jitflow.apps.text.tokenizer.base import Tokenizer
 from jitflow.apps.text.tokenizer.bpe import train_bpe

@@ -1,4 +1,4 @@
-"""What every tokenizer offers, and what all of them share."""
+"""The protocol of tokenizers, and their shared helpers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Protocol
 
 
 class Tokenizer(Protocol):
-    """Turns text into token ids and back.
+    """Tokenizer that converts text to token ids and back.
 
     Attributes:
         name: Short name for people, such as ``"bytes"``.
         vocab_size: Number of ids, special ones included; every id lies in ``[0, vocab_size)``.
         end_id: Id that marks the end of a document.
-        pad_id: Id that fills up a window, always another than ``end_id``.
+        pad_id: Id of the padding, always different from ``end_id``.
         fingerprint: SHA-256 of the definition; equal for tokenizers that give equal ids, whatever their name.
     """
 
@@ -34,24 +34,24 @@ class Tokenizer(Protocol):
     def fingerprint(self) -> str: ...  # noqa: D102
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, without end or padding. Lone surrogates are read as U+FFFD."""
+        """Return the token ids of a text, without end or padding. Lone surrogates are read as U+FFFD."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of ids.
+        """Return the text of token ids.
 
-        It reads to the end: the end token stops nothing. Special ids and ids that name no token vanish, bytes that
-        are no UTF-8 become U+FFFD.
+        All ids are decoded, also after an end token. Special and unknown ids are dropped; bytes that are not UTF-8
+        become U+FFFD.
         """
         ...
 
     def to_json(self) -> str:
-        """Return the whole definition, for a checkpoint; ``tokenizer_from_json`` reads it."""
+        """Return the tokenizer's definition, for a checkpoint; ``tokenizer_from_json`` reads it."""
         ...
 
 
 def well_formed(text: str) -> str:
-    """Replace lone surrogates, which no encoding can write, by U+FFFD; pairs of them become their character."""
+    """Replace lone surrogates in a text, which no encoding can write, by U+FFFD; pairs become their character."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -60,10 +60,10 @@ def well_formed(text: str) -> str:
 
 
 def fingerprint_of(*parts: object) -> str:
-    """Return the SHA-256 of the parts of a definition."""
+    """Return the SHA-256 of the parts of a tokenizer's definition."""
     digest = hashlib.sha256()
     for part in parts:
-        # With its length, so that no two lists of parts read the same.
+        # With its length, so that different lists of parts never give the same bytes.
         data = str(part).encode("utf-8")
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Byte-pair encoding, learned from a corpus: frequent strings become one token.
+"""Byte-pair encoding trained on a corpus: frequent strings become one token.
 
 References:
     Sennrich, Haddow & Birch 2016, arXiv:1508.07909; over bytes: Radford et al. 2019, "Language Models are Unsupervised
@@ -20,18 +20,18 @@ _NUM_BYTES = 256
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int = 4096, *, max_characters: int = 200_000_000) -> SubwordTokenizer:
-    """Learn a tokenizer over bytes, so that every text has ids and comes back exactly.
+    """Train a byte-level BPE tokenizer, which can encode every text and decode it exactly.
 
     The same texts in the same order give the same tokenizer.
 
     Args:
-        texts: Documents or parts of them.
-        vocab_size: Number of ids with the end and the padding, at least 258. A small corpus may not have as many
-            repeated strings; the vocabulary is then smaller.
-        max_characters: Learning stops reading here; the library keeps every distinct word in memory.
+        texts: Documents, or parts of documents.
+        vocab_size: Number of ids including end and padding, at least 258. The vocabulary is smaller if a small corpus
+            has too few repeated strings.
+        max_characters: Training reads no more than this; the library keeps every distinct word in memory.
 
     Returns:
-        The tokenizer; its last two ids are the end and the padding.
+        The tokenizer; its last two ids are end and padding.
 
     Raises:
         ConfigError: If the vocabulary is too small or the ``tokenizers`` library is missing.
@@ -51,7 +51,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096, *, max_characters: i
         min_frequency=2,
         show_progress=False,
     )
-    reader = _Counted(texts, max_characters)
+    reader = _CountingReader(texts, max_characters)
     engine.train_from_iterator(iter(reader), trainer)
     if not reader.num_characters:
         raise DataError("there is no text to learn a tokenizer from")
@@ -63,8 +63,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096, *, max_characters: i
     return tokenizer
 
 
-class _Counted:
-    """The beginning of some texts, counted while it is read."""
+class _CountingReader:
+    """Iterator over the beginning of texts that counts characters."""
 
     def __init__(self, texts: Iterable[str], limit: int) -> None:
         self._texts, self._limit = texts, limit

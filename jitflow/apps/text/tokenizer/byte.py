@@ -1,4 +1,4 @@
-"""Text as its UTF-8 bytes: no training, any language, 258 ids."""
+"""Byte tokenizer: UTF-8 bytes, no training, any language, 258 ids."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NUM_BYTES = 256
 
 
 class ByteTokenizer:
-    """One id for each byte of UTF-8, 256 for the end, 257 for padding."""
+    """Tokenizer with one id for each UTF-8 byte, 256 for the end and 257 for padding."""
 
     name = "bytes"
     vocab_size = _NUM_BYTES + 2
@@ -20,13 +20,13 @@ class ByteTokenizer:
     fingerprint = fingerprint_of("bytes", _NUM_BYTES, _NUM_BYTES + 1)
 
     def encode(self, text: str) -> list[int]:
-        """Return the bytes of a text."""
+        """Return the UTF-8 bytes of a text as ids."""
         return list(well_formed(text).encode("utf-8"))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of ids; what is no byte vanishes."""
+        """Return the text of token ids; ids that are not bytes are dropped."""
         return bytes(i for i in ids if 0 <= i < _NUM_BYTES).decode("utf-8", "replace")
 
     def to_json(self) -> str:
-        """Return the definition."""
+        """Return the tokenizer's definition."""
         return json.dumps({"kind": "bytes"})

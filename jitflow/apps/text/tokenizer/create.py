@@ -1,4 +1,4 @@
-"""Tokenizers by name, and from a checkpoint."""
+"""Create tokenizers by name or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from jitflow.apps.text.tokenizer.subword import SubwordTokenizer, tokenizers_lib
 from jitflow.errors import CheckpointError, ConfigError, unknown_name
 from jitflow.io.files import write_text
 
-# Of the user's texts, to see whether a folder's tokenizer gives them back.
+# Samples of the user's texts, to test whether a folder's tokenizer reproduces them.
 _NUM_SAMPLE_TEXTS = 50
 _SAMPLE_CHARACTERS = 10_000
 _FIELDS = {"definition": str, "end_id": int, "pad_id": int, "name": str}
 
 
 def make_tokenizer(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
-    """Make the tokenizer that a word names.
+    """Create a tokenizer by name.
 
     Args:
-        spec: ``"bytes"``; ``"bpe"`` or ``"bpe:4096"``, learned from the texts; or a local folder with a
+        spec: ``"bytes"``; ``"bpe"`` or ``"bpe:4096"``, trained on the texts; or a local folder with a
             ``tokenizer.json``.
         texts: The training texts; read only as far as needed.
 
@@ -35,7 +35,7 @@ def make_tokenizer(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
         The tokenizer.
 
     Raises:
-        ConfigError: If the word is none of these, or the tokenizer cannot be made.
+        ConfigError: If the name is unknown, or the tokenizer cannot be created.
         MissingFileError: If it is a path that does not exist.
         DataError: If there is no text to learn from.
     """
@@ -54,7 +54,7 @@ def make_tokenizer(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
-    """Make the tokenizer that ``to_json`` wrote.
+    """Create a tokenizer from the definition of its ``to_json``.
 
     Args:
         text: The definition.
@@ -64,7 +64,7 @@ def tokenizer_from_json(text: str) -> Tokenizer:
 
     Raises:
         CheckpointError: If the definition is damaged or of an unknown kind.
-        ConfigError: If it needs the ``tokenizers`` library and that is missing.
+        ConfigError: If it needs the ``tokenizers`` library, which is missing.
     """
     damaged = CheckpointError("the tokenizer in the checkpoint is damaged; use another checkpoint")
     try:
@@ -79,7 +79,7 @@ def tokenizer_from_json(text: str) -> Tokenizer:
         raise CheckpointError(f"the tokenizer in the checkpoint is of the unknown kind {kind!r}; update jitflow")
     if any(type(fields[key]) is not kind for key, kind in _FIELDS.items()):
         raise damaged
-    tokenizers_library()  # a missing library is no damage
+    tokenizers_library()  # raises ConfigError if the library is missing, which is not damage
     try:
         return SubwordTokenizer(**fields)
     except ConfigError:
@@ -87,12 +87,12 @@ def tokenizer_from_json(text: str) -> Tokenizer:
 
 
 def read_or_learn(spec: str, texts: Callable[[], Iterable[str]], *, cache_dir: str | Path | None = None) -> Tokenizer:
-    """Make a tokenizer of its JSON or of a word; one that has to be learned is kept for the next time.
+    """Create a tokenizer from its JSON or by name; a trained one is cached.
 
     Args:
-        spec: What ``to_json`` gave, or a word as in :func:`make_tokenizer`.
-        texts: Gives the training texts; called only where they are needed.
-        cache_dir: Folder in which a learned tokenizer is kept, named after the word and the text.
+        spec: Result of ``to_json``, or a name as in :func:`make_tokenizer`.
+        texts: Returns the training texts; called only if needed.
+        cache_dir: Folder that caches a trained tokenizer, named after its spec and the text.
 
     Returns:
         The tokenizer.

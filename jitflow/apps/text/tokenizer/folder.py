@@ -1,4 +1,4 @@
-"""Tokenizers in a local folder of the Hugging Face layout; nothing is downloaded and no code of it runs."""
+"""Load a tokenizer from a local Hugging Face folder, without downloads or running its code."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from jitflow.io.files import read_json
 _log = logging.getLogger(__name__)
 
 _DEFINITION = "tokenizer.json"
-# Later files give way to earlier ones.
+# Earlier files take precedence.
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
-# What hand-made layouts hold instead of the one file.
+# Files of other layouts, without a tokenizer.json.
 _OTHER_LAYOUTS = ("vocab.json", "merges.txt", "vocab.txt", "*.model", "*.tiktoken")
-# Each line has lost something in some published tokenizer: case, runs of blanks, accents, rare scripts.
+# Each text is changed by some published tokenizer: case, runs of blanks, accents, rare scripts.
 SAMPLE_TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
     "Upper and lower: iPhone, NASA, McDonald's, don't.",
@@ -35,12 +35,12 @@ SAMPLE_TEXTS = (
 def load_tokenizer(path: str | Path, *, sample: Iterable[str] = ()) -> SubwordTokenizer:
     """Load the tokenizer of a local folder.
 
-    The end and the padding token are those of ``tokenizer_config.json`` or ``special_tokens_map.json``; one that is
-    missing is added behind the vocabulary. A warning says if texts do not come back as they were.
+    The end and the padding token are those of ``tokenizer_config.json`` or ``special_tokens_map.json``; a missing one
+    is appended to the vocabulary. A warning is logged if texts change in a round trip.
 
     Args:
         path: Folder with a ``tokenizer.json``, or that file.
-        sample: Texts to measure the round trip on, beside some built-in ones.
+        sample: Texts to test the round trip, in addition to built-in ones.
 
     Returns:
         The tokenizer.
@@ -74,7 +74,7 @@ def load_tokenizer(path: str | Path, *, sample: Iterable[str] = ()) -> SubwordTo
 
 
 def changed_texts(tokenizer: Tokenizer, texts: Iterable[str]) -> list[tuple[str, str]]:
-    """Return the texts that a tokenizer does not give back as they were, each with what it gives back."""
+    """Return the texts that change in a tokenizer's round trip, each with its decoded version."""
     pairs = ((text, tokenizer.decode(tokenizer.encode(text))) for text in map(well_formed, texts))
     return [(text, back) for text, back in pairs if text != back]
 

@@ -1,4 +1,4 @@
-"""Tokenizers of the ``tokenizers`` library, carried by their definition."""
+"""Subword tokenizers of the ``tokenizers`` library, stored by their definition."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from jitflow.errors import ConfigError
 
 
 def tokenizers_library() -> ModuleType:
-    """Import ``tokenizers``; raise ConfigError if it is not installed."""
-    # Decided by us, or the library prints a warning into the terminal whenever a loader forks.
+    """Import the ``tokenizers`` library for subword tokenizers; raise ConfigError if it is not installed."""
+    # Set explicitly, or the library prints a warning whenever a loader forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         import tokenizers
@@ -27,14 +27,14 @@ def tokenizers_library() -> ModuleType:
 
 
 class SubwordTokenizer:
-    """A tokenizer that the ``tokenizers`` library runs.
+    """Tokenizer that runs a definition of the ``tokenizers`` library.
 
-    Text never turns into a special token, not even if it spells one out.
+    Text never encodes to a special token, even if it spells one out.
 
     Args:
-        definition: Content of a ``tokenizer.json``; kept as it is.
-        end_id: Id of the end token; None adds one behind the vocabulary.
-        pad_id: Id of the padding token; None, or the id of the end token, adds one behind the vocabulary.
+        definition: Content of a ``tokenizer.json``, stored unchanged.
+        end_id: Id of the end token; None appends one to the vocabulary.
+        pad_id: Id of the padding token; None, or the id of the end token, appends one to the vocabulary.
         name: Short name for people.
 
     Raises:
@@ -45,12 +45,12 @@ class SubwordTokenizer:
         self.name = name
         self._definition = definition
         self._engine = _engine(definition)
-        # Ids can have gaps, so that counting them would be too few.
+        # Ids can have gaps, so the largest id counts, not their number.
         size = 1 + max(self._engine.get_vocab(with_added_tokens=True).values(), default=-1)
         if end_id is None:
             end_id, size = size, size + 1
         if pad_id is None or pad_id == end_id:
-            # Padding is masked out of the loss, and the end has to be learned: they cannot share an id.
+            # Padding is masked out of the loss and the end token must be learned, so they cannot share an id.
             pad_id = max(size, end_id + 1)
         if min(end_id, pad_id) < 0:
             raise ConfigError(f"tokenizer {name}: end_id and pad_id cannot be negative; got {end_id} and {pad_id}")
@@ -60,15 +60,15 @@ class SubwordTokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the definition and the special ids."""
+        """SHA-256 of the tokenizer's definition and special ids."""
         return fingerprint_of("subword", self._definition, self.end_id, self.pad_id)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, without end or padding."""
+        """Return the token ids of a text, without end or padding."""
         return list(self._engine.encode(well_formed(text), add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of ids; special ids and ids of no token vanish."""
+        """Return the text of token ids; special and unknown ids are dropped."""
         special = (self.end_id, self.pad_id)
         known = [int(i) for i in ids if 0 <= i < self.vocab_size and i not in special]
         return self._engine.decode(known, skip_special_tokens=True)
@@ -78,7 +78,7 @@ class SubwordTokenizer:
         return self._engine.token_to_id(token)
 
     def to_json(self) -> str:
-        """Return the definition, the special ids and the name."""
+        """Return the tokenizer's definition, special ids and name."""
         return json.dumps(
             {
                 "kind": "subword",
@@ -97,7 +97,7 @@ def _engine(definition: str) -> Any:
     # The library raises plain Exception.
     except Exception as error:  # noqa: BLE001
         raise ConfigError(f"this is no tokenizer that the tokenizers library can read ({error})") from None
-    # A definition can ask to cut or to fill every text.
+    # A definition can request truncation or padding of every text.
     engine.no_truncation()
     engine.no_padding()
     engine.encode_special_tokens = True
