@@ -88,7 +88,12 @@ class LearningRateSchedulerCallback(pl.Callback):
     def __init__(
         self, lr_schedule: str = "constant", warmup_epochs: float = 5, min_lr: float = 0.0, epochs: float = 600
     ) -> None:
-        self.settings = ScheduleSettings(lr_schedule, warmup_epochs, min_lr, epochs)
+        settings = ScheduleSettings(lr_schedule, warmup_epochs, min_lr, epochs)
+        # Attributes that subclasses read.
+        self.lr_schedule = settings.lr_schedule
+        self.warmup_epochs = settings.warmup_epochs
+        self.min_lr = settings.min_lr
+        self.epochs = settings.epochs
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Store the peak learning rate of each parameter group in the optimiser's state."""
@@ -103,6 +108,7 @@ class LearningRateSchedulerCallback(pl.Callback):
     ) -> None:
         """Set the learning rate of the next step."""
         epoch = trainer.current_epoch + batch_idx / trainer.num_training_batches
+        settings = ScheduleSettings(self.lr_schedule, self.warmup_epochs, self.min_lr, self.epochs)
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate(epoch, group["peak_lr"])
+                group["lr"] = settings.learning_rate(epoch, group["peak_lr"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import re
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pages import NAMES, PAGES, README, ROOT, Page, all_blocks, blocks_of, stale
 
 from jitflow.applications import get_application, load_object
 from jitflow.cli import VERBS, main
+from jitflow.run.arguments import arguments_of
 from jitflow.run.recipe import flatten, read_recipe
 from jitflow.run.settings import complete
 from jitflow.verbs.commandline import option_kinds
@@ -106,10 +106,10 @@ def arguments_in(text):
 def test_tables_name_every_argument_with_its_default(name, heading, target):
     section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text_of(name), re.MULTILINE | re.DOTALL).group(1)
     module, _, attribute = target.partition(":")
-    parameters = inspect.signature(getattr(importlib.import_module(module), attribute)).parameters
+    takes = arguments_of(getattr(importlib.import_module(module), attribute))
     printed = {k: eval(v) for k, v in arguments_in(section).items()}
-    assert printed == {k: p.default for k, p in parameters.items()}
-    assert list(printed) == list(parameters)
+    assert printed == takes.defaults
+    assert list(printed) == takes.names
 
 
 @pytest.mark.parametrize("name", ["coming_from_jit.md", "coming_from_diffusers.md", "how_to.md", "large_runs.md"])
