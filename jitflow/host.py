@@ -9,13 +9,13 @@ import ctypes
 import os
 
 # How often an idle thread polls for work before it sleeps. A thread that sleeps at once must be woken for each of a
-# # step's hundreds of small kernels; one that polls for long keeps other processes off the core. The second variable is
-# # for LLVM's and Intel's OpenMP, in milliseconds (untested).
+# step's hundreds of small kernels; one that polls for long keeps other processes off the core. The second variable is
+# for LLVM's and Intel's OpenMP, in milliseconds (untested).
 WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 _WAIT_POLICY = "OMP_WAIT_POLICY"
 
 # Parameters of glibc's mallopt, and how many freed bytes it may keep: a network's activations fit within them, and
-# # larger blocks still go back to the system.
+# larger blocks still go back to the system.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _MAX_KEPT_BYTES, _MAX_KEPT_BLOCK_BYTES = 2**30, 2**27
 # What glibc before 2.35 allows.

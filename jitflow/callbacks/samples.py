@@ -92,7 +92,7 @@ class SampleGridCallback(pl.Callback):
         self._drawn_at = self._epochs_done
         # Only the first process draws, and the others do not wait for it here: generate() calls the bare
         # module, not the one wrapped for parallel training, and nothing below logs through the module. A
-        # # collective call in this branch would wait forever for processes that never reach it.
+        # collective call in this branch would wait forever for processes that never reach it.
         if not trainer.is_global_zero:
             return
         module = as_flow_module(pl_module, self)

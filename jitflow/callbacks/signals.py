@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 # SLURM can be configured to send SIGUSR1 before a job's time limit; Windows does not have it.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 # A dead process closes its connection, which is noticed at once; this timeout is for a machine that stops responding.
-# # Longer than anything that one process does alone between two steps, such as drawing samples.
+# Longer than anything that one process does alone between two steps, such as drawing samples.
 _TIMEOUT = timedelta(minutes=30)
 
 

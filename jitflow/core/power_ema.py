@@ -160,7 +160,7 @@ def reconstruction_coefficients(
     gram = profile_inner_product(t[:, None], g[:, None], t, g) * scale[:, None] * scale
     aim = profile_inner_product(t, g, target_step, target_gamma) * scale
     # Neighbouring snapshots are nearly equal. Directions whose eigenvalue is within the rounding error of the matrix
-    # # carry no information but would get huge coefficients of alternating sign, which would amplify the float32
+    # carry no information but would get huge coefficients of alternating sign, which would amplify the float32
     # rounding # of the snapshots. A pseudo-inverse drops these directions.
     values, vectors = torch.linalg.eigh(gram)
     kept = values > len(t) * torch.finfo(torch.float64).eps * values[-1]

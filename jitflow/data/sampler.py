@@ -62,7 +62,7 @@ class ResumableSampler(DistributedSampler[tuple[int, int]]):
 
     def __len__(self) -> int:
         # The whole epoch even after skip(): Lightning takes the length of an epoch from here and counts
-        # # the batches done before the resume too.
+        # the batches done before the resume too.
         return self.num_samples
 
     def __iter__(self) -> Iterator[tuple[int, int]]:

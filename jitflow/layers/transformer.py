@@ -16,7 +16,7 @@ from jitflow.layers.embed import LabelEmbedder, TimestepEmbedder
 
 CompiledParts = Literal["blocks", "network"]
 # Limit of compiled variants of a layer: all blocks share their code, which is compiled with and without class tokens,
-# # with and without gradients, and for several batch sizes. Torch's default of 8 would silently stop compiling.
+# with and without gradients, and for several batch sizes. Torch's default of 8 would silently stop compiling.
 _RECOMPILE_LIMIT = 64
 
 

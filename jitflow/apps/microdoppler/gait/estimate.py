@@ -16,7 +16,7 @@ from jitflow.apps.microdoppler.gait.picture import SpectrogramSettings, levels_f
 Array = np.ndarray
 
 # The two legs differ, so an image correlates with itself more after two steps than after one. In 90 simulated walks the
-# # peak of one step was at least 0.48 of the highest, and no peak came before it.
+# peak of one step was at least 0.48 of the highest, and no peak came before it.
 _FIRST_PEAK = 0.4
 # Images of noise stay below 0.02, simulated walks above 0.4.
 _MIN_CORRELATION = 0.1
