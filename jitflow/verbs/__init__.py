@@ -1,1 +1,1 @@
-"""The commands of `jitflow`: one verb a file."""
+"""The commands of `jitflow`: one file per verb."""

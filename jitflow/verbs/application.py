@@ -18,42 +18,42 @@ Command = Callable[[list[str]], None]
 
 
 def application(name: str, args: list[str]) -> None:
-    """Run a command of an application; without a word, or with ``--help``, list the commands.
+    """Run a command of an application; without arguments, or with ``--help``, list the commands.
 
     Args:
         name: The application's name.
-        args: Words after it.
+        args: Arguments after it.
 
     Raises:
-        ConfigError: If it has no such command.
+        ConfigError: If the application has no such command.
     """
     chosen = get_application(name)
     general: dict[str, Callable[..., Any]] = {}
     if chosen.documented is not None:
         general["train"] = _documented_train(name)
-    general["sample"] = _of_this(name, sample, "Draw samples from a checkpoint: the same as `jitflow sample`.")
-    general["evaluate"] = _of_this(name, evaluate, "Evaluate a checkpoint: the same as `jitflow evaluate`.")
+    general["sample"] = _restrict_to(name, sample, "Draw samples from a checkpoint: the same as `jitflow sample`.")
+    general["evaluate"] = _restrict_to(name, evaluate, "Evaluate a checkpoint: the same as `jitflow evaluate`.")
     own = {command: load_object(path) for command, path in chosen.commands.items()}
     run_group(name, {**own, **{command: verb for command, verb in general.items() if command not in own}}, args)
 
 
 def _documented_train(name: str) -> Command:
     def train(args: list[str]) -> None:
-        """Train a model, in the words of the documents."""
+        """Train a model with the options that the documents name."""
         documented_train(name, args)
 
     return train
 
 
-def _of_this(name: str, verb: Command, summary: str) -> Command:
-    """A verb that takes checkpoints of one application only."""
+def _restrict_to(name: str, verb: Command, summary: str) -> Command:
+    """Restrict a verb to the checkpoints of one application."""
 
     def command(args: list[str]) -> None:
-        path = next((word for word in args if not word.startswith("-")), None)
+        path = next((arg for arg in args if not arg.startswith("-")), None)
         if path is not None and Path(path).expanduser().is_file():
-            theirs = read_state(path).application
-            if theirs != name:
-                raise CheckpointError(f"{path} is no model of {name}; it is of {theirs or 'another class'}")
+            owner = read_state(path).application
+            if owner != name:
+                raise CheckpointError(f"{path} is no model of {name}; it belongs to {owner or 'another class'}")
         verb(args)
 
     command.__doc__ = summary

@@ -1,4 +1,4 @@
-"""Options from signatures: how a function becomes a command, and several a group."""
+"""Build command-line parsers from function signatures, for single commands and groups of commands."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from rich.table import Table
 from jitflow.errors import ConfigError, option_error, unknown_name
 from jitflow.verbs.words import full_name, spell_out
 
-# Name under which jsonargparse knows how values of a command line are read.
+# Name under which the loader of command-line values is registered with jsonargparse.
 WORDS = "words"
 
 
 def run_group(
     name: str, commands: Mapping[str, Callable[..., Any]], args: list[str], *, positional: Collection[str] = ()
 ) -> Any:
-    """Run one of several commands that share a verb; without a word, or with ``--help``, list the commands.
+    """Run one of several commands that share a verb; without arguments, or with ``--help``, list the commands.
 
     Args:
         name: The verb.
-        commands: Function of each command; one whose only argument is ``args`` is given the words as they are.
-        args: Words after the verb.
-        positional: Commands whose required arguments are given by place; the others' are options.
+        commands: Function of each command; one whose only parameter is ``args`` gets the arguments unparsed.
+        args: Arguments after the verb.
+        positional: Commands whose required arguments are positional; those of the others are options.
 
     Returns:
-        What the command returns; None for a list.
+        What the command returns; None after listing the commands.
 
     Raises:
-        ConfigError: If there is no such command.
+        ConfigError: If the command does not exist.
     """
     if not args or args[0] in ("-h", "--help"):
         table = Table("command", "what it does", box=None, pad_edge=False)
@@ -61,48 +61,48 @@ def run_command(
     positional: bool = True,
     further: type | None = None,
 ) -> Any:
-    """Make the options of a command from a function's signature and docstring, and run it.
+    """Parse a command's options, which its function's signature and docstring define, and run it.
 
     An argument that is a dataclass is a section, whose fields are dotted options (``--sampling.steps``); see
-    :func:`jitflow.verbs.words.spell_out` for what people may write.
+    :func:`jitflow.verbs.words.spell_out` for the accepted spellings.
 
     Args:
-        name: Words after ``jitflow``.
-        function: What to run.
-        args: Words after the verb.
-        positional: Whether required arguments are given by place; else as options.
-        further: Dataclass whose fields are options as well; the function is given it as ``further``.
+        name: Command name after ``jitflow``.
+        function: Function to run.
+        args: Arguments after the verb.
+        positional: Whether required arguments are positional; else they are options.
+        further: Dataclass whose fields become options too; the function receives an instance as ``further``.
 
     Returns:
         What the function returns.
 
     Raises:
-        ConfigError: If an option is unknown or has a value that it cannot have.
+        ConfigError: If an option is unknown or has an invalid value.
     """
     prog = f"jitflow {name}"
     parser = command_parser(prog, function, positional=positional, further=further)
     kinds = {**option_kinds(function), **(option_kinds(further) if further is not None else {})}
-    words = spell_out(args, kinds)
+    spelt = spell_out(args, kinds)
     try:
-        asked = parser.instantiate_classes(parser.parse_args(words))
+        parsed = parser.instantiate_classes(parser.parse_args(spelt))
     except argparse.ArgumentError as error:
         raise ConfigError(_as_typed(str(option_error(str(error), prog)), args, kinds)) from None
-    given = dict(vars(asked))
+    given = dict(vars(parsed))
     if further is not None:
         given["further"] = further(**{field.name: given.pop(field.name) for field in dataclasses.fields(further)})
     return call(function, given)
 
 
 def _as_typed(text: str, args: list[str], kinds: Mapping[str, str]) -> str:
-    """An error in which options of sections are named as they were typed, with their section or without."""
-    for word in args:
-        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
+    """Name options in an error message as the user typed them, with their section or without."""
+    for arg in args:
+        name = arg.partition("=")[0].removeprefix("--").replace("-", "_")
         text = text.replace(f"--{full_name(name, kinds)} ", f"--{name} ")
     return text
 
 
 def call(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
-    """Run a command's function with the options that were read."""
+    """Run a command's function with the parsed options."""
     return function(**given)
 
 
@@ -137,10 +137,10 @@ def _kinds(function: Callable[..., Any], prefix: str) -> Iterator[tuple[str, str
             yield f"{prefix}{name}", kind if isinstance(kind, str) else inspect.formatannotation(kind)
 
 
-def _load_word(text: str) -> Any:
-    """Read a value of the command line by YAML's rules, but that only ``null`` is none: ``~`` and ``#1`` are text."""
+def _load_value(text: str) -> Any:
+    """Parse a command-line value as YAML, except that only ``null`` is None: ``~`` and ``#1`` stay text."""
     value = jsonargparse.get_loader("yaml")(text)
     return text if value is None and text.strip() != "null" else value
 
 
-jsonargparse.set_loader(WORDS, _load_word, (yaml.YAMLError,))
+jsonargparse.set_loader(WORDS, _load_value, (yaml.YAMLError,))

@@ -7,10 +7,10 @@ from jitflow.verbs.commandline import run_group
 
 
 def data(args: list[str]) -> None:
-    """Run ``jitflow data <command>``.
+    """Run a data-set command, ``jitflow data <command>``.
 
     Args:
-        args: Words after the verb.
+        args: Arguments after the verb.
     """
     paths = {command: path for name in BUILT_IN for command, path in get_application(name).data_commands.items()}
     run_group("data", {name: load_object(path) for name, path in paths.items()}, args, positional=paths)

@@ -1,4 +1,4 @@
-"""The verb ``demo``: an application's training on built-in data, with the steps before and after it."""
+"""The verb ``demo``: train an application on built-in data, with the steps before and after training."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ SETTINGS = "settings"
 """Section of a demo's record that holds its settings besides the recipe."""
 _HELP = """
 
-Run again, it goes on where it stopped, or reports what is there.
+Run the command again to resume an interrupted demo, or to report the results of a finished one.
 
 Args:
     out: Folder of the results.
-    seed: Seed of everything.
-    restart: Throw away what is in the folder and start anew.
-    dry_run: Say what would be done, and do nothing.
+    seed: Seed of all random generators.
+    restart: Delete the results in the folder and start from scratch.
+    dry_run: Print what would be done, and do nothing.
 """
 
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """A demo with everything that it depends on.
+    """Complete settings of a demo.
 
     Attributes:
         name: The application.
         demo: Its demo.
         out: Folder of the results.
-        seed: Seed of everything.
+        seed: Seed of all random generators.
         overrides: Settings of the recipe by dotted name.
         settings: The demo's other settings.
         recipe: Complete recipe of the training.
@@ -70,12 +70,12 @@ class DemoPlan:
 
     @property
     def record(self) -> dict[str, Any]:
-        """All settings, as ``run.json`` holds them."""
+        """All settings of the demo, as stored in ``run.json``."""
         return {**self.recipe, SETTINGS: dict(self.settings)}
 
 
 def demo(args: list[str]) -> None:
-    """Run ``jitflow demo``."""
+    """Run the demo of an application, ``jitflow demo``."""
     name = list_applications()[0]
     if args[:1] and not args[0].startswith("-"):
         name, args = args[0], args[1:]
@@ -114,18 +114,18 @@ def run_demo(
     dry_run: bool = False,
     quick: bool = False,
 ) -> dict[str, Any]:
-    """Run a demo, or go on with one that was cut off, or report a finished one; say how it went.
+    """Run a demo, resume an interrupted one, or report the metrics of a finished one.
 
     Args:
         name: The application.
         out: Folder of the results; ``runs/demo/<name>`` by default.
-        seed: Seed of everything.
-        restart: Throw away what the demo wrote into the folder, and start anew.
-        dry_run: Say what would be done, and do nothing.
-        quick: A run of seconds, for tests; nothing is learned.
+        seed: Seed of all random generators.
+        restart: Delete what the demo wrote into the folder, and start from scratch.
+        dry_run: Print what would be done, and do nothing.
+        quick: Train for seconds only, for tests; nothing is learned.
 
     Returns:
-        What ``metrics.json`` holds; empty after a dry run.
+        Content of ``metrics.json``; empty after a dry run.
 
     Raises:
         ConfigError: If the folder holds a run with other settings.
@@ -135,17 +135,17 @@ def run_demo(
     path = out / METRICS_NAME
     console = Console(stderr=True, soft_wrap=True)
     if dry_run:
-        state = "report what is there" if path.exists() else "go on" if out.exists() else "start"
+        action = "report the results" if path.exists() else "resume" if out.exists() else "start"
         shown = json.dumps({**plan.overrides, **plan.settings})
         console.print(
-            f"would {'start anew' if restart else state} in {out} (recipe {plan.demo.recipe}, seed {seed}): {shown}"
+            f"would {'restart' if restart else action} in {out} (recipe {plan.demo.recipe}, seed {seed}): {shown}"
         )
         return {}
     if restart:
         clear_demo(out, plan.demo)
     _check_same(plan)
     if path.exists():
-        console.print(f"{out} is finished already; --restart starts anew.")
+        console.print(f"{out} is finished already; --restart trains again from scratch.")
     else:
         _run(plan, console)
     metrics: dict[str, Any] = read_json(path)
@@ -154,7 +154,7 @@ def run_demo(
 
 
 def plan_demo(name: str, out: str | Path | None = None, seed: int = 0, *, quick: bool = False) -> DemoPlan:
-    """Work out the settings of a demo; arguments as in :func:`run_demo`.
+    """Resolve the settings of a demo; arguments as in :func:`run_demo`.
 
     Raises:
         ConfigError: If there is no such demo.
@@ -173,7 +173,7 @@ def plan_demo(name: str, out: str | Path | None = None, seed: int = 0, *, quick:
 
 
 def clear_demo(out: Path, chosen: Demo) -> None:
-    """Remove what a demo wrote into its folder, and nothing else that may lie there."""
+    """Delete the files that a demo wrote into its folder, and no others."""
     clear_run(out / chosen.training)
     for name in (*chosen.writes, METRICS_NAME, REPORT_NAME, RUN_NAME, _FORMER_NAME):
         path = out / name
@@ -182,31 +182,31 @@ def clear_demo(out: Path, chosen: Demo) -> None:
         else:
             path.unlink(missing_ok=True)
     if chosen.training:
-        # Something else may lie there.
+        # The folder may hold other files.
         with suppress(OSError):
             (out / chosen.training).rmdir()
 
 
 def _check_same(plan: DemoPlan) -> None:
-    """Raise ConfigError if a folder holds a demo with other settings, or an unfinished one of a version before."""
-    out, ways = plan.out, "use --restart or another --out"
+    """Raise ConfigError if a folder holds a demo with other settings, or an unfinished one of an earlier version."""
+    out, advice = plan.out, "use --restart or another --out"
     record = read_run_record(out)
     if record is not None:
         changed = changed_settings(flatten(record.recipe), flatten(plan.record))
         if changed:
-            raise ConfigError(f"{out} holds a run with other settings: {describe_changes(changed)}; {ways}")
+            raise ConfigError(f"{out} holds a run with other settings: {describe_changes(changed)}; {advice}")
         return
     seed = _former_seed(out)
     if seed is None:
         return
     if not (out / METRICS_NAME).exists():
-        raise ConfigError(f"{out} holds an unfinished demo of an earlier version; {ways}")
+        raise ConfigError(f"{out} holds an unfinished demo of an earlier version; {advice}")
     if seed != plan.seed:
-        raise ConfigError(f"{out} holds a run with other settings: seed {seed} (now {plan.seed}); {ways}")
+        raise ConfigError(f"{out} holds a run with other settings: seed {seed} (now {plan.seed}); {advice}")
 
 
 def _former_seed(out: Path) -> int | None:
-    """Seed of a demo from before there was run.json; None if there is none."""
+    """Return the seed of a demo that predates run.json; None if there is no such demo."""
     if (out / _FORMER_NAME).is_file():
         return int(read_json(out / _FORMER_NAME).get("seed", 0))
     recipe = recorded_recipe(out, None)
@@ -214,21 +214,21 @@ def _former_seed(out: Path) -> int | None:
 
 
 def _run(plan: DemoPlan, console: Console) -> None:
-    """Take all steps from the first to ``metrics.json``; each finds by itself what is done."""
+    """Run all steps and write ``metrics.json``; each step skips work that is already done."""
     chosen, out = plan.demo, writable_folder(plan.out)
     command = shlex.join(["jitflow", "demo", plan.name, "--out", str(out)])
     record = RunRecord(plan.name, plan.record, "running", command=command)
     if chosen.training:
-        # Else the training's own record stands for the whole.
+        # Otherwise the training's own record stands for the whole demo.
         write_run_record(out, record)
     state = DemoState(out, plan.seed, plan.settings, flatten(plan.recipe), console)
     seconds: dict[str, float] = {}
     with outcome_recorded(partial(_write_outcome, out)):
-        _take_steps(chosen.before, state, seconds)
+        _run_steps(chosen.before, state, seconds)
         run = fit(plan.recipe, out / chosen.training, callbacks=[TrainingHistory()], command=command)
         _read_training(run, state)
         seconds["train"] = round(state.train_seconds, 1)
-        _take_steps(chosen.after, state, seconds)
+        _run_steps(chosen.after, state, seconds)
         settings = {**plan.settings, "training": plan.overrides, "seed": plan.seed}
         write_json(out / METRICS_NAME, {"settings": settings, **state.metrics, "seconds": seconds})
     write_final_report(out)
@@ -236,7 +236,7 @@ def _run(plan: DemoPlan, console: Console) -> None:
 
 def _write_outcome(out: Path, state: RunState, detail: str) -> None:
     record = read_run_record(out)
-    # There is none where the training, whose record stands for the whole, was refused.
+    # There is no record if the training, whose record stands for the whole demo, was refused.
     if record is None:
         return
     record = replace(record, state=state, detail=detail)
@@ -246,7 +246,7 @@ def _write_outcome(out: Path, state: RunState, detail: str) -> None:
     write_run_record(out, record)
 
 
-def _take_steps(steps: Mapping[str, Step], state: DemoState, seconds: dict[str, float]) -> None:
+def _run_steps(steps: Mapping[str, Step], state: DemoState, seconds: dict[str, float]) -> None:
     for name, step in steps.items():
         started = time.monotonic()
         step(state)
@@ -254,17 +254,16 @@ def _take_steps(steps: Mapping[str, Step], state: DemoState, seconds: dict[str, 
 
 
 def _read_training(run: Run, state: DemoState) -> None:
-    """Tell the steps what the training left, also one that was finished before.
+    """Store the checkpoint, losses and duration of the training for the later steps.
 
     Raises:
-        ConfigError: If another command has trained it, which keeps no losses in the checkpoint.
+        ConfigError: If the checkpoint holds no losses because another command trained it.
     """
     assert run.checkpoint is not None
     history = load_checkpoint(run.checkpoint).get("callbacks", {}).get(TrainingHistory.__qualname__)
     if history is None:
         raise ConfigError(
-            f"{run.checkpoint} holds no losses, so another command than `jitflow demo` has trained it; "
-            "use --restart or another --out"
+            f"{run.checkpoint} holds no losses: it was not trained by `jitflow demo`; use --restart or another --out"
         )
     state.checkpoint, state.best = run.checkpoint, run.best
     state.losses, state.train_seconds = history["losses"], history["seconds"]

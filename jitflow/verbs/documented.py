@@ -1,4 +1,4 @@
-"""Trainings by the words of an application's documents, translated into dotted settings at the door."""
+"""Translate an application's documented training options into dotted settings."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from jitflow.verbs.train import train
 from jitflow.verbs.train_options import train_parser
 from jitflow.verbs.words import spell_out
 
-# Options of every documented training, with those of `jitflow train` that they are.
+# Options of every documented training: the option of `jitflow train` that each one sets, and its help.
 _OF_THE_RUN = {
     "output_dir": ("run_dir", "Folder of the results."),
-    "resume": ("resume", "Go on with a checkpoint, the newest of a folder, or the newest of --output_dir (auto)."),
-    "restart": ("restart", "Throw away what a training left in the folder, and begin anew."),
-    "dry_run": ("dry_run", "Check everything, say what would run, stop."),
+    "resume": ("resume", "Resume from a checkpoint, the newest of a folder, or the newest of --output_dir (auto)."),
+    "restart": ("restart", "Delete the results of an earlier training in the folder, and start from scratch."),
+    "dry_run": ("dry_run", "Check everything, print what would run, and stop."),
 }
 
 
 def documented_train(application: str, args: list[str]) -> None:
-    """Run ``jitflow <application> train``: ``jitflow train`` in the words of the application's documents.
+    """Run ``jitflow <application> train``: ``jitflow train`` with the options that its documents name.
 
     Args:
         application: Its name.
-        args: Words after ``train``; dotted settings (``--model.P_mean -1``) are taken as well.
+        args: Arguments after ``train``; dotted settings (``--model.P_mean -1``) are accepted too.
 
     Raises:
-        JitflowError: As :func:`jitflow.verbs.train.train`; names the documented word.
+        JitflowError: As :func:`jitflow.verbs.train.train`; names the documented option.
     """
     documented = _documented(application)
     if {"-h", "--help"} & set(args):
@@ -50,46 +50,46 @@ def documented_train(application: str, args: list[str]) -> None:
     given, dotted = _split(application, documented, args)
     resume = given.get("resume")
     folder = given.get("output_dir") or (documented.default_dir if resume in (None, AUTO) else None)
-    words = [f"--run_dir={folder}"] if folder is not None else []
+    translated = [f"--run_dir={folder}"] if folder is not None else []
     if resume is None:
-        words.append(f"--config={documented.recipe}")
+        translated.append(f"--config={documented.recipe}")
     else:
         found = documented.default_dir if folder is None else folder
         _check_application(application, recipe_to_resume(found if resume == AUTO else resume), resume)
-    words += [f"--{name}={given[name]}" for name in ("resume", "init_from") if name in given]
-    words += [f"--{name}" for name in ("restart", "dry_run") if given.get(name) == "true"]
-    values = {word: _value(value) for word, value in given.items()}
-    for word, value in values.items():
-        documented.check(word, value)
-    seen = {**values, **{word.partition("=")[0][2:]: _value(word.partition("=")[2]) for word in dotted}}
-    derived = load_object(documented.derive)(seen, resume is not None) if documented.derive else {}
-    words += [f"--{name}={_text(value)}" for name, value in derived.items()]
-    words += [f"--{name}={text}" for word, text in given.items() for name in documented.targets(word)]
+    translated += [f"--{name}={given[name]}" for name in ("resume", "init_from") if name in given]
+    translated += [f"--{name}" for name in ("restart", "dry_run") if given.get(name) == "true"]
+    values = {option: _value(text) for option, text in given.items()}
+    for option, value in values.items():
+        documented.check(option, value)
+    known = {**values, **{arg.partition("=")[0][2:]: _value(arg.partition("=")[2]) for arg in dotted}}
+    derived = load_object(documented.derive)(known, resume is not None) if documented.derive else {}
+    translated += [f"--{name}={_text(value)}" for name, value in derived.items()]
+    translated += [f"--{name}={text}" for option, text in given.items() for name in documented.targets(option)]
     try:
-        train([*words, *dotted])
+        train([*translated, *dotted])
     except ConfigError as error:
-        raise ConfigError(_in_documented_words(str(error), documented, given)) from None
+        raise ConfigError(_name_documented_options(str(error), documented, given)) from None
 
 
 def _documented(application: str) -> Documented:
     documented = get_application(application).documented
     if documented is None:
-        raise ConfigError(f"{application} has no words of its own for trainings; use jitflow train")
+        raise ConfigError(f"{application} has no documented training options; use jitflow train")
     return documented
 
 
 def _split(application: str, documented: Documented, args: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Documented words by name, and the dotted settings among the words of a command line."""
+    """Split a command line into documented options by name, and dotted settings."""
     options = [*documented.options, *_OF_THE_RUN]
     given: dict[str, str] = {}
     dotted: list[str] = []
-    for word in spell_out(args, dict.fromkeys(options, "bool | str")):
-        flag, equals, value = word.partition("=")
+    for arg in spell_out(args, dict.fromkeys(options, "bool | str")):
+        flag, equals, value = arg.partition("=")
         name = flag[2:]
         if not flag.startswith("--"):
-            raise ConfigError(f"{word!r} has no option before it; give settings as --name value")
+            raise ConfigError(f"{arg!r} has no option before it; give settings as --name value")
         if "." in name:
-            dotted.append(word)
+            dotted.append(arg)
         elif name not in options and name in documented.words:
             dotted_names = " and ".join(f"--{target}" for target in documented.targets(name))
             raise ConfigError(f"there is no option {flag}; it is {dotted_names}")
@@ -104,10 +104,10 @@ def _split(application: str, documented: Documented, args: list[str]) -> tuple[d
 
 
 def _value(text: str) -> Any:
-    """What a word means as a number or truth, for what follows from it; the parser reads it again."""
+    """Convert an option's text to a number or truth value, for the derived settings; the parser reads it again."""
     try:
         value = yaml.safe_load(text)
-        # To YAML 1e-4 is text.
+        # YAML reads 1e-4 as text.
         return float(value) if isinstance(value, str) else value
     except (ValueError, yaml.YAMLError):
         return text
@@ -117,42 +117,42 @@ def _text(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip()
 
 
-def _in_documented_words(text: str, documented: Documented, given: Mapping[str, str]) -> str:
-    """An error about a setting, with the word that was typed for it."""
-    for word in given:
-        for name in documented.targets(word):
-            text = text.replace(f"--{name} ", f"--{word} ")
+def _name_documented_options(text: str, documented: Documented, given: Mapping[str, str]) -> str:
+    """Replace setting names in an error message by the documented options that the user typed."""
+    for option in given:
+        for name in documented.targets(option):
+            text = text.replace(f"--{name} ", f"--{option} ")
     return text
 
 
 def _help(application: str, documented: Documented) -> list[Any]:
-    """What the command is, and a table of every documented word, what it sets and its default."""
+    """Return the help: a summary, and a table of documented options with their settings and defaults."""
     defaults = flatten(complete(read_recipe(documented.recipe)))
     described = _descriptions(documented)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column()
-    for word, text in documented.options.items():
-        names = documented.targets(word)
+    for option, text in documented.options.items():
+        names = documented.targets(option)
         default = defaults.get(names[0]) if names else None
         notes = ["sets " + " and ".join(names)] if names else []
         notes += [f"default {default}"] if default is not None else []
-        said = text or described.get(names[0], "")
-        table.add_row(f"--{word}", f"{said} ({', '.join(notes)})" if notes else said)
-    for word, (_, text) in _OF_THE_RUN.items():
-        table.add_row(f"--{word}", f"{text} (default {documented.default_dir})" if word == "output_dir" else text)
+        description = text or described.get(names[0], "")
+        table.add_row(f"--{option}", f"{description} ({', '.join(notes)})" if notes else description)
+    for option, (_, text) in _OF_THE_RUN.items():
+        table.add_row(f"--{option}", f"{text} (default {documented.default_dir})" if option == "output_dir" else text)
     intro = (
         f"usage: jitflow {application} train [--option value ...] [--model.x value ...]\n\n"
         f"{summaries().get(application, (application,))[0]}\n\n"
-        f"Train by the recipe {documented.recipe} in the words of the documents (images and all others: `jitflow "
-        "train`). Run again, it goes on where it stopped; a finished training is left alone. Every other setting is a "
-        "dotted option, such as --model.P_mean -1 or --trainer.accelerator cpu: `jitflow train --help`.\n"
+        f"Train with the recipe {documented.recipe} and the options that its documents name (for images: `jitflow "
+        "train`). Run it again to resume; a finished training is left unchanged. Every other setting is a dotted "
+        "option, such as --model.P_mean -1 or --trainer.accelerator cpu: `jitflow train --help`.\n"
     )
     return [Text(intro), table]
 
 
 def _descriptions(documented: Documented) -> dict[str, str]:
-    """Help of the settings that words set, from the docstrings of the recipe's classes."""
+    """Return the help of the settings that documented options set, from the docstrings of the recipe's classes."""
     recipe = read_recipe(documented.recipe)
     parser = train_parser()
     for name in ("model", "data"):
@@ -161,9 +161,9 @@ def _descriptions(documented: Documented) -> dict[str, str]:
 
 
 def _check_application(application: str, recipe: Mapping[str, Any], resume: str | Path) -> None:
-    theirs = find_class(recipe["model"]).application
-    if theirs != application:
-        raise CheckpointError(f"{resume} is no model of {application} but of {theirs or recipe['model']['class_path']}")
+    owner = find_class(recipe["model"]).application or recipe["model"]["class_path"]
+    if owner != application:
+        raise CheckpointError(f"{resume} is no model of {application} but of {owner}")
 
 
 def train_documented(
@@ -176,15 +176,15 @@ def train_documented(
     settings: Mapping[str, Any] | None = None,
     callbacks: Sequence[pl.Callback] = (),
 ) -> Run:
-    """Train an application by documented words; the same words again go on, or find a finished run.
+    """Train an application with documented options; the same call resumes a run or finds it finished.
 
     Args:
         application: Its name.
-        words: Values by documented word; those that are None have the documented default or, in a training that is
-            resumed, the recorded value.
+        words: Values by documented option; None stands for the documented default or, in a resumed training, the
+            recorded value.
         run_dir: Folder of the run.
-        resume: A checkpoint or a folder to go on with; ``"auto"`` is the run's folder.
-        restart: Throw away what a training left in the folder.
+        resume: A checkpoint or a folder to resume from; ``"auto"`` is the run's folder.
+        restart: Delete the results of an earlier training in the folder.
         settings: Further settings by dotted name.
         callbacks: Further callbacks.
 
@@ -206,26 +206,26 @@ def documented_recipe(
     resume: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Make the recipe that documented words mean.
+    """Build the recipe that documented options stand for.
 
     Args:
         application: The application's name.
-        words: Values by documented word, None for those that were not given.
-        resume: What is gone on with, whose recorded recipe is the base; None for the documented defaults.
+        words: Values by documented option, None for those that were not given.
+        resume: Checkpoint or run to resume, whose recorded recipe is the base; None for the documented defaults.
         settings: Further settings by dotted name.
 
     Returns:
         The complete recipe.
 
     Raises:
-        ConfigError: If a value cannot work; names its word.
-        CheckpointError: If what is gone on with belongs to another application, or to nobody knows which recipe.
-        MissingFileError: If it does not exist.
+        ConfigError: If a value is invalid; names its option.
+        CheckpointError: If the run to resume belongs to another application, or its recipe is not recorded.
+        MissingFileError: If the run to resume does not exist.
     """
     documented = _documented(application)
     given = {**documented.settings(words), **(settings or {})}
-    seen = {**{word: value for word, value in words.items() if value is not None}, **given}
-    derived = load_object(documented.derive)(seen, resume is not None) if documented.derive else {}
+    known = {**{option: value for option, value in words.items() if value is not None}, **given}
+    derived = load_object(documented.derive)(known, resume is not None) if documented.derive else {}
     if resume is None:
         return complete(override(read_recipe(documented.recipe), {**derived, **given}))
     base = recipe_to_resume(resume)

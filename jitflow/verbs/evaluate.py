@@ -1,4 +1,4 @@
-"""The commands ``evaluate``, ``stats`` and ``sweep``: options in, tables out."""
+"""The commands ``evaluate``, ``stats`` and ``sweep``, which score samples and print tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GUIDANCES = "1.0:4.0:0.5"
 
 @dataclass(frozen=True)
 class ReadOptions(ComputeOptions):
-    """Where to compute, and how images are read.
+    """Device, batch size and worker processes for reading images.
 
     Attributes:
         num_workers: Processes that read images.
@@ -35,12 +35,12 @@ class ReadOptions(ComputeOptions):
 
 @dataclass(frozen=True)
 class GridOptions:
-    """Settings of sampling to try; those of the model where nothing is given.
+    """Sampling settings to sweep over; the model's own by default.
 
     Attributes:
-        guidance: Guidance scales, as first:last:step or a list such as 1,2.5; 1.0:4.0:0.5 for models of classes.
-        ema: Averages: 1, 2, 0 for the weights, widths such as 0.05,0.1 for averages made after training.
-        interval: Intervals of guidance, such as 0:1,0.1:1.
+        guidance: Guidance scales, as first:last:step or a list such as 1,2.5; 1.0:4.0:0.5 for class-conditional models.
+        ema: Averages: 1, 2, 0 for the weights, widths such as 0.05,0.1 for post-hoc averages.
+        interval: Guidance intervals, such as 0:1,0.1:1.
         solver: Solvers, such as heun,multistep.
         steps: Numbers of steps, such as 25,50.
     """
@@ -53,7 +53,7 @@ class GridOptions:
 
 
 def evaluate(args: list[str]) -> None:
-    """Run ``jitflow evaluate`` as the checkpoint's application means it, or ``jitflow evaluate compare A B``."""
+    """Evaluate a checkpoint with its application's judge, or compare two reports (``compare A B``)."""
     if args[:1] == ["compare"]:
         run_command("evaluate compare", _compare, args[1:])
         return
@@ -61,8 +61,8 @@ def evaluate(args: list[str]) -> None:
 
 
 def _judge_of(args: list[str]) -> type:
-    """The judge of the checkpoint's application; the general one where the first word is no checkpoint."""
-    path = next((word for word in args if not word.startswith("-")), None)
+    """Return the judge of the checkpoint's application; the general judge if the first argument is no checkpoint."""
+    path = next((arg for arg in args if not arg.startswith("-")), None)
     if path is not None and Path(path).expanduser().is_file():
         from jitflow.checkpoint.formats import read_state
         from jitflow.checkpoint.state import application_of
@@ -76,7 +76,7 @@ def _judge_of(args: list[str]) -> type:
 
 
 def own_scorer(application: str) -> Callable[..., Any] | None:
-    """What an application's sweeps compare settings by, if it has something of its own."""
+    """Return the scorer of an application's sweeps; None if it has none of its own."""
     from jitflow.applications import get_application
 
     scorer = get_application(application).scorer if application else ""
@@ -84,12 +84,12 @@ def own_scorer(application: str) -> Callable[..., Any] | None:
 
 
 def stats(args: list[str]) -> None:
-    """Run ``jitflow stats``."""
+    """Compute reference statistics, ``jitflow stats``."""
     run_command("stats", _stats, args)
 
 
 def sweep(args: list[str]) -> None:
-    """Run ``jitflow sweep``."""
+    """Sweep over sampling settings, ``jitflow sweep``."""
     run_command("sweep", _sweep, args)
 
 
@@ -109,22 +109,22 @@ def _evaluate(
     """Evaluate a checkpoint: draw samples, score them against real data, and write a report.
 
     Further options are those of the checkpoint's application: `jitflow evaluate CHECKPOINT --help` lists them. Options
-    of a section can be given without it: --guidance 2, --steps 50. Interrupted, run the same command again: it goes on
-    where it stopped. `jitflow evaluate compare A B` says what differs between two reports.
+    of a section can be given without it: --guidance 2, --steps 50. Run the same command
+    again to resume an interrupted evaluation. `jitflow evaluate compare A B` lists the differences of two reports.
 
     Args:
         checkpoint: File of any format.
         num_images: Samples to draw, a multiple of the classes; 50000 images, 40 spectrograms of each user, 64 texts.
         reference: Real data: an .npz of statistics, a folder of images, digits or digits:val, by default fid_stats/ is
-            searched; for text the text it was trained on, by default the recorded one; for micro-Doppler the real
+            searched; for text the training text, by default the recorded one; for micro-Doppler the real
             pictures.
         seed: Seed of the first sample; the others follow.
-        ema: Average of the weights: 1 or 2; 0 for the weights; a width such as 0.1 for one made after training. 1 by
-            default, where there is one.
+        ema: Average of the weights: 1 or 2; 0 for the weights; a width such as 0.1 for a post-hoc average. 1 by
+            default, if the checkpoint has averages.
         out: Folder of the report.
-        dry_run: Check everything, say what would be done, and do nothing.
+        dry_run: Check everything, print what would be done, and do nothing.
         sampling: How samples are drawn; the model's own settings by default.
-        compute: Where and how precisely to compute.
+        compute: Device, batch size and precision.
         further: Judge of the checkpoint's application.
     """
     settings = sampling.settings()
@@ -132,11 +132,11 @@ def _evaluate(
 
 
 def _compare(first: str, second: str) -> None:
-    """Compare two reports of `jitflow evaluate`: the scores, and every difference in how they were made.
+    """Compare two reports of `jitflow evaluate`: the scores, and every difference in protocol.
 
     Args:
         first: A report.json, or the folder it is in.
-        second: Another.
+        second: The report to compare it with.
     """
     from jitflow.evaluation.protocol import card_differences, read_report
 
@@ -148,7 +148,7 @@ def _compare(first: str, second: str) -> None:
     console.print(table)
     differences = card_differences(a["protocol"], b["protocol"])
     if not differences:
-        console.print("made in the same way: the scores can be compared")
+        console.print("same protocol: the scores can be compared")
         return
     table = Table("made differently", first, second)
     for name, (left, right) in differences.items():
@@ -166,17 +166,17 @@ def _stats(
     dry_run: bool = False,
     compute: ReadOptions = ReadOptions(),
 ) -> None:
-    """Make reference statistics of a folder of images: centre-cropped as in training, never flipped.
+    """Compute reference statistics of a folder of images: centre-cropped as in training, never flipped.
 
     Args:
-        folder: Images, in any folders below it.
+        folder: Folder of images, searched recursively.
         img_size: Side in pixels.
         out: The .npz to write; fid_stats/<folder>_<img_size>.npz by default.
         extractor: inception, inception:FILE, digits, pixels, pixels:SIDE, timm:MODEL:FILE.
         channels: 3 for colour, 1 for grey.
-        keep_features: Features of so many images to keep, spread evenly, for KID, precision and recall.
-        dry_run: Check everything, say what would be done, and do nothing.
-        compute: Where to compute.
+        keep_features: Number of images whose features are kept, spread evenly, for KID, precision and recall.
+        dry_run: Check everything, print what would be done, and do nothing.
+        compute: Device, batch size and worker processes.
     """
     import torch
 
@@ -193,18 +193,18 @@ def _stats(
     batches, num_images = image_batches(
         folder, img_size, channels, batch_size=compute.batch_size, num_workers=compute.num_workers
     )
-    made = make_extractor(extractor)
+    network = make_extractor(extractor)
     console = Console(stderr=True, soft_wrap=True)
     if dry_run:
-        console.print(f"would read {num_images} images of {folder} with {made.name} and write {target}")
+        console.print(f"would read {num_images} images of {folder} with {network.name} and write {target}")
         return
     with meter("reading", num_images) as progress:
         moments, features, checksum = reference_features(
-            batches, made, device=compute.device or default_device(), on_images=progress.update
+            batches, network, device=compute.device or default_device(), on_images=progress.update
         )
     record: dict[str, Any] = {
-        "extractor": made.name,
-        "extractor_sha256": made.checksum or "",
+        "extractor": network.name,
+        "extractor_sha256": network.checksum or "",
         "num_images": num_images,
         "img_size": img_size,
         "channels": channels,
@@ -216,14 +216,14 @@ def _stats(
     if keep_features:
         kept = features[torch.linspace(0, len(features) - 1, min(keep_features, len(features))).round().long()]
     save_statistics(target, moments.mean, moments.covariance, features=kept, **record)
-    if num_images <= made.dim:
+    if num_images <= network.dim:
         log.warning(
             "warning: %d images are too few for %d feature dimensions; use at least %d",
             num_images,
-            made.dim,
-            made.dim + 1,
+            network.dim,
+            network.dim + 1,
         )
-    console.print(f"{num_images} images, {made.dim} dimensions -> {target}")
+    console.print(f"{num_images} images, {network.dim} dimensions -> {target}")
 
 
 def _sweep(
@@ -237,21 +237,21 @@ def _sweep(
     grid: GridOptions = GridOptions(),
     compute: PrecisionOptions = PrecisionOptions(),  # noqa: B008 (frozen)
 ) -> None:
-    """Score a grid of sampling settings with the same noise, and find the best.
+    """Score a grid of sampling settings on the same noise, and find the best.
 
-    Writes sweep.csv and sweep.png. Interrupted, run the same command again: finished points are kept. Options of a
+    Writes sweep.csv and sweep.png. Run the same command again to resume: finished points are kept. Options of a
     section can be given without it: --guidance 1:3:0.5, --steps 25,50.
 
     Args:
         checkpoint: File of any format.
-        num_images: Samples at each point; of classes a multiple of their number.
+        num_images: Samples at each point; for class-conditional models a multiple of the number of classes.
         reference: Real data, as for `jitflow evaluate`.
         extractor: inception, inception:FILE, digits, pixels, pixels:SIDE, timm:MODEL:FILE.
         seed: Seed of the first sample; the others follow.
         out: Folder of the results.
         dry_run: Check everything, list the points, and do nothing.
-        grid: Settings of sampling to try.
-        compute: Where and how precisely to compute.
+        grid: Sampling settings to sweep over.
+        compute: Device, batch size and precision.
     """
     from jitflow.core.guidance import check_interval
     from jitflow.evaluation.plan import Plan
@@ -266,10 +266,10 @@ def _sweep(
     windows = parse_intervals(grid.interval) if grid.interval is not None else None
     model = load(checkpoint, device=compute.device)
     module = model.module
-    # Where there are no classes to guide to, guidance is nothing to be tried.
-    own = parse_numbers(_GUIDANCES, what="--guidance") if module.num_classes else (float(module.cfg_scale),)
+    # Without classes there is no guidance to sweep over.
+    defaults = parse_numbers(_GUIDANCES, what="--guidance") if module.num_classes else (float(module.cfg_scale),)
     points = Grid(
-        guidances or own,
+        guidances or defaults,
         emas,
         windows or (check_interval(module.cfg_interval),),
         tuple(grid.solver.split(",")) if grid.solver is not None else (module.sampling_method,),

@@ -1,4 +1,4 @@
-"""The command ``export``: options in, a folder out."""
+"""The command ``export``: write a model to a folder, and upload it to a model hub."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jitflow.verbs.commandline import run_command
 
 @dataclass(frozen=True)
 class CardOptions:
-    """What a model card says.
+    """Report and licence for the model card.
 
     Attributes:
-        report: Report of `jitflow evaluate` for the card; those beside the checkpoint by default.
+        report: Report of `jitflow evaluate` for the card; reports beside the checkpoint by default.
         license: Identifier of the weights' licence, such as cc-by-4.0.
     """
 
@@ -26,11 +26,11 @@ class CardOptions:
 
 @dataclass(frozen=True)
 class HubOptions:
-    """Where a model is uploaded to.
+    """Repository of a model hub to upload the model to.
 
     Attributes:
         push_to: Also upload the folder to this repository of a model hub, user/name; needs `hf auth login`.
-        public: A repository that is made for it shall be public.
+        public: Make a newly created repository public.
     """
 
     push_to: str | None = None
@@ -38,7 +38,7 @@ class HubOptions:
 
 
 def export(args: list[str]) -> None:
-    """Run ``jitflow export``."""
+    """Export a checkpoint, ``jitflow export``."""
     run_command("export", _export, args)
 
 
@@ -52,17 +52,17 @@ def _export(
     card: CardOptions = CardOptions(),
     hub: HubOptions = HubOptions(),
 ) -> None:
-    """Export a model for others: its weights, programs that torch alone runs, or a diffusers pipeline, with a card.
+    """Export a model with a model card: its weights, programs that need only torch, or a diffusers pipeline.
 
     Args:
         checkpoint: File to export, or hf://user/name for the model.safetensors of a model hub.
-        target: Folder to make.
+        target: Folder to create.
         format: safetensors for the weights, torch_export for programs, diffusers for a pipeline.
-        ema: Average to export, 1 or 2; 0 for the weights themselves; all of them in safetensors.
+        ema: Average to export, 1 or 2; 0 for the weights themselves; all for every one of them in safetensors.
         vavae_path: File of the autoencoder that made the latents, if the checkpoint does not hold its codec.
-        dry_run: Check and say what would be written, and write nothing.
-        card: What the model card says.
-        hub: Where the folder is uploaded to.
+        dry_run: Check and print what would be written, and write nothing.
+        card: Report and licence for the model card.
+        hub: Repository to upload the folder to.
     """
     from jitflow.export.export import export as export_model
     from jitflow.export.hub import PREFIX, check_repository, pull, push

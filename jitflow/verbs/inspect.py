@@ -1,4 +1,4 @@
-"""The commands ``info``, ``runs``, ``doctor`` and ``report``: options in, tables out."""
+"""The commands ``info``, ``runs``, ``doctor`` and ``report``, which describe files, runs and the machine."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _STATES = {"finished": "green", "unfinished": "yellow", "damaged": "red"}
 
 
 def info(args: list[str]) -> None:
-    """Run ``jitflow info``."""
+    """Describe a file, ``jitflow info``."""
     run_command("info", _info, args)
 
 
 def runs(args: list[str]) -> None:
-    """Run ``jitflow runs``."""
+    """List training runs, ``jitflow runs``."""
     if args[:1] and not args[0].startswith("-"):
         args = [f"--folder={args[0]}", *args[1:]]
     run_command("runs", _runs, args)
 
 
 def doctor(args: list[str]) -> None:
-    """Run ``jitflow doctor``."""
+    """Check the installation and the device, ``jitflow doctor``."""
     run_command("doctor", _doctor, args)
 
 
 def report(args: list[str]) -> None:
-    """Run ``jitflow report``."""
+    """Write the HTML report of a run, ``jitflow report``."""
     run_command("report", _report, args)
 
 
 def _info(file: str) -> None:
-    """Say what a file or folder is: checkpoint, latents, codec, statistics, record, run folder.
+    """Describe a file or folder: checkpoint, latents, codec, statistics, record, run folder.
 
     Nothing in it is executed.
 
@@ -51,8 +51,8 @@ def _info(file: str) -> None:
     console = Console(soft_wrap=True)
     console.print(Text.assemble((str(found.path), "bold"), f": {found.kind}"))
     width = max(map(len, found.facts), default=0)
-    for name, said in found.facts.items():
-        console.print(Text.assemble(f"  {name:<{width}}  ", said))
+    for name, value in found.facts.items():
+        console.print(Text.assemble(f"  {name:<{width}}  ", value))
     if found.commands:
         console.print("use it:")
         for command in found.commands:
@@ -60,12 +60,12 @@ def _info(file: str) -> None:
 
 
 def _runs(folder: str | None = None) -> None:
-    """List the runs in a folder: how far each came, its best score, size and data, and the command that comes next.
+    """List the runs in a folder with state, best score, size, data, and the command to resume or use each.
 
     The data are named by the first digits of their fingerprint: runs with equal ones saw the same data.
 
     Args:
-        folder: Where to look; runs, outputs, output and run by default.
+        folder: Folder to search; runs, outputs, output and run by default.
     """
     from jitflow.io.units import format_bytes
     from jitflow.run.describe import PLACES, describe_run, find_runs
@@ -73,8 +73,8 @@ def _runs(folder: str | None = None) -> None:
     places = [folder] if folder is not None else [name for name in PLACES if Path(name).is_dir()]
     found = find_runs(places)
     if not found:
-        looked = ", ".join(places or PLACES)
-        raise MissingFileError(f"there are no runs in {looked}; make one with: jitflow demo images")
+        searched = ", ".join(places or PLACES)
+        raise MissingFileError(f"there are no runs in {searched}; make one with: jitflow demo images")
     described = [describe_run(path) for path in found]
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "state", "score", "size", "data", "changed"):
@@ -88,7 +88,7 @@ def _runs(folder: str | None = None) -> None:
             str(run.data.get("fingerprint", ""))[:8],
             f"{run.changed:%Y-%m-%d %H:%M}",
         )
-    # A pipe has no width, and a path in pieces would be of no use there.
+    # A pipe has no width; paths must not be wrapped there.
     longest = max(len(str(run.folder)) for run in described)
     console = Console() if Console().is_terminal else Console(width=120 + longest)
     console.print(table)
@@ -120,17 +120,17 @@ def _doctor(data: str | None = None, out: str = "runs") -> None:
     errors = [finding for finding in findings if finding.level == "error"]
     if errors:
         topics = ", ".join(dict.fromkeys(finding.topic for finding in errors))
-        raise ConfigError(f"{len(errors)} of {len(findings)} checks failed ({topics}); what to do stands above")
+        raise ConfigError(f"{len(errors)} of {len(findings)} checks failed ({topics}); see the advice above")
 
 
 def _report(folder: str, out: str | None = None) -> None:
-    """Write one HTML page about a run: scores, curves, pictures, settings, machine, and the command that goes on.
+    """Write one HTML page about a run: scores, curves, pictures, settings, machine, and the command to resume.
 
-    Everything is inside the file; it opens without a network and can be sent to others.
+    The file is self-contained: it opens offline and can be shared.
 
     Args:
         folder: The run's folder.
-        out: Where to; report.html in the folder by default.
+        out: File to write; report.html in the folder by default.
     """
     from jitflow.io.units import format_bytes
     from jitflow.run.report import write_report

@@ -1,6 +1,6 @@
-"""The commands ``convert`` and ``models``: options in, printed results out.
+"""The commands ``convert`` (checkpoint formats) and ``models`` (list of networks).
 
-Each function with a docstring is one command; jsonargparse makes its options and help from the signature.
+jsonargparse builds each command's options and help from the signature and docstring of its function.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from jitflow.verbs.commandline import run_command
 
 
 def convert(args: list[str]) -> None:
-    """Run ``jitflow convert``."""
+    """Convert a checkpoint, ``jitflow convert``."""
     run_command("convert", _convert, args)
 
 
 def models(args: list[str]) -> None:
-    """Run ``jitflow models``."""
+    """List the networks, ``jitflow models``."""
     if args[:1] and not args[0].startswith("-"):
         args = [f"--pattern={args[0]}", *args[1:]]
     run_command("models", _models, args)
@@ -37,7 +37,7 @@ def _convert(
 ) -> None:
     """Convert a checkpoint between the JiT release's .pth, Lightning's .ckpt and .safetensors.
 
-    The target's suffix is the format. No weight is lost on the way to .pth and .ckpt and back.
+    The target's suffix selects the format. Converting to .pth or .ckpt and back keeps every weight.
 
     Args:
         source: File to read.
@@ -52,10 +52,10 @@ def _convert(
     if Path(target).suffix not in FORMATS:
         raise ConfigError(f"{target}: the suffix must be one of {', '.join(FORMATS)}")
     state = read_state(source) if dry_run else convert_file(source, target, ema=ema, overwrite=overwrite)
-    held = ["weights"] + [n for n, v in (("EMA 1", state.ema1), ("EMA 2", state.ema2)) if v is not None]
-    held += ["optimiser"] if state.optimizer is not None else []
+    contents = ["weights"] + [n for n, v in (("EMA 1", state.ema1), ("EMA 2", state.ema2)) if v is not None]
+    contents += ["optimiser"] if state.optimizer is not None else []
     Console(stderr=True, soft_wrap=True).print(
-        f"{source}: {state.settings.get('model_name', 'JiT')}, {', '.join(held)}, {state.epoch + 1} epochs done"
+        f"{source}: {state.settings.get('model_name', 'JiT')}, {', '.join(contents)}, {state.epoch + 1} epochs done"
         + (f" -> {target}" if not dry_run else "")
     )
 
@@ -64,7 +64,7 @@ def _models(pattern: str = "*") -> None:
     """List networks: parameters, cost of one forward pass, tokens.
 
     Args:
-        pattern: Which names to list, such as 'JiT-B*'.
+        pattern: Pattern of the names to list, such as 'JiT-B*'.
     """
     from jitflow.inspect.describe import describe_model
 
@@ -73,7 +73,7 @@ def _models(pattern: str = "*") -> None:
         raise ConfigError(f"no model matches {pattern!r}; known: {', '.join(list_models())}")
     table = Table(title="networks")
     for heading in ("name", "image", "tokens", "parameters", "GMACs *", "origin"):
-        # A name cut short in a narrow terminal would be of no use.
+        # Names must not be truncated in a narrow terminal.
         table.add_column(
             heading, justify="left" if heading in ("name", "origin") else "right", no_wrap=heading == "name"
         )

@@ -1,4 +1,4 @@
-"""Errors of ``jitflow train``'s options: which one is wrong, what it may have meant, and what its class takes."""
+"""Explain errors in the options of ``jitflow train``: the wrong option, the nearest right one, and what is accepted."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def explain_option_error(
 
     Args:
         text: The parser's message.
-        words: Words of the command line.
+        words: Arguments of the command line.
         recipe: Settings of the recipe, whose classes take ``--model.x`` and ``--data.x``.
-        options: Every other option that there is.
+        options: All other valid options.
         command: The command whose ``--help`` lists the options.
 
     Returns:
         The error, to be raised by the caller.
     """
     known = list(options)
-    for word in words:
-        option = word.partition("=")[0]
+    for arg in words:
+        option = arg.partition("=")[0]
         section, dot, name = option.removeprefix("--").partition(".")
         if not option.startswith("--"):
             continue
@@ -45,7 +45,7 @@ def explain_option_error(
 
 
 def _arguments_of(spec: Any) -> tuple[str, list[str]] | None:
-    """Name of the class that a section of a recipe describes, and its arguments; None if it describes none."""
+    """Return the class name and arguments of a recipe's section; None if the section describes no class."""
     if not isinstance(spec, Mapping) or "class_path" not in spec:
         return None
     try:

@@ -1,6 +1,6 @@
-"""The command ``sample``: draw from a checkpoint of any application, and save what it draws under documented names.
+"""The command ``sample``: draw samples from a checkpoint of any application and save them.
 
-The function with a docstring is the command; jsonargparse makes its options and help from the signature.
+jsonargparse builds the options and help from the signature and docstring of the function.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class CompileOptions(PrecisionOptions):
 
 
 def sample(args: list[str]) -> None:
-    """Run ``jitflow sample``."""
+    """Draw samples from a checkpoint, ``jitflow sample``."""
     run_command("sample", _sample, args)
 
 
@@ -46,25 +46,25 @@ def _sample(
     sampling: SamplingOptions = SamplingOptions(),  # noqa: B008 (frozen)
     compute: CompileOptions = CompileOptions(),
 ) -> None:
-    """Draw from a checkpoint of any application: images of classes, spectrograms of users, texts.
+    """Draw samples from a checkpoint of any application: images of classes, spectrograms of users, texts.
 
-    Writes a PNG of each, one grid of all, and a JSON with every setting; for text also samples.txt. Options of a
-    section can be given without it: --guidance 2, --steps 50, --batch_size 16.
+    Writes one PNG per sample, a grid of all samples, and a JSON file with every setting; for text also samples.txt.
+    Options of a section can be given without it: --guidance 2, --steps 50, --batch_size 16.
 
     Args:
         checkpoint: File to load.
         labels: Classes, such as 0,3,7-9 or all (by default); the number of classes means "any class".
         users: For micro-Doppler: users' numbers, such as 1,4,7-9 or all (by default).
-        prompt: For text: beginning of every text.
+        prompt: For text: the prefix of every text.
         count: Images for each label or user; texts.
         seed: Seed of the first sample; the others follow.
         ema: Average of the weights: 1 or 2; 0 for the weights themselves; a width such as 0.1 for an average
-            reconstructed from the run's snapshots. 1 by default, where there is one.
+            reconstructed from the run's snapshots. 1 by default, if the checkpoint has averages.
         out: Folder of the results.
         vavae_path: For latents: the VA-VAE that made them; builtin takes the codec inside the checkpoint.
-        dry_run: Say what would be drawn, and draw nothing.
+        dry_run: Print what would be drawn, and draw nothing.
         sampling: How samples are drawn; the model's own settings by default.
-        compute: Where and how precisely to compute.
+        compute: Device, batch size, precision and compilation.
     """
     from jitflow.io.files import writable_folder
     from jitflow.io.progress import meter
@@ -74,12 +74,12 @@ def _sample(
     check_numbers(count, settings)
     model = load(checkpoint, device=compute.device, vavae_path=vavae_path)
     given = {"labels": labels, "users": users, "prompt": prompt, "num": count}
-    asked: dict[str, Any] = {word: value for word, value in given.items() if value is not None}
-    wanted = model.ask(**asked)
+    condition: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    request = model.ask(**condition)
     model.check_settings(**settings)
     if ema is not None:
         model.check_ema(ema)
-    num, unit = len(wanted), wanted.unit
+    num, unit = len(request), request.unit
     messages = Console(stderr=True, soft_wrap=True)
     if dry_run:
         messages.print(f"would draw {num} {unit}, seeds {seed} to {seed + num - 1}, into {out}", markup=False)
@@ -89,7 +89,7 @@ def _sample(
         model.compile()
     with meter("sampling", num, unit=unit) as progress:
         drawn = model.sample(
-            **asked,
+            **condition,
             **settings,
             seeds=seed,
             ema=ema,
@@ -108,11 +108,11 @@ def _sample(
 
 
 def check_numbers(count: int, settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError for what is wrong whatever the model is, before its checkpoint is read.
+    """Raise ConfigError if a setting is invalid for every model, before the checkpoint is read.
 
     Args:
-        count: Samples of each.
-        settings: Settings of sampling: ``solver``, ``steps`` and ``time_shift`` among others.
+        count: Samples for each label, user or prompt.
+        settings: Sampling settings: ``solver``, ``steps`` and ``time_shift`` among others.
     """
     from jitflow.core.solver import get_solver
     from jitflow.core.times import time_grid

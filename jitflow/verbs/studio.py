@@ -1,4 +1,4 @@
-"""The command ``studio``: checkpoints in, a page on this machine out."""
+"""The command ``studio``: serve a web page on this machine to sample from checkpoints."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Address and port of the page's server.
+    """Host and port of the studio's web server for sampling from checkpoints.
 
     Attributes:
-        host: Address to listen on; others than this machine reach the page only if it is changed.
+        host: Address to listen on; by default only this machine can reach the page.
         port: Port; the first free one from 7860 by default.
     """
 
@@ -30,7 +30,7 @@ class ServerOptions:
 
 
 def studio(args: list[str]) -> None:
-    """Run ``jitflow studio``."""
+    """Open the studio for checkpoints, ``jitflow studio``."""
     checkpoints = []
     while args and not args[0].startswith("-"):
         checkpoints.append(args[0])
@@ -51,14 +51,14 @@ def _studio(
     Args:
         checkpoints: Files to choose from.
         device: cpu, cuda, cuda:1, mps; the fastest there is by default.
-        vavae_path: The VA-VAE that models of latents need, or builtin for the codec inside the checkpoint.
-        server: Where the page is served.
+        vavae_path: The VA-VAE that latent models need, or builtin for the codec inside the checkpoint.
+        server: Host and port of the page.
     """
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError('the studio needs gradio, which is not installed; pip install "jitflow[studio]"')
     with tempfile.TemporaryDirectory(prefix="jitflow-studio-") as drawings:
-        # Read when gradio is imported: without them it would report its use, ask for newer versions, and leave
-        # every picture behind.
+        # gradio reads these when imported: without them it sends usage statistics, checks for newer versions,
+        # and keeps every picture.
         os.environ.update(
             GRADIO_ANALYTICS_ENABLED="False",
             GRADIO_TEMP_DIR=drawings,
@@ -74,7 +74,7 @@ def _serve(checkpoints: list[str], host: str, port: int | None, device: str | No
 
     page = build_page(Library(checkpoints, device=device, vavae_path=vavae_path))
     if host not in _LOOPBACK:
-        log.warning("the page listens on %s: everybody who reaches this address can use this machine to draw", host)
+        log.warning("the page listens on %s: everyone who can reach this address can draw samples here", host)
     try:
         _, address, _ = page.launch(**launch_options(host=host, port=port), prevent_thread_lock=True)
     except OSError as error:

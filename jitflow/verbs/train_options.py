@@ -1,4 +1,4 @@
-"""The options of ``jitflow train``, made of the signatures of what they set, and its dry run."""
+"""Parser of ``jitflow train``, built from the signatures of the classes it configures, and the dry-run report."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 
 def train_parser() -> LightningArgumentParser:
-    """Build the parser of a training's settings; it parses, and builds nothing of what they describe."""
-    # An option cut short could come to mean another one.
+    """Build the parser of a training's settings; parsing builds no model, data or trainer."""
+    # An abbreviated option could become ambiguous when options are added.
     parser = LightningArgumentParser(prog="jitflow train", exit_on_error=False, allow_abbrev=False, parser_mode=WORDS)
     parser.add_argument("-c", "--config", action="config", help="Name of a recipe, or a file.")
     parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run; runs/<recipe>.")
@@ -28,19 +28,19 @@ def train_parser() -> LightningArgumentParser:
         "--resume",
         type=str | None,
         default=None,
-        help="Continue a run: a checkpoint, a run's folder, or 'auto' for the folder of --run_dir; without --config by "
-        "its recorded settings. An unfinished run with the same settings is continued without.",
+        help="Resume a run: a checkpoint, a run's folder, or 'auto' for the folder of --run_dir; without --config its "
+        "recorded settings are used. An unfinished run with the same settings resumes without this option.",
     )
-    parser.add_argument("--restart", type=bool, default=False, help="Throw away what a training left in the folder.")
+    parser.add_argument("--restart", type=bool, default=False, help="Delete an earlier training in the folder.")
     parser.add_argument(
         "--init_from", type=str | None, default=None, help="Start a new run from the weights of this checkpoint."
     )
-    parser.add_argument("--init_ema", type=int, default=1, help="Average that --init_from takes.")
+    parser.add_argument("--init_ema", type=int, default=1, help="Average of the weights that --init_from loads.")
     parser.add_argument(
         "--ema_snapshots_every_n_steps",
         type=int | None,
         default=None,
-        help="Also keep snapshots from which an average of any width can be made after training; off by default.",
+        help="Also save snapshots for post-hoc averages of any width; off by default.",
     )
     parser.add_argument(
         "--ema_on_cpu",
@@ -54,8 +54,8 @@ def train_parser() -> LightningArgumentParser:
         default=False,
         help="Keep the optimiser's state in the host's memory and step there; slower, less on the GPU.",
     )
-    parser.add_argument("--dry_run", type=bool, default=False, help="Check everything, say what would run, stop.")
-    parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything random.")
+    parser.add_argument("--dry_run", type=bool, default=False, help="Check everything, print what would run, and stop.")
+    parser.add_argument("--seed_everything", type=int, default=0, help="Seed of all random generators.")
     parser.add_lightning_class_args(FlowModule, "model", subclass_mode=True)
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
     parser.add_lightning_class_args(pl.Trainer, "trainer")
@@ -63,9 +63,9 @@ def train_parser() -> LightningArgumentParser:
     for name, function in sections.items():
         skip = {"epochs"} if name == "schedule" else set()
         parser.add_class_arguments(function, name, skip=skip, instantiate=False, sub_configs=False)
-    # In the run's folder.
+    # Relative to the run's folder.
     parser.set_defaults({"checkpoint.dirpath": CHECKPOINTS})
-    parser.add_argument("--logging.tensorboard", type=str | None, default="tensorboard", help="Folder of its logs.")
+    parser.add_argument("--logging.tensorboard", type=str | None, default="tensorboard", help="TensorBoard folder.")
     parser.add_argument("--logging.csv", type=str | None, default="csv", help="Folder of the CSV logs.")
     parser.add_argument(
         "--logging.wandb", type=dict[str, Any] | None, default=None, help="Settings of a Weights & Biases run."
@@ -74,7 +74,7 @@ def train_parser() -> LightningArgumentParser:
 
 
 def describe_dry_run(training: Training) -> None:
-    """Log what a training would do: folder, model, data, devices, length, memory."""
+    """Log the plan of a training: folder, model, data, devices, length, memory."""
     training.data.train_dataloader()
     trainer = training.trainer
     lines = {

@@ -1,53 +1,53 @@
-"""Words of a command line, as people type them, brought to the form that the parser reads."""
+"""Normalise command-line arguments to the form ``--name=value`` that the parser reads."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 
-# A prompt is text, and may begin with anything.
+# A prompt is text, in which a leading ~ is no home folder.
 _NO_PATHS = ("prompt",)
 _TRUTHS = ("true", "false", "yes", "no", "null")
 
 
 def spell_out(args: Sequence[str], kinds: Mapping[str, str]) -> list[str]:
-    """Bring the options of a command to the form ``--name=value``.
+    """Normalise the options of a command to the form ``--name=value``.
 
     - ``--num-images 8`` is ``--num_images=8``.
     - An option of a section can be given without it: ``--steps 8`` is ``--sampling.steps=8``, where the command has no
       option ``--steps`` and no other section has one.
-    - A list is several words: ``--user_ids 1 2 3`` is ``--user_ids=[1,2,3]``.
+    - A list can be several arguments: ``--user_ids 1 2 3`` is ``--user_ids=[1,2,3]``.
     - A switch can be bare: ``--dry_run`` is ``--dry_run=true``, and so can a dotted setting that is not in ``kinds``.
-    - ``~`` at the beginning of a path is the home folder.
+    - A leading ``~`` of a path is replaced by the home folder.
 
     Args:
-        args: Words after the command.
+        args: Arguments after the command.
         kinds: Annotation of each option by name, such as ``{"sampling.steps": "int | None"}``.
 
     Returns:
-        The words; those that are no option of ``kinds`` keep their name.
+        The normalised arguments; options that are not in ``kinds`` keep their name.
     """
-    words = list(args)
+    rest = list(args)
     spelt: list[str] = []
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--") or word == "--":
-            spelt.append(expand_home(word))
+    while rest:
+        arg = rest.pop(0)
+        if not arg.startswith("--") or arg == "--":
+            spelt.append(expand_home(arg))
             continue
-        flag, equals, value = word.partition("=")
+        flag, equals, value = arg.partition("=")
         name = full_name(flag[2:].replace("-", "_"), kinds)
-        # A setting of a recipe, of which only the parser knows what it is.
+        # Only the parser knows the kind of a dotted setting of a recipe.
         kind = kinds.get(name, "bool | str" if "." in name else "")
         if equals:
             values = [value]
         elif kind.startswith("list["):
-            values = [words.pop(0) for _ in range(_count_values(words))]
+            values = [rest.pop(0) for _ in range(_count_values(rest))]
             values = [f"[{','.join(values)}]"] if values else []
-        elif _is_bare(kind, words):
+        elif _is_bare(kind, rest):
             values = ["true"]
         else:
-            # Without one the parser says what is missing.
-            values = [words.pop(0)] if words and not (words[0].startswith("--") and len(words[0]) > 2) else []
+            # If there is no value, the parser reports it.
+            values = [rest.pop(0)] if rest and not (rest[0].startswith("--") and len(rest[0]) > 2) else []
         values = [value if name in _NO_PATHS else expand_home(value) for value in values]
         spelt.append(f"--{name}={values[0]}" if values else f"--{name}")
     return spelt
@@ -60,19 +60,19 @@ def full_name(name: str, kinds: Mapping[str, str]) -> str:
 
 
 def expand_home(value: str) -> str:
-    """Replace ``~`` at the beginning of a path by the home folder; every other text stays as it is."""
+    """Replace a leading ``~`` of a path by the home folder; other text is returned unchanged."""
     return os.path.expanduser(value) if value == "~" or value.startswith("~/") else value  # noqa: PTH111 (may be text)
 
 
-def _count_values(words: Sequence[str]) -> int:
-    return next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
+def _count_values(args: Sequence[str]) -> int:
+    return next((place for place, arg in enumerate(args) if arg.startswith("--")), len(args))
 
 
-def _is_bare(kind: str, words: Sequence[str]) -> bool:
-    """Whether an option has no value behind it, and none is needed."""
+def _is_bare(kind: str, args: Sequence[str]) -> bool:
+    """Whether an option is a switch without a value."""
     parts = [part.strip() for part in kind.split("|")]
     if "bool" not in parts:
         return False
-    if not words or words[0].startswith("--"):
+    if not args or args[0].startswith("--"):
         return True
-    return set(parts) <= {"bool", "None"} and words[0].lower() not in _TRUTHS
+    return set(parts) <= {"bool", "None"} and args[0].lower() not in _TRUTHS

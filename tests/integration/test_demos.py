@@ -186,7 +186,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(name, runs, tmp_path
     assert not (tmp_path / "out").exists()
     before = content(runs(name)[0])
     assert cli.main(["demo", name, "--out", str(runs(name)[0]), "--dry_run", "--restart"]) == 0
-    assert "start anew" in capsys.readouterr().err and content(runs(name)[0]) == before
+    assert "would restart" in capsys.readouterr().err and content(runs(name)[0]) == before
 
 
 @pytest.mark.parametrize("name", NAMES)
