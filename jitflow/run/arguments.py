@@ -1,4 +1,4 @@
-"""Arguments of classes and functions that a recipe's sections set."""
+"""Arguments of classes and functions that the sections of a recipe set."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Arguments:
     """Arguments of a class or function that a recipe can set, with their defaults.
 
     Attributes:
-        names: Their names.
-        defaults: Defaults by name, of those that have one.
-        takes_all: Whether any other name is accepted as well.
+        names: Names of the arguments.
+        defaults: Defaults by name, if any.
+        takes_all: Whether any other name is accepted too.
     """
 
     names: list[str]
@@ -24,7 +24,7 @@ class Arguments:
 
 
 def arguments_of(function: Callable[..., Any]) -> Arguments:
-    """List the arguments of a class or function, with the settings that its keywords stand for.
+    """List the arguments of a class or function, including settings passed as ``**settings``.
 
     The keywords ``**settings`` of a class with a ``settings_class`` are the fields of that dataclass.
 

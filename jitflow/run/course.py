@@ -1,4 +1,4 @@
-"""The course of a training: how many steps it has, and what follows from that."""
+"""Length of a training in epochs and steps, and the schedule and EMA decays derived from it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jitflow.errors import ConfigError
 from jitflow.run.strategy import count_devices
 
 log = logging.getLogger(__name__)
-# Length of the learning rate's schedule where neither epochs nor steps end a training.
+# Length of the learning-rate schedule if neither max_epochs nor max_steps ends a training.
 _ENDLESS_EPOCHS = 600
 
 
 @dataclass(frozen=True)
 class Course:
-    """How long a training is.
+    """Length of a training in batches, steps and epochs.
 
     Attributes:
         batches_per_epoch: Batches of one process in an epoch.
@@ -38,13 +38,13 @@ class Course:
 
 
 def plan_course(recipe: Mapping[str, Any], num_samples: int | None, *, batch_size: int, drop_last: bool) -> Course:
-    """Work out how long a training is.
+    """Compute the length of a training from its recipe and data set.
 
     Args:
         recipe: Complete settings.
-        num_samples: Training samples; None if the data do not say.
+        num_samples: Training samples; None if unknown.
         batch_size: Samples of a batch on one process.
-        drop_last: Whether the last, smaller batch of an epoch is left out.
+        drop_last: Whether the last, smaller batch of an epoch is dropped.
 
     Raises:
         ConfigError: If there is no device, no node, or no batch for a step, or validation is due after more
@@ -79,7 +79,7 @@ def plan_course(recipe: Mapping[str, Any], num_samples: int | None, *, batch_siz
 
 
 def schedule_of(recipe: Mapping[str, Any], course: Course) -> LearningRateSchedulerCallback:
-    """Make the learning-rate schedule; its warm-up is at most half of the training, which is said."""
+    """Make the learning-rate schedule; a warm-up longer than half of the training is shortened."""
     settings = dict(recipe["schedule"])
     longest = course.num_epochs / 2
     if settings["warmup_epochs"] > longest:
@@ -91,7 +91,7 @@ def schedule_of(recipe: Mapping[str, Any], course: Course) -> LearningRateSchedu
 
 
 def ema_decays(settings: Mapping[str, Any], course: Course) -> dict[str, float]:
-    """Choose the averages' decays that a recipe leaves null.
+    """Choose the EMA decays that a recipe leaves null.
 
     The first spans a tenth of a short training, and no more than 10,000 steps; the second a quarter of the first.
 
@@ -100,7 +100,7 @@ def ema_decays(settings: Mapping[str, Any], course: Course) -> dict[str, float]:
         course: Length of the training.
 
     Returns:
-        The chosen ones by argument.
+        The chosen decays by argument.
     """
     chosen: dict[str, float] = {}
     decay = settings.get("ema_decay1", 0.0)

@@ -1,4 +1,4 @@
-"""Train: the one place where a Trainer, its callbacks and a run's folder come together."""
+"""Train a recipe: the only module that builds a Trainer, its callbacks and a run's folder."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ _RUN_DIR = "{run_dir}"
 
 @dataclass(frozen=True)
 class Training:
-    """A training that is ready to start: everything that can be wrong has been looked at.
+    """A training that is ready to start: model, data and trainer are built and checked.
 
     Attributes:
         recipe: Complete settings.
         run_dir: Folder of the run.
-        start: Where it begins.
+        start: Checkpoint to start from, if any.
         module: The model.
         data: The data.
-        info: What the data say of themselves.
-        course: How long it is.
-        trainer: What trains.
+        info: Description of the data (``get_dataset_info``).
+        course: Length of the training.
+        trainer: Lightning's trainer.
     """
 
     recipe: dict[str, Any]
@@ -83,26 +83,24 @@ def fit(
     foreign: bool = False,
     command: str | None = None,
 ) -> Run:
-    """Train by a recipe, or go on with a training that was cut off; a finished one is left as it is.
+    """Train a recipe, or resume an interrupted training; a finished one is left unchanged.
 
     Args:
-        recipe: Sections by name, see ``jitflow/apps/README.md``; what it leaves out has its default.
-        run_dir: Folder of the run, which is made: checkpoints, logs, ``run.json``, ``report.html``.
-        resume: ``"auto"`` goes on with the folder's own run where it stopped. A path of a checkpoint or a folder goes
-            on from there, also with another length, other data or other logs, which are named; never with another
-            model or optimiser.
-        callbacks: Further callbacks; one of a kind that the run has by itself takes its place.
-        restart: Begin anew, and throw away what a training wrote into the folder as soon as nothing is wrong with this
-            one.
+        recipe: Sections by name, see ``jitflow/apps/README.md``; missing settings have their defaults.
+        run_dir: Folder of the run, created if missing: checkpoints, logs, ``run.json``, ``report.html``.
+        resume: ``"auto"`` resumes the folder's own run. A path of a checkpoint or a folder resumes from there, also
+            with another length, other data or other logs, which are logged; never with another model or optimiser.
+        callbacks: Further callbacks; they replace default callbacks of the same class.
+        restart: Start from scratch; the earlier training in the folder is deleted once this one has passed all checks.
         foreign: Allow classes of any package in the recipe, which can run any code.
-        command: What goes on with the run, for its record; ``jitflow train --resume`` by default.
+        command: Command that resumes the run, for its record; ``jitflow train --resume`` by default.
 
     Returns:
         The run, as its folder describes it.
 
     Raises:
-        ConfigError: If a setting cannot work, or the folder holds another run.
-        DataError: If the data cannot be used, or are not those of the run.
+        ConfigError: If a setting is invalid, or the folder holds another run.
+        DataError: If the data cannot be used, or differ from those of the run.
         CheckpointError: If a checkpoint is damaged or of another model.
         MissingFileError: If a path does not exist.
     """
@@ -110,8 +108,8 @@ def fit(
     with no_folder_without_a_run(run_dir):
         training = prepare(recipe, run_dir, resume, callbacks, restart=restart, foreign=foreign)
         if training is not None:
-            goes_on = command or shlex.join(["jitflow", "train", "--resume", str(run_dir)])
-            _train(training, goes_on, restart=restart and is_first_process())
+            resume_command = command or shlex.join(["jitflow", "train", "--resume", str(run_dir)])
+            _train(training, resume_command, restart=restart and is_first_process())
     return describe_run(run_dir)
 
 
@@ -126,16 +124,16 @@ def _train(training: Training, command: str, *, restart: bool) -> None:
         command=command,
     )
     recorder = RunRecorder(run_dir, record)
-    # Behind all others, which may still refuse to start.
+    # Last, because the other callbacks may still refuse to start.
     trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
     log.info("%s in %s: %s", describe_model(training.module), run_dir, describe_length(training))
     if start.checkpoint is not None:
         log.info("resuming from %s", start.checkpoint)
-    aside = run_set_aside(run_dir, lambda: recorder.has_started) if restart else nullcontext()
-    with aside, warnings.catch_warnings(), recorder.end_recorded(trainer):
+    old_run = run_set_aside(run_dir, lambda: recorder.has_started) if restart else nullcontext()
+    with old_run, warnings.catch_warnings(), recorder.end_recorded(trainer):
         # Hints on worker counts and small data sets.
         warnings.filterwarnings("ignore", module="lightning")
-        with resumable_exit(trainer, "the same command goes on"):
+        with resumable_exit(trainer, "the same command resumes it"):
             trainer.fit(training.module, datamodule=training.data, ckpt_path=start.checkpoint)
     if trainer.is_global_zero:
         shutil.rmtree(run_dir / CONVERTED, ignore_errors=True)
@@ -151,16 +149,16 @@ def prepare(
     restart: bool = False,
     foreign: bool = False,
 ) -> Training | None:
-    """Build a training and look at everything that can be wrong.
+    """Build a training and check its settings, data, model and checkpoint.
 
-    Only what the data keep (``run_dir/cache``) is written; see :func:`no_folder_without_a_run`.
+    Only the data cache (``run_dir/cache``) is written; see :func:`no_folder_without_a_run`.
 
     Args:
         recipe: As in :func:`fit`, as are all further arguments.
         run_dir: See there.
         resume: See there.
         callbacks: See there.
-        restart: Begin anew whatever the folder holds; it is not emptied here.
+        restart: Start from scratch whatever the folder holds; it is not emptied here.
         foreign: See there.
 
     Returns:
@@ -168,14 +166,14 @@ def prepare(
     """
     recipe = complete(recipe, foreign=foreign)
     if restart and str(resume) != AUTO:
-        raise ConfigError("resume goes on with a run, restart begins a new one; give one of them")
+        raise ConfigError("resume continues a run, restart starts a new one; give one of them")
     start = Start() if restart else find_start(recipe, run_dir, resume)
     kept = {} if start.checkpoint is None else kept_settings(start.checkpoint)
     check_same_model(recipe, kept, foreign=foreign)
     if start.is_finished:
         log.info(
-            "%s is finished: %s holds all the epochs or steps that are asked for; more of them train it longer, "
-            "--restart begins anew",
+            "%s is finished: %s has reached the requested epochs or steps; request more to train longer, or "
+            "--restart to start from scratch",
             run_dir,
             start.checkpoint,
         )
@@ -210,7 +208,7 @@ def _prepare(
     module.optimizer_on_cpu = recipe["optimizer_on_cpu"]
     module.check_data(info)
     if start.checkpoint is not None:
-        # Checked before anything of the run is written over.
+        # Checked before any file of the run is overwritten.
         start = replace(start, checkpoint=resumable(start.checkpoint, module, run_dir / CONVERTED))
     elif recipe["init_from"] is not None:
         init_from(module, find_checkpoint(recipe["init_from"]), ema=recipe["init_ema"])
@@ -228,7 +226,7 @@ def _seed(seed: int) -> None:
 def _open_data(
     recipe: Mapping[str, Any], run_dir: Path, *, foreign: bool
 ) -> tuple[pl.LightningDataModule, dict[str, Any]]:
-    """Build the data module and let it look at its files."""
+    """Build and set up the data module."""
     arguments = {name: in_run_folder(value, run_dir) for name, value in recipe["data"]["init_args"].items()}
     if "cache_dir" in arguments and arguments["cache_dir"] is None:
         arguments["cache_dir"] = str(run_dir / "cache")
@@ -240,27 +238,27 @@ def _open_data(
 
 
 def in_run_folder(value: Any, run_dir: Path) -> Any:
-    """Return a setting with ``{run_dir}`` at its beginning replaced, such as ``{run_dir}/../latents``.
+    """Replace a leading ``{run_dir}`` of a recipe's setting, such as ``{run_dir}/../latents``.
 
-    So a recipe can name data that lie beside its run, and stays the same wherever both are moved.
+    A recipe can so name data beside its run, and stays valid when both are moved.
     """
     if not isinstance(value, str) or not value.startswith(_RUN_DIR):
         return value
-    # Without the dots, for the run's folder need not exist yet.
+    # Resolve the dots, since the run's folder need not exist yet.
     return os.path.normpath(f"{run_dir}{value.removeprefix(_RUN_DIR)}")
 
 
 def _check_same_data(run_dir: Path, start: Start, data: Any, info: Mapping[str, Any]) -> None:
-    """Raise DataError if the folder's own run was trained on other data than those that lie there now."""
+    """Raise DataError if the folder's own run was trained on data with another fingerprint."""
     record = read_run_record(run_dir) if start.is_same_run else None
-    before = record.data.get("fingerprint") if record is not None else None
-    if before is None:
+    recorded = record.data.get("fingerprint") if record is not None else None
+    if recorded is None:
         return
     now = _describe_data(data, info)["fingerprint"]
-    if now != before:
+    if now != recorded:
         raise DataError(
-            f"{run_dir} was trained on other data (fingerprint {before[:12]}, now {now[:12]}); restore them, "
-            f"--resume {run_dir} to go on with these all the same, or choose another folder"
+            f"{run_dir} was trained on other data (fingerprint {recorded[:12]}, now {now[:12]}); restore them, "
+            f"--resume {run_dir} to continue with these anyway, or choose another folder"
         )
 
 
@@ -277,32 +275,34 @@ def _build_trainer(
     *,
     foreign: bool,
 ) -> pl.Trainer:
-    asked = {name: build_nested(value, foreign=foreign) for name, value in recipe["trainer"].items()}
-    chosen = asked.pop("callbacks") or []
+    arguments = {name: build_nested(value, foreign=foreign) for name, value in recipe["trainer"].items()}
+    chosen = arguments.pop("callbacks") or []
     chosen = [*(chosen if isinstance(chosen, list) else [chosen]), *further]
-    # A callback of the user replaces ours of the same kind.
+    # A user's callback replaces the default one of the same class.
     ours = [c for c in _callbacks(recipe, run_dir, module, course) if not any(isinstance(o, type(c)) for o in chosen)]
-    logger = asked.pop("logger")
-    devices = {name: asked[name] for name in ("devices", "accelerator", "num_nodes")}
-    asked["strategy"] = strategy_for(asked["strategy"], **devices, accumulate=asked["accumulate_grad_batches"])
-    asked["precision"] = usable_precision(asked["precision"], asked["accelerator"])
-    asked["log_every_n_steps"] = max(1, min(asked["log_every_n_steps"] or 50, course.batches_per_epoch))
-    # A first look at the validation would only cost time: everything was looked at already.
-    asked["num_sanity_val_steps"] = asked["num_sanity_val_steps"] or 0
-    asked["gradient_clip_val"] = asked["gradient_clip_val"] or None
-    # Counted better by our own line and by `jitflow models`.
-    asked["enable_model_summary"] = asked["enable_model_summary"] or False
-    asked["default_root_dir"] = asked["default_root_dir"] or str(run_dir)
+    logger = arguments.pop("logger")
+    devices = {name: arguments[name] for name in ("devices", "accelerator", "num_nodes")}
+    arguments["strategy"] = strategy_for(
+        arguments["strategy"], **devices, accumulate=arguments["accumulate_grad_batches"]
+    )
+    arguments["precision"] = usable_precision(arguments["precision"], arguments["accelerator"])
+    arguments["log_every_n_steps"] = max(1, min(arguments["log_every_n_steps"] or 50, course.batches_per_epoch))
+    # Lightning's validation sanity check is redundant: everything was checked already.
+    arguments["num_sanity_val_steps"] = arguments["num_sanity_val_steps"] or 0
+    arguments["gradient_clip_val"] = arguments["gradient_clip_val"] or None
+    # The log line of `describe_model` replaces Lightning's summary.
+    arguments["enable_model_summary"] = arguments["enable_model_summary"] or False
+    arguments["default_root_dir"] = arguments["default_root_dir"] or str(run_dir)
     logger = _loggers(recipe["logging"], run_dir) if logger is None or logger is True else logger
     try:
-        return pl.Trainer(**asked, callbacks=[*chosen, *ours], logger=logger)
+        return pl.Trainer(**arguments, callbacks=[*chosen, *ours], logger=logger)
     except (MisconfigurationException, TypeError, ValueError) as error:
-        # Lightning's own words name its arguments.
+        # Lightning's message names its arguments.
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
 
 
 def _callbacks(recipe: Mapping[str, Any], run_dir: Path, module: FlowModule, course: Course) -> list[pl.Callback]:
-    """The callbacks of every training, in the order in which they act."""
+    """Return the default callbacks of every training, in calling order."""
     saving = dict(recipe["checkpoint"])
     callbacks: list[pl.Callback] = [
         EMACallback(module.ema_decay1, module.ema_decay2, on_cpu=recipe["ema_on_cpu"]),
@@ -323,7 +323,7 @@ def _loggers(logging_settings: Mapping[str, Any], run_dir: Path) -> list[Logger]
     if logging_settings["tensorboard"]:
         loggers.append(TensorBoardLogger(run_dir, "", logging_settings["tensorboard"]))
     if logging_settings["csv"]:
-        # In a new folder for each part of a run: this logger empties the folder it is given.
+        # A new folder for each part of a run: this logger empties its folder.
         loggers.append(CSVLogger(run_dir, logging_settings["csv"]))
     if logging_settings["wandb"] is not None:
         from lightning.pytorch.loggers import WandbLogger
@@ -335,7 +335,7 @@ def _loggers(logging_settings: Mapping[str, Any], run_dir: Path) -> list[Logger]
 
 @contextmanager
 def no_folder_without_a_run(run_dir: Path) -> Iterator[None]:
-    """Remove a folder that was made for a training that did not start: one that was refused, or a dry run."""
+    """Remove a run's folder that was created for a training that did not start (refused, or a dry run)."""
     existed = run_dir.exists()
     try:
         yield
@@ -345,13 +345,13 @@ def no_folder_without_a_run(run_dir: Path) -> Iterator[None]:
 
 
 def describe_model(module: FlowModule) -> str:
-    """Name a model and its size, such as ``JiT-B/16, 131.45M parameters``."""
+    """Describe a model and its number of parameters, such as ``JiT-B/16, 131.45M parameters``."""
     parameters = sum(p.numel() for p in module.parameters())
     return f"{getattr(module, 'model_name', type(module).__name__)}, {parameters / 1e6:.2f}M parameters"
 
 
 def describe_length(training: Training) -> str:
-    """Say how long a training is, such as ``1,437 samples, 22 steps an epoch, 50 epochs``."""
+    """Describe the length of a training, such as ``1,437 samples, 22 steps an epoch, 50 epochs``."""
     course = training.course
     samples = training.info.get("num_samples")
     known = f"{samples:,} samples, {course.steps_per_epoch:,} steps an epoch, " if samples is not None else ""

@@ -1,4 +1,4 @@
-"""A run's folder: its settings, the machine it ran on, and ``run.json``, which says how far it came."""
+"""Files of a run's folder: its settings, its environment, and ``run.json`` with its state and progress."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ RUN_NAME = "run.json"
 CONFIG_NAME = "config.yaml"
 ENVIRONMENT_NAME = "environment.json"
 DATA_NAME = "data.json"
-"""What a run was trained on, in folders from before there was run.json, which holds it now."""
+"""Record of a run's data in folders that predate run.json."""
 RunState = Literal["running", "finished", "interrupted", "failed"]
 
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """What ``run.json`` says of a run.
+    """Content of ``run.json``: application, recipe, state and progress of a run.
 
     Attributes:
         application: Its application's name; empty for a module that belongs to none.
         recipe: Complete settings, as :func:`jitflow.run.settings.complete` gives them.
-        state: ``running`` also stays behind when the process is killed.
-        data: Sizes and fingerprint of what it is trained on.
+        state: State of the run; it stays ``running`` if the process is killed.
+        data: Sizes and fingerprint of the training data.
         epochs: Finished epochs when the state was written.
         steps: Optimiser steps when the state was written.
-        score: Name and value of the score that stands for the run; None if there is none yet.
-        command: The command that goes on with it, or reports if it is finished, from the folder it was started in.
-        detail: Why it ended, in one line; empty if it did not fail.
+        score: Name and value of the headline score; None if there is none yet.
+        command: Command that resumes the run, or reports a finished one, from the folder it was started in.
+        detail: Reason of a failure, in one line; else empty.
     """
 
     application: str
@@ -58,7 +58,7 @@ class RunRecord:
 
 
 def write_run_record(folder: str | Path, record: RunRecord) -> None:
-    """Write ``run.json`` into a run's folder, which is made."""
+    """Write ``run.json`` into a run's folder, which is created if missing."""
     write_json(Path(folder) / RUN_NAME, dataclasses.asdict(record))
 
 
@@ -69,10 +69,10 @@ def read_run_record(folder: str | Path) -> RunRecord | None:
         folder: The run's folder.
 
     Returns:
-        The record; None if there is none, as in folders written by versions before it.
+        The record; None if there is none, as in folders of earlier versions.
 
     Raises:
-        ConfigError: If it is damaged; names the file.
+        ConfigError: If the file is damaged; names it.
     """
     path = Path(folder) / RUN_NAME
     if not path.is_file():
@@ -88,15 +88,17 @@ def read_run_record(folder: str | Path) -> RunRecord | None:
         score = None if record.score is None else (str(record.score[0]), float(record.score[1]))
         return dataclasses.replace(record, score=score)
     except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path} is damaged ({error}); remove it to have the run read from its checkpoints") from None
+        raise ConfigError(
+            f"{path} is damaged ({error}); remove it, and the run is described from its checkpoints"
+        ) from None
 
 
 @contextmanager
 def outcome_recorded(write: Callable[[RunState, str], None]) -> Iterator[None]:
-    """Have it written how the work inside the block ended, whatever way it did.
+    """Record the outcome of the run inside the block, also after an exception.
 
     Args:
-        write: Called at the end with ``finished``, ``interrupted`` or ``failed``, and with why it failed, in one line.
+        write: Called at the end with ``finished``, ``interrupted`` or ``failed``, and the reason of a failure, in one line.
     """
     state: RunState = "failed"
     detail = ""
@@ -114,7 +116,7 @@ def outcome_recorded(write: Callable[[RunState, str], None]) -> Iterator[None]:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Describe what a result depends on besides the settings: versions, device, commit, command."""
+    """Describe the environment of a run: versions, device, commit, command."""
     return {
         "jitflow": jitflow.__version__,
         "commit": _git_commit(),
@@ -132,7 +134,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def write_run_folder(folder: str | Path, settings: dict[str, Any] | str, *, seed: int | None) -> Path:
-    """Write the settings and the environment of a run into its folder, which is made.
+    """Write the settings and the environment of a run into its folder, which is created if missing.
 
     Args:
         folder: The run's folder.
@@ -150,7 +152,7 @@ def write_run_folder(folder: str | Path, settings: dict[str, Any] | str, *, seed
 
 
 def _git_commit() -> str | None:
-    """Commit of the checkout that this package runs from, ``+`` appended if it was changed; None if installed."""
+    """Return the git commit of this package's checkout, with ``+`` if modified; None if installed."""
     here = Path(__file__).parent
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5)

@@ -1,4 +1,4 @@
-"""The model of a training: its settings from the recipe, the data and the checkpoint, checked before it is built."""
+"""Build the model of a training from recipe, data and checkpoint settings, and check it beforehand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def kept_settings(checkpoint: Path) -> dict[str, Any]:
-    """Arguments of the model's class that a checkpoint was trained with, in any of our formats."""
+    """Return the model's constructor arguments that a checkpoint of any format was trained with."""
     return copy_nested(dict(read_state(checkpoint).settings))
 
 
@@ -30,23 +30,23 @@ def build_model(
     """Build the model of a training.
 
     Args:
-        recipe: Complete settings; arguments that are null are looked up in ``chosen``, then asked of the data.
-        info: What the data say of themselves.
-        chosen: Arguments of a checkpoint that is gone on with, and those that follow from the training's length.
+        recipe: Complete settings; arguments that are null are taken from ``chosen``, else from the data.
+        info: Description of the data (``get_dataset_info``).
+        chosen: Arguments of the checkpoint to resume, and those derived from the training's length.
         foreign: Allow classes of any package.
 
     Returns:
         The module, with fresh weights.
 
     Raises:
-        ConfigError: If a setting cannot work.
+        ConfigError: If a setting is invalid.
     """
     cls = find_class(recipe["model"], foreign=foreign)
     return cls(**_arguments(cls, recipe["model"]["init_args"], {**cls.settings_from_data(info), **chosen}))
 
 
 def check_same_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, foreign: bool = False) -> None:
-    """Compare a recipe's model with the checkpoint that is gone on with.
+    """Check that a recipe's model settings match the checkpoint to resume.
 
     Args:
         recipe: Complete settings.
@@ -54,7 +54,7 @@ def check_same_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, fore
         foreign: Allow classes of any package.
 
     Raises:
-        ConfigError: If a setting cannot work.
+        ConfigError: If a setting is invalid.
         CheckpointError: If the checkpoint was trained with other settings; names them.
     """
     if not kept:
@@ -70,20 +70,20 @@ def check_same_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, fore
 
 
 def check_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, foreign: bool = False) -> None:
-    """Look at a model before its data are read and before it takes any memory.
+    """Check a model's settings and memory before its data are read and without allocating it.
 
     Args:
         recipe: Complete settings.
-        kept: Arguments of the model of the checkpoint that is gone on with; empty for a new training.
+        kept: Model arguments of the checkpoint to resume; empty for a new training.
         foreign: Allow classes of any package.
 
     Raises:
-        ConfigError: If a setting cannot work, or the memory does not hold the model's state.
+        ConfigError: If a setting is invalid, or the model's state does not fit into memory.
     """
     module = _build_without_memory(_model_class(recipe, foreign=foreign), recipe["model"]["init_args"], kept)
     if module.num_classes and not module.label_drop_prob > 0 and module.cfg_scale != 1:
         raise ConfigError(
-            "guidance needs a network that also saw no label: set label_drop_prob above 0, or cfg_scale to 1"
+            "guidance needs a network trained with dropped labels: set label_drop_prob above 0, or cfg_scale to 1"
         )
     check_state_fits(
         module,
@@ -101,21 +101,21 @@ def _model_class(recipe: Mapping[str, Any], *, foreign: bool) -> type[FlowModule
 
 
 def _build_without_memory(cls: type[FlowModule], given: Mapping[str, Any], kept: Mapping[str, Any]) -> FlowModule:
-    # Stand-ins for what the data and the length of the training will decide.
-    stand_ins = {"ema_decay1": 0.0, "ema_decay2": 0.0, **cls.settings_from_data({})}
+    # Placeholders for arguments that depend on the data or the length of the training.
+    placeholders = {"ema_decay1": 0.0, "ema_decay2": 0.0, **cls.settings_from_data({})}
     with torch.device("meta"):
-        return cls(**_arguments(cls, given, {**stand_ins, **kept}))
+        return cls(**_arguments(cls, given, {**placeholders, **kept}))
 
 
 def _differences(
     given: Mapping[str, Any], made: Mapping[str, Any], kept: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-    """Settings that are given and differ from a checkpoint's: by dotted name, the checkpoint's value and the given one.
+    """Return given settings that differ from a checkpoint's: (checkpoint's value, given value) by dotted name.
 
     Args:
-        given: Arguments of the model's class; null leaves one to the checkpoint.
-        made: What the class made of them for its checkpoints, such as the JSON of a tokenizer that was named.
-        kept: The checkpoint's.
+        given: Arguments of the model's class; null stands for the checkpoint's value.
+        made: Arguments as the class stores them in checkpoints, such as a tokenizer's JSON in place of its name.
+        kept: Arguments stored in the checkpoint.
     """
     return {
         f"model.{name}": (kept[name], value)
@@ -125,7 +125,7 @@ def _differences(
 
 
 def _arguments(cls: type[FlowModule], given: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a class: what is null is chosen, and lists become the tuples that the class takes."""
+    """Fill in null arguments from ``chosen``, and convert lists to tuples where the class expects them."""
     annotations = getattr(cls.__init__, "__annotations__", {})
     found = {name: chosen.get(name) if value is None else value for name, value in given.items()}
     return {

@@ -1,7 +1,6 @@
-"""Recipes: settings of a whole training in YAML, carried by the applications and found by name.
+"""Recipes: all settings of a training in a YAML file, found by name among the applications' files.
 
-A recipe names classes with ``class_path`` and ``init_args``, as Lightning's command line does, and needs no command
-line to be built.
+A recipe names classes with ``class_path`` and ``init_args``, as Lightning's command line does, but works without it.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def find_recipe(name: str | Path) -> Path:
     if path.suffix in (".yaml", ".yml"):
         raise MissingFileError(f"recipe {path} does not exist")
     application, _, stem = str(name).partition("/")
-    # Only the application that is named is looked at: another package's, which may be broken, is none of its business.
+    # Only the named application is imported: a broken package of another application must not matter here.
     if application in list_applications() and "/" not in stem:
         path = recipe_folder(application) / f"{stem}.yaml"
         if path.is_file():
@@ -49,35 +48,35 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def read_recipe(name: str | Path) -> dict[str, Any]:
-    """Read a recipe's settings, classes by their names of today; raise ConfigError if it is not valid YAML."""
+    """Read a recipe's settings, with outdated class names replaced; raise ConfigError if it is not valid YAML."""
     path = find_recipe(name)
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # A ValueError is text that is no UTF-8, or a value that its tag does not fit.
+        # A ValueError means invalid UTF-8, or a value that does not match its YAML tag.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"recipe {path} is not valid YAML ({reason})") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"recipe {path} must hold settings by name")
-    return {name: _with_present_classes(value) for name, value in settings.items()}
+    return {name: _rename_former_classes(value) for name, value in settings.items()}
 
 
-def _with_present_classes(value: Any) -> Any:
-    """Give classes inside of nested settings the names they have today."""
+def _rename_former_classes(value: Any) -> Any:
+    """Replace outdated class names in nested settings."""
     if isinstance(value, dict):
-        named = {key: _with_present_classes(inner) for key, inner in value.items()}
+        named = {key: _rename_former_classes(inner) for key, inner in value.items()}
         path = named.get("class_path")
         return (
             {**named, "class_path": FORMER_CLASSES[path]} if isinstance(path, str) and path in FORMER_CLASSES else named
         )
-    return [_with_present_classes(item) for item in value] if isinstance(value, list) else value
+    return [_rename_former_classes(item) for item in value] if isinstance(value, list) else value
 
 
 def override(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Set values of a recipe by dotted name, where ``model.x`` and ``data.x`` are arguments of its classes.
 
     Args:
-        recipe: A recipe; it is not changed.
+        recipe: A recipe; it is not modified.
         changes: Values by name, such as ``{"model.learning_rate": 1e-3, "trainer.max_epochs": 5}``.
 
     Returns:
@@ -101,7 +100,7 @@ def _full_name(name: str) -> str:
 
 
 def copy_nested(value: Any) -> Any:
-    """Copy nested settings down to plain values, as a file would hold them: no tuples, paths as text."""
+    """Copy nested settings to plain values, as in a YAML file: lists instead of tuples, paths as text."""
     if isinstance(value, Mapping):
         return {str(name): copy_nested(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple, set)):
@@ -110,7 +109,7 @@ def copy_nested(value: Any) -> Any:
 
 
 def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings by dotted name, ``model.x`` for an argument of the model's class."""
+    """Flatten nested settings to dotted names, with ``model.x`` for an argument of the model's class."""
     flat: dict[str, Any] = {}
 
     def add(inner: Mapping[str, Any], prefix: str) -> None:
@@ -125,12 +124,12 @@ def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_class(spec: Mapping[str, Any], *, foreign: bool = False) -> Any:
-    """Import the class that a ``class_path`` names, by its name of today or of before.
+    """Import the class that a ``class_path`` names; outdated names are accepted.
 
     Args:
         spec: ``{"class_path": ..., "init_args": {...}}``.
         foreign: Also accept classes of other packages than jitflow, Lightning, torch and the applications, which can
-            run any code; for what a user typed, not for what came in a file.
+            run any code; for input that a user typed, not for the content of a file.
 
     Returns:
         The class.
@@ -152,7 +151,7 @@ def find_class(spec: Mapping[str, Any], *, foreign: bool = False) -> Any:
 
 
 def check_classes(settings: Any) -> None:
-    """Raise ConfigError if nested settings, which came in a file, name a foreign class or one that does not exist."""
+    """Raise ConfigError if nested settings from a file name a foreign class or one that does not exist."""
     if isinstance(settings, Mapping):
         if "class_path" in settings:
             find_class(settings)
@@ -164,14 +163,14 @@ def check_classes(settings: Any) -> None:
 
 
 def build(spec: Mapping[str, Any], *, foreign: bool = False) -> Any:
-    """Build the object that a ``class_path`` with ``init_args`` describes, and those among its arguments.
+    """Instantiate the class that a recipe's ``class_path`` and ``init_args`` describe, nested ones included.
 
     Args:
         spec: ``{"class_path": ..., "init_args": {...}}``.
         foreign: As in :func:`find_class`.
 
     Returns:
-        The object.
+        The instance.
 
     Raises:
         ConfigError: If a class is foreign or does not exist.
@@ -182,7 +181,7 @@ def build(spec: Mapping[str, Any], *, foreign: bool = False) -> Any:
 
 
 def build_nested(value: Any, *, foreign: bool = False) -> Any:
-    """Build what is described by a class inside of nested settings, and leave everything else as it is."""
+    """Instantiate every ``class_path`` in nested settings; other values are returned unchanged."""
     if isinstance(value, Mapping):
         if "class_path" in value:
             return build(value, foreign=foreign)

@@ -1,4 +1,4 @@
-"""Write a run's folder when its training starts, and how it ended when it ends."""
+"""Callback that writes a run's folder when training starts, and the outcome when it ends."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from jitflow.run.folder import RunRecord, RunState, outcome_recorded, write_run_
 
 
 class RunRecorder(pl.Callback):
-    """Keep the complete recipe in a run's folder and in every checkpoint, and in ``run.json`` how far the run came.
+    """Store the recipe in a run's folder and in every checkpoint, and the run's progress in ``run.json``.
 
-    The folder is written when the checkpoint and the data have been restored and the first step comes next: a training
-    that is refused before leaves the folder, and the record of the run in it, as they were.
+    The folder is written right before the first step, after checkpoint and data were restored: a training that fails
+    earlier leaves the folder and the record of the run in it unchanged.
 
     Args:
         run_dir: The run's folder.
-        record: What ``run.json`` will say; state and progress are filled in.
+        record: Content of ``run.json``; state and progress are filled in.
     """
 
     def __init__(self, run_dir: Path, record: RunRecord) -> None:
@@ -32,7 +32,7 @@ class RunRecorder(pl.Callback):
         self.has_started = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write settings, environment and record."""
+        """Write the settings, environment and record of the run."""
         self.has_started = True
         if trainer.is_global_zero:
             recipe = self._record.recipe
@@ -42,14 +42,14 @@ class RunRecorder(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the recipe, by which the run can be gone on with from the file alone."""
+        """Add the recipe to the checkpoint, so that the run can be resumed from this file alone."""
         checkpoint[RECIPE_ENTRY] = self._record.recipe
 
     def end_recorded(self, trainer: pl.Trainer) -> AbstractContextManager[None]:
-        """Write how the training inside the block ended, whatever way it did.
+        """Record the outcome of the training inside the block, also after an exception.
 
         Args:
-            trainer: What trains inside.
+            trainer: Trainer that runs in the block.
         """
 
         def write(state: RunState, detail: str) -> None:

@@ -1,4 +1,4 @@
-"""The settings of a training, complete and comparable: what a recipe leaves out, and what two runs differ in."""
+"""Complete a recipe's settings with defaults, and compare the settings of two runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jitflow.errors import ConfigError, unknown_name
 from jitflow.run.arguments import arguments_of
 from jitflow.run.recipe import copy_nested, find_class
 
-# Sections of a recipe whose values are arguments of one callable, without those that the run itself gives.
+# Sections of a recipe whose values are arguments of one callable, with the arguments that the run itself sets.
 _ARGUMENTS: dict[str, tuple[Callable[..., Any], set[str]]] = {
     "trainer": (pl.Trainer, set()),
     "schedule": (LearningRateSchedulerCallback, {"epochs"}),
@@ -31,7 +31,7 @@ _DEFAULTS: dict[str, Any] = {
 # Folders in the run's folder, and the settings of a Weights & Biases run.
 LOGGING = {"tensorboard": "tensorboard", "csv": "csv", "wandb": None}
 CHECKPOINTS = "checkpoints"
-# What may differ between two parts of one run: how long it shall last, where things lie, how it is watched and saved.
+# Settings that may change when a run is resumed: its length, paths, logging and saving.
 _MAY_CHANGE = (
     "checkpoint.",
     "data.cache_dir",
@@ -50,8 +50,8 @@ _MAY_CHANGE = (
     "trainer.num_sanity_val_steps",
     "trainer.profiler",
 )
-# Settings of a model that act when a run goes on, whatever the checkpoint was trained with; no part of its state.
-_ACT_AT_ONCE = (
+# Model settings that are not part of a checkpoint's state, so that a resumed run may change them.
+_NOT_IN_STATE = (
     "model.cfg_",
     "model.churn",
     "model.compile",
@@ -63,7 +63,7 @@ _ACT_AT_ONCE = (
 
 
 def complete(recipe: Mapping[str, Any], *, foreign: bool = False) -> dict[str, Any]:
-    """Fill in what a recipe leaves to defaults, so that it says everything about a training.
+    """Fill in the defaults of a recipe, so that it fully describes a training.
 
     Args:
         recipe: Sections by name; ``model`` and ``data`` describe classes.
@@ -94,9 +94,9 @@ def complete(recipe: Mapping[str, Any], *, foreign: bool = False) -> dict[str, A
     if "dirpath" not in _section(recipe.get("checkpoint"), "checkpoint"):
         done["checkpoint"]["dirpath"] = CHECKPOINTS
     if os.path.normpath(done["checkpoint"]["dirpath"]) not in (CHECKPOINTS, os.curdir):
-        # Where a run is looked for again.
+        # The places where a run's checkpoints are searched.
         raise ConfigError(
-            f"checkpoint.dirpath must be {CHECKPOINTS} or {os.curdir}, places of the run's folder; got "
+            f"checkpoint.dirpath must be {CHECKPOINTS} or {os.curdir}, relative to the run's folder; got "
             f"{done['checkpoint']['dirpath']}; for another disk, put the run's folder there"
         )
     given = _section(recipe.get("logging"), "logging")
@@ -108,7 +108,7 @@ def complete(recipe: Mapping[str, Any], *, foreign: bool = False) -> dict[str, A
 
 
 def _section(given: Any, name: str) -> Mapping[str, Any]:
-    """Settings of a section by name; none where it is left out. ConfigError if it is anything else."""
+    """Return a section's settings by name, empty if it is missing; raise ConfigError for any other value."""
     if given is not None and not (isinstance(given, Mapping) and all(isinstance(key, str) for key in given)):
         raise ConfigError(f"the section {name} of a recipe must hold settings by name; got {given!r:.40}")
     return given or {}
@@ -117,7 +117,7 @@ def _section(given: Any, name: str) -> Mapping[str, Any]:
 def _arguments(
     function: Callable[..., Any], given: Mapping[str, Any], section: str, left_out: set[str] | None = None
 ) -> dict[str, Any]:
-    """Defaults of a callable's arguments by name; ConfigError if one that is given does not exist."""
+    """Return the defaults of a callable's arguments; raise ConfigError if a given argument does not exist."""
     takes = arguments_of(function)
     names = [name for name in takes.names if name not in (left_out or ())]
     for name in given:
@@ -127,14 +127,14 @@ def _arguments(
 
 
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Compare the recorded settings of a run with those of another part of it, leaving aside what may change.
+    """Compare a run's recorded settings with those to resume it with, ignoring settings that may change.
 
     Args:
-        then: Recorded settings by dotted name; what is not recorded is not compared.
-        now: Complete settings by dotted name. A setting of the model that is null is the recorded one.
+        then: Recorded settings by dotted name; settings that are not recorded are not compared.
+        now: Complete settings by dotted name. A model setting that is null stands for the recorded one.
 
     Returns:
-        By dotted name in order: the recorded value and the present one.
+        Recorded and present value by dotted name, sorted.
     """
     return {
         name: (then[name], now.get(name))
@@ -146,14 +146,14 @@ def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
 
 
 def fixed_settings(changed: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
-    """Of settings that changed, those that a checkpoint's network, optimiser or losses are made of."""
+    """Select the changed settings that a checkpoint's network, optimiser or losses depend on."""
     return {
-        name: pair for name, pair in changed.items() if name.startswith("model.") and not name.startswith(_ACT_AT_ONCE)
+        name: pair for name, pair in changed.items() if name.startswith("model.") and not name.startswith(_NOT_IN_STATE)
     }
 
 
 def describe_changes(changed: Mapping[str, tuple[Any, Any]], most: int = 5) -> str:
-    """Name settings that differ, such as ``model.learning_rate 0.001 (now 0.1)``."""
+    """List the recipe settings that differ, such as ``model.learning_rate 0.001 (now 0.1)``."""
     parts = [f"{name} {_short(then)} (now {_short(now)})" for name, (then, now) in list(changed.items())[:most]]
     more = f" and {len(changed) - most} more" if len(changed) > most else ""
     return ", ".join(parts) + more

@@ -1,4 +1,4 @@
-"""Where a training begins: from nothing, from a checkpoint of its own folder or another, or not at all."""
+"""Decide whether a training starts from scratch, resumes from a checkpoint, or is finished already."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 AUTO = "auto"
 _ASIDE = ".before-restart"
 CONVERTED = "converted"
-"""Folder in a run's, for a checkpoint of another format that its training begins with; none of the run's own."""
+"""Sub-folder of a run for a converted checkpoint of another format that the training starts from."""
 _SECTIONS = (
     *("seed_everything", "init_from", "init_ema", "model", "data"),
     *("trainer", "schedule", "checkpoint", "guard", "logging"),
@@ -36,12 +36,12 @@ _SECTIONS = (
 
 @dataclass(frozen=True)
 class Start:
-    """Where a training begins.
+    """Starting point of a training.
 
     Attributes:
-        checkpoint: What it goes on from; None to begin with fresh weights.
-        is_finished: Whether nothing is left to train.
-        is_same_run: Whether it goes on with the folder's own run, whose settings were found to be the same.
+        checkpoint: Checkpoint to resume from; None for fresh weights.
+        is_finished: Whether the checkpoint is at the end of the training.
+        is_same_run: Whether this resumes the folder's own run, with the same settings.
     """
 
     checkpoint: Path | None = None
@@ -50,20 +50,20 @@ class Start:
 
 
 def find_start(recipe: Mapping[str, Any], run_dir: Path, resume: str | Path = AUTO) -> Start:
-    """Decide where a training begins: the one rule of "the same run?" and "finished?".
+    """Find the checkpoint that a training starts from, and whether the run is finished.
 
     Args:
         recipe: Complete settings.
         run_dir: The run's folder.
-        resume: ``"auto"``: an unfinished run of the same settings in the folder goes on, a finished one is left alone,
-            another one is an error. A path: the checkpoint, or the newest of the folder, is gone on with.
+        resume: ``"auto"``: an unfinished run with the same settings in the folder is resumed, a finished one is left
+            unchanged, another run is an error. A path: resume from this checkpoint, or the newest of this folder.
 
     Returns:
-        The start.
+        The starting point.
 
     Raises:
-        ConfigError: If the folder holds another run; names what differs.
-        MissingFileError: If there is nothing at the path.
+        ConfigError: If the folder holds another run; names the differing settings.
+        MissingFileError: If the path does not exist.
         CheckpointError: If every checkpoint of the run is damaged.
     """
     if str(resume) != AUTO:
@@ -72,17 +72,17 @@ def find_start(recipe: Mapping[str, Any], run_dir: Path, resume: str | Path = AU
     if found is None:
         return Start()
     recorded = recorded_settings(run_dir, found)
-    ways = "choose another folder, or --restart to throw it away"
+    advice = "choose another folder, or --restart to delete it"
     if recorded is None:
         raise ConfigError(
-            f"{run_dir} holds a training without a record of its settings; --resume {run_dir} goes on with it all the "
-            f"same; or {ways}"
+            f"{run_dir} holds a training without a record of its settings; --resume {run_dir} to continue it anyway, "
+            f"{advice}"
         )
     changed = changed_settings(recorded, flatten(recipe))
     if changed:
         raise ConfigError(
             f"{run_dir} holds a run with other settings: {describe_changes(changed)}; give the same, "
-            f"--resume {run_dir} to go on with others, {ways}"
+            f"--resume {run_dir} to continue with others, {advice}"
         )
     return Start(found, is_finished=is_finished(found, recipe), is_same_run=True)
 
@@ -90,24 +90,24 @@ def find_start(recipe: Mapping[str, Any], run_dir: Path, resume: str | Path = AU
 def _start_from(checkpoint: Path, recipe: Mapping[str, Any], run_dir: Path) -> Start:
     own = resume_point(run_dir)
     if own is not None and checkpoint.resolve().parent != own.resolve().parent:
-        recorded, theirs = recorded_recipe(run_dir, own), recorded_recipe(None, checkpoint)
-        # A copy of a checkpoint of this very run, perhaps from before it was made longer.
-        if recorded is None or theirs is None or changed_settings(flatten(theirs), flatten(recorded)):
+        own_recipe, other_recipe = recorded_recipe(run_dir, own), recorded_recipe(None, checkpoint)
+        # A copy of a checkpoint of this run is accepted, also with another length.
+        if own_recipe is None or other_recipe is None or changed_settings(flatten(other_recipe), flatten(own_recipe)):
             raise ConfigError(
-                f"{run_dir} holds another run than {checkpoint}; leave the folder out to go on where the checkpoint "
-                "lies, or choose an empty one"
+                f"{run_dir} holds another run than {checkpoint}; leave out --run_dir to resume in the checkpoint's own "
+                "folder, or choose an empty folder"
             )
     before, now = recorded_settings(run_folder_of(checkpoint), checkpoint) or {}, flatten(recipe)
     if now["init_from"] not in (None, before.get("init_from")):
-        raise ConfigError("resume goes on with a run, init_from begins a new one; give one of them")
+        raise ConfigError("resume continues a run, init_from starts a new one; give one of them")
     changed = {name: (before[name], now.get(name)) for name in before if before[name] != now.get(name)}
     if changed:
-        log.info("going on with other settings: %s", describe_changes(changed, most=20))
+        log.info("resuming with other settings: %s", describe_changes(changed, most=20))
     return Start(checkpoint, is_finished=is_finished(checkpoint, recipe))
 
 
 def is_finished(checkpoint: Path, recipe: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint lies at the end of what a recipe asks for, by epochs or by steps."""
+    """Whether a checkpoint has reached the epochs or steps of a recipe."""
     state = load_checkpoint(checkpoint)
     max_epochs, max_steps = recipe["trainer"].get("max_epochs"), recipe["trainer"].get("max_steps")
     by_epochs = max_epochs is not None and 0 < max_epochs <= epochs_done(state)
@@ -116,7 +116,7 @@ def is_finished(checkpoint: Path, recipe: Mapping[str, Any]) -> bool:
 
 
 def epochs_done(content: Mapping[str, Any]) -> int:
-    """Return how many epochs a checkpoint's training finished; its own ``epoch`` differs by one after the last."""
+    """Return the number of finished epochs of a checkpoint; its ``epoch`` entry is off by one after the last."""
     try:
         return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
     except (KeyError, TypeError):
@@ -124,20 +124,20 @@ def epochs_done(content: Mapping[str, Any]) -> int:
 
 
 def recorded_settings(run_dir: Path, checkpoint: Path) -> dict[str, Any] | None:
-    """Settings of a run by dotted name, as far as its folder or its checkpoint records them; None if they do not."""
+    """Return a run's settings by dotted name, as recorded in its folder or checkpoint; None if neither has them."""
     recipe = recorded_recipe(run_dir, checkpoint)
     if recipe is not None:
         return flatten(recipe)
-    words = _former_words(run_dir, load_checkpoint(checkpoint))
-    return None if words is None else words[1]
+    legacy = _legacy_settings(run_dir, load_checkpoint(checkpoint))
+    return None if legacy is None else legacy[1]
 
 
 def recorded_recipe(run_dir: Path | None, checkpoint: Path | None) -> dict[str, Any] | None:
-    """Find the complete recipe of a run.
+    """Find the recorded recipe of a run, completed with defaults.
 
     Args:
-        run_dir: Its folder: ``run.json`` there, or the ``config.yaml`` of a version before it; None for no folder.
-        checkpoint: One of its checkpoints; None for none.
+        run_dir: The run's folder, with ``run.json`` or the ``config.yaml`` of an earlier version; None for no folder.
+        checkpoint: A checkpoint of the run; None for none.
 
     Returns:
         The recipe; None if neither holds one.
@@ -149,7 +149,7 @@ def recorded_recipe(run_dir: Path | None, checkpoint: Path | None) -> dict[str, 
         held = held_recipe(load_checkpoint(checkpoint))
         if held is not None:
             return held
-    config = _former_config(run_dir) if run_dir is not None else None
+    config = _legacy_config(run_dir) if run_dir is not None else None
     if config is None:
         return None
     try:
@@ -159,39 +159,39 @@ def recorded_recipe(run_dir: Path | None, checkpoint: Path | None) -> dict[str, 
 
 
 def recipe_to_resume(path: str | Path) -> dict[str, Any]:
-    """Return the recipe by which the run of a checkpoint or folder goes on when nothing else is said.
+    """Return the recorded recipe to resume the run of a checkpoint or folder with.
 
     Args:
         path: A checkpoint, a folder of them, or a run's folder.
 
     Raises:
-        MissingFileError: If there is none.
-        CheckpointError: If nothing says by which settings it was trained.
+        MissingFileError: If there is no checkpoint.
+        CheckpointError: If the settings of the training are not recorded.
     """
     checkpoint = find_checkpoint(path)
     folder = run_folder_of(checkpoint)
     recipe = recorded_recipe(folder, checkpoint)
     if recipe is not None:
         return recipe
-    words = _former_words(folder, load_checkpoint(checkpoint))
-    if words is None:
+    legacy = _legacy_settings(folder, load_checkpoint(checkpoint))
+    if legacy is None:
         raise CheckpointError(
-            f"nothing in {checkpoint} or beside it says by which settings it was trained; name them with `jitflow "
-            "train --config RECIPE`, or start from its weights with --init_from"
+            f"the training settings of {checkpoint} are not recorded in it or beside it; name them with `jitflow train "
+            "--config RECIPE`, or start from its weights with --init_from"
         )
-    return complete(override(read_recipe(words[0]), words[1]))
+    return complete(override(read_recipe(legacy[0]), legacy[1]))
 
 
 def resumed_folder(resume: str | Path | None, run_dir: str | Path | None, default: str | Path) -> Path:
-    """Return the folder in which a run goes on, or a new one begins.
+    """Return the folder to resume a run in, or to start a new run in.
 
     Args:
-        resume: What is gone on with: a checkpoint, a folder, ``"auto"`` for the run's folder; None for nothing.
-        run_dir: Folder that was named; None where none was.
-        default: Folder where nothing else says one.
+        resume: Checkpoint or folder to resume from, ``"auto"`` for the run's folder; None for a new run.
+        run_dir: Folder that the user named; None if not given.
+        default: Folder if neither names one.
 
     Returns:
-        The folder that was named, else that of the run which is resumed, so that no other run is written over.
+        ``run_dir`` if given, else the folder of the resumed run, so that no other run is overwritten.
 
     Raises:
         MissingFileError: If there is nothing to resume.
@@ -202,19 +202,19 @@ def resumed_folder(resume: str | Path | None, run_dir: str | Path | None, defaul
         return Path(default)
     checkpoint = find_checkpoint(resume)
     folder = run_folder_of(checkpoint)
-    # A file of no run, such as one of the JiT release, begins a run elsewhere: what lies beside it is not ours.
+    # A file outside any run, such as one of the JiT release, starts a run elsewhere: its folder is not ours.
     return folder if recorded_settings(folder, checkpoint) is not None else Path(default)
 
 
 def run_folder_of(checkpoint: Path) -> Path:
-    """Return the run's folder that a checkpoint lies in: its own folder, or the one above ``checkpoints``."""
+    """Return the run's folder of a checkpoint: its parent folder, or the one above ``checkpoints``."""
     folder = checkpoint.parent
     marks = (RUN_NAME, CONFIG_NAME, "training.json")
     return folder.parent if not any((folder / m).is_file() for m in marks) and folder.name == "checkpoints" else folder
 
 
-def _former_config(run_dir: Path) -> dict[str, Any] | None:
-    """The recipe in the ``config.yaml`` of a folder written before there was ``run.json``."""
+def _legacy_config(run_dir: Path) -> dict[str, Any] | None:
+    """Return the recipe in the ``config.yaml`` of a folder that predates ``run.json``."""
     path = run_dir / CONFIG_NAME
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -225,41 +225,41 @@ def _former_config(run_dir: Path) -> dict[str, Any] | None:
     return {name: config[name] for name in _SECTIONS if name in config}
 
 
-def _former_words(run_dir: Path | None, checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """Recipe and dotted settings of a training by documented words from before there was ``run.json``."""
+def _legacy_settings(run_dir: Path | None, checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """Return recipe name and dotted settings of a training by documented options that predates ``run.json``."""
     name = recorded_application(checkpoint)
     application = get_application(name) if name else None
     if application is None or application.documented is None:
         return None
     path = None if run_dir is None else run_dir / "training.json"
-    words = read_json(path).get("settings") if path is not None and path.is_file() else checkpoint.get("args")
-    if not isinstance(words, Mapping) or "batch_size" not in words:
+    options = read_json(path).get("settings") if path is not None and path.is_file() else checkpoint.get("args")
+    if not isinstance(options, Mapping) or "batch_size" not in options:
         return None
-    settings = application.documented.settings(words)
-    if "epochs" in words or "max_epochs" in words:
+    settings = application.documented.settings(options)
+    if "epochs" in options or "max_epochs" in options:
         return application.documented.recipe, settings
     return None
 
 
 def clear_run(run_dir: Path) -> None:
-    """Remove what a training wrote into its folder, and nothing else that may lie there.
+    """Delete the files that a training wrote into its folder, and no others.
 
-    What its data keep there (``cache``) is named by its content and stays: the next training may have opened it.
+    The data cache (``cache``) is named by its content and stays: the next training may already have opened it.
     """
     for path in _written_by_a_run(run_dir):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-    # Empty by now, unless something else lies there.
+    # Fails if the folder holds other files.
     with suppress(OSError):
         (run_dir / "checkpoints").rmdir()
 
 
 @contextmanager
 def run_set_aside(run_dir: Path, has_started: Callable[[], bool]) -> Iterator[None]:
-    """Put a run out of the way of another, and back again if that one is refused before its first step.
+    """Move a run's files aside for a new training, and back if that training does not start.
 
     Args:
         run_dir: The run's folder.
-        has_started: Whether the other training has begun, asked at the end of the block.
+        has_started: Called at the end of the block; whether the new training has started.
     """
     aside = run_dir / _ASIDE
     for path in _written_by_a_run(run_dir):
@@ -279,7 +279,7 @@ def run_set_aside(run_dir: Path, has_started: Callable[[], bool]) -> Iterator[No
 
 
 def _written_by_a_run(run_dir: Path) -> list[Path]:
-    """Files and folders that a training wrote."""
+    """List the files and folders that a training wrote."""
     patterns = ("*.ckpt", "*.pth", ".*.ckpt", ".*.pth", "manifest.json")
     files = [
         file for pattern in patterns for place in (run_dir, run_dir / "checkpoints") for file in place.glob(pattern)

@@ -1,4 +1,4 @@
-"""How a training is spread over several devices."""
+"""Strategy, number of devices and precision of a training."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ def strategy_for(
     num_nodes: int = 1,
     accumulate: int = 1,
 ) -> str | Strategy:
-    """Choose how devices work together; arguments and words are those of Lightning's Trainer.
+    """Choose the strategy for one or several devices; arguments and values are those of Lightning's Trainer.
 
-    Where several would get plain DDP they get one that is told what holds for all our networks: every step has the
-    same graph, so that nobody looks for unused parameters. It also keeps gradients in the buffers that it sends, once
-    instead of twice.
+    Several devices use DDP with a static graph, which holds for all our networks, so that DDP does not search for
+    unused parameters. Gradients are views of the communication buckets, which saves one copy of them.
 
     Args:
-        strategy: What was asked for; anything but ``"auto"`` and ``"ddp"`` stays as it is.
+        strategy: Requested strategy; anything but ``"auto"`` and ``"ddp"`` is returned unchanged.
         devices: Devices of a node.
-        accelerator: Their kind.
+        accelerator: Kind of the devices.
         num_nodes: Number of nodes.
-        accumulate: Batches for one step of the optimiser. With more than one, the graph is not called static: DDP then
-            fails on the batches that send nothing.
+        accumulate: Batches per optimiser step. With more than one the graph is not declared static: DDP would fail on
+            batches without synchronisation.
 
     Returns:
-        What to give to the Trainer.
+        The strategy for the Trainer.
     """
     if strategy not in ("auto", "ddp") or num_nodes * count_devices(devices, accelerator) == 1:
         return strategy
@@ -47,15 +46,15 @@ def count_devices(devices: Any, accelerator: Any) -> int:
     """Count the devices of a node that Lightning's Trainer means by ``devices`` and ``accelerator``."""
     if isinstance(devices, Sized) and not isinstance(devices, str):
         return len(devices)
-    words = str(devices)
-    if words in ("auto", "-1"):
+    text = str(devices)
+    if text in ("auto", "-1"):
         return max(1, torch.cuda.device_count()) if accelerator in ("auto", "gpu", "cuda") else 1
     # "0,1" and "2," name devices, as Lightning reads them.
-    return int(words) if words.isdigit() else len([part for part in words.split(",") if part.strip()])
+    return int(text) if text.isdigit() else len([part for part in text.split(",") if part.strip()])
 
 
 def usable_precision(precision: Any, accelerator: Any) -> Any:
-    """Replace half precision by full precision where training runs on a CPU, and say so.
+    """Replace half precision by full precision on a CPU, and log the change.
 
     Args:
         precision: Lightning's name, such as ``16-mixed``; None for its default.
@@ -69,5 +68,5 @@ def usable_precision(precision: Any, accelerator: Any) -> Any:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes for all, also before there is a Trainer."""
+    """Whether this is the process of rank 0, which writes files; works before a Trainer exists."""
     return getattr(rank_zero_only, "rank", 0) in (0, None)
