@@ -98,7 +98,7 @@ def outcome_recorded(write: Callable[[RunState, str], None]) -> Iterator[None]:
     """Record the outcome of the run inside the block, also after an exception.
 
     Args:
-        write: Called at the end with ``finished``, ``interrupted`` or ``failed``, and the reason of a failure, in one line.
+        write: Called at the end with ``finished``, ``interrupted`` or ``failed``, and a one-line reason of a failure.
     """
     state: RunState = "failed"
     detail = ""

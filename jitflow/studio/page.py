@@ -1,4 +1,4 @@
-"""The studio page: request fields on the left, results on the right, and what happens on each click."""
+"""The studio page: request fields on the left, results on the right, and the click handlers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def build_page(library: Library) -> gr.Blocks:
     """Build the page for the checkpoints of a library.
 
     Args:
-        library: The checkpoints; the first is opened at once, so that its own settings fill the fields.
+        library: The checkpoints; the first is opened immediately to fill the fields with its settings.
 
     Returns:
         The page, not started; see :func:`launch_options` for how to start it.
@@ -50,7 +50,7 @@ def build_page(library: Library) -> gr.Blocks:
         drawings: gr.State = gr.State([], time_to_live=_KEPT_SEC)
         _connect_fields(library, request, results)
         _connect_buttons(library, request, results, drawings)
-        # The last position of a slider counts, even while events of earlier ones are pending.
+        # Only the last slider position matters, even while earlier events are pending.
         results.time.input(
             frames_at,
             [drawings, results.time],
@@ -64,7 +64,7 @@ def build_page(library: Library) -> gr.Blocks:
 
 
 def _connect_fields(library: Library, request: RequestFields, results: ResultFields) -> None:
-    """Show the settings B when they are asked for, and another checkpoint's settings when it is chosen."""
+    """Show the settings B when enabled, and load a checkpoint's settings when it is selected."""
     request.compare.change(
         lambda on: gr.update(visible=on), request.compare, request.column_b, queue=False, api_visibility="private"
     )
@@ -77,7 +77,7 @@ def _connect_fields(library: Library, request: RequestFields, results: ResultFie
 
 
 def _connect_buttons(library: Library, request: RequestFields, results: ResultFields, drawings: gr.State) -> None:
-    """Draw on Generate, and end the session's drawing on Stop."""
+    """Connect Generate to sampling, and Stop to the session's running sampling."""
     running: dict[str | None, threading.Event] = {}
 
     def generate(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
@@ -87,7 +87,7 @@ def _connect_buttons(library: Library, request: RequestFields, results: ResultFi
         finally:
             running.pop(request.session_hash, None)
 
-    # Gradio could cancel by itself, but would ignore a press of Generate until the step it is at has ended.
+    # Gradio's own cancelling would ignore Generate until the current step has ended.
     def stop(request: gr.Request) -> None:
         if request.session_hash in running:
             running[request.session_hash].set()
@@ -104,11 +104,11 @@ def _connect_buttons(library: Library, request: RequestFields, results: ResultFi
 
 
 def launch_options(*, host: str, port: int | None) -> dict[str, Any]:
-    """Return arguments of ``launch`` with which neither page nor server contacts another host.
+    """Return launch options of the web page that keep page and server from contacting other hosts.
 
     Args:
         host: Address to listen on.
-        port: Its port; a free one if None.
+        port: Port to listen on; a free one if None.
     """
     from starlette.middleware import Middleware
 

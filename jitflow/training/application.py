@@ -1,4 +1,4 @@
-"""What an application is: the one object that everything outside its folder knows of it."""
+"""Definition of an application: the one object through which the rest of the library uses its folder."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from jitflow.training.module import FlowModule
 
 @dataclass(frozen=True)
 class Documented:
-    """The words of an application's documents for settings of a training.
+    """Documented training options of an application, and the settings they translate to.
 
     Attributes:
         recipe: Recipe with the documented defaults, such as ``"text/jit_b4"``.
-        words: Dotted settings that each word sets, such as ``{"lr": "model.learning_rate"}``.
-        options: Words that are options of ``jitflow <application> train``, with a line of help for those whose setting
-            does not say enough; every other setting is a dotted option.
-        least: Smallest value that a word can have.
+        words: Dotted settings that each documented option sets, such as ``{"lr": "model.learning_rate"}``.
+        options: Options of ``jitflow <application> train``, with a line of help where the setting's own help is not
+            enough; every other setting is a dotted option.
+        least: Smallest value of an option.
         derive: Derives further settings, ``"module:function"``: ``(given, resumed) -> settings by dotted name``, where
-            ``given`` are the values by word and by dotted name, and ``resumed`` is whether a run goes on; empty for
-            nothing.
-        default_dir: Folder of the run where nothing names one.
+            ``given`` holds the values by option and by dotted name, and ``resumed`` is whether a run is resumed; empty
+            for nothing.
+        default_dir: Default folder of the run.
     """
 
     recipe: str
@@ -33,46 +33,46 @@ class Documented:
     default_dir: str = "./output"
 
     def settings(self, given: Mapping[str, object]) -> dict[str, object]:
-        """Translate documented words; those that are None, or that are no settings, are left out.
+        """Translate documented options to settings; options that are None or set nothing are left out.
 
         Args:
-            given: Values by documented word.
+            given: Values by documented option.
 
         Returns:
             Values by dotted name.
 
         Raises:
-            ConfigError: If a value is too small; names the word.
+            ConfigError: If a value is too small; names the option.
         """
         found: dict[str, object] = {}
-        for word, value in given.items():
-            self.check(word, value)
+        for option, value in given.items():
+            self.check(option, value)
             if value is not None:
-                found.update(dict.fromkeys(self.targets(word), value))
+                found.update(dict.fromkeys(self.targets(option), value))
         return found
 
-    def targets(self, word: str) -> tuple[str, ...]:
-        """Return the dotted settings that a word sets; none for one that only :attr:`derive` knows."""
-        names = self.words.get(word, ())
+    def targets(self, option: str) -> tuple[str, ...]:
+        """Return the dotted settings that an option sets; none for one that only :attr:`derive` reads."""
+        names = self.words.get(option, ())
         return (names,) if isinstance(names, str) else names
 
-    def check(self, word: str, value: object) -> None:
-        """Raise ConfigError if a word's value is a number that is too small."""
-        least = self.least.get(word)
+    def check(self, option: str, value: object) -> None:
+        """Raise ConfigError if an option's value is a number that is too small."""
+        least = self.least.get(option)
         if least is not None and isinstance(value, int | float) and value < least:
-            raise ConfigError(f"{word} must be at least {least:g}; got {value}")
-        if word == "max_steps" and isinstance(value, int) and (value == 0 or value < -1):
+            raise ConfigError(f"{option} must be at least {least:g}; got {value}")
+        if option == "max_steps" and isinstance(value, int) and (value == 0 or value < -1):
             raise ConfigError(f"max_steps must be at least 1, or -1 for no limit; got {value}")
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a file or folder is.
+    """Description of a file or folder for ``jitflow info``.
 
     Attributes:
-        kind: What it is, in a few words.
-        facts: What it holds, by name.
-        commands: Commands that use it, or make what is missing.
+        kind: Kind of the file, in a few words.
+        facts: Facts about its content, by name.
+        commands: Commands that use the file, or create what is missing.
     """
 
     kind: str
@@ -82,14 +82,14 @@ class Description:
 
 @dataclass(frozen=True)
 class Subject:
-    """What people name when they ask for samples, for pages and forms.
+    """Form field for the condition of samples: classes, users or a prompt.
 
     Attributes:
-        word: The word of :attr:`Application.condition` that it is given as.
-        title: Name of the field.
-        example: What to fill in.
-        count_title: Name of the field for how many of each.
-        first: ``"module:function"`` of a module, giving the text to begin with.
+        word: Argument of :attr:`Application.condition` that the field's text is passed as.
+        title: Title of the field.
+        example: Example of a valid entry.
+        count_title: Title of the field for the number of samples of each.
+        first: Function of a module that returns the initial text, ``"module:function"``.
     """
 
     word: str = "labels"
@@ -104,31 +104,30 @@ class Application:
     """An application of the library: one folder with one object of this class.
 
     Attributes:
-        name: What checkpoints, recipes and ``run.json`` store; never a class path.
+        name: Name that checkpoints, recipes and ``run.json`` store in place of a class path.
         module: Class of its modules.
-        condition: How its models are asked for samples, ``"module:function"``: ``(module, *, labels=None, num=None,
-            **asked) -> Asked``, which raises ConfigError for words that it does not know. By default by classes.
-        present: What becomes of the states that sampling ends in, ``"module:function"``: ``(module, x, asked, seeds) ->
-            Samples``, called for each batch. By default the codec's pixels.
-        subject: What people name when they ask for samples.
-        headline: Names of scores that may stand for a run, by preference.
-        documented: The words of its documents for a training; None where no document says any.
-        judge: What ``jitflow evaluate`` means here, ``"module:class"`` as :class:`jitflow.evaluation.request.Judge`,
-            whose fields are further options; empty for the general evaluation, which compares drawn images with real
-            ones.
-        scorer: What ``jitflow sweep`` compares settings by, ``"module:class"`` as
-            :class:`jitflow.evaluation.scorer.FrechetScorer`, which stands for an empty one.
+        condition: Function that builds a request for samples, ``"module:function"``: ``(module, *, labels=None,
+            num=None, **asked) -> Asked``, which raises ConfigError for unknown arguments. By default by classes.
+        present: Function that turns final states into samples, ``"module:function"``: ``(module, x, asked, seeds) ->
+            Samples``, called for each batch. By default the codec decodes pixels.
+        subject: Form field for the condition of samples.
+        headline: Names of scores that summarise a run, by preference.
+        documented: Documented training options; None if there are none.
+        judge: Evaluation by ``jitflow evaluate``, ``"module:class"`` as :class:`jitflow.evaluation.request.Judge`,
+            whose fields are further options; empty for the general evaluation of images.
+        scorer: Score of ``jitflow sweep``, ``"module:class"`` as
+            :class:`jitflow.evaluation.scorer.FrechetScorer`, which is the default if empty.
         describe: Module with ``describe_model(settings, extra) -> facts`` and ``describe_file(path, content) ->
-            Description | None``, for ``jitflow info``; empty where there is nothing of its own to be said.
-        pictures: Pictures of a run for its report, each with a caption, by pattern in the run's folder.
-        texts: Text files of a run for its report; the first that is there is shown.
+            Description | None``, for ``jitflow info``; empty for the general description only.
+        pictures: Captions of a run's pictures for its report, by file pattern in the run's folder.
+        texts: Text files of a run for its report; the first existing one is shown.
         exports: Formats that ``jitflow export`` can write.
-        commands: Commands of its own by name, ``jitflow <application> <command>``, each ``"module:function"``, besides
-            ``train``, ``sample`` and ``evaluate``, which are the general ones.
+        commands: Additional commands by name, ``jitflow <application> <command>``, each ``"module:function"``, besides
+            the general ``train``, ``sample`` and ``evaluate``.
         data_commands: Commands of ``jitflow data`` by name, each ``"module:function"``.
-        look_at_data: What ``jitflow doctor`` says of a folder of data, ``"module:function"``: ``(folder) -> (state,
-            text, way out)``, with the state ``ok``, ``note`` or ``error``; empty for nothing.
-        demo: What ``jitflow demo`` runs, ``"module:object"``, a :class:`jitflow.training.demo.Demo`; empty for none.
+        look_at_data: Check of a data folder for ``jitflow doctor``, ``"module:function"``: ``(folder) -> (state, text,
+            advice)``, with the state ``ok``, ``note`` or ``error``; empty for no check.
+        demo: Demo of ``jitflow demo``, ``"module:object"``, a :class:`jitflow.training.demo.Demo`; empty for none.
     """
 
     name: str

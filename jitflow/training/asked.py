@@ -1,4 +1,4 @@
-"""What somebody asks a model to sample: classes, users or prompts turned into one condition for all samples."""
+"""Requests for samples: classes, users or prompts turned into one condition for a batch."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Numbers = str | Sequence[int] | Tensor
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked for, in the model's own terms.
+    """A request for samples: the condition of every sample, with names and captions.
 
     Attributes:
-        condition: Of all samples together. Its label is always there, shape ``(N,)``; known parts and masks may be of
-            one sample, shape ``(1, *S)``, and hold for all then.
-        names: Of each sample, for its file, such as ``class3``; empty where samples have none.
-        captions: Of each sample, for people, such as ``class 3``; empty where samples have none.
-        start: Data in the model space, shape ``(N, *S)``, and the time in ``[0, 1)`` up to which it is covered with
-            noise: sampling goes on from there. None starts from noise.
-        record: What was asked for beyond labels, plain values.
-        unit: What the samples are, in the plural.
+        condition: Condition of all samples. The label is always set, shape ``(N,)``; known parts and masks may have
+            the shape of one sample, ``(1, *S)``, and then apply to all.
+        names: Part of each sample's file name, such as ``class3``; empty strings if there is none.
+        captions: Caption of each sample, such as ``class 3``; empty strings if there is none.
+        start: Data in the model space, shape ``(N, *S)``, and the time in ``[0, 1)`` up to which noise is added:
+            sampling starts from there. None starts from pure noise.
+        record: Further settings of the request besides labels, plain values.
+        unit: Name of the samples in the plural, such as ``images``.
     """
 
     condition: Condition
@@ -51,12 +51,12 @@ class Asked:
         return [int(y) for y in self.condition.label]
 
     def part(self, index: slice) -> Asked:
-        """Return what is asked for some of the samples."""
+        """Return the request for a slice of the samples."""
 
-        def cut(value: Tensor | None) -> Tensor | None:
+        def select(value: Tensor | None) -> Tensor | None:
             return value if value is None or len(value) == 1 < len(self) else value[index]
 
-        condition = Condition(*map(cut, (self.condition.label, self.condition.known, self.condition.mask)))
+        condition = Condition(*map(select, (self.condition.label, self.condition.known, self.condition.mask)))
         start = None if self.start is None else (self.start[0][index], self.start[1])
         return replace(self, condition=condition, names=self.names[index], captions=self.captions[index], start=start)
 
@@ -64,20 +64,20 @@ class Asked:
 def ask_for_classes(
     module: FlowModule, *, labels: Numbers | None = None, num: int | None = None, **unknown: Any
 ) -> Asked:
-    """Ask a model of classes for samples.
+    """Build a request for samples of classes.
 
     Args:
         module: The model.
         labels: Label of each sample; text such as ``"0,3,7-9"`` or ``"all"``; None for every class. ``num_classes``
             means "any class".
-        num: Samples of each, one after the other; None for one.
-        unknown: Words of other applications.
+        num: Number of samples of each label, one after the other; None for one.
+        unknown: Arguments of other applications.
 
     Returns:
-        What is asked for.
+        The request.
 
     Raises:
-        ConfigError: If there is no label, one is out of range, or a word is unknown.
+        ConfigError: If there is no label, one is out of range, or an argument is unknown.
     """
     refuse_words(unknown, module.application or type(module).__name__, takes=("labels", "num"))
     chosen = repeat_each(read_labels(labels, module), num, what="labels")
@@ -91,7 +91,7 @@ def ask_for_classes(
 def read_labels(labels: Numbers | None, module: FlowModule) -> list[int]:
     """Read labels as :func:`ask_for_classes` takes them; raise ConfigError if one is out of range."""
     if labels is None or (isinstance(labels, str) and labels.strip() == "all"):
-        # Without classes there is "any class" alone.
+        # A model without classes only has the label "any class".
         return list(range(module.num_classes)) or [0]
     if isinstance(labels, str):
         return parse_labels(labels, module.num_classes)
@@ -101,17 +101,17 @@ def read_labels(labels: Numbers | None, module: FlowModule) -> list[int]:
 
 
 def first_classes(module: FlowModule) -> str:
-    """Write down the first classes, four at most, as :func:`ask_for_classes` reads them."""
+    """Return the first classes, four at most, as text that :func:`ask_for_classes` reads."""
     return ",".join(map(str, range(min(4, module.num_classes)))) or "0"
 
 
 def repeat_each(values: Iterable[T], num: int | None, *, what: str) -> list[T]:
-    """Repeat each value ``num`` times (None is once); raise ConfigError for a number below 1, or no values at all.
+    """Repeat each label or prompt ``num`` times (None is once); raise ConfigError if ``num`` < 1 or there are none.
 
     Args:
-        values: What to repeat.
-        num: How many of each.
-        what: The word that gave the values.
+        values: Values to repeat.
+        num: Number of copies of each.
+        what: Name of the argument, for errors.
     """
     if num is not None and (isinstance(num, bool) or not isinstance(num, int) or num < 1):
         raise ConfigError(f"num, the samples of each, must be a whole number of at least 1; got {num!r}")
@@ -122,33 +122,33 @@ def repeat_each(values: Iterable[T], num: int | None, *, what: str) -> list[T]:
 
 
 def refuse_words(unknown: Iterable[str], application: str, *, takes: Sequence[str]) -> None:
-    """Raise ConfigError, naming what it takes, if an application is asked in words that it does not know.
+    """Raise ConfigError for request arguments that an application does not accept.
 
     Args:
-        unknown: Words that are left.
-        application: Its name.
-        takes: Words that it knows.
+        unknown: Names of the unknown arguments.
+        application: Name of the application.
+        takes: Names of the accepted arguments.
     """
-    for word in unknown:
+    for name in unknown:
         raise ConfigError(
-            f"{word!r} means nothing to a model of {application}, which is asked by {', '.join(takes)} (besides "
+            f"{name!r} means nothing to a model of {application}, which accepts {', '.join(takes)} (besides "
             "settings such as steps)"
         )
 
 
 def parse_numbers(text: str, *, what: str, example: str = "0,3,7-9") -> list[range]:
-    """Read numbers such as ``"0,3,7-9"``.
+    """Parse labels such as ``"0,3,7-9"`` into ranges.
 
     Args:
         text: The numbers.
-        what: The word that gave them.
-        example: Numbers as they should look.
+        what: Name of the argument, for errors.
+        example: Example of a valid value, for errors.
 
     Returns:
-        Runs of numbers, each still to be checked: a range costs nothing, however long it claims to be.
+        Ranges, whose bounds are still to be checked: a range costs nothing, however long it is.
 
     Raises:
-        ConfigError: If they are none.
+        ConfigError: If the text is invalid.
     """
     runs = []
     for part in text.split(","):
@@ -161,7 +161,7 @@ def parse_numbers(text: str, *, what: str, example: str = "0,3,7-9") -> list[ran
 
 
 def parse_labels(text: str, num_classes: int) -> list[int]:
-    """Read labels such as ``"0,3,7-9"`` or ``"all"``; raise ConfigError if they make no sense or are out of range."""
+    """Parse labels such as ``"0,3,7-9"`` or ``"all"``; raise ConfigError if they are invalid or out of range."""
     if text == "all":
         return list(range(num_classes))
     runs = parse_numbers(text, what="labels")

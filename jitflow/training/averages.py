@@ -1,4 +1,4 @@
-"""Averages of the weights that live beside them."""
+"""Module with two exponential moving averages (EMAs) of its weights."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class WeightAverages(pl.LightningModule):
-    """A module with two averages of its weights, which ``EMACallback`` fills and moves.
+    """A module with two averages of its weights, which ``EMACallback`` creates and updates.
 
     Attributes:
-        ema_params1: First average by parameter name, float32; empty until there is one. Neither parameters nor
-            buffers, so that no state dict, optimiser or DDP broadcast meets them.
+        ema_params1: First average by parameter name, float32; empty until created. Neither parameters nor
+            buffers, so that state dict, optimiser and DDP ignore them.
         ema_params2: Second average.
-        ema_on_cpu: Whether both averages stay in the host's memory, wherever the weights are.
+        ema_on_cpu: Whether both averages stay in host memory, whatever the device of the weights.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class WeightAverages(pl.LightningModule):
 
     @contextmanager
     def ema_weights(self, version: int = 1) -> Iterator[None]:
-        """Use an average in place of the weights inside the block, and restore them whatever happens.
+        """Use an average of the weights inside the block, and restore the weights afterwards.
 
         Args:
             version: 1 or 2.
@@ -48,9 +48,9 @@ class WeightAverages(pl.LightningModule):
 
     @contextmanager
     def other_weights(self, averages: Mapping[str, Tensor]) -> Iterator[None]:
-        """Use other values of the parameters inside the block, and restore the weights whatever happens.
+        """Use other values of the parameters inside the block, and restore the weights afterwards.
 
-        Nothing is copied where both are float32 on the same device: they exchange their storage. Another thread that
+        Nothing is copied if both are float32 on the same device: the storages are swapped. Another thread that
         samples from this module with other weights waits until the block ends.
 
         Args:
@@ -61,12 +61,12 @@ class WeightAverages(pl.LightningModule):
 
     @contextmanager
     def present_weights(self) -> Iterator[None]:
-        """Keep what a block around this one uses, or else the weights themselves, whatever other threads do."""
+        """Keep the weights or average that an outer block selected, whatever other threads do."""
         with self._shared_weights.use_present(self):
             yield
 
     def ema_parameters(self, version: int = 1) -> dict[str, Tensor]:
-        """Return an average by parameter name; raise ConfigError for a version that is not 1 or 2, or empty."""
+        """Return an average by parameter name; raise ConfigError if ``version`` is unknown or has no average."""
         if version not in (1, 2):
             raise ConfigError(f"ema_version must be 1 or 2; got {version!r}")
         averages = self.ema_params1 if version == 1 else self.ema_params2
@@ -105,7 +105,7 @@ class WeightAverages(pl.LightningModule):
             if key not in checkpoint:
                 continue
             stored = checkpoint[key]
-            # Our files hold parameters only, the release's also buffers: more is harmless, less is not.
+            # Our files hold parameters only, the release's also buffers: extra entries are fine, missing ones are not.
             wrong = [name for name, shape in expected.items() if name not in stored or stored[name].shape != shape]
             if wrong:
                 raise CheckpointError(

@@ -1,4 +1,4 @@
-"""What a demo is: a training on built-in data, with the steps before and after it."""
+"""Definition of a demo: a training on built-in data, with the steps before and after it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from rich.console import Console
 
 @dataclass
 class DemoState:
-    """What the steps of a demo know and leave for those after them.
+    """State that the steps of a demo share: settings, checkpoint, losses and metrics.
 
     Attributes:
         out: Folder of the results.
-        seed: Seed of everything.
-        settings: The demo's settings that are not the training's, by name.
+        seed: Seed of all random generators.
+        settings: The demo's settings besides those of the training, by name.
         training: Complete settings of the training by dotted name, such as ``data.batch_size``.
-        console: Where to say what is being done.
-        checkpoint: Newest checkpoint of the training; None before it.
-        best: Checkpoint of the lowest validation loss; None where there is none.
+        console: Console for progress messages.
+        checkpoint: Newest checkpoint of the training; None before training.
+        best: Checkpoint of the lowest validation loss; None if there is none.
         losses: Training loss of each step.
-        train_seconds: Seconds that the training took, over all its parts.
-        metrics: What ``metrics.json`` will hold, as far as it is known.
+        train_seconds: Duration of the training in seconds, resumed parts included.
+        metrics: Content of ``metrics.json`` so far.
     """
 
     out: Path
@@ -44,19 +44,19 @@ Step = Callable[[DemoState], None]
 
 @dataclass(frozen=True)
 class Demo:
-    """A training on built-in data with what comes before and after it, run by ``jitflow demo``.
+    """A training on built-in data with steps before and after it, run by ``jitflow demo``.
 
     Attributes:
-        summary: What it does, in one sentence.
+        summary: Summary of the demo, in one sentence.
         recipe: Name of the recipe of its training.
-        describe: Prints the result: called with the folder of the results and what ``metrics.json`` holds.
+        describe: Prints the result; called with the folder of the results and the content of ``metrics.json``.
         overrides: Settings of the recipe by dotted name.
-        settings: Settings that are not the training's, by name.
-        quick: Settings by dotted name that replace those, ``settings.x`` for ``settings``: a run of seconds, for tests.
+        settings: Settings besides those of the training, by name.
+        quick: Replacements by dotted name (``settings.x`` for ``settings``) for a run of seconds, for tests.
         training: Folder of the training inside that of the results; empty for the folder itself.
         before: Steps before the training, in order, by name.
         after: Steps after the training.
-        writes: Files and folders that the steps write, by name, which a restart removes.
+        writes: Files and folders that the steps write, by name; a restart deletes them.
     """
 
     summary: str

@@ -1,4 +1,4 @@
-"""Settings of a flow model: its path, losses, optimiser and averages, and how it samples unless told otherwise."""
+"""Settings of a flow model: path, losses, optimiser, averages, and defaults of sampling."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from jitflow.training.sampling_settings import SamplingSettings
 
 @dataclass(frozen=True)
 class FlowSettings(SamplingSettings):
-    """Settings that a flow model is trained with, and its defaults of sampling.
+    """Training settings of a flow model, and its sampling defaults.
 
-    An application's own settings are a subclass with other defaults: the only place where its defaults are written.
+    An application subclasses these with its own defaults, which are written nowhere else.
 
     Attributes:
         learning_rate: Step size of AdamW.
         weight_decay: Decay of matrices; vectors and biases never decay.
-        ema_decay1: Decay of the first average of the weights, the one that is sampled from. In a recipe null is
-            chosen by the length of the training, for both.
+        ema_decay1: Decay of the first average of the weights, the one that is sampled from. In a recipe null
+            derives both decays from the length of the training.
         ema_decay2: Decay of the second average.
         P_mean: Mean of the logit of the training times.
         P_std: Standard deviation of the logit of the training times.
@@ -51,12 +51,12 @@ class FlowSettings(SamplingSettings):
     time_kind: TimeKind = "logit_normal"
     self_conditioning_prob: float = 0.5
     velocity_weight: float = 1.0
-    # A choice of each sampling, not of a model.
+    # Chosen for each sampling call, not stored with a model.
     temperature: float = field(init=False, default=1.0)
 
     def __post_init__(self) -> None:
         """Check every range that does not depend on the model space."""
-        # YAML and JSON have lists only.
+        # YAML and JSON have no tuples.
         object.__setattr__(self, "cfg_interval", tuple(self.cfg_interval))
         for name in ("label_drop_prob", "self_conditioning_prob"):
             if not 0 <= getattr(self, name) <= 1:
@@ -71,7 +71,7 @@ class FlowSettings(SamplingSettings):
                 raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
         for name, decay in (("ema_decay1", self.ema_decay1), ("ema_decay2", self.ema_decay2)):
             if decay is None:
-                raise ConfigError(f"{name} is only left open in a recipe; give it")
+                raise ConfigError(f"{name} can be null only in a recipe; give a number")
             if not 0 <= decay <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1]; got {decay}")
         if self.prediction not in PREDICTIONS:
@@ -83,5 +83,5 @@ class FlowSettings(SamplingSettings):
         return TimeDistribution(self.time_kind, self.P_mean, self.P_std)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the settings that a constructor takes, by name, as a checkpoint keeps them."""
+        """Return the constructor settings by name, as stored in a checkpoint."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}

@@ -3,11 +3,11 @@
 1. Counters of a checkpoint, :func:`corrected_counters`. Lightning restores the counters of its loops and infers from
    small differences between them in which hook they were saved (``loops/fit_loop.py``: ``_FitLoop.restarting``,
    ``update_restart_stage`` and ``reset``; ``loops/training_epoch_loop.py``: ``_TrainingEpochLoop.reset`` and
-   ``advance``). It infers wrongly in four cases: an epoch that was over is entered again, and counted twice, when
+   ``advance``). It infers wrongly in four cases: a finished epoch is entered again, and counted twice, when
    there is ``max_steps``; an epoch that ``max_steps`` cut short counts as over; after a save in the last batch of an
-   epoch the end of that epoch is left out and the next one is never opened; a validation that was due is left out. The
+   epoch the end of that epoch is skipped and the next one is never started; a validation that was due is skipped. The
    counters of the next checkpoint are then wrong as well. We write the saved counters in the few forms from which
-   Lightning goes on as if nothing had been. Tests: ``test_data_resume_again.py``,
+   Lightning resumes as if uninterrupted. Tests: ``test_data_resume_again.py``,
    ``test_lightning_counters.py::test_without_the_correction_*``.
 2. Position in the data, :func:`resume_exactly`. Lightning forgets the state of a loader once
    ``Trainer.estimated_stepping_batches`` has been asked for (``trainer/trainer.py``; ``setup_data`` of
@@ -23,8 +23,8 @@
    (``trainer/connectors/checkpoint_connector.py``) writes ``Trainer.current_epoch``, which is raised after the hooks
    ``on_train_epoch_end``: an epoch has one number in its own hooks and another one after the training. We write one
    that means the same in every hook. Test: ``test_lightning_counters.py::test_the_epoch_of_a_checkpoint``.
-5. Counters of a file that no Lightning wrote, :func:`counters_between_epochs`: Lightning begins at the first epoch
-   unless a checkpoint has the counters of all its loops (``restore_loops``). Test: ``test_release_checkpoints.py``.
+5. Counters for a file that Lightning did not write, :func:`counters_between_epochs`: Lightning starts at the first
+   epoch unless a checkpoint has the counters of all its loops (``restore_loops``). Test: ``test_release_checkpoints.py``.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ _BEYOND = 10**12
 
 
 class ExactResume(pl.LightningModule):
-    """A LightningModule whose training goes on exactly where a checkpoint was saved, with the data of this library.
+    """A LightningModule whose training resumes exactly at a checkpoint's batch, with the data of this library.
 
     :class:`jitflow.training.module.FlowModule` is one. Derive a module of your own from it to train on an
-    :class:`jitflow.data.base.ImageDataModule`, which otherwise refuses to go on from a checkpoint, since nobody tells
-    it where. With any other data, Lightning resumes as it does by itself. Overrides of the two hooks must call
+    :class:`jitflow.data.base.ImageDataModule`, which otherwise refuses to resume from a checkpoint, since it does not
+    know the position. With other data, Lightning's own resuming is unchanged. Overrides of the two hooks must call
     ``super()``.
     """
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Correct the counters of a checkpoint before Lightning restores them; tell the data where to go on.
+        """Correct the counters of a checkpoint before Lightning restores them, and set the position of the data.
 
         Lightning calls this first (``_restore_modules_and_callbacks``), then ``load_state_dict`` of the data module
         and of the callbacks, then that of its loops (``restore_training_state``); loaders are built after that, or in
@@ -64,20 +64,20 @@ class ExactResume(pl.LightningModule):
             resume_exactly(self._trainer, checkpoint)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Correct the step of the loggers."""
+        """Correct the step of the loggers before the batch."""
         super().on_train_batch_start(batch, batch_idx)
         if self._trainer is not None:
             correct_logger_step(self._trainer)
 
 
 def resume_exactly(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
-    """Correct the counters in a checkpoint, and tell the trainer's data module where to go on.
+    """Correct the counters in a checkpoint, and set the position of the trainer's data module.
 
-    To be called in ``LightningModule.on_load_checkpoint``, after which Lightning restores its loops. Nothing happens
+    Call it in ``LightningModule.on_load_checkpoint``, after which Lightning restores its loops. Nothing happens
     outside ``fit``, or with data that are no :class:`jitflow.data.base.ImageDataModule`.
 
     Args:
-        trainer: The trainer that goes on.
+        trainer: The trainer that resumes.
         checkpoint: The whole checkpoint; its ``loops`` entry is replaced.
 
     Raises:
@@ -88,7 +88,7 @@ def resume_exactly(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
         return
     loops = checkpoint.get("loops")
     if not isinstance(loops, dict) or "fit_loop" not in loops:
-        # Lightning then begins with the first epoch.
+        # Lightning then starts with the first epoch.
         data.resume_at(DataPosition())
         return
     try:
@@ -97,7 +97,7 @@ def resume_exactly(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"the checkpoint does not say where its training stood ({type(error).__name__}, {error}); start a new "
+            f"the checkpoint does not record the position of its training ({type(error).__name__}, {error}); start a new "
             "run from its weights"
         ) from error
     checkpoint["loops"] = {**loops, "fit_loop": counters}
@@ -105,18 +105,18 @@ def resume_exactly(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
 
 
 def correct_logger_step(trainer: pl.Trainer) -> None:
-    """Let the step that loggers are given be the number of optimiser steps, between two batches."""
+    """Set the loggers' step to the number of optimiser steps; call it between two batches."""
     if trainer.lightning_module.automatic_optimization and len(trainer.optimizers) == 1:
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
 
 def last_begun_epoch(trainer: pl.Trainer) -> int:
-    """Return the last epoch that was begun, counted from 0; 0 before the first."""
+    """Return the index of the last started epoch; 0 before the first."""
     return max(0, _epochs(trainer).ready - 1)
 
 
 def last_finished_epoch(trainer: pl.Trainer) -> int:
-    """Return the last epoch whose batches are all done, counted from 0; -1 before the end of the first."""
+    """Return the index of the last epoch whose batches are all done; -1 before the end of the first."""
     return int(_epochs(trainer).processed) - 1
 
 
@@ -126,23 +126,23 @@ def _epochs(trainer: pl.Trainer) -> Any:
 
 
 def counters_between_epochs(epochs: int, steps: int) -> dict[str, Any]:
-    """Make the ``loops`` entry of a checkpoint that is saved between two epochs.
+    """Build the ``loops`` entry of a checkpoint between two epochs.
 
     Args:
         epochs: Epochs done.
         steps: Optimiser steps done.
 
     Returns:
-        What Lightning's ``restore_loops`` reads.
+        The entry that Lightning's ``restore_loops`` reads.
     """
-    # A trainer that nobody runs need not announce itself.
-    announcements = logging.getLogger("lightning.pytorch")
-    level = announcements.level
-    announcements.setLevel(logging.WARNING)
+    # Silence the start-up messages of a trainer that never runs.
+    lightning_log = logging.getLogger("lightning.pytorch")
+    level = lightning_log.level
+    lightning_log.setLevel(logging.WARNING)
     try:
         trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     finally:
-        announcements.setLevel(level)
+        lightning_log.setLevel(level)
     fit = trainer.fit_loop.state_dict()
     for scope in ("total", "current"):
         for counter in ("ready", "started", "processed", "completed"):
@@ -155,22 +155,22 @@ def counters_between_epochs(epochs: int, steps: int) -> dict[str, Any]:
 def corrected_counters(
     saved: dict[str, Any], *, by_steps: bool, accumulated: int = 1
 ) -> tuple[dict[str, Any], DataPosition]:
-    """Write the counters of a checkpoint so that Lightning goes on where the training was.
+    """Rewrite the counters of a checkpoint so that Lightning resumes at the right batch.
 
     Args:
-        saved: State of the training loop (``checkpoint["loops"]["fit_loop"]``); it is not changed.
+        saved: State of the training loop (``checkpoint["loops"]["fit_loop"]``); it is not modified.
         by_steps: Whether the resuming trainer has ``max_steps``, which makes Lightning enter every epoch as one that
             was interrupted.
         accumulated: Batches per optimiser step of the resuming trainer.
 
     Returns:
-        The state to be restored, and how many epochs are over and how many batches of the next one done.
+        The state to restore, and the numbers of finished epochs and of batches done in the next one.
     """
     state = copy.deepcopy(saved)
     epochs, batches = state["epoch_progress"], state["epoch_loop.batch_progress"]
     validation = state["epoch_loop.val_loop.batch_progress"]
     done, read = epochs["current"]["processed"], batches["current"]["processed"]
-    # In the hooks on_train_batch_end; elsewhere an epoch that is over has only batches that are.
+    # Saved in the hook on_train_batch_end; elsewhere every batch of a finished epoch is completed.
     in_batch_end = batches["current"]["completed"] < read
     closed = epochs["current"]["started"] <= done and not in_batch_end
     if closed and (read == 0 or batches["is_last_batch"] or epochs["current"]["ready"] > done):
@@ -205,12 +205,12 @@ def _set_epochs(epochs: dict[str, Any], change: int, *, inside: bool) -> None:
 
 
 def _between_epochs(batches: dict[str, Any], *, by_steps: bool, accumulated: int) -> None:
-    """Let the next epoch begin with its first batch."""
+    """Set the batch counters so that the next epoch starts with its first batch."""
     batches["is_last_batch"] = False
     read = batches["total"]["processed"]
     batches["total"].update(ready=read, started=read, completed=read)
     if not by_steps:
-        # Lightning starts a new epoch by itself.
+        # Without max_steps Lightning starts the new epoch by itself.
         return
     # An epoch whose last batch is all but completed is the only one that Lightning itself ends when it restarts.
     beyond = _BEYOND * accumulated

@@ -1,4 +1,4 @@
-"""What a sampling needs to tell its network about time and class, computed once for each pair of them."""
+"""Table of adaLN modulations for sampling, computed once for each time and label."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from torch import Tensor, nn
 
 from jitflow.layers.transformer import AdaLNTransformer
 
-# Rows for many times at once are one large matrix product instead of many small ones; more than this gains nothing.
+# One large matrix product for many times is faster than many small ones, up to about this size.
 _BLOCK_BYTES = 64 * 2**20
 
 
 def takes_modulation(net: nn.Module) -> TypeGuard[AdaLNTransformer]:
-    """Whether a network's ``forward`` accepts what its own ``modulation`` computes."""
+    """Whether a network's ``forward`` accepts precomputed modulation."""
     return isinstance(net, AdaLNTransformer) and "modulation" in inspect.signature(net.forward).parameters
 
 
 class ModulationTable:
-    """Modulations of all steps of one sampling, a row for each (time, label).
+    """Modulations of all steps of one sampling call, a row for each (time, label).
 
     Times are computed in blocks, in the order of the grid, so that memory stays within 64 MiB (or one time's rows)
     however many steps and labels there are. Labels that repeat share a row.
 
     Args:
         net: The network, with the weights that it samples with.
-        labels: Every label that will be asked for, any shape, int64.
-        times: The times that will be asked for, increasing, shape ``(T,)``, on the CPU; another one is
-            computed when asked for, and not kept.
-        block_bytes: Most memory of a block of more than one time.
+        labels: All labels of the call, any shape, int64.
+        times: All expected times, increasing, shape ``(T,)``, on the CPU; other times are computed on demand and
+            not stored.
+        block_bytes: Memory limit of a block of several times.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class ModulationTable:
         self._block: dict[float, Tensor] = {}
 
     def rows(self, t: Tensor, y: Tensor) -> Tensor:
-        """Return the modulation of samples that are all at one time.
+        """Return the modulation of a batch of samples at one time.
 
         Args:
             t: Time, shape ``(B,)``, the same for all samples, on the CPU.
             y: Label of each sample, shape ``(B,)``, each among the table's.
 
         Returns:
-            Values, shape ``(B, M)``, in the precision that the network computes them in.
+            Values, shape ``(B, M)``, in the network's precision.
         """
         time = float(t[0])
         if time in self._times and time not in self._block:
@@ -59,7 +59,7 @@ class ModulationTable:
         return of_time[torch.searchsorted(self._labels, y)]
 
     def _block_from(self, time: float) -> dict[float, Tensor]:
-        """Rows of a time and of as many of the grid's next ones as fit."""
+        """Compute the rows of a time and of as many following times as fit into a block."""
         first = self._compute([time])
         fit = self._block_bytes // first.nbytes - 1
         later = [other for other in self._times if other > time][: max(0, fit)]
@@ -67,7 +67,7 @@ class ModulationTable:
         return dict(zip([time, *later], rows, strict=True))
 
     def _compute(self, times: list[float]) -> Tensor:
-        """Modulations, shape ``(times, labels, M)``."""
+        """Compute modulations, shape ``(times, labels, M)``."""
         labels = self._labels.repeat(len(times))
         t = torch.tensor(times, dtype=torch.float32).repeat_interleave(len(self._labels)).to(labels.device)
         return self._net.modulation(t, labels).unflatten(0, (len(times), -1))

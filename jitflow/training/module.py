@@ -1,8 +1,8 @@
-"""The one LightningModule: a codec, a network, and the flow between noise and data.
+"""The base LightningModule of all applications: a codec, a network, and the flow between noise and data.
 
 Every application trains and samples through this class (sampling is inherited from sampling.py, the averages of the
-weights from averages.py, the optimiser from optim.py). Its methods are seams that users override
-(``generate``, ``_forward_sample``, ``_euler_step``, ...), so everything else calls those and nothing below them.
+weights from averages.py, the optimiser from optim.py). Users override its methods (``generate``,
+``_forward_sample``, ``_euler_step``, ...), so all other code calls these methods and never bypasses them.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ _STREAM_BATCH, _STREAM_LABEL, _STREAM_VALIDATION = 1, 2, 3
 
 
 class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
-    """Train a network to carry noise to data, and sample from it.
+    """Train a flow-matching network, and sample from it.
 
     Args:
-        codec: Between data and the model space.
+        codec: Converts between data and the model space.
         net: Network ``(x, t, label) -> prediction``, shapes ``(B, C, H, W)``, ``(B,)``, ``(B,)``.
         num_classes: Number of classes; this number is the null label.
         settings: Settings of the flow; each is an attribute of the module under its name.
-        loss_terms: Losses that are added to the velocity's.
+        loss_terms: Losses added to the velocity loss.
 
     Attributes:
-        application: Name of the application, which checkpoints store; empty for a class of none.
-        has_release_format: Whether the JiT release's ``.pth`` can hold its models.
-        takes_codec_file: Whether part of the codec may lie in a file of its own, see :meth:`load_codec`.
-        settings_class: Settings that the constructor's further keywords, ``**settings``, belong to.
+        application: Name of the application, which checkpoints store; empty if the class belongs to none.
+        has_release_format: Whether the JiT release's ``.pth`` format can hold the model.
+        takes_codec_file: Whether part of the codec may be in a separate file, see :meth:`load_codec`.
+        settings_class: Dataclass of the constructor's further keywords, ``**settings``.
 
     Raises:
-        ConfigError: If a setting does not go with the model space.
+        ConfigError: If a setting is incompatible with the model space.
     """
 
     application: ClassVar[str] = ""
@@ -100,24 +100,24 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
 
     @classmethod
     def settings_from_data(cls, info: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of this class that the data decide, for those that a recipe leaves null; none by default.
+        """Return constructor arguments that the data determine, for those null in a recipe; none by default.
 
         Args:
-            info: What the data say of themselves (``get_dataset_info``); with nothing in it, arguments of which only
-                the kind is right, so that a model can be looked at before its data are read.
+            info: Description of the data (``get_dataset_info``); if empty, placeholders are returned, so that a model
+                can be checked before its data are read.
         """
         return {}
 
     def load_codec(self, path: str | Path) -> None:
-        """Load the part of the codec that is no part of checkpoints, such as the autoencoder that made latents.
+        """Load the part of the codec that checkpoints do not hold, such as the autoencoder of the latents.
 
         Args:
-            path: Its file.
+            path: File of the codec.
 
         Raises:
-            ConfigError: If the model works on no latents, or on those of another codec.
+            ConfigError: If the model has no latents, or latents of another codec.
         """
-        raise ConfigError(f"a {type(self).__name__} works on no latents, so that it has no use for {path} (vavae_path)")
+        raise ConfigError(f"a {type(self).__name__} has no latents and cannot use {path} (vavae_path)")
 
     def forward(self, x: Tensor, t: Tensor | float, y: Tensor, hint: Tensor | None = None) -> Tensor:
         """Predict from a noisy sample.
@@ -126,7 +126,7 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
             x: Path sample, shape ``(B, C, H, W)``.
             t: Time: a number, 0-d, ``(B,)`` or ``(B, 1, 1, 1)``; 0 is noise, 1 is data.
             y: Labels, shape ``(B,)``, int64.
-            hint: What is known or estimated of the data, shape ``(B, C, H, W)``, for a network that takes it.
+            hint: Known parts or estimate of the data, shape ``(B, C, H, W)``, for a network with self-conditioning.
 
         Returns:
             Prediction, shape ``(B, C, H, W)``, in the network's precision.
@@ -139,8 +139,8 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
     def drop_labels(self, labels: Tensor) -> Tensor:
         """Replace each label by the null label with probability ``label_drop_prob``, shape ``(B,)``.
 
-        Inside a training batch of this library's data modules the choice is a function of (seed, epoch,
-        index of the sample); elsewhere it is drawn from the global generator.
+        In a training batch of this library's data modules the choice depends only on (seed, epoch, sample index);
+        elsewhere it is drawn from the global generator.
         """
         index = self._batch_index
         if index is not None and len(index) == len(labels) and self.run_seed is not None:
@@ -164,7 +164,7 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
         condition: Condition | None = None,
         estimate: bool = True,
     ) -> Tensor:
-        """Loss of each sample at a given time with given noise: the sum of :meth:`loss_parts`, shape ``(B,)``."""
+        """Compute the loss of each sample for given time and noise: the sum of :meth:`loss_parts`, shape ``(B,)``."""
         parts = self.loss_parts(x1, labels, t, unit_noise, data=data, condition=condition, estimate=estimate)
         return torch.stack(list(parts.values())).sum(dim=0)
 
@@ -179,16 +179,16 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
         condition: Condition | None = None,
         estimate: bool = True,
     ) -> dict[str, Tensor]:
-        """Every loss of each sample at a given time with given noise.
+        """Compute every loss term of each sample for given time and noise.
 
         Args:
             x1: Data in the model space, shape ``(B, C, H, W)``.
-            labels: Labels as the network shall see them, shape ``(B,)``.
+            labels: Labels for the network, after label dropout, shape ``(B,)``.
             t: Time, shape ``(B,)``.
             unit_noise: Noise of standard deviation 1, shape ``(B, C, H, W)``.
-            data: What the codec encoded, for the weights and terms that need it.
-            condition: Parts of the data that are known; they are shown clean and do not count.
-            estimate: Give a network that takes hints its own estimate, as in sampling.
+            data: Data before encoding, for weights and terms that need them.
+            condition: Known parts of the data; they stay clean and are excluded from the loss.
+            estimate: Self-condition the network on its own estimate, as in sampling.
 
         Returns:
             By name, each of shape ``(B,)``, float32: ``velocity``, the mean squared error of the velocity, and the
@@ -210,7 +210,7 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
         return parts
 
     def _training_hint(self, x_t: Tensor, t: Tensor, labels: Tensor, condition: Condition, *, estimate: bool) -> Tensor:
-        """What a network that takes hints is told in training: the known parts, and perhaps its own estimate."""
+        """Return the self-conditioning input in training: the known parts, and the network's estimate if requested."""
         hint = condition.apply_known(self.first_hint(x_t, t))
         if not estimate:
             return hint
@@ -219,27 +219,27 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
             return condition.apply_known(data_from_velocity(v, x_t, t, t_eps=self.t_eps))
 
     def loss_weight(self, data: Any) -> Tensor | None:
-        """Weight of each element of the loss, broadcastable to ``(B, C, H, W)``; an application may override it.
+        """Return the loss weight of each element, broadcastable to ``(B, C, H, W)``; applications may override it.
 
         Args:
-            data: What the codec encoded.
+            data: Data before encoding.
         """
         return None
 
     def training_condition(self, x1: Tensor, t: Tensor, batch: Any) -> tuple[Condition, Tensor]:
-        """What is known of a training batch, and the times it is trained at: nothing and ``t``, unless overridden.
+        """Return known parts and times of a training batch: nothing and ``t``, unless overridden.
 
         Args:
             x1: Data in the model space, shape ``(B, C, H, W)``.
             t: Times drawn, shape ``(B,)``.
-            batch: What the data module gave.
+            batch: Batch from the data module.
         """
         return Condition(), t
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """Loss of a batch ``(data, labels)`` at random times with random noise.
+        """Compute the loss of a batch ``(data, labels)`` at random times with random noise.
 
-        An override may return a plain loss as well; callbacks then have less to show.
+        An override may return only a loss tensor; callbacks then show less.
 
         Returns:
             ``loss``, 0-d, and for callbacks, detached: ``t``, time of each sample, shape ``(B,)``; ``losses``, loss
@@ -262,14 +262,14 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
         return StepOutputs(loss, t, losses, means).as_dict()
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Loss of a batch with noise and time fixed for each sample, so that epochs can be compared."""
+        """Compute the validation loss with noise and time fixed for each sample, comparable between epochs."""
         data, labels = batch
         x1 = self.codec.encode(data)
         index = _sample_index(batch)
         if index is None:
             index = torch.arange(len(x1)) + batch_idx * len(x1)
         seeds = [mix_seeds(_STREAM_VALIDATION, i) for i in index.tolist()]
-        # One draw per sample serves both: the first number makes the time, the rest the noise.
+        # One draw per sample: the first number gives the time, the rest the noise.
         drawn = noise_from_seeds((1 + x1[0].numel(),), seeds, device=x1.device)
         t, noise = self._time_distribution().from_normal(drawn[:, 0]), drawn[:, 1:].reshape(x1.shape)
         losses = {}
@@ -282,7 +282,7 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
         return losses["val/loss"]
 
     def on_fit_start(self) -> None:
-        """Fix the seed of the run, and check the data against the network before anything long starts."""
+        """Fix the seed of the run, and check the data against the network before training."""
         if self.run_seed is None:
             self.run_seed = _run_seed()
         data = getattr(self.trainer, "datamodule", None)
@@ -293,27 +293,27 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
             self.adopt_data(info)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed everything random in this batch by (seed, epoch, batch, rank), and log the learning rate.
+        """Seed the random generators by (seed, epoch, batch, rank), and log the learning rate.
 
-        A run that was interrupted then draws the same noise, times and dropout as one that was not, with no
-        random state to save.
+        A resumed run then draws the same noise, times and dropout as an uninterrupted one, without saving random
+        states.
         """
         super().on_train_batch_start(batch, batch_idx)
         self._batch_index = _sample_index(batch)
-        # That of the data's own draws, where the batch tells it.
+        # The epoch that the data module drew the batch for, if the batch holds it.
         self._batch_epoch = getattr(batch, "epoch", self.current_epoch)
         if self.run_seed is not None:
             torch.manual_seed(mix_seeds(_STREAM_BATCH, self.run_seed, self._batch_epoch, batch_idx, self.global_rank))
-        # Its curve does not need every step, and each point is copied to the device.
+        # Not every step, because each logged value is copied to the device.
         if batch_idx % 100 == 0:
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Forget the indices of the batch."""
+        """Clear the sample indices of the batch."""
         self._batch_index = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add both averages and what is needed to rebuild the module."""
+        """Add both averages, and the metadata to rebuild the module, to the checkpoint."""
         self.save_averages(checkpoint)
         checkpoint["jitflow"] = {
             "version": __version__,
@@ -324,22 +324,22 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
         }
 
     def describe_labels(self) -> dict[str, Any]:
-        """What an export tells of the labels besides their number, plain values by name; nothing by default."""
+        """Return metadata of the labels for an export, plain values by name; empty by default."""
         return {}
 
     def extra_state(self) -> dict[str, Any]:
-        """What an application keeps in its checkpoints besides weights and settings: tensors and plain values."""
+        """Return an application's further checkpoint entries besides weights and settings: tensors and plain values."""
         return {}
 
     def load_extra_state(self, extra: dict[str, Any]) -> None:
-        """Restore what :meth:`extra_state` gave; raise CheckpointError if it does not fit.
+        """Restore the entries of :meth:`extra_state`; raise CheckpointError if they do not fit.
 
         Args:
-            extra: The checkpoint's ``jitflow`` entry, which holds it among others.
+            extra: The checkpoint's ``jitflow`` entry.
         """
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore both averages and the seed of the run, and let trainer and data go on where the run stood."""
+        """Restore both averages, the seed of the run, and the position of trainer and data."""
         super().on_load_checkpoint(checkpoint)
         self.load_averages(checkpoint)
         extra = checkpoint.get("jitflow", {})
@@ -351,10 +351,10 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
         return TimeDistribution(self.time_kind, self.P_mean, self.P_std)
 
     def adopt_data(self, info: dict[str, Any]) -> None:
-        """Take over what only the data knows, before training starts; nothing, unless an application overrides it."""
+        """Adopt settings from the data before training starts; an application may override it."""
 
     def check_data(self, info: dict[str, Any]) -> None:
-        """Raise ConfigError if data that describe themselves so (``get_dataset_info``) do not fit this module."""
+        """Raise ConfigError if the data's description (``get_dataset_info``) does not fit this module."""
         num_classes = info.get("num_classes")
         if num_classes is not None and num_classes > self.num_classes:
             raise ConfigError(
@@ -385,7 +385,7 @@ def _floating_dtype(net: nn.Module) -> torch.dtype:
 
 
 def _sample_index(batch: Any) -> Tensor | None:
-    """Indices of a batch's samples; None for a plain list or tuple, whose ``index`` is a method."""
+    """Return the sample indices of a batch; None for a plain list or tuple, whose ``index`` is a method."""
     index = getattr(batch, "index", None)
     return index if isinstance(index, Tensor) else None
 

@@ -1,4 +1,4 @@
-"""The optimiser of every application: AdamW, fused where it can be, with gradients clipped by torch."""
+"""AdamW of all applications: parameter groups, fused kernels, host-memory variant, gradient clipping."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.optim import AdamW
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Split trainable parameters into those that decay and those that never do (vectors and biases).
+    """Split trainable parameters into two groups, without weight decay (vectors and biases) and with it.
 
     Args:
-        module: Whose parameters.
+        module: Module with the parameters.
         weight_decay: Decay of the second group.
 
     Returns:
@@ -41,12 +41,12 @@ def build_adamw(
     """Build AdamW over :func:`parameter_groups`.
 
     Args:
-        module: Whose parameters.
+        module: Module with the parameters.
         learning_rate: Step size, positive.
         weight_decay: Decoupled decay of matrices.
         betas: Decay of the two moments.
-        fused: One kernel for all parameters (about 4 times faster, on the CPU too).
-        on_cpu: Keep the moments in the memory of the host and step there, see :class:`HostAdamW`.
+        fused: Use one kernel for all parameters (about 4 times faster, on the CPU too).
+        on_cpu: Keep the moments in host memory and step there, see :class:`HostAdamW`.
 
     Returns:
         The optimiser.
@@ -58,71 +58,71 @@ def build_adamw(
 
 
 class HostAdamW(AdamW):
-    """AdamW whose moments stay in the host's memory, 8 bytes a parameter less on the device.
+    """AdamW whose moments stay in host memory, which saves 8 bytes per parameter on the device.
 
-    Each step brings the gradients to the host, steps there with the fused kernel, and brings the weights back. It gives
-    what AdamW gives, and its state dicts are AdamW's, in both directions.
+    Each step copies the gradients to the host, steps there with the fused kernel, and copies the weights back. Results
+    equal AdamW's, and state dicts are interchangeable with it.
 
     Args:
         groups: Parameter groups.
-        settings: Arguments of :class:`torch.optim.AdamW`, but not ``fused`` or ``foreach``.
+        settings: Arguments of :class:`torch.optim.AdamW` except ``fused`` or ``foreach``.
     """
 
     def __init__(self, groups: list[dict[str, object]], **settings: Any) -> None:
         super().__init__(groups, **settings)
-        self._twins: dict[Tensor, Tensor] = {
+        self._host_copies: dict[Tensor, Tensor] = {
             p: nn.Parameter(torch.empty_like(p, device="cpu")) for group in self.param_groups for p in group["params"]
         }
         self._host = AdamW(
             [
-                {**group, "params": [self._twins[p] for p in group["params"]], "fused": True}
+                {**group, "params": [self._host_copies[p] for p in group["params"]], "fused": True}
                 for group in self.param_groups
             ]
         )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Step once; ``closure`` computes the loss again, with gradients."""
+        """Do one optimiser step; ``closure`` recomputes loss and gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for ours, theirs in zip(self.param_groups, self._host.param_groups, strict=True):
-            # A schedule moves our learning rate.
+            # The schedule changes the learning rate of our groups only.
             theirs.update({name: value for name, value in ours.items() if name not in ("params", "fused", "foreach")})
-        for parameter, twin in self._twins.items():
-            twin.copy_(parameter)
-            twin.grad = None if parameter.grad is None else parameter.grad.to("cpu", twin.dtype)
+        for parameter, copy in self._host_copies.items():
+            copy.copy_(parameter)
+            copy.grad = None if parameter.grad is None else parameter.grad.to("cpu", copy.dtype)
         self._host.step()
-        for parameter, twin in self._twins.items():
-            if twin.grad is not None:
-                parameter.copy_(twin)
-                self.state[parameter] = self._host.state[twin]
-            twin.grad = None
+        for parameter, copy in self._host_copies.items():
+            if copy.grad is not None:
+                parameter.copy_(copy)
+                self.state[parameter] = self._host.state[copy]
+            copy.grad = None
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load an AdamW's state, into the host's memory only.
+        """Load an AdamW state dict into host memory only.
 
         Args:
-            state_dict: As ``state_dict`` of this class or of AdamW gives it.
+            state_dict: State dict of this class or of AdamW.
         """
         self._host.load_state_dict(state_dict)
         for ours, theirs in zip(self.param_groups, self._host.param_groups, strict=True):
             ours.update({name: value for name, value in theirs.items() if name not in ("params", "fused", "foreach")})
             theirs.update(fused=True, foreach=None)
-        for parameter, twin in self._twins.items():
-            if twin in self._host.state:
-                self.state[parameter] = self._host.state[twin]
+        for parameter, copy in self._host_copies.items():
+            if copy in self._host.state:
+                self.state[parameter] = self._host.state[copy]
 
 
 class AdamWOptimization(pl.LightningModule):
-    """The optimising half of :class:`jitflow.training.module.FlowModule`, which sets the attributes.
+    """Optimiser hooks of :class:`jitflow.training.module.FlowModule`, which sets the attributes.
 
     Attributes:
         learning_rate: Step size of AdamW.
         weight_decay: Decay of matrices; vectors and biases never decay.
-        optimizer_on_cpu: Keep the optimiser's state in the host's memory and step there.
+        optimizer_on_cpu: Keep the optimiser's state in host memory and step there.
     """
 
     learning_rate: float
@@ -130,7 +130,7 @@ class AdamWOptimization(pl.LightningModule):
     optimizer_on_cpu: bool
 
     def configure_optimizers(self) -> Any:
-        """AdamW with betas (0.9, 0.95); biases and vectors never decay."""
+        """Build AdamW with betas (0.9, 0.95); biases and vectors never decay."""
         return build_adamw(
             self,
             learning_rate=self.learning_rate,
@@ -142,7 +142,7 @@ class AdamWOptimization(pl.LightningModule):
     def _can_fuse_optimizer(self) -> bool:
         if self._trainer is None:
             return self.device.type in ("cpu", "cuda")
-        # Under float16 the fused kernel unscales the gradients itself, after which nobody could clip them.
+        # Under float16 the fused kernel unscales the gradients inside the step, too late to clip them.
         scales = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         clips = bool(self.trainer.gradient_clip_val)
         return not (scales and clips) and self.trainer.strategy.root_device.type in ("cpu", "cuda")
@@ -153,7 +153,7 @@ class AdamWOptimization(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip with torch's own functions: Lightning refuses a fused optimiser under bf16-mixed for no reason."""
+        """Clip gradients with torch's functions: Lightning refuses a fused optimiser under bf16-mixed."""
         if not gradient_clip_val:
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -163,12 +163,12 @@ class AdamWOptimization(pl.LightningModule):
             torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def choose_kernels(self, states: Iterable[dict[str, Any]]) -> None:
-        """Let the optimiser states of a checkpoint step with this machine's kernels.
+        """Select this machine's kernels in the optimiser states of a checkpoint.
 
         Args:
-            states: State dictionaries of optimisers, changed in place.
+            states: State dictionaries of optimisers, modified in place.
         """
-        # Which kernel steps depends on this machine and precision, not on those of the file.
+        # The kernel depends on this machine and precision, not on those of the file.
         for state in states:
             for group in state["param_groups"]:
                 if "fused" in group:

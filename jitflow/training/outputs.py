@@ -1,4 +1,4 @@
-"""The outputs of a training step: the loss, and the times and losses of its samples for callbacks to show."""
+"""Outputs of a training step: the loss, and times and losses of the samples for callbacks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StepOutputs:
-    """Loss of a training batch, and what callbacks show of it; only ``loss`` belongs to the graph of the step.
+    """Loss of a training batch, with details for callbacks; only ``loss`` is part of the autograd graph.
 
     Args:
-        loss: Mean loss of the batch, 0-d; None where the step was left out.
-        t: Time of each sample, shape ``(B,)``, in ``[0, 1]``; None where the step does not tell.
-        losses: Loss of each sample, all terms together, shape ``(B,)``, float32; None where the step does not tell.
+        loss: Mean loss of the batch, 0-d; None if the step was skipped.
+        t: Time of each sample, shape ``(B,)``, in ``[0, 1]``; None if unknown.
+        losses: Loss of each sample, all terms together, shape ``(B,)``, float32; None if unknown.
         parts: Mean of each loss term by name, 0-d each.
     """
 
@@ -26,7 +26,7 @@ class StepOutputs:
     parts: Mapping[str, Tensor] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what a ``training_step`` hands to Lightning, every tensor but the loss detached from the graph."""
+        """Return the ``training_step`` output for Lightning, with every tensor but the loss detached."""
         return {
             "loss": self.loss,
             "t": _detached(self.t),
@@ -36,15 +36,15 @@ class StepOutputs:
 
 
 def read_outputs(outputs: Any) -> StepOutputs:
-    """Read the outputs of a training step, whichever form it has.
+    """Read the outputs of a training step in any supported form.
 
     Args:
-        outputs: What ``training_step`` returned or ``on_train_batch_end`` is given: a loss, a mapping that holds
-            ``loss`` and perhaps the other entries of :class:`StepOutputs`, or nothing for a step that was left out.
-            Lightning has detached its loss by then, and divided it by the number of accumulated batches.
+        outputs: Result of ``training_step``, or argument of ``on_train_batch_end``: a loss, a mapping with ``loss``
+            and optionally the other entries of :class:`StepOutputs`, or None for a skipped step. Lightning has by
+            then detached its loss and divided it by the number of accumulated batches.
 
     Returns:
-        What is there, detached, with ``t`` and ``losses`` of shape ``(B,)``.
+        The available values, detached, with ``t`` and ``losses`` of shape ``(B,)``.
     """
     if not isinstance(outputs, Mapping):
         return StepOutputs(_detached(outputs))

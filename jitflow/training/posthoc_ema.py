@@ -1,4 +1,4 @@
-"""Any average of the weights after the training, from the snapshots that EMASnapshotCallback wrote.
+"""Post-hoc EMA: reconstruct an average of any width from the snapshots of EMASnapshotCallback.
 
 A snapshot is one ``.safetensors`` file: a power-function average in float32 under the names of
 ``module.named_parameters()``, its step and width in the metadata (JSON under ``jitflow_ema_snapshot``).
@@ -32,10 +32,10 @@ _NAME = re.compile(r"step(\d{8,})_width(\d\.\d{3})\.safetensors")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One stored average.
+    """Metadata of one stored average of the weights.
 
     Attributes:
-        path: Its file.
+        path: File of the snapshot.
         step: Optimiser steps done when it was written.
         width: Relative standard deviation of its profile.
         gamma: Exponent of its profile.
@@ -59,16 +59,16 @@ def snapshot_name(step: int, width: float) -> str:
 
 
 def snapshot_paths(folder: str | Path) -> dict[Path, int]:
-    """Return the files of a folder that are named like snapshots, with their steps, in order; none if no folder."""
+    """Return the snapshot files of a folder with their steps, sorted; empty if the folder does not exist."""
     found = {path: _NAME.fullmatch(path.name) for path in sorted(Path(folder).glob("step*_width*.safetensors"))}
     return {path: int(match[1]) for path, match in found.items() if match}
 
 
 def write_snapshot(folder: str | Path, averages: Mapping[str, Tensor], *, step: int, width: float, dtype: str) -> Path:
-    """Write one average, whole or not at all; an older file of the same step and width is replaced.
+    """Write one average atomically; an older snapshot file of the same step and width is replaced.
 
     Args:
-        folder: Where; it is made.
+        folder: Folder of the snapshots, created if missing.
         averages: The average by parameter name.
         step: Optimiser steps done.
         width: Relative width of its profile.
@@ -84,7 +84,7 @@ def write_snapshot(folder: str | Path, averages: Mapping[str, Tensor], *, step: 
         "parameter_dtype": dtype,
         "jitflow": __version__,
     }
-    # One entry, because safetensors writes several in an order of chance: equal snapshots are equal files.
+    # One entry, because safetensors writes several in random order: equal snapshots must be equal files.
     metadata = {_KEY: json.dumps(described)}
     path = Path(folder) / snapshot_name(step, width)
     with atomic_path(path) as temporary:
@@ -93,14 +93,14 @@ def write_snapshot(folder: str | Path, averages: Mapping[str, Tensor], *, step: 
 
 
 def read_snapshot(path: str | Path) -> Snapshot:
-    """Read what a snapshot says of itself, without its weights.
+    """Read the metadata of a snapshot, without its weights.
 
     Args:
         path: The file.
 
     Raises:
         MissingFileError: If there is no such file.
-        CheckpointError: If it is damaged or no snapshot.
+        CheckpointError: If it is damaged or not a snapshot.
     """
     path = existing_file(path, what="EMA snapshot")
     try:
@@ -117,7 +117,7 @@ def read_snapshot(path: str | Path) -> Snapshot:
 
 
 def list_snapshots(folder: str | Path) -> list[Snapshot]:
-    """List the snapshots of a folder by step and width; other files are passed over.
+    """List the snapshots of a folder by step and width; other files are ignored.
 
     Args:
         folder: The folder of an EMASnapshotCallback.
@@ -136,32 +136,32 @@ def list_snapshots(folder: str | Path) -> list[Snapshot]:
         if wrong:
             raise ConfigError(
                 f"{folder} holds snapshots of different models: {found[0].path.name} and {snapshot.path.name} differ "
-                f"in {', '.join(wrong[:3])} ({len(wrong)} in all); keep those of one training"
+                f"in {', '.join(wrong[:3])} ({len(wrong)} in total); keep those of one training"
             )
     return found
 
 
 def differing_parameters(a: Mapping[str, tuple[int, ...]], b: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Return the names that only one of two models has, or that differ in shape."""
+    """Return the names of parameters that only one of two models has, or that differ in shape."""
     return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
 
 
 def reconstruct_ema(folder: str | Path, width: float, *, step: int | None = None) -> dict[str, Tensor]:
-    """Build the power-function average of any width that the training would have had at a step.
+    """Reconstruct the power-function EMA of any width at a training step.
 
-    The files are read one after the other into one sum, so that memory does not grow with their number: 8 bytes
-    a parameter, and one tensor. A stored average comes back as it is, from one file.
+    The files are summed one after the other, so that memory does not grow with their number: 8 bytes per parameter,
+    and one tensor. A stored average is returned unchanged, from one file.
 
     Args:
         folder: Folder of the snapshots.
         width: Relative standard deviation of the averaging profile, in ``(0, 0.2887]``. Between the stored
-            widths, and up to half as long again, 32 snapshots give the weights to 1e-3; a warning says so
-            where more would be needed.
-        step: Optimiser steps, from the first snapshot's to the last one's; by default the last one's. Only the
-            steps of snapshots are exact to that degree.
+            widths, and up to half as long again, 32 snapshots give the weights to 1e-3; a warning is logged
+            if more would be needed.
+        step: Optimiser steps, from the first snapshot's to the last one's; by default the last one's. Only steps of
+            snapshots reach that accuracy.
 
     Returns:
-        The average by parameter name, float32, on the CPU; it can take the place of ``module.ema_params1``.
+        The average by parameter name, float32, on the CPU; usable as ``module.ema_params1``.
 
     Raises:
         MissingFileError: If there is no such folder.
@@ -177,11 +177,11 @@ def reconstruct_ema(folder: str | Path, width: float, *, step: int | None = None
     step = steps[-1] if step is None else step
     if not steps[0] <= step <= steps[-1]:
         raise ConfigError(f"step must lie in the stored range, {steps[0]} to {steps[-1]}; got {step}")
-    # What comes after the target only helps to place its end, for which the next snapshot is enough.
+    # Of the snapshots after the target step only the next one contributes.
     end = next(s for s in steps if s >= step)
     snapshots = [s for s in snapshots if s.step <= end]
     coefficients = _coefficients(snapshots, step, gamma, width, steps)
-    # A file with next to no share is not worth its reading; all such together stay below float32's rounding.
+    # Skip files with a negligible coefficient; all of them together stay below float32 rounding.
     chosen = [(s, c) for s, c in zip(snapshots, coefficients, strict=True) if abs(c) > 1e-9 / len(snapshots)]
     return _weighted_sum(chosen)
 
@@ -227,11 +227,11 @@ def _weighted_sum(chosen: Sequence[tuple[Snapshot, float]]) -> dict[str, Tensor]
         except (SafetensorError, OSError) as error:
             raise _damaged(snapshot.path, error) from None
     for name in sums:
-        # One at a time, so that the sum and the result never stand side by side.
+        # One at a time, so that sum and result are never in memory together.
         sums[name] = sums[name].float()
     return sums
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     reason = str(error).split("\n")[0] or type(error).__name__
-    return CheckpointError(f"{path} cannot be read; it is damaged: delete it, the others will do ({reason})")
+    return CheckpointError(f"{path} cannot be read; it is damaged: delete it, the other snapshots suffice ({reason})")

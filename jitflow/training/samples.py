@@ -1,4 +1,4 @@
-"""Samples: what a model drew, with everything that names and reproduces it."""
+"""Samples of a model, with labels, seeds, captions and settings that reproduce them."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _WIDEST_ROW, _COLUMNS = 16, 8
 
 @dataclass
 class Samples:
-    """Samples as images, with everything that names them. An application may derive its own class.
+    """Samples as images, with labels, seeds and names. An application may derive its own class.
 
     Attributes:
         pixels: Shape ``(N, C, H, W)``, uint8, on the CPU.
         labels: Label of each sample.
         seeds: Seed of each sample.
-        names: What each file is named by, such as ``class3``; empty where there is nothing to tell.
-        captions: What each is for people, such as ``class 3``; empty where there is nothing to tell.
-        settings: Settings of the sampling, plain values.
-        texts: What each sample says, where the application writes text; else empty.
-        unit: What the samples are, in the plural.
-        grid_name: File of the picture of all samples.
+        names: Part of each sample's file name, such as ``class3``; empty strings if there is none.
+        captions: Caption of each sample, such as ``class 3``; empty strings if there is none.
+        settings: Sampling settings, plain values.
+        texts: Text of each sample, for an application of text; else empty.
+        unit: Name of the samples in the plural, such as ``images``.
+        grid_name: File of the grid of all samples.
         record_name: File of the settings.
     """
 
@@ -50,7 +50,7 @@ class Samples:
     texts: list[str] = field(default_factory=list)
 
     unit: ClassVar[str] = "samples"
-    # Of every application it ends so: a folder of samples that is judged is judged without it.
+    # Every application's grid has a name that ends so: the evaluation of a folder of samples ignores it.
     grid_name: ClassVar[str] = GRID_NAME
     record_name: ClassVar[str] = "settings.json"
 
@@ -59,27 +59,27 @@ class Samples:
 
     @classmethod
     def of(cls, pixels: Tensor, asked: Asked, seeds: list[int]) -> Self:
-        """Make samples, without settings, of pixels and what was asked for them.
+        """Build samples, without settings, from pixels and their request.
 
         Args:
             pixels: Shape ``(B, C, H, W)``, uint8, on any device.
-            asked: What was asked for these samples.
+            asked: The request for these samples.
             seeds: Seed of each.
         """
         return cls(pixels.cpu(), asked.labels, seeds, list(asked.names), list(asked.captions))
 
     @classmethod
     def join(cls, parts: Sequence[Self], settings: dict[str, Any]) -> Self:
-        """Make one of the samples of several batches.
+        """Concatenate the samples of several batches.
 
         Args:
-            parts: At least one, of this class.
-            settings: Settings of all of them.
+            parts: Samples of this class, at least one.
+            settings: Sampling settings of all batches.
         """
         joined: dict[str, Any] = {"settings": settings}
         for name in (f.name for f in fields(cls) if f.name != "settings"):
             values = [getattr(part, name) for part in parts]
-            joined[name] = torch.cat(values) if isinstance(values[0], Tensor) else [v for some in values for v in some]
+            joined[name] = torch.cat(values) if isinstance(values[0], Tensor) else [v for part in values for v in part]
         return cls(**joined)
 
     def images(self) -> list[Image.Image]:
@@ -87,7 +87,7 @@ class Samples:
         return [pictures.to_image(p) for p in self.pixels.numpy()]
 
     def grid(self, *, columns: int | None = None) -> Image.Image:
-        """Lay the images out in one picture, a row for each label where labels repeat."""
+        """Arrange the images in a grid, with one row per label if labels repeat."""
         if columns is None:
             same = next((i for i, y in enumerate(self.labels) if y != self.labels[0]), len(self.labels))
             columns = same if 1 < same <= _WIDEST_ROW else min(_COLUMNS, len(self))
@@ -95,17 +95,17 @@ class Samples:
         return pictures.grid(self.pixels.numpy(), columns=columns, scale=scale)
 
     def file_names(self) -> list[str]:
-        """Name each image's file by its place, its name and its seed."""
+        """Return the file name of each image, from its index, name and seed."""
         named = zip(self.names, self.seeds, strict=True)
         return [
             "_".join(filter(None, (f"{i:06d}", name, f"seed{seed}"))) + ".png" for i, (name, seed) in enumerate(named)
         ]
 
     def save(self, folder: str | Path) -> Path:
-        """Write one PNG for each image, ``grid.png`` and ``settings.json``; return the folder.
+        """Write one PNG per image, ``grid.png`` and ``settings.json``; return the folder.
 
         Args:
-            folder: Where to; it is made.
+            folder: Output folder, created if missing.
         """
         folder = self._save_images(folder)
         listed = zip(self.file_names(), self.labels, self.seeds, strict=True)
@@ -114,7 +114,7 @@ class Samples:
         return folder
 
     def _save_images(self, folder: str | Path) -> Path:
-        """Write one PNG for each image, and the picture of all."""
+        """Write one PNG per image, and the grid of all images."""
         folder = Path(folder)
         for name, image in zip(self.file_names(), self.images(), strict=True):
             pictures.save_image(image, folder / name)
@@ -123,12 +123,12 @@ class Samples:
 
 
 def present_pixels(module: FlowModule, x: Tensor, asked: Asked, seeds: list[int]) -> Samples:
-    """Turn states at the end of the path into samples that are images.
+    """Decode final states of sampling to image samples.
 
     Args:
         module: The model.
         x: States in the model space, shape ``(B, *S)``.
-        asked: What was asked for these samples.
+        asked: The request for these samples.
         seeds: Seed of each.
 
     Returns:

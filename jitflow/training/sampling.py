@@ -1,4 +1,4 @@
-"""From noise to samples, through methods that users may override one by one."""
+"""Sampling from noise, in methods that users may override one by one."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from jitflow.training.sampling_call import CallSetting, SamplingCall, open_call,
 
 
 class FlowSampling(WeightAverages):
-    """The sampling half of :class:`jitflow.training.module.FlowModule`, which sets the attributes.
+    """Sampling methods of :class:`jitflow.training.module.FlowModule`, which sets the attributes.
 
     Attributes:
-        codec: Between data and the model space.
+        codec: Converts between data and the model space.
         net: The network.
         num_classes: Number of classes; this number is the null label.
-        prediction: What the network predicts.
+        prediction: Prediction target of the network: ``data``, ``velocity`` or ``noise``.
         t_eps: Smallest ``1 - t`` that a data prediction is divided by.
         noise_scale: Standard deviation of the noise.
         sampling_method: Solver.
@@ -39,11 +39,11 @@ class FlowSampling(WeightAverages):
         time_shift: Above 1 moves sampling times towards the noise.
         cfg_channels: Guide only this many leading channels; None guides all.
         churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
-        temperature: Divides log-probabilities where a model has them.
+        temperature: Divides log-probabilities if the model has them.
 
-    The settings of :class:`~jitflow.training.sampling_settings.SamplingSettings` among them are, inside a call of
-    sampling, those of the call: an overridden method reads in ``self.cfg_scale`` what the caller asked for, and two
-    threads that sample from one module do not disturb each other.
+    Inside a sampling call, the attributes of :class:`~jitflow.training.sampling_settings.SamplingSettings` have the
+    call's values: an overridden method reads the caller's guidance scale in ``self.cfg_scale``, and threads that sample
+    from one module do not affect each other.
     """
 
     codec: Codec
@@ -63,16 +63,16 @@ class FlowSampling(WeightAverages):
 
     @property
     def takes_hints(self) -> bool:
-        """Whether the network is also told what is known or estimated of the data."""
+        """Whether the network takes a hint: known parts or an estimate of the data (self-conditioning)."""
         return bool(getattr(self.net, "self_conditioning", False))
 
     @property
     def takes_temperature(self) -> bool:
-        """Whether the model has log-probabilities, which a temperature divides."""
+        """Whether the model has log-probabilities that a temperature can divide."""
         return False
 
     def first_hint(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """What a network that takes hints is told before it has said anything: nothing, unless overridden.
+        """Return the initial hint of a self-conditioned network: zeros, unless overridden.
 
         Args:
             x_t: Path sample, shape ``(B, C, H, W)``.
@@ -87,12 +87,12 @@ class FlowSampling(WeightAverages):
     def generate(self, labels: Tensor, use_ema: bool = True) -> Tensor:
         """Draw one sample for each label.
 
-        The seeds are those of :func:`jitflow.core.seeding.use_seeds`, else fresh ones.
+        Seeds come from :func:`jitflow.core.seeding.use_seeds`; without it they are fresh.
 
         Args:
             labels: Classes, shape ``(B,)``, int64, in ``[0, num_classes]``; ``num_classes`` means "any".
             use_ema: Sample from the first average of the weights instead of the weights; without an
-                average the weights are used and a warning says so once.
+                average the weights are used, with one warning.
 
         Returns:
             Samples in the model space, shape ``(B, C, H, W)``, float32, nominally in ``[-1, 1]``.
@@ -109,9 +109,9 @@ class FlowSampling(WeightAverages):
         """Draw samples under any condition; :meth:`generate` for one with a label only.
 
         Args:
-            condition: Its label, shape ``(B,)``, must be there; known parts of the state stay as they are.
+            condition: Condition with a label, shape ``(B,)``; known parts of the state stay fixed.
             use_ema: As in :meth:`generate`.
-            start: A state, shape ``(B, C, H, W)``, and its time in ``[0, 1)``, to go on from along the rest of the
+            start: A state, shape ``(B, C, H, W)``, and its time in ``[0, 1)``, to start from along the rest of the
                 grid; None for noise at time 0.
 
         Returns:
@@ -147,7 +147,7 @@ class FlowSampling(WeightAverages):
             )
 
     def _start_at(self, x: Tensor, t: float, times: Tensor, num: int) -> tuple[Tensor, Tensor]:
-        """State and times of a sampling that starts on the way."""
+        """Return the state and the remaining times of sampling from an intermediate state."""
         if x.shape != (num, *self.codec.shape):
             raise ConfigError(f"the state to start from must have shape {(num, *self.codec.shape)}; got {(*x.shape,)}")
         if not 0 <= t < 1:
@@ -156,7 +156,7 @@ class FlowSampling(WeightAverages):
 
     @torch.no_grad()
     def _forward_sample(self, z: Tensor, t: Tensor | float, labels: Tensor) -> Tensor:
-        """Guided velocity at a state.
+        """Compute the guided velocity at a state.
 
         Args:
             z: State, shape ``(B, C, H, W)``.
@@ -172,9 +172,9 @@ class FlowSampling(WeightAverages):
         def velocity(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
             if hint is None:
                 return self.velocity_of(self._predict(call, x, t, y).float(), x, t)
-            # With guidance both passes share what is known.
-            told = hint if len(hint) == len(x) else torch.cat([hint] * (len(x) // len(hint)))
-            return self.velocity_of(self._predict(call, x, t, y, told).float(), x, t)
+            # With guidance both passes share the hint.
+            hints = hint if len(hint) == len(x) else torch.cat([hint] * (len(x) // len(hint)))
+            return self.velocity_of(self._predict(call, x, t, y, hints).float(), x, t)
 
         x, times = z.float(), batch_time(t, z, keep_device=True)
         v = guided_velocity(
@@ -192,24 +192,24 @@ class FlowSampling(WeightAverages):
         return v
 
     def _predict(self, call: SamplingCall | None, x: Tensor, t: Tensor, y: Tensor, *hint: Tensor) -> Tensor:
-        """Output of the network, shape ``(B, C, H, W)``, with the modulation of the call's table if it has one."""
+        """Run the network, output shape ``(B, C, H, W)``, with precomputed modulation if the call has a table."""
         if call is None or call.modulation is None:
             return self(x, t, y, *hint)
         dtype = next(p.dtype for p in self.net.parameters() if p.is_floating_point())
-        # The time is not looked at, and so stays where it is.
+        # The network does not read the time here, so that it can stay on its device.
         return self.net(x.to(dtype), t, y, *(h.to(dtype) for h in hint), modulation=call.modulation.rows(t, y))
 
     def _modulation_table(self, labels: Tensor, times: Tensor) -> ModulationTable | None:
-        """Table for one sampling; None where the network has no use for it or a user's method comes between."""
+        """Build the modulation table of a call; None if the network takes none or a user overrides the methods."""
         if not takes_modulation(self.net) or _overrides(self, "_forward_sample") or not _forwards_to_net(self):
             return None
         if self.cfg_scale != 1:
             labels = torch.cat([labels, labels.new_tensor([self.num_classes])])
-        # No solver looks at the end of the path.
+        # No solver evaluates the end of the path.
         return ModulationTable(self.net, labels, times[:-1])
 
     def velocity_of(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Turn what the network predicts into a velocity, in training as in sampling.
+        """Convert the network's prediction to a velocity, in training and sampling.
 
         Args:
             output: Prediction, shape ``(B, C, H, W)``, float32.
@@ -232,7 +232,7 @@ class FlowSampling(WeightAverages):
         return heun_step(lambda x, s: self._forward_sample(x, s, labels), z, t, t_next)
 
     def _go_back(self, seeds: Sequence[int], condition: Condition) -> GoBack:
-        """Make a state forget part of what it has become, before each step, by noise that the seeds name."""
+        """Return the churn function, which adds seeded noise to the state before each step."""
 
         def go_back(step: int, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
             t_back = (t - self.churn * (t_next - t)).clamp_min(0)
@@ -243,7 +243,7 @@ class FlowSampling(WeightAverages):
         return go_back
 
     def _overridden_steps(self, labels: Tensor, condition: Condition) -> dict[str, Step]:
-        """Solver steps that a subclass replaced, with the known part of the state kept after each."""
+        """Return solver steps that a subclass overrides, with the known part of the state restored after each."""
         steps: dict[str, Step] = {}
 
         def method_step(name: str) -> Step:
@@ -261,13 +261,13 @@ class FlowSampling(WeightAverages):
 
     @contextmanager
     def sampling(self, *, on_step: OnStep | None = None, **given: Any) -> Iterator[SamplingCall]:
-        """Sample with other settings inside the block, in this thread only.
+        """Override sampling settings inside the block, in this thread only.
 
-        Blocks nest: what is not given is that of the block around, and whoever watches from outside is told first.
+        Blocks nest: settings that are not given come from the outer block, whose ``on_step`` is called first.
 
         Args:
-            on_step: Called with (steps done, steps in all, time, state) after each step.
-            given: Settings by the names of the attributes, such as ``cfg_scale``.
+            on_step: Called with (steps done, total steps, time, state) after each step.
+            given: Settings by attribute name, such as ``cfg_scale``.
 
         Raises:
             ConfigError: If a setting is out of range.
@@ -277,12 +277,12 @@ class FlowSampling(WeightAverages):
 
     @contextmanager
     def watch_sampling(self, on_step: OnStep) -> Iterator[None]:
-        """Call ``on_step(steps done, steps in all, time, state)`` after each step sampled inside the block."""
+        """Call ``on_step(steps done, total steps, time, state)`` after each sampling step inside the block."""
         with self.sampling(on_step=on_step):
             yield
 
     def check_labels(self, labels: Tensor) -> Tensor:
-        """Return labels ``(B,)`` on the module's device; raise ConfigError if they are none, or one is out of range."""
+        """Return labels ``(B,)`` on the module's device; raise ConfigError if they are invalid or out of range."""
         labels = torch.as_tensor(labels, device=self.device)
         if labels.ndim != 1 or labels.is_floating_point():
             raise ConfigError(f"labels must be whole numbers of shape (B,); got {tuple(labels.shape)}, {labels.dtype}")
@@ -296,7 +296,7 @@ class FlowSampling(WeightAverages):
 
 
 def batch_time(t: Tensor | float, x: Tensor, *, keep_device: bool = False) -> Tensor:
-    """Bring a time of any accepted form to shape ``(B,)``, float32."""
+    """Convert a time of any accepted form to shape ``(B,)``, float32."""
     t = torch.as_tensor(t, dtype=torch.float32, device=None if keep_device else x.device)
     return t.reshape(-1).expand(x.shape[0]) if t.numel() == 1 else t.reshape(x.shape[0])
 
@@ -307,6 +307,6 @@ def _overrides(module: FlowSampling, name: str) -> bool:
 
 
 def _forwards_to_net(module: FlowSampling) -> bool:
-    """Whether ``forward`` is still that of the module right above this class, which only calls the network."""
+    """Whether ``forward`` is that of the direct subclass of FlowSampling, which only calls the network."""
     owner = next((c for c in type(module).__mro__ if "forward" in vars(c)), None)
     return "forward" not in vars(module) and owner is not None and FlowSampling in owner.__bases__

@@ -1,7 +1,7 @@
-"""One call of sampling: what was asked for, and what is known of the samples in the making.
+"""Settings and state of one sampling call, local to its thread.
 
-Users override the methods of a module with the documented arguments only, so that settings, hints and listeners reach
-them through the call that runs in their thread. Nothing of a call is kept on the module.
+Users override the methods of a module with the documented arguments only, so settings, hints and step callbacks reach
+them through the call that runs in their thread. No state of a call is stored on the module.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class SamplingCall:
-    """One call of sampling on a module, in one thread.
+    """One sampling call on a module, in one thread.
 
     Attributes:
         module: The module.
-        settings: How samples are drawn.
-        on_step: Told about each step.
-        condition: What the samples are asked to be.
-        hint: Latest estimate of the data, shape ``(B, C, H, W)``, for a network that takes hints.
-        modulation: What the network is told about times and labels, computed beforehand; None for the plain loop.
-        outer: The call around this one in the same thread.
+        settings: Sampling settings.
+        on_step: Called after each step.
+        condition: Condition of the samples.
+        hint: Latest estimate of the data, shape ``(B, C, H, W)``, for a self-conditioned network.
+        modulation: Precomputed modulation by time and label; None to compute it at each step.
+        outer: The enclosing call in the same thread.
     """
 
     module: FlowSampling
@@ -49,12 +49,12 @@ class SamplingCall:
     outer: SamplingCall | None = None
 
 
-# A thread begins with no call, whatever runs in others.
+# Every thread starts without a call.
 _innermost: ContextVar[SamplingCall | None] = ContextVar("jitflow_sampling_call", default=None)
 
 
 def running_call(module: FlowSampling) -> SamplingCall | None:
-    """Return the innermost call of sampling on a module that runs in this thread; None where there is none."""
+    """Return the innermost sampling call on a module in this thread; None if there is none."""
     call = _innermost.get()
     while call is not None and call.module is not module:
         call = call.outer
@@ -65,13 +65,13 @@ def running_call(module: FlowSampling) -> SamplingCall | None:
 def open_call(
     module: FlowSampling, *, on_step: OnStep | None = None, condition: Condition | None = None, **given: Any
 ) -> Iterator[SamplingCall]:
-    """Begin a call of sampling on a module, for the block and this thread.
+    """Open a sampling call on a module, for the block and this thread.
 
     Args:
-        module: The module. Its attributes give the settings that are not given, which inside another call on the same
-            module are that call's.
-        on_step: Told about each step after the listeners of the calls around this one.
-        condition: What the samples are asked to be.
+        module: The module. Its attributes are the defaults of the settings; inside another call on the same module
+            they are that call's settings.
+        on_step: Called after each step, after the callbacks of enclosing calls.
+        condition: Condition of the samples.
         given: Fields of :class:`SamplingSettings`.
 
     Yields:
@@ -84,12 +84,14 @@ def open_call(
     settings.check(module.codec.shape[0])
     if settings.temperature != 1 and not module.takes_temperature:
         raise ConfigError("temperature needs log-probabilities, which this model does not have; leave it at 1")
-    around = running_call(module)
-    told = None if around is None else around.on_step
+    enclosing = running_call(module)
+    outer_on_step = None if enclosing is None else enclosing.on_step
     call = SamplingCall(
         module,
         settings,
-        on_step=_tell_both(told, on_step) if told is not None and on_step is not None else on_step or told,
+        on_step=_chain(outer_on_step, on_step)
+        if outer_on_step is not None and on_step is not None
+        else on_step or outer_on_step,
         condition=condition or Condition(),
         outer=_innermost.get(),
     )
@@ -98,7 +100,7 @@ def open_call(
         hidden = [name for name, value in given.items() if getattr(module, name) != value]
         if hidden:
             raise ConfigError(
-                f"{type(module).__name__} defines {hidden[0]} in its class, so that it cannot be given another value; "
+                f"{type(module).__name__} defines {hidden[0]} as a class attribute, which hides the setting; "
                 "set it in __init__ instead"
             )
         yield call
@@ -106,7 +108,7 @@ def open_call(
         _innermost.reset(token)
 
 
-def _tell_both(first: OnStep, second: OnStep) -> OnStep:
+def _chain(first: OnStep, second: OnStep) -> OnStep:
     def on_step(done: int, total: int, t: float, x: Tensor) -> None:
         first(done, total, t, x)
         second(done, total, t, x)
@@ -115,10 +117,10 @@ def _tell_both(first: OnStep, second: OnStep) -> OnStep:
 
 
 class CallSetting(Generic[T]):
-    """An attribute of a module that holds a setting of sampling.
+    """Descriptor of a module attribute that holds a sampling setting.
 
-    Read inside a call on the module, it is the call's setting, and writing it changes the call alone; elsewhere it is
-    an ordinary attribute, the default of later calls.
+    Inside a call on the module it reads and writes the call's setting; elsewhere it is an ordinary attribute, the
+    default of later calls.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -138,7 +140,7 @@ class CallSetting(Generic[T]):
             found: T = getattr(call.settings, self.name)
             return found
         if self.name not in vars(module):
-            raise AttributeError(f"{owner.__name__} has no {self.name} yet")
+            raise AttributeError(f"{owner.__name__} has not set {self.name} yet")
         stored: T = vars(module)[self.name]
         return stored
 

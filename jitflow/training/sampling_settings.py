@@ -1,4 +1,4 @@
-"""Settings of sampling: everything but the condition, the weights and the seeds that decides about a sample."""
+"""Sampling settings: everything besides condition, weights and seeds that determines a sample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jitflow.errors import ConfigError
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How samples are drawn. A module has an attribute of the same name for each, which is its default.
+    """Sampling settings. A module has an attribute of the same name for each, its default.
 
     Attributes:
         sampling_method: Solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
@@ -24,7 +24,7 @@ class SamplingSettings:
         time_shift: Above 1 moves sampling times towards the noise.
         cfg_channels: Guide only this many leading channels; None guides all.
         churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
-        temperature: Divides log-probabilities where a model has them; below 1 it draws what is likeliest.
+        temperature: Divides log-probabilities if the model has them; below 1 it favours likely tokens.
     """
 
     sampling_method: str = "heun"
@@ -38,16 +38,16 @@ class SamplingSettings:
 
     @classmethod
     def of(cls, module: Any, **given: Any) -> SamplingSettings:
-        """Read the settings of sampling from a module's attributes.
+        """Read the sampling settings from a module's attributes.
 
         Args:
-            module: Has an attribute for each setting.
-            given: Settings that win over the module's.
+            module: Module with an attribute for each setting.
+            given: Settings that override the module's.
         """
         return cls(**{f.name: given.get(f.name, getattr(module, f.name)) for f in fields(cls)})
 
     def check(self, num_channels: int) -> None:
-        """Raise ConfigError if a setting is out of range, or two do not go together.
+        """Raise ConfigError if a setting is out of range, or two are incompatible.
 
         Args:
             num_channels: Channels of the model space.
@@ -79,19 +79,19 @@ def settings_from_words(
     churn: float | None = None,
     temperature: float | None = None,
 ) -> dict[str, Any]:
-    """Translate the words that people use for settings into the fields of :class:`SamplingSettings`.
+    """Translate the short argument names of sampling into the fields of :class:`SamplingSettings`.
 
     Args:
-        guidance: Guidance scale; here as for all that follow, None leaves the setting out.
+        guidance: Guidance scale; as for all arguments, None leaves the setting out.
         interval: Times (low, high) between which guidance acts.
         solver: Name of the solver.
-        steps: Its steps.
-        time_shift: Shift of the times.
-        churn: Steps back towards the noise.
+        steps: Steps of the solver.
+        time_shift: Shift of the sampling times.
+        churn: Amount of noise added before each step, in steps.
         temperature: Divisor of log-probabilities.
 
     Returns:
-        What was given, by the names of the fields.
+        The given settings by field name.
     """
     named = {
         "cfg_scale": guidance,

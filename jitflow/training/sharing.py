@@ -1,4 +1,4 @@
-"""What threads that sample from one module share: the values of its parameters, and its evaluation mode."""
+"""Share a module's weights and evaluation mode between threads that sample from it."""
 
 from __future__ import annotations
 
@@ -15,74 +15,74 @@ Values = Mapping[str, Tensor]
 
 
 class _Unsaved:
-    """Copies and pickles of a module share nothing with it: they get a new object."""
+    """Base of objects that are not copied or pickled with a module: copies get a new object."""
 
     def __reduce__(self) -> Any:
         return type(self), ()
 
 
 class SharedWeights(_Unsaved):
-    """Agree between threads on what the parameters of a module hold: its own weights, or an average of them.
+    """Lock on the parameter values of a module: its own weights, or an average of them.
 
-    Users of the same values share them. Who wants others waits, first come first served, until nobody uses these; a
-    thread that asks for other values inside a block of its own does not use the outer ones meanwhile, so that two
-    threads never wait for each other.
+    Threads that use the same values share them. A thread that needs other values waits, first come first served, until
+    no thread uses the present ones. A nested block with other values releases the outer ones meanwhile, so that two
+    threads never deadlock.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting: deque[object] = deque()
         self._users = 0
-        # What the parameters hold now; None for the module's own weights, which lie in the list otherwise.
+        # Values that the parameters hold now; None for the module's own weights, which the list keeps otherwise.
         self._values: Values | None = None
         self._own: list[tuple[nn.Parameter, Tensor]] = []
         self._thread = threading.local()
 
     @contextmanager
     def use(self, module: nn.Module, values: Values | None) -> Iterator[None]:
-        """Let the parameters hold these values inside the block.
+        """Load values into the parameters inside the block.
 
         Args:
-            module: The module, always the same one.
-            values: A value for each parameter, by name; None for the module's own weights. Nothing is copied where
-                both are of the same precision on the same device.
+            module: The module, the same in every call.
+            values: A value for each parameter, by name; None for the module's own weights. Nothing is copied if
+                precision and device match.
         """
-        held = self._held()
-        if held and held[-1] is values:
+        nested = self._nested_values()
+        if nested and nested[-1] is values:
             yield
             return
-        if held:
-            self._leave()
+        if nested:
+            self._release()
         try:
-            self._enter(module, values)
+            self._acquire(module, values)
         except BaseException:
-            if held:
-                self._enter(module, held[-1])
+            if nested:
+                self._acquire(module, nested[-1])
             raise
-        held.append(values)
+        nested.append(values)
         try:
             yield
         finally:
-            held.pop()
-            self._leave()
-            if held:
-                self._enter(module, held[-1])
+            nested.pop()
+            self._release()
+            if nested:
+                self._acquire(module, nested[-1])
 
     @contextmanager
     def use_present(self, module: nn.Module) -> Iterator[None]:
-        """Keep inside the block what this thread uses already, or else the module's own weights."""
-        held = self._held()
-        with self.use(module, held[-1] if held else None):
+        """Keep inside the block the values of this thread's outer block, or else the module's own weights."""
+        nested = self._nested_values()
+        with self.use(module, nested[-1] if nested else None):
             yield
 
-    def _held(self) -> list[Values | None]:
-        """What the blocks of this thread ask for, the innermost last."""
-        if not hasattr(self._thread, "held"):
-            self._thread.held = []
-        held: list[Values | None] = self._thread.held
-        return held
+    def _nested_values(self) -> list[Values | None]:
+        """Return the values of this thread's nested blocks, the innermost last."""
+        if not hasattr(self._thread, "nested"):
+            self._thread.nested = []
+        nested: list[Values | None] = self._thread.nested
+        return nested
 
-    def _enter(self, module: nn.Module, values: Values | None) -> None:
+    def _acquire(self, module: nn.Module, values: Values | None) -> None:
         ticket = object()
         with self._changed:
             self._waiting.append(ticket)
@@ -91,21 +91,21 @@ class SharedWeights(_Unsaved):
                     lambda: self._waiting[0] is ticket and (self._users == 0 or self._values is values)
                 )
                 if self._values is not values:
-                    self._put(module, values)
+                    self._assign(module, values)
                 self._users += 1
             finally:
                 self._waiting.remove(ticket)
                 self._changed.notify_all()
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         with self._changed:
             self._users -= 1
             if self._users == 0:
-                self._put_back()
+                self._restore()
             self._changed.notify_all()
 
-    def _put(self, module: nn.Module, values: Values | None) -> None:
-        self._put_back()
+    def _assign(self, module: nn.Module, values: Values | None) -> None:
+        self._restore()
         if values is None:
             return
         try:
@@ -113,13 +113,13 @@ class SharedWeights(_Unsaved):
                 self._own.append((parameter, parameter.data))
                 parameter.data = values[name].to(parameter.device, parameter.dtype)
         except BaseException:
-            self._put_back()
+            self._restore()
             raise
         self._values = values
-        # Autocast remembers the half-precision copy of a parameter, not of its storage.
+        # Autocast caches half-precision copies by parameter, not by storage.
         torch.clear_autocast_cache()
 
-    def _put_back(self) -> None:
+    def _restore(self) -> None:
         for parameter, data in self._own:
             parameter.data = data
         if self._own:
@@ -128,7 +128,7 @@ class SharedWeights(_Unsaved):
 
 
 class SharedMode(_Unsaved):
-    """Keep a module in evaluation mode while any thread needs it; the last one gives every part its mode back."""
+    """Keep a module in evaluation mode while any thread samples; the last thread restores the training modes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -140,7 +140,7 @@ class SharedMode(_Unsaved):
         """Keep the module in evaluation mode inside the block.
 
         Args:
-            module: The module, always the same one.
+            module: The module, the same in every call.
         """
         with self._lock:
             if not self._users:

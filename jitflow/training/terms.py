@@ -1,4 +1,4 @@
-"""Losses besides the velocity's, which a module adds up: one small object for each."""
+"""Loss terms that a module adds to the velocity loss."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from jitflow.errors import ConfigError
 
 @dataclass(frozen=True)
 class FlowState:
-    """What is known in a training step once the network has predicted.
+    """Tensors of a training step after the forward pass, for loss terms.
 
     Attributes:
-        data: What the codec encoded, shape ``(B, *)``; None where only the model space was given.
+        data: Data before encoding, shape ``(B, *)``; None if only the model space was given.
         x1: Data in the model space, shape ``(B, C, H, W)``.
         x_t: Path sample, shape ``(B, C, H, W)``.
         t: Time, shape ``(B,)``.
         output: The network's output, shape ``(B, C, H, W)``, float32.
         v_pred: Predicted velocity, shape ``(B, C, H, W)``.
         v_t: True velocity, shape ``(B, C, H, W)``.
-        weight: Weight of each element, broadcastable to ``(B, C, H, W)``; None for all alike.
+        weight: Weight of each element, broadcastable to ``(B, C, H, W)``; None for equal weights.
     """
 
     data: Any
@@ -37,31 +37,31 @@ class FlowState:
 
 
 class LossTerm(Protocol):
-    """A loss that is added to the velocity's.
+    """A loss that is added to the velocity loss.
 
     Attributes:
-        name: What it is logged as, ``train/<name>``.
-        weight: Its factor in the sum.
+        name: Name in the logs, ``train/<name>``.
+        weight: Factor in the sum of losses.
     """
 
     name: str
     weight: float
 
     def __call__(self, state: FlowState) -> Tensor:
-        """Compute the loss of each sample, shape ``(B,)``, float32, without the factor."""
+        """Compute the loss of each sample, shape ``(B,)``, float32, without its weight."""
         ...
 
 
 class CosineTerm:
-    """Direction of the velocity, the LightningDiT release's second loss.
+    """Cosine loss on the direction of the velocity, the LightningDiT release's second loss.
 
     See :func:`jitflow.core.loss.cosine_per_sample`.
 
     Args:
-        weight: Its factor.
+        weight: Factor in the sum of losses.
 
     Raises:
-        ConfigError: If the factor is negative.
+        ConfigError: If the weight is negative.
     """
 
     name = "cosine"
@@ -72,5 +72,5 @@ class CosineTerm:
         self.weight = weight
 
     def __call__(self, state: FlowState) -> Tensor:
-        """Compare directions, shape ``(B,)``."""
+        """Compute the cosine loss of each sample, shape ``(B,)``."""
         return cosine_per_sample(state.v_pred, state.v_t)

@@ -91,5 +91,5 @@ def test_counters_that_are_none_are_one_error(damage):
     data = ImageDataModule(2, 4)
     data.resume_at = lambda position: pytest.fail("went on")
     trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), datamodule=data, max_steps=-1, accumulate_grad_batches=1)
-    with pytest.raises(CheckpointError, match="does not say where its training stood"):
+    with pytest.raises(CheckpointError, match="does not record the position"):
         resume_exactly(trainer, {"loops": {"fit_loop": saved}})
