@@ -11,8 +11,8 @@
    ``test_lightning_counters.py::test_without_the_correction_*``.
 2. Position in the data, :func:`resume_exactly`. Lightning forgets the state of a loader once
    ``Trainer.estimated_stepping_batches`` has been asked for (``trainer/trainer.py``; ``setup_data`` of
-   ``loops/fit_loop.py`` then builds the loader before the states of the loops are restored, and never again). We work
-   the position out from the counters and tell the data module before it builds a loader. The state of its loaders is
+   ``loops/fit_loop.py`` then builds the loader before the states of the loops are restored, and never again). We compute
+   the position from the counters and pass it to the data module before it builds a loader. The state of its loaders is
    empty (:class:`jitflow.data.base.SeededLoader`), and there only because ``_TrainingEpochLoop.reset`` warns of loaders
    without one. Tests: ``test_data_resume.py``; ``test_lightning_counters.py::test_lightning_forgets_*`` and
    ``test_a_loader_without_state_is_warned_of``.
@@ -24,7 +24,8 @@
    ``on_train_epoch_end``: an epoch has one number in its own hooks and another one after the training. We write one
    that means the same in every hook. Test: ``test_lightning_counters.py::test_the_epoch_of_a_checkpoint``.
 5. Counters for a file that Lightning did not write, :func:`counters_between_epochs`: Lightning starts at the first
-   epoch unless a checkpoint has the counters of all its loops (``restore_loops``). Test: ``test_release_checkpoints.py``.
+   epoch unless a checkpoint has the counters of all its loops (``restore_loops``).
+   Test: ``test_release_checkpoints.py``.
 """
 
 from __future__ import annotations
@@ -97,8 +98,8 @@ def resume_exactly(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"the checkpoint does not record the position of its training ({type(error).__name__}, {error}); start a new "
-            "run from its weights"
+            f"the checkpoint does not record the position of its training ({type(error).__name__}, {error}); start a "
+            "new run from its weights"
         ) from error
     checkpoint["loops"] = {**loops, "fit_loop": counters}
     data.resume_at(position)

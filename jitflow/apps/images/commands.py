@@ -1,6 +1,6 @@
 """The commands ``jitflow data prepare`` and ``jitflow data check``, for folders of images.
 
-Each function with a docstring is one command; jsonargparse makes its options and help from the signature.
+jsonargparse builds each command's options and help from the signature and docstring of its function.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from jitflow.errors import DataError
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """How the files of a data set are read.
+    """Options for reading the image files of a data set.
 
     Attributes:
-        workers: Processes; one on each CPU core by default.
-        on_error: At a file that cannot be read, stop, or leave it out and record it.
-        max_skipped: How many files may be left out.
+        workers: Worker processes; one per CPU core by default.
+        on_error: Whether an unreadable file is an error, or skipped and recorded.
+        max_skipped: Largest number of skipped files.
     """
 
     workers: int | None = None
@@ -33,12 +33,12 @@ class ReadingOptions:
 
 @dataclass(frozen=True)
 class LimitOptions:
-    """Which images and classes of a data set are reported.
+    """Limits beyond which images and classes of a data set are reported.
 
     Attributes:
         min_side: Images with a shorter side, in pixels, are reported as tiny.
         min_class_images: Classes with fewer images are reported.
-        max_pixels: Images with more are reported and not decoded.
+        max_pixels: Images with more pixels are reported and not decoded.
     """
 
     min_side: int = 64
@@ -56,16 +56,16 @@ def prepare(
 ) -> None:
     """Store the centre crops of a folder of images, so that training need not decode them.
 
-    Training from the result sees the same batches as training from the folder. Interrupted, run the same command
-    again: it goes on where it stopped.
+    Training from the result sees the same batches as training from the folder. Run the same command
+    again to resume an interrupted preparation.
 
     Args:
         folder: train/<class>/<image> and possibly val/<class>/<image>, or <class>/<image>.
         out: Folder of the result.
         img_size: Side of the square crop in pixels.
         channels: 3 for colour, 1 for greyscale.
-        dry_run: List the images and say what would be written, and write nothing.
-        reading: How files are read.
+        dry_run: List the images and print what would be written, and write nothing.
+        reading: Options for reading the files.
     """
     from jitflow.apps.images.prepare import describe
     from jitflow.apps.images.prepare import prepare as write_shards
@@ -98,16 +98,16 @@ def check(
     workers: int | None = None,
     limits: LimitOptions = LimitOptions(),
 ) -> None:
-    """Look at every file of a data set, or at every checksum of a prepared one.
+    """Check every image file of a data set, or every checksum of a prepared one.
 
     Writes a table, check.json and a contact sheet for each finding. Ends with an error, and exit status 1, if
-    something was found that would stop or spoil a training.
+    a finding would break or degrade a training.
 
     Args:
         folder: Folder of images, or one that `jitflow data prepare` has made.
         out: Folder of the report.
-        workers: Processes; one on each CPU core by default.
-        limits: What is reported.
+        workers: Worker processes; one per CPU core by default.
+        limits: Limits beyond which images and classes are reported.
     """
     from jitflow.apps.images.check import check_folder, check_shards
     from jitflow.apps.images.shards import is_shard_folder

@@ -1,4 +1,4 @@
-"""The demo of images: train on handwritten digits in about two minutes on two CPU cores, and judge the samples."""
+"""The demo of images: train on handwritten digits in about two minutes on two CPU cores, and score the samples."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from jitflow.training.samples import Samples
 _NUM_CLASSES = 10
 _GRID_COLUMNS = 8
 _SAMPLES, _TRAJECTORY, _LOSS = "samples.png", "trajectory.png", "loss.png"
-# The grid has the first seeds of the judged images, so that it shows a part of what the scores count.
+# The grid uses the first seeds of the scored images, so that it shows some of them.
 _FIRST_SEED = 0
 
 
 def denoising_strip(model: Model, *, label: int, seed: int, num_pictures: int = 11) -> Tensor:
-    """Sample one image and keep the states on its way from the noise.
+    """Sample one image and return intermediate states from noise to image.
 
     Args:
         model: A trained model on pixels.
-        label: Its class.
-        seed: Its seed.
-        num_pictures: Number of states to keep, evenly spread over the steps.
+        label: Class of the image.
+        seed: Seed of the image.
+        num_pictures: Number of states, evenly spread over the steps.
 
     Returns:
         States as images, shape ``(num_pictures, C, H, W)``, uint8.
@@ -50,7 +50,7 @@ def denoising_strip(model: Model, *, label: int, seed: int, num_pictures: int = 
 
 
 def _sample(state: DemoState) -> None:
-    """Sample digits of every class, read them with the classifier, and save pictures."""
+    """Sample digits of every class, classify them, and save pictures."""
     assert state.checkpoint is not None
     model = load(state.checkpoint, device="cpu")
     labels = [digit for digit in range(_NUM_CLASSES) for _ in range(state.settings["num_judged"] // _NUM_CLASSES)]
@@ -113,7 +113,7 @@ DEMO = Demo(
     recipe="images/digits",
     overrides={"trainer.accelerator": "cpu", "trainer.devices": 1, "trainer.logger": False},
     settings={"num_judged": 1000},
-    # The digits are not readable then.
+    # Too short for readable digits.
     quick={"trainer.max_epochs": 2, "schedule.warmup_epochs": 1, "settings.num_judged": 10 * _GRID_COLUMNS},
     after={"sample": _sample},
     describe=_describe,

@@ -1,4 +1,4 @@
-"""JiT on images, with the documented signature."""
+"""Lightning module of JiT on images, with the documented constructor."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class JiTLightningModule(FlowModule):
-    """A JiT network on pixels, trained and sampled.
+    """LightningModule that trains a JiT network on pixels, and samples images from it.
 
-    The documented arguments come first, in their documented order; those behind ``*`` are ours.
+    The documented arguments come first, in their documented order; arguments after ``*`` are additions.
 
     Args:
         model_name: Name of the network, see ``jitflow models``.
@@ -48,7 +48,7 @@ class JiTLightningModule(FlowModule):
         cfg_interval: Times (low, high) between which guidance acts.
         in_channels: 3 for colour, 1 for grey.
         net_settings: Arguments of the network that replace the variant's, such as ``{"depth": 6}``; with
-            ``model_name="JiT"`` they say everything.
+            ``model_name="JiT"`` they define the whole network.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
         compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one.
         settings: Further :class:`~jitflow.training.flow_settings.FlowSettings`.
@@ -133,7 +133,7 @@ class JiTLightningModule(FlowModule):
         weights_only: bool = True,
         **kwargs: Any,
     ) -> Self:
-        """Load a trained module from a file of any of the three formats.
+        """Load a trained module from a checkpoint of any of the three formats.
 
         Args:
             checkpoint_path: A ``.ckpt``, a ``.pth`` (ours or the JiT release's) or a ``.safetensors``.
@@ -141,13 +141,13 @@ class JiTLightningModule(FlowModule):
             hparams_file: Not used; the settings are in the checkpoint.
             strict: Must stay True: missing weights are never hidden.
             weights_only: Must stay True: no file is allowed to run code.
-            kwargs: Settings that win over those of the file.
+            kwargs: Settings that override those of the file.
 
         Returns:
             The module with its weights and both averages.
 
         Raises:
-            MissingFileError: If there is no such file.
+            MissingFileError: If the file does not exist.
             CheckpointError: If it is damaged or does not fit; lists the names.
             ConfigError: If ``strict`` or ``weights_only`` is switched off.
         """
@@ -161,12 +161,12 @@ class JiTLightningModule(FlowModule):
         return module if map_location is None else module.to(map_location)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the JiT release looks for in its own files, sharing every tensor with Lightning's entries."""
+        """Add the checkpoint entries of the JiT release, sharing every tensor with Lightning's entries."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["model"] = checkpoint["state_dict"]
         if checkpoint.get("optimizer_states"):
             checkpoint["optimizer"] = checkpoint["optimizer_states"][0]
         checkpoint["args"] = release_args(dict(self.hparams))
         if self._trainer is not None:
-            # The release means the last finished one; Lightning does not read this entry.
+            # In the release this is the last finished epoch; Lightning does not read this entry.
             checkpoint["epoch"] = last_finished_epoch(self.trainer)

@@ -38,9 +38,9 @@ DOCUMENTED = Documented(
         "batch_size": "",
         "max_epochs": "Length of the training.",
         "lr": "Peak learning rate; the schedule ends at a tenth of it.",
-        "devices": "GPUs, or processes on the CPU.",
+        "devices": "Number of GPUs, or of processes on the CPU.",
         "precision": "16-mixed, bf16-mixed or 32-true; on a CPU half precision becomes 32-true.",
-        "max_steps": "Steps after which to stop whatever the epochs; -1 for no limit.",
+        "max_steps": "Largest number of steps, whatever the epochs; -1 for no limit.",
         "seed": "",
         "model": "Name of the network (jitflow models 'LightningDiT*').",
     },
@@ -64,8 +64,8 @@ MICRODOPPLER = Application(
     scorer="jitflow.apps.microdoppler.checkpoint_judge:IdentityScorer",
     describe="jitflow.apps.microdoppler.describe",
     pictures={
-        "generated_images/micro_doppler_grid.png": "Generated spectrograms, a row for each user",
-        "latent_features/reconstruction.png": "Above pictures, below what their latents decode to",
+        "generated_images/micro_doppler_grid.png": "Generated spectrograms, one row per user",
+        "latent_features/reconstruction.png": "Pictures (top) and their reconstructions from latents (bottom)",
     },
     commands={
         name: f"jitflow.apps.microdoppler.commands:{name}"

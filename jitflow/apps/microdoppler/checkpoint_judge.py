@@ -1,4 +1,4 @@
-"""What ``jitflow evaluate`` and ``jitflow sweep`` mean for spectrograms of users: draw some of each, and judge them."""
+"""Judge and scorer of user spectrograms, for ``jitflow evaluate`` and ``jitflow sweep``."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from jitflow.model import BUILTIN, Model
 GENERATED = "generated_images"
 _EACH = 40
 log = logging.getLogger(__name__)
-_NO_REFERENCE = "spectrograms are judged against the pictures that the latents were made of: give --reference FOLDER"
+_NO_REFERENCE = "spectrograms are compared with the pictures of the latents: give --reference FOLDER"
 
 
 @dataclass(frozen=True)
 class UserJudge(RealDataOptions):
-    """Draws spectrograms of every user and compares them with real ones.
+    """Judge of ``jitflow evaluate``: sample spectrograms of every user and compare them with real ones.
 
     Attributes:
         vavae_path: The VA-VAE that made the latents; builtin takes the codec inside the checkpoint.
@@ -50,7 +50,7 @@ class UserJudge(RealDataOptions):
             raise ConfigError("spectrograms are evaluated with precision 32")
         given = {name: request.sampling.get(name) for name in ("guidance", "interval", "solver", "steps")}
         if unused := sorted(set(request.sampling) - set(given)):
-            raise ConfigError(f"--{unused[0]} is no setting of this evaluation")
+            raise ConfigError(f"--{unused[0]} is not a setting of this evaluation")
         if request.dry_run:
             log.info("would draw %d spectrograms of %d users into %s", number, len(users), request.out)
             return
@@ -74,7 +74,7 @@ class UserJudge(RealDataOptions):
 
 
 class IdentityScorer:
-    """Scores pictures by the share in which a classifier of real pictures names the user they were made for.
+    """Scorer of ``jitflow sweep``: accuracy of a user classifier, trained on real pictures, on generated ones.
 
     Args:
         model: The model.
@@ -83,7 +83,7 @@ class IdentityScorer:
         extractor: Not used; it belongs to scores that compare features.
 
     Raises:
-        ConfigError: If there is no reference, or the number cannot be balanced over the users.
+        ConfigError: If there is no reference, or the number is not a multiple of the users.
     """
 
     score_name = "identity_accuracy"
@@ -112,7 +112,7 @@ class IdentityScorer:
         self.options = ["--reference", str(reference)]
 
     def __call__(self, plan: Plan, on_progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
-        """Draw the plan's pictures and have them named."""
+        """Generate the plan's pictures and return the accuracy of the user classifier on them."""
         drawn = plan.part(self._model, range(plan.num_images), on_progress)
-        named = self._judge.predict(drawn.pixels)
-        return {self.score_name: float((named == torch.tensor(drawn.labels)).double().mean())}
+        predicted = self._judge.predict(drawn.pixels)
+        return {self.score_name: float((predicted == torch.tensor(drawn.labels)).double().mean())}

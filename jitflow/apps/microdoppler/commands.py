@@ -1,6 +1,6 @@
-"""The commands of micro-Doppler, in the words of its document: the stages, the whole pipeline, and the simulator.
+"""The documented commands of micro-Doppler: the stages, the whole pipeline, and the simulator.
 
-Each function with a docstring is one command; jsonargparse makes its options and help from the signature.
+jsonargparse builds each command's options and help from the signature and docstring of its function.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jitflow.apps.microdoppler.sections import (
 from jitflow.training.sections import ComputeOptions, parse_interval
 
 log = logging.getLogger(__name__)
-# The document's batch.
+# The documented batch size.
 _COMPUTE = ComputeOptions(batch_size=32)
 _USERS = [1, 2, 3, 4, 5]
 
@@ -37,14 +37,14 @@ def simulate(
 ) -> None:
     """Simulate spectrograms of walking people in the folder layout of stage 1; see docs/gait_simulator.md.
 
-    Run again, it finishes what was interrupted. Options of a section can be given without it: --carrier_ghz 77.
+    Run it again to finish an interrupted simulation. Options of a section can be given without it: --carrier_ghz 77.
 
     Args:
         output_dir: Folder for train/ID_1/..., val/ID_1/... and simulation.json.
-        num_users: People.
-        images_per_user: Spectrograms of each, training and validation together.
-        seed: Seed of everything.
-        radar: Radar, walking people and picture that are simulated.
+        num_users: Number of people.
+        images_per_user: Spectrograms of each person, training and validation together.
+        seed: Seed of all random generators.
+        radar: Simulated radar, walking people and spectrogram.
         dataset: Layout of the data set.
     """
     from jitflow.apps.microdoppler.gait import Variation, radar_for_carrier, settings_for_radar, write_dataset
@@ -89,20 +89,20 @@ def extract(
     extraction: ExtractionOptions = ExtractionOptions(),  # noqa: B008 (frozen)
     compute: ComputeOptions = _COMPUTE,
 ) -> None:
-    """Stage 1: turn pictures of users into latents, train.safetensors and val.safetensors, once, before training.
+    """Stage 1: encode pictures of users as latents, train.safetensors and val.safetensors, once, before training.
 
-    Run again, it goes on where it stopped, or reports what is there. Options of a section can be given without it:
-    --batch_size 32, --img_size 128.
+    Run it again to resume an interrupted extraction, or to report a finished one. Options of a section can be given
+    without it: --batch_size 32, --img_size 128.
 
     Args:
         data_dir: Folder with train/ and val/, or with all pictures (see --val_fraction); users are folders that end in
             a number (ID_1, user01) or files user_01_sample_001.png.
         output_path: Folder of the results.
-        vavae_path: vavae-imagenet256-f16d32-dinov2.pt or its like; builtin fits principal components instead.
-        seed: Seed of the draws from the latents' distribution, and of the split.
+        vavae_path: A VA-VAE such as vavae-imagenet256-f16d32-dinov2.pt; builtin fits principal components instead.
+        seed: Seed of sampling the latents' distribution, and of the split.
         overwrite: Replace results of other inputs.
-        extraction: How pictures become latents.
-        compute: Where to compute.
+        extraction: Settings of the extraction.
+        compute: Device and batch size.
     """
     from jitflow.apps.microdoppler.extract import extract as make_latents
 
@@ -136,12 +136,12 @@ def sample(
         dit_checkpoint: best.ckpt of stage 2, or a checkpoint of the LightningDiT release.
         output_dir: Folder of the results.
         vavae_path: The VA-VAE that made the latents; builtin takes the codec inside the checkpoint.
-        user_ids: Users' numbers, 1-based.
-        num_samples_per_user: Spectrograms of each.
-        seed: Names all spectrograms.
-        generation: How spectrograms are drawn.
-        solver: What the model has settings of its own for.
-        compute: Where to compute.
+        user_ids: User ids, 1-based.
+        num_samples_per_user: Spectrograms of each user.
+        seed: Seed that determines all spectrograms.
+        generation: Guidance scale and steps.
+        solver: Solver, guidance interval and average of the weights.
+        compute: Device and batch size.
     """
     from jitflow.apps.microdoppler.generate import GRID_NAME, generate
 
@@ -168,14 +168,14 @@ def evaluate(
     seed: int = 0,
     real: RealDataOptions = RealDataOptions(),  # noqa: B008 (frozen)
 ) -> None:
-    """Say whether generated spectrograms are any good: users, gait, variety and copies, against real ones.
+    """Evaluate generated spectrograms against real ones: identity, gait, diversity and copies.
 
     Args:
         data_dir: Real pictures, as for stage 1.
         generated_dir: Spectrograms of stage 3, of every user.
         out: Folder of evaluation.json, real_and_generated.png and confusion.png.
         seed: Seed of the classifiers.
-        real: How the real pictures are read.
+        real: Split and settings of the real pictures.
     """
     from jitflow.apps.microdoppler.judge import evaluate as judge
 
@@ -198,25 +198,25 @@ def run(
     generation: GenerationOptions = GenerationOptions(),  # noqa: B008 (frozen)
     stages: StageOptions = StageOptions(),  # noqa: B008 (frozen)
 ) -> None:
-    """Run all three stages; what is finished is left alone, and the first failure ends it.
+    """Run all three stages, skip finished ones, and stop at the first failure.
 
     Options of a section can be given without it: --skip_extraction, --guidance_scale 4.
 
     Args:
         data_dir: Pictures of users, see stage 1.
         output_dir: Folder for latent_features/, trained_models/ and generated_images/.
-        vavae_path: vavae-imagenet256-f16d32-dinov2.pt or its like; builtin fits principal components instead.
+        vavae_path: A VA-VAE such as vavae-imagenet256-f16d32-dinov2.pt; builtin fits principal components instead.
         batch_size: Pictures or latents at a time.
         max_epochs: Length of the training.
         lr: Peak learning rate.
         devices: GPUs, or processes on the CPU, of the training.
-        generate_user_ids: Users to draw, 1-based.
-        num_samples_per_user: Spectrograms of each.
-        seed: Seed of everything.
-        extraction: How pictures become latents.
-        training: How the network is trained.
-        generation: How spectrograms are drawn.
-        stages: Stages to leave out, and where the others run.
+        generate_user_ids: User ids to sample, 1-based.
+        num_samples_per_user: Spectrograms of each user.
+        seed: Seed of all random generators.
+        extraction: Settings of stage 1.
+        training: Settings of stage 2.
+        generation: Settings of stage 3.
+        stages: Stages to skip, and the device of the others.
     """
     from jitflow.apps.microdoppler.stages import GENERATED, PipelineSettings, plan, run_stages
 

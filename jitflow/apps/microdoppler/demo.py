@@ -1,4 +1,4 @@
-"""The demo of micro-Doppler: simulate five walkers, train on their spectrograms and judge samples, on two CPU cores."""
+"""The demo of micro-Doppler: simulate five walkers, train on their spectrograms and evaluate samples on two cores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jitflow.io.progress import meter
 from jitflow.training.demo import Demo, DemoState
 
 _DATA, _EVALUATION = "data", "evaluation"
-# Scores of the evaluation that `metrics.json` holds, too.
+# Scores of the evaluation that are copied to `metrics.json`.
 _SCORES = (
     "identity_accuracy",
     "identity_accuracy_real",
@@ -55,14 +55,14 @@ def _simulate(state: DemoState) -> None:
 
 
 def _extract(state: DemoState) -> None:
-    """Run stage 1, which resumes by itself."""
+    """Run stage 1, extraction of latents, which resumes automatically."""
     state.console.print("stage 1: principal components of the pictures' patches, and latents")
     extract(state.out / _DATA, state.out / LATENTS, num_processes=available_cores(), device="cpu", seed=state.seed)
     state.console.print(f"stage 2: {state.training['trainer.max_epochs']} epochs of a small LightningDiT")
 
 
 def _generate(state: DemoState) -> None:
-    """Run stage 3 with the model's own guidance and steps."""
+    """Run stage 3, sampling of spectrograms, with the model's own guidance and steps."""
     settings = state.settings
     state.console.print(f"stage 3: {settings['generated_per_user']} pictures of each user")
     assert state.best is not None
@@ -116,7 +116,7 @@ def _describe(out: Path, metrics: Mapping[str, Any]) -> None:
 # Chosen so that a picture can be read and learned in minutes: a window of four to five steps, little noise, walkers at
 # least 10 % apart in cadence, and a number of steps instead of a time, so that the result repeats.
 DEMO = Demo(
-    summary="Simulate five walking people seen by a radar, learn their spectrograms, draw some and judge them.",
+    summary="Simulate five walking people seen by a radar, learn their spectrograms, generate some and evaluate them.",
     recipe="microdoppler/n4_5users",
     training=TRAINED,
     overrides={
@@ -129,7 +129,7 @@ DEMO = Demo(
         "model.cosine_weight": 0.0,
         # 2,010 steps.
         "trainer.max_epochs": 67,
-        # The last state is the best while so little is trained; a look now and then is enough.
+        # In such a short training the last checkpoint is the best; rare validation is enough.
         "trainer.check_val_every_n_epoch": 16,
         "trainer.accelerator": "cpu",
         "trainer.devices": 1,
@@ -148,7 +148,7 @@ DEMO = Demo(
         "snr_db": [30.0, 40.0],
         "generated_per_user": 40,
     },
-    # A few steps on a few pictures; nothing can be seen.
+    # A few steps on a few pictures; nothing is learned.
     quick={
         "model.net_settings": {"hidden_size": 32, "depth": 2, "num_heads": 2},
         "model.sampling_method": "euler",

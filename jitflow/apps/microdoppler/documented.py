@@ -1,4 +1,4 @@
-"""Settings that follow from documented words of micro-Doppler."""
+"""Settings derived from the documented training options of micro-Doppler."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def derive_settings(given: Mapping[str, Any], resumed: bool) -> dict[str, Any]:
-    """Derive where the schedule ends, and how often the last checkpoint is saved.
+    """Derive the final learning rate, and how often the last checkpoint is saved.
 
     Args:
-        given: Values by documented word and by dotted name.
-        resumed: Whether a run goes on.
+        given: Values by documented option and by dotted name.
+        resumed: Whether a run is resumed.
 
     Returns:
         Settings by dotted name.
@@ -20,6 +20,6 @@ def derive_settings(given: Mapping[str, Any], resumed: bool) -> dict[str, Any]:
     if "lr" in given:
         settings["schedule.min_lr"] = given["lr"] / 10
     if "max_epochs" in given:
-        # A short training loses little when it is cut off.
+        # An interrupted short training should lose little.
         settings["checkpoint.save_last_freq"] = max(1, given["max_epochs"] // 40)
     return settings

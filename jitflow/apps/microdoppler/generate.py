@@ -1,4 +1,4 @@
-"""Stage 3 of micro-Doppler: sample spectrograms of users into a folder; a finished folder is left alone."""
+"""Stage 3 of micro-Doppler: sample spectrograms of users into a folder; a finished folder is left unchanged."""
 
 from __future__ import annotations
 
@@ -40,29 +40,30 @@ def generate(
     interval: tuple[float, float] | None = None,
     ema: float = 1,
 ) -> Path:
-    """Sample spectrograms of users; a folder that was finished with the same settings is left alone.
+    """Sample spectrograms of users; a folder finished with the same settings is left unchanged.
 
     Args:
         dit_checkpoint: ``best.ckpt`` or any other checkpoint of stage 2.
         output_dir: Folder for ``micro_doppler_user01_001.png`` and so on, the grid and ``generation.json``.
         vavae_path: The VA-VAE that made the latents, or ``builtin`` for the codec inside the checkpoint.
-        user_ids: Users' numbers, 1-based.
-        num_samples_per_user: Pictures of each.
+        user_ids: User ids, 1-based.
+        num_samples_per_user: Pictures of each user.
         guidance_scale: Guidance scale; 1 for none; None for the model's own.
         num_steps: Steps of the solver; None for the model's own.
-        seed: Determines all pictures: the seed of each is derived from this one, its user and its number.
-        device: ``cpu``, ``cuda``, ...; the fastest there is by default.
+        seed: Determines all pictures: each picture's seed is derived from this one, its user and its number.
+        device: ``cpu``, ``cuda``, ...; the fastest available by default.
         batch_size: Pictures at a time.
         solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``; the model's own by default.
         interval: Times (low, high) between which guidance acts; the model's own by default.
-        ema: Average of the weights to use, as in :meth:`jitflow.model.Model.sample`; 1 is none where there is none.
+        ema: Average of the weights to use, as in :meth:`jitflow.model.Model.sample`; 1 falls back to the weights if there
+            is no average.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: If a setting is out of range, a user unknown, or the VA-VAE another one.
-        CheckpointError: If the checkpoint is no user-conditioned model.
+        ConfigError: If a setting is out of range, a user unknown, or the VA-VAE a different one.
+        CheckpointError: If the checkpoint is not a user-conditioned model.
     """
     if num_samples_per_user < 1:
         raise ConfigError(f"num_samples_per_user must be at least 1; got {num_samples_per_user}")
@@ -78,7 +79,7 @@ def generate(
     # Raises for an unknown user before the folder is made.
     model.ask(users=user_ids, num=num_samples_per_user)
     seeds = [mix_seeds(seed, user, number + 1) for user in user_ids for number in range(num_samples_per_user)]
-    asked: dict[str, Any] = {
+    requested: dict[str, Any] = {
         "dit_checkpoint": str(dit_checkpoint),
         "checkpoint_time_ns": Path(dit_checkpoint).stat().st_mtime_ns,
         "vavae_path": str(vavae_path),
@@ -92,8 +93,8 @@ def generate(
         "ema": ema,
     }
     folder = writable_folder(output_dir)
-    if _is_finished(folder, asked):
-        log.info("%s holds these %d pictures already", folder, len(seeds))
+    if _is_finished(folder, requested):
+        log.info("%s already holds these %d pictures", folder, len(seeds))
         return folder
     with meter("sampling", len(seeds), unit="pictures") as progress:
         drawn = model.sample(
@@ -109,15 +110,15 @@ def generate(
             on_progress=progress.update_share,
         )
     assert isinstance(drawn, UserSamples)
-    return drawn.save(folder, asked=asked)
+    return drawn.save(folder, asked=requested)
 
 
-def _is_finished(folder: Path, asked: dict[str, Any]) -> bool:
+def _is_finished(folder: Path, requested: dict[str, Any]) -> bool:
     """Whether the folder holds every picture of a call with the same settings."""
     path = folder / RECORD_NAME
     if not path.exists():
         return False
     record = read_json(path)
     names = [entry["file"] for entry in record.get("images", [])]
-    is_same: bool = record.get("asked") == json.loads(json.dumps(asked))
+    is_same: bool = record.get("asked") == json.loads(json.dumps(requested))
     return is_same and all((folder / name).exists() for name in [*names, GRID_NAME])

@@ -31,29 +31,29 @@ def evaluate(
     codec_psnr_db: float | None = None,
     num_steps: int | None = None,
 ) -> dict[str, Any]:
-    """Measure a folder of generated images against the data that the model was trained on.
+    """Score a folder of generated images against the real data.
 
-    Real images are brought to the size of the generated ones, as for training. ``simulation.json`` in ``data_dir``,
-    where there is one, gives the axes of the images and the gait of the users.
+    Real images are resized to the size of the generated ones, as for training. ``simulation.json`` in ``data_dir``, if
+    it exists, gives the axes of the images and the gait of the users.
 
     Args:
         data_dir: Real images in one of the layouts of :func:`jitflow.apps.microdoppler.user_images.find_user_images`.
         generated_dir: Generated images, ``micro_doppler_user01_001.png`` and so on, of every user in ``data_dir``.
         out: Folder of ``evaluation.json``, ``real_and_generated.png`` and ``confusion.png``.
         seed: Seed of the classifiers.
-        val_fraction: Share that is held out where ``data_dir`` has no ``val/``: the same as for training.
-        split_seed: Seed of that split: the same as for training.
+        val_fraction: Held-out share if ``data_dir`` has no ``val/``; use the value of training.
+        split_seed: Seed of that split; use the value of training.
         settings: JSON file with the spectrogram settings of data that was not simulated here (fields of
             ``SpectrogramSettings``), or a ``simulation.json``.
         codec_psnr_db: Reconstruction PSNR of the generator's codec, for the report.
-        num_steps: Steps of each classifier; None suits the number of images.
+        num_steps: Training steps of each classifier; None derives them from the number of images.
 
     Returns:
         The content of ``evaluation.json``; see :func:`jitflow.apps.microdoppler.image_scores.evaluate_images`.
 
     Raises:
         MissingFileError: If a folder or file does not exist.
-        ConfigError: If an argument cannot work.
+        ConfigError: If an argument is invalid.
         DataError: If images are missing, too few, damaged or of different sizes.
     """
     folder = writable_folder(out)
@@ -62,7 +62,7 @@ def evaluate(
     axes = _settings(settings, simulation)
     truth = truth_from_simulation(simulation, found.user_ids) if simulation is not None and axes is not None else None
     generated = read_generated(generated_dir, found.user_ids)
-    # Before thousands of images are read.
+    # Checked before thousands of images are read.
     check_counts("generated", generated.labels, found.user_ids)
     height, width = generated.images.shape[2:]
     sets = ImageSets(generated, *read_real(found, (height, width)), found.user_ids)
@@ -80,7 +80,7 @@ def evaluate(
 
 
 def _settings(path: str | None, simulation: Any) -> SpectrogramSettings | None:
-    """Spectrogram settings of a file, else those of the simulation, else None."""
+    """Return the spectrogram settings of a file, else of the simulation, else None."""
     values = read_json(path) if path is not None else simulation
     if path is None and simulation is None:
         return None

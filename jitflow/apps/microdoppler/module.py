@@ -1,4 +1,4 @@
-"""LightningDiT on latents, conditioned on users: micro-Doppler spectrograms, or any classes of latents."""
+"""Lightning module of LightningDiT on latents, conditioned on the user (or on any class)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jitflow.training.terms import CosineTerm
 
 @dataclass(frozen=True)
 class LatentFlowSettings(FlowSettings):
-    """Settings of a flow between noise and latents: those of the LightningDiT release, with the document's guidance.
+    """Settings of a flow between noise and latents: those of the LightningDiT release, with the documented guidance.
 
     Attributes:
         num_sampling_steps: Steps of the solver. The release's "250 steps" are 250 points, which are 249 steps.
@@ -41,26 +41,26 @@ class LatentFlowSettings(FlowSettings):
 
 
 class UserConditionedDiT(FlowModule):
-    """A LightningDiT that carries noise to normalised latents of a user's images.
+    """LightningModule that trains a LightningDiT on normalised latents of users' images.
 
-    The statistics of the latents, the codec that made them and the users' numbers come with the data
-    (:meth:`adopt_data`) and stay in every checkpoint. The linear codec is kept there whole; of an autoencoder only the
-    checksum is, so that sampling needs its file (:meth:`attach_codec`).
+    The statistics of the latents, their codec and the user ids come from the data (:meth:`adopt_data`) and are stored
+    in every checkpoint. A linear codec is stored completely, an autoencoder only by its checksum, so that sampling
+    needs its file (:meth:`attach_codec`).
 
     Args:
-        num_users: Number of users; this number is the label "no user", which guidance needs. In a recipe null is
-            what the data hold.
+        num_users: Number of users; this number is the label "no user", which guidance needs. In a recipe null
+            takes the number of the data.
         model_name: Name of the network, see ``jitflow models 'LightningDiT*'``.
-        latent_shape: Shape of one latent, (channels, height, width). In a recipe null is what the data hold.
-        cosine_weight: Factor of the second loss, the direction of the velocity; 0 leaves it out.
+        latent_shape: Shape of one latent, (channels, height, width). In a recipe null takes the shape of the data.
+        cosine_weight: Weight of the cosine loss on the velocity's direction; 0 disables it.
         net_settings: Arguments of the network that replace the variant's.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
         compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one.
         settings: Further :class:`LatentFlowSettings`.
 
     Attributes:
-        user_ids: The users' own numbers by label, 1-based unless the data says otherwise.
-        codec_record: Which codec made the latents: ``id``, ``checksum`` and ``img_size``; None before training.
+        user_ids: User ids by label, 1-based unless the data differ.
+        codec_record: Codec of the latents: ``id``, ``checksum`` and ``img_size``; None before training.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -84,7 +84,7 @@ class UserConditionedDiT(FlowModule):
     ) -> None:
         flow = LatentFlowSettings(**settings)
         if num_users is None or latent_shape is None:
-            raise ConfigError("num_users and latent_shape are only left to the data in a recipe; give both")
+            raise ConfigError("num_users and latent_shape can be null only in a recipe; give both")
         if num_users < 1:
             raise ConfigError(f"num_users must be at least 1; got {num_users}")
         channels, height, width = latent_shape
@@ -100,7 +100,7 @@ class UserConditionedDiT(FlowModule):
             raise ConfigError(f"{model_name} works on pixels; latents need a LightningDiT (`jitflow models 'Light*'`)")
         net.compile_parts(compile)
         with torch.device("cpu"):
-            # Statistics are read while they are set, also where the network is built without memory.
+            # Setting the statistics reads them, which fails on the meta device.
             self.latents = LatentCodec((channels, height, width))
         super().__init__(
             self.latents,
@@ -116,16 +116,16 @@ class UserConditionedDiT(FlowModule):
         self.save_hyperparameters()
 
     def labels_of(self, user_ids: Sequence[int]) -> Tensor:
-        """Translate the users' own numbers to labels.
+        """Translate user ids to labels.
 
         Args:
-            user_ids: Numbers as the data has them, 1-based.
+            user_ids: User ids of the data, 1-based.
 
         Returns:
             Labels, shape ``(B,)``, int64.
 
         Raises:
-            ConfigError: If a number is no user's.
+            ConfigError: If a user id is unknown.
         """
         unknown = [user for user in user_ids if user not in self.user_ids]
         if unknown:
@@ -136,11 +136,11 @@ class UserConditionedDiT(FlowModule):
 
     @classmethod
     def settings_from_data(cls, info: Mapping[str, Any]) -> dict[str, Any]:
-        """Users and shape of the latents; the document's where nothing is known of them."""
+        """Return the number of users and the latent shape of the data; the documented ones if unknown."""
         return {"num_users": info.get("num_classes", 31), "latent_shape": info.get("latent_shape", (32, 16, 16))}
 
     def check_data(self, info: dict[str, Any]) -> None:
-        """Raise ConfigError if latents that describe themselves so do not fit this module."""
+        """Raise ConfigError if the description of the latents does not fit this module."""
         users = info.get("num_classes", self.num_classes)
         if users != self.num_classes:
             raise ConfigError(f"the data has {users} users but the model {self.num_classes}; set num_users={users}")
@@ -151,49 +151,49 @@ class UserConditionedDiT(FlowModule):
         if recorded is not None and given is not None and recorded != given:
             raise ConfigError(
                 f"the checkpoint was trained on latents of codec {recorded[:12]}, these are of {given[:12]}; "
-                "continue with the latents it was trained on"
+                "resume with the latents it was trained on"
             )
 
     def adopt_data(self, info: dict[str, Any]) -> None:
-        """Take statistics, codec and users' numbers over from the data, unless a checkpoint brought them."""
+        """Adopt latent statistics, codec and user ids from the data, unless a checkpoint provided them."""
         if self.codec_record is None and "codec" in info:
             file = info.get("linear_codec")
-            self._take_latents({**info, "linear": None if file is None else LinearCodec.from_file(file).state()})
+            self._set_latent_record({**info, "linear": None if file is None else LinearCodec.from_file(file).state()})
 
     def attach_codec(self, images: Any) -> None:
-        """Attach the image codec that the latents were made by; raise ConfigError if it is another one."""
+        """Attach the image codec of the latents; raise ConfigError if it is a different one."""
         self.latents.attach(images)
 
     def load_codec(self, path: str | Path) -> None:
-        """Load the image codec that the latents were made by; raise ConfigError if the file holds another one."""
+        """Load the image codec of the latents; raise ConfigError if the file holds a different one."""
         size = self.codec_record["img_size"] if self.codec_record is not None else 256
         self.attach_codec(load_image_codec(path, img_size=size if isinstance(size, int) else tuple(size)))
 
     def describe_labels(self) -> dict[str, Any]:
-        """Which user's number each label is."""
+        """Return the user id of each label, for an export."""
         return {"user_of_label": list(self.user_ids)}
 
     def extra_state(self) -> dict[str, Any]:
-        """Keep what turns latents into images again, and the users' numbers."""
+        """Return latent statistics, codec and user ids for the checkpoint."""
         if self.codec_record is None:
             return {}
-        kept = {
+        entry = {
             "mean": self.latents.mean.clone(),
             "std": self.latents.std.clone(),
             "codec": self.codec_record,
             "user_ids": self.user_ids,
         }
         if isinstance(self.latents.images, LinearCodec):
-            kept["linear"] = self.latents.images.state()
-        return {"latents": kept}
+            entry["linear"] = self.latents.images.state()
+        return {"latents": entry}
 
     def load_extra_state(self, extra: dict[str, Any]) -> None:
-        """Restore what :meth:`extra_state` kept."""
-        kept = extra.get("latents")
-        if kept is None:
+        """Restore latent statistics, codec and user ids from a checkpoint."""
+        entry = extra.get("latents")
+        if entry is None:
             return
         try:
-            self._take_latents(kept)
+            self._set_latent_record(entry)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint's record of its latents is damaged ({error})") from None
         if len(self.user_ids) != self.num_classes:
@@ -201,8 +201,8 @@ class UserConditionedDiT(FlowModule):
                 f"the checkpoint names {len(self.user_ids)} users for a network of {self.num_classes}"
             )
 
-    def _take_latents(self, record: Mapping[str, Any]) -> None:
-        """Take statistics, codec and users' numbers from data or from a checkpoint."""
+    def _set_latent_record(self, record: Mapping[str, Any]) -> None:
+        """Set latent statistics, codec and user ids from data or a checkpoint."""
         codec = {name: record["codec"][name] for name in ("id", "checksum", "img_size")}
         self.latents.set_normalisation(record["mean"], record["std"])
         self.latents.expected_id, self.latents.expected_checksum = codec["id"], codec["checksum"]

@@ -21,7 +21,7 @@ from jitflow.training.asked import Asked, Numbers, parse_numbers, read_labels, r
 from jitflow.training.samples import Samples
 
 _NAME = re.compile(r"micro_doppler_(user\d+|any)_\d+\.png")
-# More pictures in a row or column than this would be too small to look at.
+# Pictures per row and column; more would be too small to see.
 _GRID_SIDE = 8
 
 
@@ -34,7 +34,7 @@ class UserSamples(Samples):
     record_name: ClassVar[str] = "generation.json"
 
     def file_names(self) -> list[str]:
-        """Name each picture by its user and its number among the user's, from 1."""
+        """Return the file name of each picture, from its user and its number within the user, from 1."""
         counts: dict[str, int] = {}
         names = []
         for name in self.names:
@@ -43,7 +43,7 @@ class UserSamples(Samples):
         return names
 
     def grid(self, *, columns: int | None = None) -> Image.Image:
-        """Lay the pictures out in a grid, a row for each user; a large set is truncated."""
+        """Arrange the pictures in a grid, one row per user; a large set is truncated."""
         each = next((i for i, name in enumerate(self.names) if name != self.names[0]), len(self))
         rows, rest = divmod(len(self), each)
         if (
@@ -60,14 +60,14 @@ class UserSamples(Samples):
         """Write the pictures, their grid and the record; return the folder.
 
         Args:
-            folder: Where to; it is made. Pictures of an earlier call, which could be taken for these, are removed.
-            asked: Goes into the record.
+            folder: Output folder, created if missing. Pictures of an earlier call are deleted.
+            asked: Settings of the call for the record.
         """
         folder, names = Path(folder), self.file_names()
         for old in folder.glob("*.png"):
             if _NAME.fullmatch(old.name) and old.name not in names:
                 old.unlink()
-        # Its presence says that all pictures are there.
+        # The record is written last: its presence means that all pictures exist.
         (folder / self.record_name).unlink(missing_ok=True)
         self._save_images(folder)
         users = [_user_of(name) for name in self.names]
@@ -85,25 +85,25 @@ def ask_for_users(
     users: Numbers | None = None,
     **unknown: Any,
 ) -> Asked:
-    """Make a request for spectrograms of users, and check it.
+    """Build and check a request for spectrograms of users.
 
     Args:
         module: The model.
         labels: Labels of the network, from 0, in place of users; the number of users means "any user".
-        num: Pictures of each, one after the other; None for one.
-        users: The users' own numbers; text such as ``"1,4,7-9"`` or ``"all"``; None for every user.
-        unknown: Words of other applications.
+        num: Pictures of each user, one after the other; None for one.
+        users: User ids; text such as ``"1,4,7-9"`` or ``"all"``; None for every user.
+        unknown: Arguments of other applications.
 
     Returns:
         The request: labels, names and captions of the samples.
 
     Raises:
-        ConfigError: If a user is unknown, a word is, or the codec that made the latents is not there.
+        ConfigError: If a user or argument is unknown, or the codec of the latents is missing.
     """
     refuse_words(unknown, module.application, takes=("users", "labels", "num"))
     if labels is not None and users is not None:
-        raise ConfigError("labels and users both say whom to draw; give one of them")
-    # Says which codec made the latents, and what to pass.
+        raise ConfigError("labels and users both select the users; give one of them")
+    # Raises if the codec is missing, and names the file to pass.
     module.latents.image_codec()
     if labels is None:
         numbers = module.user_ids if users is None else _read_users(users, module)
@@ -135,7 +135,7 @@ def _read_users(users: Numbers, module: UserConditionedDiT) -> list[int]:
     if users.strip() == "all":
         return module.user_ids
     runs = parse_numbers(users, what="users", example="1,4,7-9")
-    # The ends of a run first, which may claim to be of any length.
+    # Check the ends of a range first, before a huge one is expanded.
     module.labels_of([end for run in runs if run for end in (run[0], run[-1])])
     return [user for run in runs for user in run]
 

@@ -1,4 +1,4 @@
-"""Sections of the micro-Doppler commands' options."""
+"""Option sections of the micro-Doppler commands."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class RadarOptions:
-    """Radar, walking people and picture that are simulated.
+    """Simulated radar, walking people and spectrogram.
 
     Attributes:
         carrier_ghz: Carrier of the radar in GHz: 24 or 77.
-        window_sec: Time that a spectrogram shows, seconds.
+        window_sec: Duration of a spectrogram in seconds.
         img_size: Side of the spectrograms in pixels.
         snr_db: Smallest and largest ratio of echo to noise, dB.
-        direction: Way of walking: toward the radar, away from it, or both.
+        direction: Walking direction: toward the radar, away from it, or both.
         colours: Colour map of the spectrograms: viridis, jet, turbo or grey.
     """
 
@@ -33,9 +33,9 @@ class DatasetOptions:
 
     Attributes:
         val_fraction: Share of each user's spectrograms under val/.
-        min_cadence_gap: Least difference between the users' step frequencies; 0.1 is 10 %, for at most 9 users.
+        min_cadence_gap: Smallest difference between the users' step frequencies; 0.1 is 10 %, for at most 9 users.
         layout: class_folders (ID_1/...) or flat (user_01_sample_001.png).
-        num_processes: Processes that simulate; all cores by default.
+        num_processes: Worker processes; all cores by default.
     """
 
     val_fraction: float = 0.2
@@ -46,13 +46,13 @@ class DatasetOptions:
 
 @dataclass(frozen=True)
 class ExtractionOptions:
-    """How pictures become latents.
+    """Extraction of latents from pictures.
 
     Attributes:
         img_size: Side in pixels that pictures are resized to (never cropped or flipped).
         val_fraction: Share of each user's pictures held out when there is no val/.
-        num_processes: Processes that share the work.
-        sample: Draw from the latents' distribution, as the release does, or take its mean.
+        num_processes: Worker processes.
+        sample: Sample the latents' distribution, as the release does, instead of taking its mean.
     """
 
     img_size: int = 256
@@ -63,7 +63,7 @@ class ExtractionOptions:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How the network is trained.
+    """Training of the network.
 
     Attributes:
         model: Name of the network (jitflow models 'LightningDiT*').
@@ -78,7 +78,7 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How spectrograms are drawn.
+    """Sampling of spectrograms.
 
     Attributes:
         guidance_scale: Guidance scale; 1 for none.
@@ -91,7 +91,7 @@ class GenerationOptions:
 
 @dataclass(frozen=True)
 class SolverOptions:
-    """What a model has settings of its own for.
+    """Sampling settings with the model's own defaults.
 
     Attributes:
         solver: euler, heun, midpoint or multistep; the model's own by default.
@@ -106,13 +106,13 @@ class SolverOptions:
 
 @dataclass(frozen=True)
 class StageOptions:
-    """Stages to leave out, and where the others run.
+    """Stages of the pipeline to skip, and the device of the others.
 
     Attributes:
-        skip_extraction: Leave stage 1 out.
-        skip_training: Leave stage 2 out.
-        skip_generation: Leave stage 3 out.
-        device: Device of stages 1 and 3, and cpu for all; the fastest there is by default.
+        skip_extraction: Skip stage 1, extraction.
+        skip_training: Skip stage 2, training.
+        skip_generation: Skip stage 3, generation.
+        device: Device of stages 1 and 3, or cpu for all stages; the fastest available by default.
     """
 
     skip_extraction: bool = False
@@ -121,13 +121,13 @@ class StageOptions:
     device: str | None = None
 
     def names(self) -> list[str]:
-        """Return the names of the stages to leave out."""
+        """Return the names of the stages to skip."""
         return [name for name in ("extraction", "training", "generation") if getattr(self, f"skip_{name}")]
 
 
 @dataclass(frozen=True)
 class RealDataOptions:
-    """How real pictures are read for an evaluation.
+    """Real pictures of an evaluation.
 
     Attributes:
         val_fraction: Share held out when there is no val/, as for stage 1.

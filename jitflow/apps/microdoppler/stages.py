@@ -22,28 +22,28 @@ LATENTS, TRAINED, GENERATED = "latent_features", "trained_models", "generated_im
 
 
 def run_stages(stages: Sequence[tuple[str, list[str]]]) -> None:
-    """Run the stages one after another and stop at the first that fails.
+    """Run the stages of the pipeline one after another and stop at the first failure.
 
-    Each is a process of its own: Lightning starts the others of a training by running its command again.
+    Each stage is a separate process, because Lightning starts further training processes by rerunning the command.
 
     Args:
-        stages: Name of each stage and its words after ``jitflow microdoppler``.
+        stages: Name of each stage and its arguments after ``jitflow microdoppler``.
 
     Raises:
-        JitflowError: If a stage fails; says which, and the command that repeats it.
+        JitflowError: If a stage fails; names it and the command that repeats it.
         KeyboardInterrupt: If a stage was interrupted.
     """
-    for number, (name, words) in enumerate(stages, start=1):
-        command = [sys.executable, "-m", "jitflow", "microdoppler", *words]
+    for number, (name, arguments) in enumerate(stages, start=1):
+        command = [sys.executable, "-m", "jitflow", "microdoppler", *arguments]
         log.info("stage %d of %d: %s", number, len(stages), name)
         status = subprocess.run(command, check=False).returncode
         if status == 130:
             raise KeyboardInterrupt
         if status:
             raise JitflowError(
-                f"{name} failed (exit status {status}); its own message is above. What was finished stays; after "
-                f"mending it, run the pipeline again, or this stage alone: "
-                f"jitflow microdoppler {shlex.join(words)}"
+                f"{name} failed (exit status {status}); its error message is above. Finished stages are kept; "
+                f"fix the error and run the pipeline again, or this stage alone: "
+                f"jitflow microdoppler {shlex.join(arguments)}"
             )
 
 
@@ -59,13 +59,13 @@ class PipelineSettings:
         max_epochs: Length of the training.
         lr: Peak learning rate.
         devices: Processes of the training.
-        generate_user_ids: Users to draw, 1-based.
-        num_samples_per_user: Pictures of each.
-        seed: Seed of everything.
-        device: Device of extraction and sampling; the fastest there is by default.
-        extraction: How pictures become latents.
-        training: How the network is trained.
-        generation: How spectrograms are drawn.
+        generate_user_ids: User ids to sample, 1-based.
+        num_samples_per_user: Pictures of each user.
+        seed: Seed of all random generators.
+        device: Device of extraction and sampling; the fastest available by default.
+        extraction: Settings of the extraction.
+        training: Settings of the training.
+        generation: Settings of sampling.
     """
 
     data_dir: str
@@ -85,17 +85,17 @@ class PipelineSettings:
 
 
 def plan(settings: PipelineSettings, skip: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
-    """List the stages of the pipeline, each with the words of its command line.
+    """List the stages of the pipeline, each with its command-line arguments.
 
     Args:
         settings: Settings of the pipeline.
-        skip: Names of ``STAGES`` to leave out.
+        skip: Names of ``STAGES`` to skip.
 
     Returns:
-        Name and words of each stage.
+        Name and arguments of each stage.
 
     Raises:
-        ConfigError: If a stage is left out whose results are not there, or nothing is left to do.
+        ConfigError: If a skipped stage has no results for the next one, or all stages are skipped.
     """
     out = Path(settings.output_dir)
     latents, trained = out / LATENTS, out / TRAINED
@@ -158,10 +158,10 @@ def _generation(settings: PipelineSettings, checkpoint: Path, generated: Path) -
 
 
 def _command(verb: str, **options: Any) -> list[str]:
-    """Write a command line: a verb, and each option that is not None with its value or values."""
-    words = [verb]
+    """Build a command line: a verb, and each option that is not None with its value or values."""
+    arguments = [verb]
     for name, value in options.items():
         if value is not None:
             values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-            words += [f"--{name}", *map(str, values)]
-    return words
+            arguments += [f"--{name}", *map(str, values)]
+    return arguments

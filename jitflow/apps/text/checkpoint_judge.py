@@ -1,4 +1,4 @@
-"""What ``jitflow evaluate`` means for text as colour."""
+"""Judge of text as colour, for ``jitflow evaluate``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from jitflow.evaluation.request import EvaluationRequest
 
 @dataclass(frozen=True)
 class TextJudge:
-    """Measures a text model: what it reads in noisy held-out text, what it recovers, what it writes.
+    """Judge of ``jitflow evaluate``: token accuracy on noisy held-out text, text recovery, and samples.
 
     Attributes:
         num_texts: Held-out windows to read.
-        val_path: Held-out text in place of a part of the training's.
-        recovery_time: Time of the noisy texts that are sampled to the end.
+        val_path: Held-out text; a part of the training text by default.
+        recovery_time: Start time of text recovery.
     """
 
     num_texts: int = 64
@@ -45,7 +45,7 @@ class TextJudge:
         console = Console(stderr=True, soft_wrap=True)
         if request.dry_run:
             console.print(
-                f"would read {settings.num_texts} texts and write {settings.num_samples} with {request.checkpoint} "
+                f"would read {settings.num_texts} texts and generate {settings.num_samples} with {request.checkpoint} "
                 f"into {request.out}",
                 markup=False,
             )

@@ -29,16 +29,16 @@ from jitflow.training.demo import Demo, DemoState
 _TRAINING, _EVALUATION = "training", "evaluation"
 _SAMPLES, _IMAGE, _LOSS = "samples.txt", "text.png", "loss.png"
 _IMAGE_SCALE = 6
-# The text of the image, since its tokens can be seen there but not read.
+# The text of the image, whose colours a person cannot read.
 _IMAGE_CAPTION = "text.txt"
-# Time of the noise that a text is recovered from in the picture.
+# Start time of the text recovery in the picture.
 _IMAGE_TIME = 0.3
 _NUM_PRINTED = 2
 _FIVE_TIMES = ("0.1", "0.2", "0.3", "0.4", "0.5")
 
 
 def _evaluate(state: DemoState) -> None:
-    """Evaluate the model: read noisy held-out text, recover some, generate some."""
+    """Evaluate the model on noisy held-out text, recovery and generated samples."""
     settings = state.settings
     state.console.print(
         f"reading {settings['num_texts']} noisy held-out texts, writing {settings['num_samples']} of its own"
@@ -187,7 +187,7 @@ DEMO = Demo(
     training=_TRAINING,
     overrides={
         "trainer.max_steps": 2000,
-        # Never reached; it is judged at the end, and saved when it is interrupted.
+        # Never reached: max_steps ends the training; it is saved when interrupted.
         "trainer.max_epochs": 100,
         "trainer.check_val_every_n_epoch": 100,
         "trainer.log_every_n_steps": 10,

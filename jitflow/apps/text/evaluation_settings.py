@@ -1,4 +1,4 @@
-"""Settings of a text model's evaluation: how much text, at which noise levels, and how it is sampled."""
+"""Settings of a text model's evaluation: amount of text, noise levels, and sampling."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ RECOVERY_TIME = 0.3
 
 @dataclass(frozen=True)
 class TextEvaluation:
-    """What to measure of a text model, and how to sample for it.
+    """Settings of a text model's evaluation.
 
     Attributes:
         num_texts: Held-out windows to read, spread over the held-out text; fewer if there are not so many.
-        num_samples: Texts to generate; 0 leaves the scores of samples out.
+        num_samples: Texts to generate; 0 skips the scores of samples.
         seed: Seed of the first noise; the others follow.
-        ema: Average of the weights, 1 or 2; 0 for the weights themselves. None is 1 where there is one.
+        ema: Average of the weights, 1 or 2; 0 for the weights themselves. None is 1 if the model has one, else 0.
         times: Times of the noisy texts, in ``(0, 1)``.
         recovery_time: Time from which texts are recovered, in ``[0, 1)``.
-        sampling: Settings of sampling, as :meth:`jitflow.model.Model.sample` takes them; the others are the model's.
+        sampling: Sampling settings, as arguments of :meth:`jitflow.model.Model.sample`; others are the model's own.
         batch_size: Images at a time.
         precision: Precision inside the network.
 
@@ -54,5 +54,5 @@ class TextEvaluation:
 
     @property
     def call(self) -> dict[str, Any]:
-        """Return the arguments of :meth:`jitflow.model.Model.sample` besides what is drawn and its seeds."""
+        """Return the arguments of :meth:`jitflow.model.Model.sample` besides condition and seeds."""
         return {**self.sampling, "ema": self.ema, "batch_size": self.batch_size, "precision": self.precision}

@@ -1,4 +1,4 @@
-"""Settings of a flow between noise and images that are text."""
+"""Training settings of a flow between noise and text images."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from jitflow.training.flow_settings import FlowSettings
 
 @dataclass(frozen=True)
 class TextFlowSettings(FlowSettings):
-    """Settings of a flow between noise and images that are text; it has no classes, and so no guidance.
+    """Settings of a flow between noise and text images, which has no classes and so no guidance.
 
     Attributes:
         predict_clean: Predict the image; False predicts the velocity.
-        cross_entropy_weight: Weight of the tokens' cross-entropy among the losses; 0 leaves it out.
-        pad_weight: Weight of padding in the losses. Not 0, or a sampler would never learn where a text ends.
-        infill_prob: Share of training texts that have gaps: most tokens are shown clean, of the others hardly anything.
-            From noisy texts alone a network learns to use context late: what a place says by itself is worth more at
-            first, and it stays there for long.
-        prompt_prob: Share of the other training texts of which a random beginning is known; it is shown clean.
-        t_eps: Smallest ``1 - t`` that a data prediction is divided by. No larger than the last step of sampling, or
-            a sample keeps some of its noise, which the mappings of one pixel cannot bear.
+        cross_entropy_weight: Weight of the token cross-entropy loss; 0 disables it.
+        pad_weight: Weight of padding in the losses; at 0 a model would never learn where a text ends.
+        infill_prob: Share of training texts with infilling: most tokens are shown clean, the others almost as pure
+            noise. On noisy texts alone a network first learns to read each position by itself, and learns to use
+            context only after a long plateau.
+        prompt_prob: Share of the other training texts with a clean prefix of random length.
+        t_eps: Smallest ``1 - t`` that a data prediction is divided by. It must not exceed the last sampling step, or
+            samples keep noise, which one-pixel mappings cannot decode.
 
     Raises:
-        ConfigError: If a value is out of its range, or both losses are left out.
+        ConfigError: If a value is out of its range, or both losses have weight 0.
     """
 
     predict_clean: bool = True
@@ -43,13 +43,13 @@ class TextFlowSettings(FlowSettings):
     prediction: Prediction = field(init=False, default="data")
 
     def __post_init__(self) -> None:
-        """Check the ranges, and derive what is predicted."""
+        """Check the ranges, and derive the prediction target from ``predict_clean``."""
         object.__setattr__(self, "prediction", "data" if self.predict_clean else "velocity")
         super().__post_init__()
         if not self.cross_entropy_weight >= 0:
             raise ConfigError(f"cross_entropy_weight must not be negative; got {self.cross_entropy_weight}")
         if not self.velocity_weight + self.cross_entropy_weight > 0:
-            raise ConfigError("velocity_weight and cross_entropy_weight are both 0, so there is nothing to learn from")
+            raise ConfigError("velocity_weight and cross_entropy_weight are both 0; at least one must be positive")
         for name in ("pad_weight", "infill_prob", "prompt_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1]; got {getattr(self, name)}")

@@ -1,4 +1,4 @@
-"""Evaluation of a text model: what it reads in noisy text, what it recovers from noise, and what it generates."""
+"""Evaluation of a text model: token accuracy on noisy text, recovery from noise, and generated samples."""
 
 from __future__ import annotations
 
@@ -32,33 +32,32 @@ def evaluate(
     val_path: str | Path | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Measure a text model on held-out text and on the texts that it generates.
+    """Evaluate a text model on held-out text and on the texts that it generates.
 
-    - Token accuracy and cross-entropy at fixed times: what the network reads in a noisy text. A network that takes
-      hints is given its own prediction first, as in sampling (two evaluations); its scores without are beside it
-      (``..._one_pass``), and so are the best that can be done without context on the same noise and the most
-      frequent token.
+    - Token accuracy and cross-entropy of the network on noisy text at fixed times. A self-conditioned network first
+      gets its own prediction, as in sampling (two evaluations); scores of a single evaluation (``..._one_pass``), of
+      the Bayes-optimal reader without context, and of the most frequent token are reported beside it.
     - Text recovery: held-out text is covered with noise up to ``recovery_time`` and sampled from there to the end.
-    - Samples: share of valid codes, distance to the codes, perplexity of their bytes under an n-gram model of one half
-      of the held-out text (with the other half and its shuffled bytes beside it), repetition, real words, copies.
+    - Samples: share of valid codes, distance to the codes, byte perplexity under an n-gram model of one half of the
+      held-out text (compared with the other half and its shuffled bytes), repetition, real words, copies.
 
     Args:
         checkpoint: Checkpoint of a text model.
-        data_path: The text that it was trained on, of which the same part is held out as in the training. None takes
-            what the checkpoint records; for a file that records nothing the built-in corpus, with a warning.
+        data_path: Training text, of which the same part is held out as in training. None takes the path recorded in
+            the checkpoint; if there is none the built-in corpus, with a warning.
         out: Folder of ``evaluation.json``, ``accuracy.png`` and the samples.
-        settings: How much text, at which times, and how to sample.
-        val_path: Held-out text, in place of a part of ``data_path``.
-        device: Where to compute; the fastest there is by default.
+        settings: Amounts of text, times, and sampling settings.
+        val_path: Held-out text; a part of ``data_path`` by default.
+        device: Device; the fastest available by default.
 
     Returns:
         The content of ``evaluation.json``.
 
     Raises:
-        ConfigError: If the model has no such average of the weights, or a sampling setting is out of range.
+        ConfigError: If the model does not have the average of the weights, or a sampling setting is out of range.
         MissingFileError: If a path does not exist, such as that of the recorded text.
         CheckpointError: If the checkpoint is damaged or of another application.
-        DataError: If there is no text or nothing of it is held out.
+        DataError: If there is no text, or no held-out part of it.
     """
     model = load(checkpoint, device=device, application=TextLightningModule.application)
     module = model.module
@@ -66,7 +65,7 @@ def evaluate(
     ema = (1 if module.ema_params1 else 0) if settings.ema is None else settings.ema
     settings = replace(settings, ema=ema)
     if ema:
-        # Raises now, before the text is read, if there is no such average.
+        # Raises before the text is read if the average does not exist.
         module.ema_parameters(ema)
     folder = writable_folder(out)
     texts = read_texts(module, checkpoint, data_path, val_path)
@@ -95,10 +94,10 @@ def _generate(model: Model, settings: TextEvaluation) -> TextSamples:
 
 
 def _plot(path: Path, held_out: Mapping[str, Any]) -> None:
-    """Plot token accuracy over the time, with one evaluation of the network beside it where it takes hints."""
+    """Plot token accuracy over time, also without self-conditioning if the network uses it."""
     curves = {"the model": held_out["token_accuracy"]}
     if held_out["token_accuracy_one_pass"]:
-        curves["the model, not told its own reading"] = held_out["token_accuracy_one_pass"]
+        curves["the model, without self-conditioning"] = held_out["token_accuracy_one_pass"]
     plot_accuracy(
         path,
         {name: values_by_time(curve) for name, curve in curves.items()},

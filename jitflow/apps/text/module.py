@@ -1,4 +1,4 @@
-"""Text as colour: a JiT on images whose colours are tokens."""
+"""Lightning module of text as colour: a JiT on images whose colours are tokens."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from jitflow.training.module import FlowModule
 from jitflow.training.terms import FlowState
 
 _STREAM_CONDITION = 4
-# Of a text with gaps: the share of tokens that are shown, and by what its time is multiplied. By trial: most of the
-# way to noise, but every time there is has its share in what is learned.
-_SHOWN_AROUND_GAPS, _TIME_IN_GAPS = 0.8, 0.02
+# For infilling: share of tokens shown clean, and factor of the training time. Chosen by experiment: almost pure noise,
+# but all times still contribute.
+_INFILL_SHOWN_SHARE, _INFILL_TIME_FACTOR = 0.8, 0.02
 Decoder = Literal["expected", "direct"]
 DECODERS: tuple[Decoder, ...] = ("expected", "direct")
 
 
 class TextLightningModule(FlowModule):
-    """Trains a JiT to carry noise to images that are text, and samples text from it.
+    """LightningModule that trains a JiT on text as images of tokens, and samples text from it.
 
-    Data are token ids; the colour codec makes images of them. Whatever is needed to read a sample (tokeniser, mapping,
-    seed of the codebook) is among the settings and so in every checkpoint.
+    Data are token ids, which the colour codec encodes as images. Everything needed to decode a sample (tokeniser,
+    mapping, codebook seed) is a setting and so stored in every checkpoint.
 
     Args:
         tokenizer: The tokeniser as JSON (``to_json``), ``"bytes"``, or a folder with a ``tokenizer.json``. Checkpoints
-            always hold the JSON. In a recipe null is the data's.
+            always hold the JSON. In a recipe null takes the data's tokeniser.
         model_name: Name of the network, see :func:`jitflow.apps.text.network.build_jit_model`.
         img_size: Side of the images in pixels.
         mapping: ``codebook``, ``lattice`` or ``base256``.
         codebook_seed: Seed of the codebook.
-        decoder: What the output means. ``expected``: directions that, with the evidence of each place, give
-            probabilities of codewords, whose average is the predicted image (codebook and ``predict_clean`` only).
+        decoder: Meaning of the network's output. ``expected``: logits of codewords, combined with the noisy evidence of
+            each position; their mean codeword is the predicted image (codebook and ``predict_clean`` only).
             ``direct``: the predicted image or velocity itself.
-        self_conditioning: Tell the network its own estimate of the text.
+        self_conditioning: Condition the network on its own estimate of the text.
         net_settings: Arguments of the network that replace the variant's.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
         compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one.
@@ -55,11 +55,11 @@ class TextLightningModule(FlowModule):
     Attributes:
         tokenizer: The tokeniser.
         colours: The colour codec.
-        posterior: Makes probabilities of codewords of the output; None for the decoder ``direct``.
-        token_bias: Logit of each token whatever the place, shape ``(vocab_size,)``: the log-frequencies of the training
-            text at first, trained on from there; None for the decoder ``direct``.
-        temperature: Divides the log-probabilities of codewords while sampling (decoder ``expected`` only); below 1 it
-            writes what is likeliest.
+        posterior: Computes codeword probabilities from the output; None for the decoder ``direct``.
+        token_bias: Position-independent logit of each token, shape ``(vocab_size,)``, trained, and initialised with the
+            log-frequencies of the training text; None for the decoder ``direct``.
+        temperature: Divides the log-probabilities of codewords while sampling (decoder ``expected`` only); below 1
+            favours likely tokens.
 
     Raises:
         ConfigError: If a value is out of its range or the mapping cannot hold the vocabulary.
@@ -89,18 +89,18 @@ class TextLightningModule(FlowModule):
         **settings: Any,
     ) -> None:
         flow = TextFlowSettings(**settings)
-        can_choose = mapping == "codebook" and flow.predict_clean
-        decoder = decoder or ("expected" if can_choose else "direct")
+        allows_expected = mapping == "codebook" and flow.predict_clean
+        decoder = decoder or ("expected" if allows_expected else "direct")
         if decoder not in DECODERS:
             raise unknown_name("decoder", decoder, DECODERS)
-        if decoder == "expected" and not can_choose:
+        if decoder == "expected" and not allows_expected:
             raise ConfigError("decoder expected needs the mapping codebook and predict_clean; use decoder direct")
         if tokenizer is None:
             raise ConfigError("tokenizer is missing: give bytes, a folder, or the JSON of one")
-        words = read_tokenizer(tokenizer)
-        # For the checkpoint: a folder need not be there when it is read.
-        tokenizer = words.to_json()
-        colours = ColourCodec(words.vocab_size, mapping, img_size, seed=codebook_seed)
+        built_tokenizer = read_tokenizer(tokenizer)
+        # Checkpoints store the JSON, since a folder may be missing when they are loaded.
+        tokenizer = built_tokenizer.to_json()
+        colours = ColourCodec(built_tokenizer.vocab_size, mapping, img_size, seed=codebook_seed)
         net = build_jit_model(
             model_name,
             img_size,
@@ -113,27 +113,27 @@ class TextLightningModule(FlowModule):
         super().__init__(
             colours,
             net,
-            # Class 0 is "no class", and there is no other.
+            # The only label is 0, "no class".
             num_classes=0,
             settings=flow,
             loss_terms=[_TokenCrossEntropy(self, flow.cross_entropy_weight)] if flow.cross_entropy_weight else [],
         )
         self.model_name = model_name
-        self.tokenizer = words
+        self.tokenizer = built_tokenizer
         self.colours = colours
         self.posterior = CodePosterior(colours, noise_scale=flow.noise_scale) if decoder == "expected" else None
-        self.token_bias = nn.Parameter(torch.zeros(words.vocab_size)) if decoder == "expected" else None
-        # Not in the loggers: a learned tokeniser is long.
+        self.token_bias = nn.Parameter(torch.zeros(built_tokenizer.vocab_size)) if decoder == "expected" else None
+        # Not sent to loggers: the JSON of a learned tokeniser is long.
         self.save_hyperparameters(flow.arguments(), logger=False)
         self.save_hyperparameters(logger=False)
 
     @property
     def takes_temperature(self) -> bool:
-        """Whether the decoder gives probabilities of codewords."""
+        """Whether the decoder gives codeword probabilities, which a temperature can divide."""
         return self.posterior is not None
 
     def velocity_of(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Turn what the network predicts into a velocity; arguments and shapes as in the base class."""
+        """Convert the network's prediction to a velocity; arguments and shapes as in the base class."""
         if self.posterior is None:
             return super().velocity_of(output, x_t, t)
         logits = self.token_logits(output, x_t, t)
@@ -141,7 +141,7 @@ class TextLightningModule(FlowModule):
         return velocity_from_data(x1_pred, x_t, t, t_eps=self.t_eps)
 
     def token_logits(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Logits of the tokens at each place, shape ``(B, num_tokens, vocab_size)``, for the decoder ``expected``.
+        """Compute the token logits at each position, ``(B, num_tokens, vocab_size)``, for the decoder ``expected``.
 
         Args:
             output: Prediction, shape ``(B, 3, H, W)``, float32.
@@ -152,12 +152,12 @@ class TextLightningModule(FlowModule):
             ConfigError: If the decoder is ``direct``.
         """
         if self.posterior is None:
-            raise ConfigError("only the decoder expected has logits of tokens; this is direct")
+            raise ConfigError("only the decoder expected has token logits; this model has the decoder direct")
         return self.posterior.logits(output, x_t, t, bias=self.token_bias)
 
     @torch.no_grad()
     def first_hint(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """What each place says by itself, read by Bayes' rule: the average codeword, shape ``(B, 3, H, W)``.
+        """Return the posterior mean codeword of each position without context, shape ``(B, 3, H, W)``.
 
         Args:
             x_t: Path sample, shape ``(B, 3, H, W)``.
@@ -169,21 +169,21 @@ class TextLightningModule(FlowModule):
 
     @classmethod
     def settings_from_data(cls, info: Mapping[str, Any]) -> dict[str, Any]:
-        """The tokeniser of the data; bytes where nothing is known of them."""
+        """Return the data's tokeniser; bytes if unknown."""
         return {"tokenizer": info.get("tokenizer_json", "bytes")}
 
     @torch.no_grad()
     def adopt_data(self, info: dict[str, Any]) -> None:
-        """Start from the frequencies of the training text's tokens, unless a checkpoint brought trained ones."""
+        """Initialise the token bias with the training text's token frequencies, unless a checkpoint provided one."""
         counts = info.get("token_counts")
         if self.token_bias is None or counts is None or bool(self.token_bias.any()):
             return
-        # Half a count for what never occurred: possible, but no more than that.
+        # Half a count for tokens that never occur, so that their log-frequency is finite.
         log_counts = (torch.as_tensor(counts, dtype=torch.float64) + 0.5).log()
         self.token_bias.copy_(log_counts - log_counts.logsumexp(dim=0))
 
     def token_cross_entropy(self, output: Tensor, x_t: Tensor, t: Tensor, ids: Tensor) -> Tensor:
-        """Cross-entropy of the true tokens under what the network predicts.
+        """Compute the cross-entropy of the true tokens under the network's prediction.
 
         Args:
             output: Prediction, shape ``(B, 3, H, W)``, float32.
@@ -192,42 +192,42 @@ class TextLightningModule(FlowModule):
             ids: Token ids, shape ``(B, num_tokens)``.
 
         Returns:
-            Nats, shape ``(B, num_tokens)``.
+            Cross-entropy in nats, shape ``(B, num_tokens)``.
         """
         if self.posterior is not None:
             return self.posterior.cross_entropy(self.token_logits(output, x_t, t), ids)
         x1_pred = output if self.prediction == "data" else data_from_velocity(output, x_t, t, t_eps=self.t_eps)
         if self.colours.mapping == "codebook":
-            # The evidence is in the prediction already.
+            # The prediction already contains the evidence.
             direct = CodePosterior(self.colours)
             return direct.cross_entropy(direct.logits(x1_pred, torch.zeros_like(x_t), torch.zeros_like(t)), ids)
         return digit_cross_entropy(self.colours, x1_pred, t, ids, noise_scale=self.noise_scale)
 
     def loss_weight(self, data: Any) -> Tensor | None:
-        """Full weight for tokens and the end of the text, ``pad_weight`` for the padding behind it."""
+        """Return loss weight 1 for tokens and the end token, ``pad_weight`` for padding."""
         if data is None:
             return None
         return self.colours.spread(torch.where(data == self.tokenizer.pad_id, self.pad_weight, 1.0))
 
     def training_condition(self, x1: Tensor, t: Tensor, batch: Any) -> tuple[Condition, Tensor]:
-        """Show parts of some texts clean; which and how much depend on (seed, epoch, index).
+        """Show a prompt or infilling context of some texts clean; the choice depends on (seed, epoch, index).
 
-        A prompt is a beginning of any length. A text with gaps shows most of its tokens anywhere, and of the others
-        next to nothing, whatever time was drawn: only what stands around a gap can tell what is in it.
+        A prompt is a prefix of random length. Infilling shows most tokens at random positions, and scales the time of
+        the others close to pure noise, so that they can only be predicted from their context.
         """
         if not (self.prompt_prob or self.infill_prob):
             return Condition(), t
         num, num_tokens = len(x1), self.colours.num_tokens
-        with_gaps = self._draw(num, 0) < self.infill_prob
-        prompted = ~with_gaps & (self._draw(num, 1) < self.prompt_prob)
+        infilled = self._draw(num, 0) < self.infill_prob
+        prompted = ~infilled & (self._draw(num, 1) < self.prompt_prob)
         lengths = torch.where(prompted, self._draw(num, 2) * num_tokens, 0.0).long()
-        shown = with_gaps[:, None] & (self._draw(num, 3, num_tokens) < _SHOWN_AROUND_GAPS)
+        shown = infilled[:, None] & (self._draw(num, 3, num_tokens) < _INFILL_SHOWN_SHARE)
         mask = self.colours.spread(shown.to(torch.uint8)).bool() | self.prompt_mask(lengths)
-        t = torch.where(with_gaps.to(t.device), t * _TIME_IN_GAPS, t)
+        t = torch.where(infilled.to(t.device), t * _INFILL_TIME_FACTOR, t)
         return Condition(known=x1, mask=mask.to(x1.device)), t
 
     def _draw(self, num: int, part: int, *shape: int) -> Tensor:
-        """Uniform numbers, shape ``(num, *shape)``, on the CPU: of (seed, epoch, index) where those are known."""
+        """Draw uniform numbers, shape ``(num, *shape)``, on the CPU, seeded by (seed, epoch, index) if known."""
         index = self._batch_index
         if index is None or self.run_seed is None:
             return torch.rand(num, *shape)
@@ -235,12 +235,12 @@ class TextLightningModule(FlowModule):
         return torch.special.ndtr(noise_from_seeds(shape, seeds))
 
     def prompt_mask(self, lengths: Tensor) -> Tensor:
-        """Mask of the first ``lengths`` tokens, shape ``(B,)``, as pixels: bool ``(B, 1, H, W)``."""
-        places = torch.arange(self.colours.num_tokens, device=lengths.device)
-        return self.colours.spread((places < lengths[:, None]).to(torch.uint8)).bool()
+        """Return the pixel mask of the first ``lengths`` tokens, shape ``(B,)``: bool ``(B, 1, H, W)``."""
+        positions = torch.arange(self.colours.num_tokens, device=lengths.device)
+        return self.colours.spread((positions < lengths[:, None]).to(torch.uint8)).bool()
 
     def check_data(self, info: dict[str, Any]) -> None:
-        """Raise ConfigError if texts that describe themselves so do not fit this module."""
+        """Raise ConfigError if the data's number of tokens or tokeniser does not fit this module."""
         num_tokens = info.get("num_tokens", self.colours.num_tokens)
         if num_tokens != self.colours.num_tokens:
             raise ConfigError(
@@ -255,7 +255,7 @@ class TextLightningModule(FlowModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the names that the text documents use, sharing every tensor with Lightning's entries."""
+        """Add the checkpoint entries that the text documents name, sharing every tensor with Lightning's entries."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["model_state_dict"] = checkpoint["state_dict"]
         if checkpoint.get("optimizer_states"):
@@ -265,16 +265,16 @@ class TextLightningModule(FlowModule):
 
 
 def read_tokenizer(spec: str) -> Tokenizer:
-    """Make a tokeniser of its JSON or of a word that needs no text to learn from.
+    """Build a tokeniser from its JSON, ``"bytes"`` or a folder.
 
     Args:
-        spec: What ``to_json`` gave, ``"bytes"``, or a folder with a ``tokenizer.json``.
+        spec: JSON from ``to_json``, ``"bytes"``, or a folder with a ``tokenizer.json``.
 
     Returns:
         The tokeniser.
 
     Raises:
-        ConfigError: If it is a word such as ``"bpe"``, which has to be learned first, or no tokeniser at all.
+        ConfigError: If it names a tokeniser that must be learned first, such as ``"bpe"``, or none.
         CheckpointError: If the JSON is damaged.
     """
     if spec.lstrip().startswith("{"):
@@ -288,7 +288,7 @@ def read_tokenizer(spec: str) -> Tokenizer:
 
 
 def _schedule_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Where the learning rate stands, by the names that torch's schedulers use; a callback of ours computes it."""
+    """Build the learning-rate state in the format of torch's schedulers, from our callback's values."""
     groups = [group for state in checkpoint.get("optimizer_states", [])[:1] for group in state["param_groups"]]
     return {
         "last_epoch": int(checkpoint.get("global_step", 0)),
@@ -298,7 +298,7 @@ def _schedule_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 class _TokenCrossEntropy:
-    """Cross-entropy of the tokens as a loss term, weighted as the velocity's loss is."""
+    """Loss term: cross-entropy of the tokens, with the element weights of the velocity loss."""
 
     name = "cross_entropy"
 
@@ -307,7 +307,7 @@ class _TokenCrossEntropy:
         self.weight = weight
 
     def __call__(self, state: FlowState) -> Tensor:
-        """Average over the tokens that count, shape ``(B,)``; 0 where only the model space was given."""
+        """Compute the weighted mean over tokens, shape ``(B,)``; 0 if only the model space was given."""
         if state.data is None:
             return state.v_pred.new_zeros(len(state.t))
         nats = self.module.token_cross_entropy(state.output, state.x_t, state.t, state.data)

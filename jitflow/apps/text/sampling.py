@@ -31,7 +31,7 @@ class TextSamples(Samples):
     """Texts with the images they were read from.
 
     Attributes:
-        texts: What each image says, up to its first end token.
+        texts: Text of each image, up to its first end token.
         ids: Token ids of the whole images, shape ``(N, num_tokens)``, int64, on the CPU.
         states: The images as they left the sampler, shape ``(N, 3, H, W)``, float32, on the CPU.
     """
@@ -44,7 +44,7 @@ class TextSamples(Samples):
 
     @classmethod
     def read(cls, module: TextLightningModule, x: Tensor, seeds: Sequence[int]) -> TextSamples:
-        """Read the texts of images.
+        """Decode the texts of sampled images.
 
         Args:
             module: The model.
@@ -65,7 +65,7 @@ class TextSamples(Samples):
         )
 
     def grid(self, *, columns: int | None = None) -> Image.Image:
-        """Lay the images out in one picture."""
+        """Arrange the images in a grid."""
         scale = pictures.display_scale(self.pixels.shape[-1], target_px=128)
         return pictures.grid(self.pixels.numpy(), columns=columns or _COLUMNS, scale=scale)
 
@@ -73,7 +73,7 @@ class TextSamples(Samples):
         """Write ``samples.txt``, ``samples.json`` (texts, seeds, settings), a PNG of each, a grid; return the folder.
 
         Args:
-            folder: Where to; it is made.
+            folder: Output folder, created if missing.
         """
         folder = self._save_images(folder)
         listed = list(zip(self.seeds, self.file_names(), self.texts, strict=True))
@@ -93,36 +93,38 @@ def ask_for_texts(
     start_time: float | None = None,
     **unknown: Any,
 ) -> Asked:
-    """Make a request for texts, and check it: from pure noise, after a prompt, or recovered from partial noise.
+    """Build and check a request for texts: from pure noise, after a prompt, or recovered from partial noise.
 
     Args:
         module: The model.
         labels: Must be left out: text has no classes.
-        num: How many texts, with prompts or texts so many of each; None for one.
-        prompt: Beginning of every text, or one beginning for each; it comes first in the image and stays as it is.
+        num: Number of texts, for each prompt or text if several are given; None for one.
+        prompt: Prefix of every text, or one prefix for each; it is fixed at the start of the image.
         texts: Texts to recover, each with room for an end token; or token ids of whole images, shape
             ``(N, num_tokens)``.
-        start_time: Time in ``[0, 1)`` up to which these are covered with noise: 0 leaves nothing of the text. The steps
-            of the solver are those of a whole sampling that lie behind it.
-        unknown: Words of other applications.
+        start_time: Time in ``[0, 1)`` of the noisy texts to start from; 0 is pure noise. The solver uses the steps
+            of the full time grid after it.
+        unknown: Arguments of other applications.
 
     Returns:
         The request: condition, start and names of the samples.
 
     Raises:
-        ConfigError: If a prompt or text does not fit into an image, or a word is unknown.
+        ConfigError: If a prompt or text does not fit into an image, or an argument is unknown.
     """
     given = unknown if labels is None else {"labels": labels, **unknown}
     refuse_words(given, module.application, takes=("num", "prompt", "texts with start_time"))
     if (texts is None) != (start_time is None):
-        raise ConfigError("texts and start_time belong together: texts to recover, and how far they are in the noise")
+        raise ConfigError(
+            "texts and start_time belong together: texts to recover, and the time up to which they are noisy"
+        )
     if texts is not None and prompt is not None:
-        raise ConfigError("prompt and texts both say what to begin with; give one of them")
+        raise ConfigError("prompt and texts both set the start of sampling; give one of them")
     record: dict[str, Any] = {"mapping": module.colours.mapping, "tokenizer": module.tokenizer.name}
     if texts is not None and start_time is not None:
         start = _noisy_start(module, texts, num, start_time)
         return _asked(Condition(), len(start[0]), {"start_time": start_time, **record}, start)
-    condition, count = _known_beginnings(module, prompt, num)
+    condition, count = _encode_prompts(module, prompt, num)
     return _asked(condition, count, {"prompt": prompt if isinstance(prompt, str | None) else list(prompt), **record})
 
 
@@ -158,7 +160,7 @@ def _asked(condition: Condition, num: int, record: dict[str, Any], start: tuple[
     return Asked(condition, [""] * num, [""] * num, start=start, record=record, unit=TextSamples.unit)
 
 
-def _known_beginnings(
+def _encode_prompts(
     module: TextLightningModule, prompt: str | Sequence[str] | None, num: int | None
 ) -> tuple[Condition, int]:
     """Encode prompts as a condition: one for all samples, or one for each."""
@@ -176,17 +178,17 @@ def _known_beginnings(
 def _noisy_start(
     module: TextLightningModule, texts: Sequence[str] | Tensor, num: int | None, t: float
 ) -> tuple[Tensor, float]:
-    """Encode texts as images, and check the time up to which noise covers them."""
+    """Encode texts as images, and check the start time."""
     if not 0 <= t < 1:
         raise ConfigError(f"the time of the noisy images must lie in [0, 1); got {t}")
-    ids = texts if isinstance(texts, Tensor) else [_whole_image(module, text) for text in texts]
+    ids = texts if isinstance(texts, Tensor) else [_full_image(module, text) for text in texts]
     rows = repeat_each(ids, num, what="texts")
     return module.colours.encode(torch.stack([torch.as_tensor(row) for row in rows])), t
 
 
-def _whole_image(module: TextLightningModule, text: str) -> list[int]:
+def _full_image(module: TextLightningModule, text: str) -> list[int]:
     """Encode a text with its end and padding: as many token ids as an image holds."""
     ids, room = [*module.tokenizer.encode(text), module.tokenizer.end_id], module.colours.num_tokens
     if len(ids) > room:
-        raise ConfigError(f"a text has {len(ids)} tokens with its end and an image holds {room}; cut it into pieces")
+        raise ConfigError(f"a text has {len(ids)} tokens with its end and an image holds {room}; split it")
     return ids + [module.tokenizer.pad_id] * (room - len(ids))
