@@ -181,7 +181,7 @@ def build(spec: Mapping[str, Any], *, foreign: bool = False) -> Any:
 
 
 def build_nested(value: Any, *, foreign: bool = False) -> Any:
-    """Instantiate every ``class_path`` in nested settings; other values are returned unchanged."""
+    """Instantiate every ``class_path`` in nested recipe settings; other values are returned unchanged."""
     if isinstance(value, Mapping):
         if "class_path" in value:
             return build(value, foreign=foreign)

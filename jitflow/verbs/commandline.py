@@ -23,7 +23,7 @@ WORDS = "words"
 def run_group(
     name: str, commands: Mapping[str, Callable[..., Any]], args: list[str], *, positional: Collection[str] = ()
 ) -> Any:
-    """Run one of several commands that share a verb; without arguments, or with ``--help``, list the commands.
+    """Run one of a verb's commands with its options; without arguments, or with ``--help``, list the commands.
 
     Args:
         name: The verb.

@@ -12,13 +12,13 @@ from jitflow.run.recipe import find_class
 
 
 def explain_option_error(
-    text: str, words: Sequence[str], recipe: Mapping[str, Any], options: Iterable[str], command: str
+    text: str, args: Sequence[str], recipe: Mapping[str, Any], options: Iterable[str], command: str
 ) -> ConfigError:
     """Turn a parser's message into one that names the wrong option and the nearest right one.
 
     Args:
         text: The parser's message.
-        words: Arguments of the command line.
+        args: Arguments of the command line.
         recipe: Settings of the recipe, whose classes take ``--model.x`` and ``--data.x``.
         options: All other valid options.
         command: The command whose ``--help`` lists the options.
@@ -27,7 +27,7 @@ def explain_option_error(
         The error, to be raised by the caller.
     """
     known = list(options)
-    for arg in words:
+    for arg in args:
         option = arg.partition("=")[0]
         section, dot, name = option.removeprefix("--").partition(".")
         if not option.startswith("--"):

@@ -36,20 +36,20 @@ def train(args: list[str]) -> None:
     Raises:
         JitflowError: If a setting, the data or a path is invalid; before training starts.
     """
-    words, recipe_name = _with_recipe_paths(spell_out(args, {**_RUN_OPTIONS, **_SWITCHES}))
+    args, recipe_name = _with_recipe_paths(spell_out(args, {**_RUN_OPTIONS, **_SWITCHES}))
     # These imports load torch; a missing recipe was reported above, without it.
     from jitflow.run.fit import fit, no_folder_without_a_run, prepare
     from jitflow.run.start import AUTO, resumed_folder
     from jitflow.verbs.option_errors import explain_option_error
     from jitflow.verbs.train_options import describe_dry_run, train_parser
 
-    words = _with_recorded_recipe(words)
+    args = _with_recorded_recipe(args)
     parser = train_parser()
     try:
-        parsed = parser.parse_args(words)
+        parsed = parser.parse_args(args)
     except argparse.ArgumentError as error:
         options = [option for action in parser._actions for option in action.option_strings]
-        raise explain_option_error(str(error), words, _recipe_of(words), options, "jitflow train") from None
+        raise explain_option_error(str(error), args, _recipe_of(args), options, "jitflow train") from None
     settings: dict[str, Any] = yaml.safe_load(parser.dump(parsed, format="yaml", skip_unset=False))
     recipe = {name: value for name, value in settings.items() if name not in _RUN_OPTIONS}
     resume = parsed.resume
@@ -67,11 +67,11 @@ def train(args: list[str]) -> None:
     log.info("done: %s; draw samples with `jitflow sample %s`", best, best)
 
 
-def _recipe_of(words: list[str]) -> dict[str, Any]:
+def _recipe_of(args: list[str]) -> dict[str, Any]:
     """Return the recipe that ``--config`` names, with the classes that ``--model`` and ``--data`` replace."""
     recipe: dict[str, Any] = {}
-    for word in words:
-        flag, _, value = word.partition("=")
+    for arg in args:
+        flag, _, value = arg.partition("=")
         if flag == "--config":
             recipe.update(read_recipe(value))
         elif flag in ("--model", "--data") and value:
@@ -82,17 +82,17 @@ def _recipe_of(words: list[str]) -> dict[str, Any]:
 def _with_recipe_paths(args: list[str]) -> tuple[list[str], str | None]:
     """Replace recipe names by their files; also return the first name."""
     resolved, name = [], None
-    words = iter(args)
-    for word in words:
-        flag, equals, value = word.partition("=")
+    rest = iter(args)
+    for arg in rest:
+        flag, equals, value = arg.partition("=")
         if flag in ("--config", "-c"):
-            value = value if equals else next(words, "")
+            value = value if equals else next(rest, "")
             if not value:
                 raise ConfigError("--config needs the name of a recipe or a file, such as images/jit_b16_256")
             name = name or (Path(value).stem if Path(value).is_file() else value)
             resolved.append(f"--config={_current_recipe_file(find_recipe(value))}")
         else:
-            resolved.append(word)
+            resolved.append(arg)
     return resolved, name
 
 
@@ -103,27 +103,27 @@ def _current_recipe_file(path: Path) -> Path:
     return path if recipe == stored else _write_temporary(recipe)
 
 
-def _with_recorded_recipe(words: list[str]) -> list[str]:
+def _with_recorded_recipe(args: list[str]) -> list[str]:
     """Add ``--config`` with a run's recorded recipe if ``--resume`` is given without a recipe."""
     from jitflow.run.start import AUTO, recipe_to_resume
 
-    if any(word.startswith("--config=") for word in words) or {"-h", "--help"} & set(words):
-        return words
-    resume = _value_of("--resume", words)
-    place = _value_of("--run_dir", words) if resume == AUTO else resume
+    if any(arg.startswith("--config=") for arg in args) or {"-h", "--help"} & set(args):
+        return args
+    resume = _value_of("--resume", args)
+    place = _value_of("--run_dir", args) if resume == AUTO else resume
     if not place:
-        return words
+        return args
     recipe = recipe_to_resume(place)
     try:
         check_classes(recipe)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}; if you trust it, name its recipe with --config") from None
-    return [f"--config={_write_temporary(recipe)}", *words]
+    return [f"--config={_write_temporary(recipe)}", *args]
 
 
-def _value_of(option: str, words: list[str]) -> str:
+def _value_of(option: str, args: list[str]) -> str:
     """Return the value of an option; empty if it is not given."""
-    return next((word.partition("=")[2] for word in words if word.startswith(f"{option}=")), "")
+    return next((arg.partition("=")[2] for arg in args if arg.startswith(f"{option}=")), "")
 
 
 def _write_temporary(recipe: dict[str, Any]) -> Path:

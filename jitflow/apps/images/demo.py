@@ -100,7 +100,7 @@ def _describe(out: Path, metrics: Mapping[str, Any]) -> None:
         f"trained {metrics['train_steps']} steps in {metrics['train_seconds']:.0f} s "
         f"({metrics['images_per_sec']:.0f} images/s)\n"
         f"an SVM (right on {metrics['svm_accuracy_on_held_out_scans']:.1%} of held-out real scans) reads "
-        f"{metrics['class_agreement']:.1%} of {metrics['judged_samples']} samples as the digit asked for\n"
+        f"{metrics['class_agreement']:.1%} of {metrics['judged_samples']} samples as the requested digit\n"
         f"Frechet distance to held-out scans {metrics['frechet_to_held_out_scans']:.2f} "
         f"(between two halves of the real scans: {metrics['frechet_between_halves_of_the_scans']:.2f})\n"
         f"look at {out / _SAMPLES}, {out / _TRAJECTORY}, {out / _LOSS}\n"

@@ -55,8 +55,8 @@ def generate(
         batch_size: Pictures at a time.
         solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``; the model's own by default.
         interval: Times (low, high) between which guidance acts; the model's own by default.
-        ema: Average of the weights to use, as in :meth:`jitflow.model.Model.sample`; 1 falls back to the weights if there
-            is no average.
+        ema: Average of the weights to use, as in :meth:`jitflow.model.Model.sample`; 1 falls back to the weights if
+            there is no average.
 
     Returns:
         The folder.

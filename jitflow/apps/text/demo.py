@@ -41,7 +41,7 @@ def _evaluate(state: DemoState) -> None:
     """Evaluate the model on noisy held-out text, recovery and generated samples."""
     settings = state.settings
     state.console.print(
-        f"reading {settings['num_texts']} noisy held-out texts, writing {settings['num_samples']} of its own"
+        f"reading {settings['num_texts']} noisy held-out texts, generating {settings['num_samples']} texts"
     )
     assert state.checkpoint is not None
     measured = TextEvaluation(
