@@ -12,9 +12,9 @@
 2. Position in the data, :func:`resume_exactly`. Lightning forgets the state of a loader once
    ``Trainer.estimated_stepping_batches`` has been read (``trainer/trainer.py``; ``setup_data`` of
    ``loops/fit_loop.py`` then builds the loader before the states of the loops are restored, and never again). We
-   compute the position from the counters and pass it to the data module before it builds a loader. The state of its loaders is
-   empty (:class:`jitflow.data.base.SeededLoader`), and there only because ``_TrainingEpochLoop.reset`` warns of loaders
-   without one. Tests: ``test_data_resume.py``; ``test_lightning_counters.py::test_lightning_forgets_*`` and
+   compute the position from the counters and pass it to the data module before it builds a loader. The state of its
+   loaders is empty (:class:`jitflow.data.base.SeededLoader`), and there only because ``_TrainingEpochLoop.reset`` warns
+   of loaders without one. Tests: ``test_data_resume.py``; ``test_lightning_counters.py::test_lightning_forgets_*`` and
    ``test_a_loader_without_state_is_warned_of``.
 3. Step of the loggers, :func:`correct_logger_step`. ``_TrainingEpochLoop.reset`` restores ``_batches_that_stepped``,
    the step that loggers are given, one too low or too high, by where in the epoch the checkpoint was saved. We set it
