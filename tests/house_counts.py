@@ -47,8 +47,8 @@ _NOUNS = """
     condition convolution corpus covariance CPU crop data decay decoder demo device digit dimension discrepancy
     distance distribution document echo eigenvalue EMA embedding encoder epoch evaluation extractor feature FID file
     frequency gait GPU gradient grid guidance head image JSON kernel KID label latent lattice layer logit loss
-    manifest manifold matrix mean median memory metric model modulation module moment network noise norm optimiser
-    option parameter patch percentile picture pixel plug-in PNG position posterior precision prediction probability
+    manifest manifold matrix mean median memory metric middleware model modulation module moment network noise
+    norm optimiser option parameter patch percentile picture pixel plug-in PNG position posterior precision prediction probability
     process progress prompt protocol radar recall recipe reconstruction residual resolution rotation run sample
     sampler sampling schedule score seed SHA-256 shard signal snapshot solver spectrogram split stage standard state
     statistics step strategy surrogate sweep tensor text thread time token tokenizer trainer training trajectory
