@@ -42,17 +42,18 @@ _DECIDING = (ast.Compare, ast.BoolOp, ast.IfExp, ast.MatchValue)
 _USES = (ast.Attribute, ast.ImportFrom, ast.Call)
 
 _NOUNS = """
-    accelerator accuracy activation AdamW adaLN angle application architecture array attention autoencoder average axis
-    batch bias block byte callback carrier channel checkpoint checksum class classifier codebook codec codeword colour
-    condition convolution corpus covariance CPU crop data decay decoder demo device digit dimension discrepancy
-    distance distribution document echo eigenvalue EMA embedding encoder epoch evaluation extractor feature FID file
-    frequency gait GPU gradient grid guidance head image JSON kernel KID label latent lattice layer logit loss
-    manifest manifold matrix mean median memory metric middleware model modulation module moment network noise
-    norm optimiser option parameter patch percentile picture pixel plug-in PNG position posterior precision prediction probability
-    process progress prompt protocol radar recall recipe reconstruction residual resolution rotation run sample
-    sampler sampling schedule score seed SHA-256 shard signal snapshot solver spectrogram split stage standard state
-    statistics step strategy surrogate sweep tensor text thread time token tokenizer trainer training trajectory
-    transform user UTF-8 VAE validation variance variant vector velocity walk walker weight window worker YAML
+    accelerator accuracy activation AdamW adaLN angle application architecture array attention autoencoder average
+    axis batch bias block byte callback carrier channel checkpoint checksum class classifier codebook codec codeword
+    colour condition convolution corpus covariance CPU crop data decay decoder demo device digit dimension
+    discrepancy distance distribution document echo eigenvalue EMA embedding encoder epoch evaluation extractor
+    feature FID file frequency gait GPU gradient grid guidance head image JSON kernel KID label latent lattice layer
+    logit loss manifest manifold matrix mean median memory metric middleware model modulation module moment network
+    noise norm optimiser option parameter patch percentile picture pixel plug-in PNG position posterior precision
+    prediction probability process progress prompt protocol radar recall recipe reconstruction residual resolution
+    rotation run sample sampler sampling schedule score seed SHA-256 shard signal snapshot solver spectrogram split
+    stage standard state statistics step strategy surrogate sweep tensor text thread time token tokenizer trainer
+    training trajectory transform user UTF-8 VAE validation variance variant vector velocity walk walker weight
+    window worker YAML
 """
 # A command that is named says what it is about.
 _NOUN = re.compile(rf"\b({'|'.join(_NOUNS.split())}|jitflow \w+)('?s|es|ies)?\b", re.IGNORECASE)
