@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from odd_texts import ODD
 
 from jitflow.errors import ConfigError
 from jitflow.verbs.commandline import option_kinds, run_command
@@ -102,12 +103,6 @@ def _command(
         how: How.
     """
     return place, text, perhaps, how
-
-
-ODD = [
-    *("1e3", "007", "true", "no", "~x", "[1,2]", "{a: 1}", "a: b", "0x10", "1_000", "'quoted'", '"double"', "#c", "@f"),
-    *("&a", "*a", "!x", "2024-01-01", ".5", "None", "%20", "a,b", " lead", "- x", "", "NULL", "Null"),
-]
 
 
 @pytest.mark.parametrize("text", ODD)

@@ -1,0 +1,95 @@
+"""Options that are text, of every command: what is typed is what the command gets, and ``~`` is home in all."""
+
+from pathlib import Path
+
+import pytest
+from odd_texts import ODD
+
+from jitflow import cli
+from jitflow.verbs import commandline
+
+# Every command whose options are made from a signature, with the words that it cannot do without.
+COMMANDS = {
+    "sample": ["a.ckpt"],
+    "convert": ["a.ckpt", "b.pth"],
+    "evaluate": ["a.ckpt"],
+    "evaluate compare": ["a", "b"],
+    "stats": ["images"],
+    "sweep": ["a.ckpt"],
+    "data prepare": ["images", "shards"],
+    "data check": ["images"],
+    "export": ["a.ckpt", "out"],
+    "info": ["a.ckpt"],
+    "runs": [],
+    "report": ["run"],
+    "doctor": [],
+    "models": [],
+    "microdoppler simulate": ["--output_dir", "out"],
+    "microdoppler extract": ["--data_dir", "in", "--output_path", "out"],
+    "microdoppler sample": ["--dit_checkpoint", "a.ckpt", "--output_dir", "out"],
+    "microdoppler evaluate": ["--data_dir", "in", "--generated_dir", "drawn"],
+    "microdoppler run": ["--data_dir", "in", "--output_dir", "out"],
+}
+every_command = pytest.mark.parametrize("command", COMMANDS)
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """Read the options of a command line, and run nothing: the command's function and its options by dotted name."""
+
+    def read(command, options):
+        found = []
+        with monkeypatch.context() as patch:
+            patch.setattr(commandline, "call", lambda function, given: found.append((function, given)))
+            assert cli.main([*command.split(), *COMMANDS[command], *options]) == 0
+        function, values = found[0]
+        sections = {
+            f"{name}.{field}": value
+            for name, section in values.items()
+            if hasattr(section, "__dataclass_fields__")
+            for field, value in vars(section).items()
+        }
+        return function, {**values, **sections}
+
+    return read
+
+
+def texts_of(function, kind):
+    """Options of a command that take text, but for those given by place."""
+    placed = ("checkpoint", "file", "source", "target", "folder", "out", "first", "second", "path", "run", "pattern")
+    return [name for name, found in commandline.option_kinds(function).items() if found == kind and name not in placed]
+
+
+@every_command
+def test_text_or_none_is_taken_as_it_was_typed(given, command):
+    function, _ = given(command, [])
+    names = texts_of(function, "str | None")
+    for text in ODD if names else ():
+        _, values = given(command, [f"--{name}={text}" for name in names])
+        assert {name: values[name] for name in names} == dict.fromkeys(names, text)
+    if names:
+        _, values = given(command, [f"--{name}=null" for name in names])
+        assert {name: values[name] for name in names} == dict.fromkeys(names)
+
+
+@every_command
+def test_home_is_home_in_every_option(given, command):
+    function, _ = given(command, [])
+    names = [name for kind in ("str", "str | None") for name in texts_of(function, kind) if name != "prompt"]
+    for typed, meant in {
+        "~/a b/c": f"{Path.home()}/a b/c",
+        "~": str(Path.home()),
+        "./here": "./here",
+        "a b/c": "a b/c",
+        "x/~/y": "x/~/y",
+    }.items():
+        together = given(command, [f"--{name}={typed}" for name in names])[1]
+        apart = given(command, [word for name in names for word in (f"--{name}", typed)])[1]
+        for values in (together, apart):
+            assert {name: values[name] for name in names} == dict.fromkeys(names, meant)
+
+
+def test_no_command_is_left_out():
+    """A verb that takes options is in the table, but for those with a parser or words of their own."""
+    own = {"demo", "train", "data", "studio", "text", "images", "microdoppler"}
+    assert {command.split()[0] for command in COMMANDS} >= set(cli.VERBS) - own
