@@ -6,7 +6,10 @@ import logging
 from pathlib import Path
 
 from jitflow.checkpoint.formats import read_state, write_state
+from jitflow.checkpoint.jit_release import read_optimizer
+from jitflow.checkpoint.lightning import holds_counters, with_optimizer
 from jitflow.checkpoint.load import check_state_dict
+from jitflow.checkpoint.optimizer_state import fit_optimizer
 from jitflow.checkpoint.state import ModelState
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.training.module import FlowModule
@@ -15,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def resumable(path: Path, module: FlowModule, scratch: Path) -> Path:
-    """Return a checkpoint from which Lightning can resume; a file of the JiT release is converted first.
+    """Return a checkpoint from which Lightning can resume; a file of another code's layout is converted first.
 
     Args:
         path: A checkpoint file.
@@ -26,16 +29,35 @@ def resumable(path: Path, module: FlowModule, scratch: Path) -> Path:
         ``path`` itself, or the converted file.
 
     Raises:
-        CheckpointError: If the file holds no optimiser state to resume from, or another model.
+        CheckpointError: If the file holds another model, no optimiser state that fits, or no record of the epochs and
+            steps done.
     """
     state = read_state(path)
     check_state_dict(module.state_dict(), state.weights, path)
+    state = _with_fitting_optimizer(state, module)
     if state.optimizer is None:
-        raise CheckpointError(f"{path} holds no optimiser to continue with; use it with --init_from instead")
+        why = f"no optimiser that fits ({state.optimizer_left_out})" if state.optimizer_left_out else "no optimiser"
+        raise CheckpointError(f"{path} holds {why} to continue with; use it with --init_from instead")
     if state.lightning is not None:
-        return path
+        if not holds_counters(state):
+            raise CheckpointError(
+                f"{path} does not record the epochs and steps done (no loops); start a new run from its weights with "
+                "--init_from instead"
+            )
+        return write_state(state, scratch / f"adapted-{path.stem}.ckpt") if state.is_adapted else path
     log.info("%s is a checkpoint of the JiT release, %d epochs done; converting", path, state.epoch + 1)
     return write_state(state, scratch / f"from-release-{path.stem}.ckpt")
+
+
+def _with_fitting_optimizer(state: ModelState, module: FlowModule) -> ModelState:
+    """Have the moments in the order of the module's own optimiser, where it is the one that every module has."""
+    if state.optimizer is None or type(module).configure_optimizers is not FlowModule.configure_optimizers:
+        return state
+    shapes = {name: p.shape for name, p in module.named_parameters() if p.requires_grad}
+    optimizer, left_out = fit_optimizer(state.optimizer, shapes)
+    if optimizer is state.optimizer:
+        return state
+    return with_optimizer(state, optimizer, left_out)
 
 
 def convert(source: str | Path, target: str | Path, *, ema: int | str = 1, overwrite: bool = False) -> ModelState:
@@ -48,7 +70,7 @@ def convert(source: str | Path, target: str | Path, *, ema: int | str = 1, overw
         overwrite: Whether to replace an existing target; never the source itself.
 
     Returns:
-        The model that was read.
+        The model that was written; an optimiser that does not fit the parameters is left out, with a warning.
 
     Raises:
         ConfigError: If the target exists.
@@ -60,5 +82,10 @@ def convert(source: str | Path, target: str | Path, *, ema: int | str = 1, overw
         if not overwrite:
             raise ConfigError(f"{target} exists already; choose another target, or pass --overwrite")
     state = read_state(source)
+    if target.suffix == ".pth" and state.optimizer is not None:
+        # The release's order is that of its own module; a class of a user's own may have grouped in another way.
+        state = with_optimizer(state, *read_optimizer(state.optimizer, state.weights))
+    if state.optimizer_left_out:
+        log.warning("the optimiser of %s is left out: %s", source, state.optimizer_left_out)
     write_state(state, target, ema=ema)
     return state

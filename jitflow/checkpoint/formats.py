@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from jitflow.checkpoint.bare_weights import find_bare_weights, from_bare_weights
 from jitflow.checkpoint.jit_release import from_jit_release, to_jit_release
 from jitflow.checkpoint.lightning import from_lightning, is_lightning, to_lightning
 from jitflow.checkpoint.lightningdit_release import find_sections, from_lightningdit_release
@@ -57,9 +58,12 @@ def _read_any(path: Path, given: Mapping[str, Any]) -> ModelState:
         return from_lightningdit_release(sections, given)
     if "model" in content:
         return from_jit_release(content, path, given)
+    weights = find_bare_weights(content)
+    if weights is not None:
+        return from_bare_weights(weights, path, given)
     raise CheckpointError(
         f"{path} is neither a Lightning checkpoint (state_dict, hyper_parameters) nor one of the JiT or LightningDiT "
-        f"releases (model, ema); it holds {', '.join(map(str, list(content)[:8]))}"
+        f"releases (model, ema) nor a state dict; it holds {', '.join(map(str, list(content)[:8]))}"
     )
 
 

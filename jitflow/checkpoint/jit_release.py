@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from jitflow import __version__
 from jitflow.applications import RELEASES
-from jitflow.checkpoint.state import NET_PREFIX, PEAK_LR, ModelState
+from jitflow.checkpoint.names import NET_PREFIX, module_names
+from jitflow.checkpoint.optimizer_state import fit_optimizer, parameter_order, steps_done
+from jitflow.checkpoint.state import PEAK_LR, ModelState
 from jitflow.checkpoint.variant import detect_jit
 from jitflow.errors import CheckpointError
 
@@ -72,36 +75,31 @@ def from_jit_release(checkpoint: Mapping[str, Any], path: Path, given: Mapping[s
         The model.
 
     Raises:
-        CheckpointError: If the weights are not a JiT's, or the optimiser's state belongs to another network.
+        CheckpointError: If the weights are not a JiT's.
     """
     args = checkpoint.get("args", {})
     args = vars(args) if isinstance(args, argparse.Namespace) else dict(args or {})
-    weights = checkpoint["model"]
-    if not isinstance(weights, Mapping) or not all(isinstance(v, Tensor) for v in weights.values()):
-        raise CheckpointError(f"{path}: the entry 'model' is no state dict")
-    # Prefixes of DistributedDataParallel and torch.compile are removed.
-    weights = {name.removeprefix("module.").replace("_orig_mod.", ""): value for name, value in weights.items()}
-    optimizer = checkpoint.get("optimizer")
+    weights = _state_dict(checkpoint, "model", path)
+    optimizer, left_out = read_optimizer(checkpoint.get("optimizer"), weights)
     name_here = checkpoint.get("jitflow", {}).get("settings", {})
-    settings = settings_from_release_args(args)
+    settings = {**settings_from_release_args(args), **_hyper_parameters(checkpoint)}
     if "learning_rate" not in settings and optimizer is not None:
         settings["learning_rate"] = float(optimizer["param_groups"][0]["lr"])
     network = {name.removeprefix(NET_PREFIX): value for name, value in weights.items()}
     # The weights determine the network more reliably than the arguments, which may name a wrong variant.
     settings.update(name_here or detect_jit(network, {**args, **given}))
-    state = ModelState(
-        settings={**settings, **{k: v for k, v in given.items() if k != "in_context_start"}},
-        weights=weights,
-        ema1=checkpoint.get("model_ema1"),
-        ema2=checkpoint.get("model_ema2"),
+    return ModelState(
+        {**settings, **{k: v for k, v in given.items() if k != "in_context_start"}},
+        weights,
+        ema1=_state_dict(checkpoint, "model_ema1", path) if checkpoint.get("model_ema1") is not None else None,
+        ema2=_state_dict(checkpoint, "model_ema2", path) if checkpoint.get("model_ema2") is not None else None,
+        optimizer=optimizer,
+        optimizer_left_out=left_out,
         epoch=int(checkpoint.get("epoch", -1)),
+        step=steps_done(optimizer) if optimizer is not None else 0,
         args=args,
         application=RELEASES["JiT"],
     )
-    if optimizer is not None:
-        state.optimizer = _check_optimizer(optimizer, weights, path)
-        state.step = int(max((float(s.get("step", 0)) for s in optimizer["state"].values()), default=0))
-    return state
 
 
 def to_jit_release(state: ModelState) -> dict[str, Any]:
@@ -115,11 +113,28 @@ def to_jit_release(state: ModelState) -> dict[str, Any]:
         # Settings without an argument in the release (prediction, time shift, network sizes), which ignores this entry.
         "jitflow": {"version": __version__, "settings": state.settings},
     }
-    if state.optimizer is not None:
+    # A user's own class may have grouped its parameters in another way.
+    optimizer, _ = read_optimizer(state.optimizer, state.weights)
+    if optimizer is not None:
         # The schedule's peak rate is not an option of AdamW.
-        groups = [{k: v for k, v in g.items() if k != PEAK_LR} for g in state.optimizer["param_groups"]]
-        checkpoint["optimizer"] = {"state": state.optimizer["state"], "param_groups": groups}
+        groups = [{k: v for k, v in g.items() if k != PEAK_LR} for g in optimizer["param_groups"]]
+        checkpoint["optimizer"] = {"state": optimizer["state"], "param_groups": groups}
     return checkpoint
+
+
+def read_optimizer(optimizer: object, weights: Mapping[str, Tensor]) -> tuple[dict[str, Any] | None, str]:
+    """Bring an optimiser of a JiT into our order; see :func:`jitflow.checkpoint.optimizer_state.fit_optimizer`.
+
+    Args:
+        optimizer: Its state dict as a file holds it; None if it holds none.
+        weights: State dict of the module.
+
+    Returns:
+        The state, or None and why there is none; no words where the file holds none.
+    """
+    if optimizer is None:
+        return None, ""
+    return fit_optimizer(optimizer, _trained(weights))
 
 
 def optimizer_names(weights: Mapping[str, Tensor]) -> list[str]:
@@ -130,22 +145,22 @@ def optimizer_names(weights: Mapping[str, Tensor]) -> list[str]:
     Args:
         weights: State dict of the module.
     """
-    trained = [name for name in weights if name != f"{NET_PREFIX}pos_embed"]
-    no_decay = [name for name in trained if weights[name].ndim < 2 or name.endswith(".bias")]
-    return no_decay + [name for name in trained if name not in set(no_decay)]
+    return [name for group in parameter_order(_trained(weights)) for name in group]
 
 
-def _check_optimizer(optimizer: dict[str, Any], weights: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
-    """Check the shapes of the optimiser's moments against the parameters, since torch accepts any shape."""
-    names = optimizer_names(weights)
-    indices = [index for group in optimizer["param_groups"] for index in group["params"]]
-    if len(indices) != len(names):
-        raise CheckpointError(f"{path}: the optimiser holds {len(indices)} parameters, the network trains {len(names)}")
-    for name, index in zip(names, indices, strict=True):
-        for moment, value in optimizer["state"].get(index, {}).items():
-            if moment.startswith("exp_avg") and value.shape != weights[name].shape:
-                raise CheckpointError(
-                    f"{path}: {moment} of {name} has shape {tuple(value.shape)}, "
-                    f"the parameter {tuple(weights[name].shape)}"
-                )
-    return optimizer
+def _trained(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in weights.items() if name != f"{NET_PREFIX}pos_embed"}
+
+
+def _state_dict(checkpoint: Mapping[str, Any], entry: str, path: Path) -> dict[str, Tensor]:
+    """A state dict of the file by our names, whether or not it was saved from inside a wrapper of the network."""
+    weights = checkpoint[entry]
+    if not isinstance(weights, Mapping) or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise CheckpointError(f"{path}: the entry {entry!r} is no state dict")
+    return module_names(weights)
+
+
+def _hyper_parameters(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that code derived from the release keeps beside the weights, by the names of a module's arguments."""
+    found = checkpoint.get("hyper_parameters")
+    return dict(found) if isinstance(found, Mapping) else {}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import lightning
 
 from jitflow import __version__
 from jitflow.applications import application_name
-from jitflow.checkpoint.jit_release import release_args
+from jitflow.checkpoint.jit_release import read_optimizer, release_args
+from jitflow.checkpoint.names import strip_wrappers
+from jitflow.checkpoint.optimizer_state import problem_of_optimizer
 from jitflow.checkpoint.state import PEAK_LR, ModelState
 from jitflow.training.lightning_counters import counters_between_epochs
+
+_STATE_DICTS = ("state_dict", "model_ema1", "model_ema2")
 
 
 def is_lightning(content: Mapping[str, Any]) -> bool:
@@ -30,20 +35,80 @@ def from_lightning(checkpoint: dict[str, Any], given: Mapping[str, Any]) -> Mode
         The model; ``extra`` holds the whole entry ``jitflow``.
     """
     record = checkpoint.get("jitflow", {})
-    return ModelState(
+    ours = {name: _unwrapped(checkpoint[name]) for name in _STATE_DICTS if checkpoint.get(name) is not None}
+    optimizer, left_out = _optimizer(checkpoint, ours["state_dict"])
+    renamed = any(list(ours[name]) != list(checkpoint[name]) for name in ours)
+    if renamed:
+        checkpoint = {**checkpoint, **ours}
+    state = ModelState(
         settings={**checkpoint["hyper_parameters"], **given},
-        weights=checkpoint["state_dict"],
-        ema1=checkpoint.get("model_ema1"),
-        ema2=checkpoint.get("model_ema2"),
-        optimizer=(checkpoint.get("optimizer_states") or [None])[0],
+        weights=ours["state_dict"],
+        ema1=ours.get("model_ema1"),
+        ema2=ours.get("model_ema2"),
+        optimizer=optimizer,
+        optimizer_left_out=left_out,
         epoch=int(checkpoint.get("epoch", -1)),
         step=int(checkpoint.get("global_step", 0)),
         args=dict(checkpoint.get("args", {})),
         lightning=checkpoint,
+        is_adapted=renamed,
         application=record.get("application", ""),
         module=record.get("module", ""),
         extra=dict(record),
     )
+    return state if optimizer is _first_optimizer(checkpoint) else with_optimizer(state, optimizer, left_out)
+
+
+def with_optimizer(state: ModelState, optimizer: dict[str, Any] | None, left_out: str = "") -> ModelState:
+    """Return a model with another optimiser, also in the file that Lightning wrote of it.
+
+    Args:
+        state: The model.
+        optimizer: State dict of an optimiser; None for none.
+        left_out: Why there is none, in a few words.
+    """
+    changed = replace(state, optimizer=optimizer, optimizer_left_out=left_out)
+    if state.lightning is None:
+        return changed
+    states = [] if optimizer is None else [optimizer]
+    entries = {**state.lightning, "optimizer_states": states}
+    if optimizer is None:
+        entries.pop("optimizer", None)
+    else:
+        entries["optimizer"] = optimizer
+    return replace(changed, lightning=entries, is_adapted=True)
+
+
+def _unwrapped(tensors: Any) -> dict[str, Any]:
+    """A state dict without the names of wrappers; the very same where it has none."""
+    stripped = strip_wrappers(tensors)
+    return tensors if list(stripped) == list(tensors) else stripped
+
+
+def _first_optimizer(checkpoint: Mapping[str, Any]) -> Any:
+    states = checkpoint.get("optimizer_states") or [None]
+    return states[0] if isinstance(states, list) and len(states) == 1 else states
+
+
+def _optimizer(checkpoint: Mapping[str, Any], weights: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The optimiser of a file, or why it is left out."""
+    optimizer = _first_optimizer(checkpoint)
+    if optimizer is None:
+        return None, ""
+    if "jitflow" in checkpoint:
+        # Its class grouped the parameters, perhaps in a way of its own, and groups them so again.
+        wrong = problem_of_optimizer(optimizer)
+        return (None, wrong) if wrong else (optimizer, "")
+    return read_optimizer(optimizer, weights)
+
+
+def holds_counters(state: ModelState) -> bool:
+    """Whether a model's file says where its training stood; those of other formats than Lightning's do, by epochs.
+
+    Args:
+        state: The model.
+    """
+    return state.lightning is None or "fit_loop" in (state.lightning.get("loops") or {})
 
 
 def recorded_application(checkpoint: Mapping[str, Any]) -> str:

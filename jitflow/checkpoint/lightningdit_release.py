@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from jitflow.applications import RELEASES
-from jitflow.checkpoint.state import NET_PREFIX, ModelState
+from jitflow.checkpoint.names import NET_PREFIX, strip_wrappers
+from jitflow.checkpoint.state import ModelState
 from jitflow.errors import CheckpointError
 from jitflow.nets.lightningdit import ANCHOR, LightningDiT, detect_lightningdit
 from jitflow.nets.registry import get_variant, list_models
@@ -27,7 +28,10 @@ def find_sections(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
     sections = {name: content[name] for name in ("model", "ema") if isinstance(content.get(name), Mapping)}
     if not sections:
         sections = {"model": content}
-    found = {name: strip_prefix(weights, ANCHOR) for name, weights in sections.items()}
+    found = {
+        name: strip_prefix(strip_wrappers({str(key): value for key, value in weights.items()}), ANCHOR)
+        for name, weights in sections.items()
+    }
     return {
         name: {key: value for key, value in weights.items() if isinstance(value, Tensor)}
         for name, weights in found.items()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,12 @@ def load_module(
     state = read_state(path, **given)
     if module_class is None:
         module_class = application_of(state, path, otherwise="pass module_class").module
+        foreign = unknown_settings(state, module_class)
+        if foreign:
+            raise CheckpointError(
+                f"{path} holds settings that {module_class.__qualname__} does not take ({', '.join(foreign)}); remove "
+                "them from its hyper_parameters, or pass the class that takes them as module_class"
+            )
         _check_size(module_class, state, path)
     # Empty for a class of another library; this library's own may have moved since.
     of_jitflow = application_name(state.module, default="")
@@ -69,6 +77,31 @@ def load_module(
         module.load_state_dict(state.weights)
         module.on_load_checkpoint({"jitflow": state.extra, **{k: v for k, v in averages.items() if v is not None}})
     return module.eval()
+
+
+def unknown_settings(state: ModelState, module_class: type[FlowModule]) -> list[str]:
+    """List the settings of a checkpoint that a module class does not take; unknown ones that are null are dropped.
+
+    Args:
+        state: The model; its settings may lose some.
+        module_class: The class that it is loaded as.
+    """
+    known: set[str] = set()
+    for cls in module_class.__mro__:
+        if cls is FlowModule:
+            # Further keywords of its subclasses are the fields of the settings.
+            known.update(f.name for f in fields(module_class.settings_class) if f.init)
+            break
+        if "__init__" in vars(cls):
+            parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()
+            known.update(p.name for p in parameters)
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+    unknown = [name for name in state.settings if name not in known]
+    for name in unknown:
+        if state.settings[name] is None:
+            del state.settings[name]
+    return [name for name in unknown if name in state.settings]
 
 
 def _check_size(module_class: type[FlowModule], state: ModelState, path: str | Path) -> None:

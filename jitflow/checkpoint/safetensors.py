@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from jitflow import __version__
-from jitflow.applications import RELEASES
-from jitflow.checkpoint.lightningdit_release import find_sections, from_lightningdit_release
-from jitflow.checkpoint.state import NET_PREFIX, ModelState
-from jitflow.checkpoint.variant import detect_jit
+from jitflow.checkpoint.bare_weights import from_bare_weights
+from jitflow.checkpoint.names import NET_PREFIX, module_names
+from jitflow.checkpoint.state import ModelState
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import atomic_path
+from jitflow.io.mistaken_file import unreadable
 
 _EXTRA = "extra."
 # Prefix of the module's own parameters, as opposed to its network's.
@@ -88,33 +89,38 @@ def read_safetensors(path: Path, given: Mapping[str, Any]) -> ModelState:
         settings = json.loads(metadata.get("settings", "{}"))
         extra = json.loads(metadata.get("extra", "{}"))
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read; it is damaged or no safetensors file ({error})") from None
+        raise CheckpointError(unreadable(path, f"no safetensors file ({error})")) from None
     if not isinstance(settings, dict) or not isinstance(extra, dict):
         raise CheckpointError(f"{path} is damaged: its settings are no values by name")
     record = {name.removeprefix(_EXTRA): tensors.pop(name) for name in list(tensors) if name.startswith(_EXTRA)}
-    weights, ema1, ema2 = _split_averages(tensors)
-    application = metadata.get("application", "")
     if not settings:
-        network = {name.removeprefix(NET_PREFIX): value for name, value in weights.items()}
-        sections = find_sections(network)
-        if sections:
-            return from_lightningdit_release(sections, given)
-        settings, application = detect_jit(network, given), RELEASES["JiT"]
+        return _without_settings(tensors, path, given)
+    weights, ema1, ema2 = _split_averages(tensors)
     for name in _TUPLES:
         if isinstance(settings.get(name), list):
             settings[name] = tuple(settings[name])
     return ModelState(
-        settings={**settings, **{k: v for k, v in given.items() if k != "in_context_start"}},
-        weights=weights,
+        {**settings, **{k: v for k, v in given.items() if k != "in_context_start"}},
+        weights,
         # A file of a single average stores it as the weights.
         ema1=ema1 or (weights if metadata.get("weights") == "ema1" else None),
         ema2=ema2 or (weights if metadata.get("weights") == "ema2" else None),
         epoch=int(metadata.get("epoch", -1)),
         step=int(metadata.get("step", 0)),
-        application=application,
+        application=metadata.get("application", ""),
         module=metadata.get("module", ""),
         extra=join_tensors(extra, record),
     )
+
+
+def _without_settings(tensors: Mapping[str, Tensor], path: Path, given: Mapping[str, Any]) -> ModelState:
+    """A file that others wrote: bare weights, perhaps with averages beside them."""
+    parts: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in ("", *_AVERAGES)}
+    for name, value in tensors.items():
+        parts[_average_of(name)][name.removeprefix(_average_of(name))] = value
+    weights, ema1, ema2 = parts.values()
+    state = from_bare_weights(weights or ema1, path, given)
+    return replace(state, ema1=module_names(ema1) or state.ema1, ema2=module_names(ema2) or state.ema2)
 
 
 def _name_in_file(name: str) -> str:

@@ -14,7 +14,6 @@ from jitflow.applications import application_name, get_application, list_applica
 from jitflow.errors import CheckpointError, ConfigError, JitflowError
 from jitflow.training.application import Application
 
-NET_PREFIX = "net."
 PEAK_LR = "peak_lr"
 """Entry of an optimiser's parameter group: the learning rate between warm-up and decay."""
 
@@ -28,11 +27,14 @@ class ModelState:
         weights: State dict of the module, names with the prefix ``net.``.
         ema1: First average by the same names, if there is one.
         ema2: Second average.
-        optimizer: State dict of AdamW over this library's parameter groups, if the file holds one.
+        optimizer: State dict of AdamW over this library's parameter groups, if the file holds one that fits them.
+        optimizer_left_out: Why an optimiser in the file cannot be used, in a few words; empty if there is none.
         epoch: Last finished epoch, counted from 0; -1 if none.
         step: Optimiser steps done.
         args: The release's arguments as stored; some have no counterpart among the settings.
         lightning: The whole content of the file, if Lightning wrote it.
+        is_adapted: Whether the file's own names or optimiser were brought into this library's order, so that Lightning
+            could not resume from the file itself.
         application: Name of its application, installed or not; derived from ``module`` if not given.
         module: Dotted name of the trained class, or empty if unknown. It is never imported; it only shows whether a
             user's own class was trained.
@@ -44,10 +46,12 @@ class ModelState:
     ema1: dict[str, Tensor] | None = None
     ema2: dict[str, Tensor] | None = None
     optimizer: dict[str, Any] | None = None
+    optimizer_left_out: str = ""
     epoch: int = -1
     step: int = 0
     args: dict[str, Any] = field(default_factory=dict)
     lightning: dict[str, Any] | None = None
+    is_adapted: bool = False
     application: str = ""
     module: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -99,8 +103,6 @@ def check_state(state: ModelState, path: str | Path) -> None:
             raise CheckpointError(f"{path} is damaged: its {what} are no tensors by name")
     if not all(isinstance(name, str) for name in state.settings):
         raise CheckpointError(f"{path} is damaged: its settings are no values by name")
-    if state.optimizer is not None and not _is_optimizer_state(state.optimizer):
-        raise CheckpointError(f"{path} is damaged: its optimiser is no state and groups of parameters")
 
 
 @contextmanager
@@ -122,13 +124,4 @@ def errors_of_damage(path: str | Path) -> Iterator[None]:
 def _is_state_dict(tensors: object) -> bool:
     return isinstance(tensors, Mapping) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
-    )
-
-
-def _is_optimizer_state(optimizer: object) -> bool:
-    if not isinstance(optimizer, Mapping) or not isinstance(optimizer.get("state"), Mapping):
-        return False
-    groups = optimizer.get("param_groups")
-    return isinstance(groups, list) and all(
-        isinstance(group, Mapping) and isinstance(group.get("params"), list) for group in groups
     )

@@ -14,6 +14,7 @@ from jitflow.codec.linear import LinearCodec
 from jitflow.codec.vae import VAECodec
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import existing_file
+from jitflow.io.mistaken_file import unreadable
 
 ImageCodec = LinearCodec | VAECodec
 # Digits of a checksum shown in messages.
@@ -218,4 +219,4 @@ def _is_linear(path: Path) -> bool:
         with safe_open(path, "pt") as file:
             return (file.metadata() or {}).get("format") == LINEAR_FORMAT
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read; it is damaged or no safetensors file ({error})") from None
+        raise CheckpointError(unreadable(path, f"no safetensors file ({error})")) from None

@@ -22,6 +22,7 @@ from jitflow.codec.base import Codec
 from jitflow.codec.vae import weights_checksum
 from jitflow.errors import CheckpointError, ConfigError, DataError
 from jitflow.io.files import atomic_path, existing_file
+from jitflow.io.mistaken_file import unreadable
 
 FORMAT = "jitflow linear_codec"
 _CHANNELS = 3
@@ -253,7 +254,7 @@ class LinearCodec:
                 metadata = file.metadata() or {}
             weights = safetensors.torch.load_file(path)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read; it is damaged or no safetensors file ({error})") from None
+            raise CheckpointError(unreadable(path, f"no safetensors file ({error})")) from None
         if metadata.get("format") != FORMAT or weights.keys() != {"components", "patch_mean"}:
             raise CheckpointError(f"{path} is no linear codec; it holds {', '.join(weights) or 'nothing'}")
         try:

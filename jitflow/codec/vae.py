@@ -20,6 +20,7 @@ from torch import Tensor
 
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import atomic_path, existing_file, load_checkpoint
+from jitflow.io.mistaken_file import unreadable
 from jitflow.nets.autoencoder_kl import AutoencoderKL, GaussianLatents
 from jitflow.nets.weights import load_strictly, strip_prefix, summarise
 
@@ -291,7 +292,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             metadata = file.metadata() or {}
         return safetensors.torch.load_file(path), metadata
     except SafetensorError as error:
-        raise CheckpointError(f"{path} cannot be read; it is damaged or no safetensors file ({error})") from None
+        raise CheckpointError(unreadable(path, f"no safetensors file ({error})")) from None
 
 
 def _slim_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, Any], str | None]:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from jitflow.data.errors import SampleError
+from jitflow.io.mistaken_file import describe_mistaken_file
 
 # Errors that Pillow raises for damaged files, depending on the format and the damage.
 UNREADABLE = (
@@ -41,6 +42,9 @@ def open_image(path: str, *, channels: int) -> Image.Image:
         with Image.open(path) as image:
             return to_mode(image, "RGB" if channels == 3 else "L")
     except UNREADABLE as error:
+        mistaken = describe_mistaken_file(path)
+        if mistaken:
+            raise SampleError(f"cannot read the image {path}: it {mistaken}") from error
         raise SampleError(f"cannot read the image {path} ({reading_error(error)}); replace or remove it") from error
 
 

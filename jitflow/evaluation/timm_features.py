@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 from jitflow.errors import CheckpointError, ConfigError, unknown_name
 from jitflow.evaluation.features import Features, check_images
 from jitflow.io.files import existing_file, file_checksum, load_checkpoint
+from jitflow.io.mistaken_file import unreadable
 
 
 class TimmExtractor:
@@ -130,7 +131,7 @@ def _read(path: Path) -> dict[str, Any]:
         try:
             weights: dict[str, Any] = safetensors.torch.load_file(path)
         except SafetensorError as error:
-            raise CheckpointError(f"{path} cannot be read; it is damaged or no safetensors file ({error})") from None
+            raise CheckpointError(unreadable(path, f"no safetensors file ({error})")) from None
     else:
         weights = load_checkpoint(path)
         for key in ("state_dict", "model"):

@@ -18,6 +18,7 @@ from jitflow.codec.linear import FORMAT as LINEAR_FORMAT
 from jitflow.errors import CheckpointError, ConfigError, JitflowError
 from jitflow.inspect.info_model import describe_model_file
 from jitflow.io.files import load_checkpoint, read_json
+from jitflow.io.mistaken_file import unreadable
 from jitflow.io.npz_file import npz_names, read_npz
 from jitflow.io.units import format_count
 
@@ -87,7 +88,7 @@ def _safetensors(path: Path) -> Info:
             names = list(file.keys())
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read; it is damaged or no safetensors file ({error})") from None
+        raise CheckpointError(unreadable(path, f"no safetensors file ({error})")) from None
     kind = metadata.get("format", "")
     own = ask_applications(path, {**metadata, "shapes": shapes})
     if own is not None:

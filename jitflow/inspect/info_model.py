@@ -8,6 +8,8 @@ from typing import Any
 
 from jitflow.applications import RELEASES, get_application, list_applications, load_object
 from jitflow.checkpoint.formats import read_state
+from jitflow.checkpoint.lightning import holds_counters
+from jitflow.checkpoint.load import unknown_settings
 from jitflow.checkpoint.state import ModelState
 from jitflow.io.units import format_count
 from jitflow.run.describe import sample_command
@@ -46,13 +48,30 @@ def describe_model_file(path: Path) -> tuple[str, dict[str, str], list[str]]:
         ", ".join(f"EMA {n}" + (f" (decay {decays[n]})" if decays[n] else "") for n, _ in averages)
         or "none; samples come from the weights themselves"
     )
-    facts["optimiser"] = (
-        "yes, training can resume from this file" if state.optimizer is not None else "none; use it with --init_from"
-    )
+    facts["optimiser"] = _optimizer(state)
+    foreign = _unknown_settings(state)
+    if foreign:
+        facts["not usable"] = f"the application does not take the settings {', '.join(foreign)}"
     facts["sampling"] = ", ".join(
         f"{word} {_plain(state.settings[name])}" for name, word in _SAMPLING.items() if name in state.settings
     )
-    return _kind(path, state), {name: fact for name, fact in facts.items() if fact}, _commands(path, state.application)
+    return _kind(path, state), {name: fact for name, fact in facts.items() if fact}, _commands(path, usable=not foreign)
+
+
+def _optimizer(state: ModelState) -> str:
+    if state.optimizer is not None and holds_counters(state):
+        return "yes, training can resume from this file"
+    if state.optimizer is not None:
+        return "yes, but without the epochs and steps done; use it with --init_from"
+    why = f"left out, {state.optimizer_left_out}" if state.optimizer_left_out else "none"
+    return f"{why}; use it with --init_from"
+
+
+def _unknown_settings(state: ModelState) -> list[str]:
+    """Return the settings in the file that its application's module does not take."""
+    if state.application not in list_applications():
+        return []
+    return unknown_settings(state, get_application(state.application).module)
 
 
 def _kind(path: Path, state: ModelState) -> str:
@@ -88,10 +107,9 @@ def _training(state: ModelState) -> str:
     return f"{steps}{epochs} epochs" + (f", seed {seed}" if seed is not None else "")
 
 
-def _commands(path: Path, application: str) -> list[str]:
-    commands = [sample_command(path)]
+def _commands(path: Path, *, usable: bool) -> list[str]:
     quoted = shlex.quote(str(path))
-    commands.append(f"jitflow evaluate {quoted}")
+    commands = [sample_command(path), f"jitflow evaluate {quoted}"] if usable else []
     if path.suffix != ".safetensors":
         commands.append(f"jitflow convert {quoted} {shlex.quote(path.stem + '.safetensors')}")
     return commands

@@ -19,6 +19,7 @@ import numpy as np
 
 from jitflow.errors import ConfigError, DataError
 from jitflow.io.files import existing_file
+from jitflow.io.mistaken_file import describe_mistaken_file
 
 Layout = Mapping[str, tuple[tuple[int, ...], str]]
 """Shape and type of each array by name, such as ``{"labels": ((100,), "int64")}``."""
@@ -265,7 +266,8 @@ def _read_header(path: Path) -> tuple[dict[str, _ArrayEntry], dict[str, str], in
     with path.open("rb") as file:
         room = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= room <= min(size - 8, _MAX_HEADER_BYTES):
-            raise DataError(f"{path} is not a safetensors file, or it was truncated")
+            mistaken = describe_mistaken_file(path) or "is not a safetensors file, or it was truncated"
+            raise DataError(f"{path} {mistaken}")
         text = file.read(room)
     try:
         content = json.loads(text)

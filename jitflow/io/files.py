@@ -19,6 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
+from jitflow.io.mistaken_file import describe_mistaken_file, unreadable
+
+# Where Lightning's AttributeDict is or was, by both names of the package.
+_DICTIONARIES = (
+    "lightning.fabric.utilities.data.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning_lite.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "pytorch_lightning.utilities.data.AttributeDict",
+)
 
 
 def existing_file(path: str | Path, *, what: str = "file") -> Path:
@@ -156,21 +167,33 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     path = existing_file(path, what="checkpoint")
     try:
-        # The JiT release stores its arguments in a Namespace, which is safe: it only holds attributes.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(_plain_globals()):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except pickle.UnpicklingError as error:
+        mistaken = describe_mistaken_file(path)
+        if mistaken:
+            raise CheckpointError(f"{path} {mistaken}") from None
         raise CheckpointError(
             f"{path} was refused: it is damaged or holds objects other than tensors and plain values "
-            f"({_unpickling_reason(error)})"
+            f"({_unpickling_reason(error)}); where it was made, save it anew without them: model, model_ema1 and "
+            "model_ema2 are enough"
         ) from None
     # Damaged bytes can make the unpickler raise almost anything: IndexError, struct.error, AssertionError, ...
     except Exception as error:  # noqa: BLE001
         reason = str(error).split("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{path} cannot be read; it is damaged or not a checkpoint ({reason})") from None
+        raise CheckpointError(unreadable(path, f"not a checkpoint ({reason})")) from None
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
     return checkpoint
+
+
+def _plain_globals() -> list[Any]:
+    """Return the classes that a checkpoint may name besides torch's own; all of them only hold values.
+
+    The JiT release stores its arguments in a Namespace, which only holds attributes. Lightning stores hyper-parameters
+    in its AttributeDict, whose names are read as a plain dictionary, so that none of its code is imported or called.
+    """
+    return [argparse.Namespace, *((dict, name) for name in _DICTIONARIES)]
 
 
 def _unpickling_reason(error: pickle.UnpicklingError) -> str:

@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 
 from jitflow.errors import ConfigError
 from jitflow.io.files import existing_file
+from jitflow.io.mistaken_file import unreadable
 
 # Errors that a damaged file can cause: numpy parses headers as Python.
 _DAMAGED = (
@@ -75,7 +76,7 @@ def read_npz(
     except ConfigError:
         raise
     except _DAMAGED as error:
-        raise ConfigError(f"{what} {path} cannot be read; it is damaged or not an .npz ({error})") from None
+        raise ConfigError(f"{what} {unreadable(path, f'not an .npz ({error})')}") from None
 
 
 def npz_names(path: str | Path, *, what: str = "file") -> list[str]:
@@ -85,7 +86,7 @@ def npz_names(path: str | Path, *, what: str = "file") -> list[str]:
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
     except _DAMAGED as error:
-        raise ConfigError(f"{what} {path} cannot be read; it is damaged or not an .npz ({error})") from None
+        raise ConfigError(f"{what} {unreadable(path, f'not an .npz ({error})')}") from None
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, archive_bytes: int) -> np.ndarray:

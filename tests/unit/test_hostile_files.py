@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from jitflow.apps.images.module import JiTLightningModule
 from jitflow.apps.images.shard_record import ShardRecord
 from jitflow.apps.text.token_store import open_tokens
+from jitflow.checkpoint.convert import resumable
 from jitflow.checkpoint.formats import read_state, write_state
 from jitflow.checkpoint.lightning import to_lightning
 from jitflow.checkpoint.load import init_from, load_module
@@ -147,7 +148,6 @@ WRONG_KINDS = [
     {"epoch": "x"},
     {"global_step": None},
     {"args": 5},
-    {"optimizer_states": 5},
     {"jitflow": "x"},
 ]
 
@@ -169,8 +169,6 @@ def test_parts_of_the_wrong_kind_are_one_error(tmp_path, module, changed):
     "changed",
     [
         *WRONG_KINDS,
-        {"optimizer_states": [3]},
-        {"optimizer_states": [{"state": {}, "param_groups": [1]}]},
         {"jitflow": {"module": 3}},
     ],
     ids=lambda changed: str(next(iter(changed.items())))[:40],
@@ -181,9 +179,24 @@ def test_the_reader_of_formats_alone_refuses_them(tmp_path, module, changed):
         read_state(path)
 
 
-@pytest.mark.parametrize(
-    "changed", [{"args": 5}, {"optimizer": 5}, {"optimizer": {"state": 3, "param_groups": []}}, {"epoch": []}]
-)
+# An optimiser of the wrong kind blocks nothing that needs none.
+WRONG_OPTIMIZERS = [5, 3, {"state": 3, "param_groups": []}, {"state": {}, "param_groups": [1]}, {"param_groups": []}]
+
+
+@pytest.mark.parametrize("optimizer", WRONG_OPTIMIZERS, ids=str)
+def test_an_optimiser_of_the_wrong_kind_is_left_out(tmp_path, module, optimizer):
+    path = saved(tmp_path, lightning(module, optimizer_states=[optimizer]))
+    write_state(read_state(path), tmp_path / "whole.pth")
+    torch.save({**load_checkpoint(tmp_path / "whole.pth"), "optimizer": optimizer}, tmp_path / "release.pth")
+    for file in (path, tmp_path / "release.pth"):
+        state = read_state(file)
+        assert state.optimizer is None and state.optimizer_left_out
+        load_module(file)
+        with pytest.raises(CheckpointError, match="init_from"):
+            resumable(file, module, tmp_path / "scratch")
+
+
+@pytest.mark.parametrize("changed", [{"args": 5}, {"epoch": []}])
 def test_a_release_file_with_parts_of_the_wrong_kind(tmp_path, module, changed):
     write_state(read_state(saved(tmp_path, lightning(module))), tmp_path / "whole.pth")
     # Under another name, since the first is mapped.

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from jitflow.checkpoint.bare_weights import find_bare_weights
+from jitflow.checkpoint.names import strip_wrappers
 from jitflow.errors import CheckpointError, ConfigError, unknown_name
 from jitflow.io.files import load_checkpoint
 from jitflow.nets.jit import JiT
@@ -108,13 +110,14 @@ def load_pretrained_jit(
 def _read_weights(path: str | Path, ema: int) -> dict[str, Tensor]:
     content = load_checkpoint(path)
     section = next((name for name in _SECTIONS if isinstance(content.get(name), Mapping)), None)
-    if section is None:
+    held = content.get(section) if section is not None else find_bare_weights(content)
+    if held is None:
         raise CheckpointError(f"{path} has none of {', '.join(_SECTIONS)}; found: {summarise(content)}")
-    weights = strip_prefix(content[section], _ANCHOR)
+    weights = strip_prefix(strip_wrappers(held), _ANCHOR)
     if ema:
         average = content.get(f"model_ema{ema}")
         if not isinstance(average, Mapping):
             raise CheckpointError(f"{path} has no EMA {ema}; use ema=0 for the weights themselves")
         # An average may lack tensors that are never trained.
-        weights |= strip_prefix(average, _ANCHOR)
+        weights |= strip_prefix(strip_wrappers(average), _ANCHOR)
     return weights
