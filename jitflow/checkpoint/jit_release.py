@@ -80,11 +80,11 @@ def from_jit_release(checkpoint: Mapping[str, Any], path: Path, given: Mapping[s
     args = checkpoint.get("args", {})
     args = vars(args) if isinstance(args, argparse.Namespace) else dict(args or {})
     weights = _state_dict(checkpoint, "model", path)
-    optimizer, left_out = read_optimizer(checkpoint.get("optimizer"), weights)
+    fitted, left_out = read_optimizer(checkpoint.get("optimizer"), weights)
     name_here = checkpoint.get("jitflow", {}).get("settings", {})
     settings = {**settings_from_release_args(args), **_hyper_parameters(checkpoint)}
-    if "learning_rate" not in settings and optimizer is not None:
-        settings["learning_rate"] = float(optimizer["param_groups"][0]["lr"])
+    if "learning_rate" not in settings and fitted is not None:
+        settings["learning_rate"] = float(fitted["param_groups"][0]["lr"])
     network = {name.removeprefix(NET_PREFIX): value for name, value in weights.items()}
     # The weights determine the network more reliably than the arguments, which may name a wrong variant.
     settings.update(name_here or detect_jit(network, {**args, **given}))
@@ -93,11 +93,11 @@ def from_jit_release(checkpoint: Mapping[str, Any], path: Path, given: Mapping[s
         weights,
         ema1=_state_dict(checkpoint, "model_ema1", path) if checkpoint.get("model_ema1") is not None else None,
         ema2=_state_dict(checkpoint, "model_ema2", path) if checkpoint.get("model_ema2") is not None else None,
-        optimizer=optimizer,
+        optimizer=fitted,
         optimizer_left_out=left_out,
         epoch=int(checkpoint.get("epoch", -1)),
-        step=steps_done(optimizer) if optimizer is not None else 0,
-        args=args,
+        step=steps_done(fitted) if fitted is not None else 0,
+        args=dict(args),
         application=RELEASES["JiT"],
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -17,15 +18,16 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from jitflow.data.crop import center_crop_arr
 from jitflow.data.digits import DigitsDataModule
-from jitflow.data.image_file import open_image
+from jitflow.data.image_file import open_image, to_mode
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.frechet import Statistics, load_statistics
 from jitflow.evaluation.moments import Moments
 from jitflow.io.files import file_checksum
-from jitflow.io.npz_file import read_npz
+from jitflow.io.npz_file import iter_npz_rows, npz_names, read_npz
 from jitflow.training.samples import GRID_NAME
 
+IMAGES_ENTRY = "arr_0"
 BUILT_IN = {"digits": "train", "digits:val": "val"}
 
 
@@ -121,6 +123,43 @@ def image_batches(
     return iter(DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)), len(dataset)
 
 
+def _holds_images(path: Path) -> bool:
+    """Whether an ``.npz`` holds images and no statistics."""
+    if path.suffix != ".npz" or not path.is_file():
+        return False
+    names = set(npz_names(path, what="statistics file"))
+    return IMAGES_ENTRY in names and not {"mu", "sigma"} <= names
+
+
+def npz_image_batches(
+    path: str | Path, img_size: int | tuple[int, int], channels: int, batch_size: int = 64
+) -> Iterator[Tensor]:
+    """Read the images of an ``.npz`` in batches, centre-cropped as those of a folder; it need not fit into memory.
+
+    Args:
+        path: The file; ``arr_0`` holds images, shape ``(N, H, W, 3)`` or ``(N, H, W, 1)``, uint8.
+        img_size: Side in pixels, or (height, width).
+        channels: 3 for colour, 1 for grey.
+        batch_size: Images at a time.
+
+    Yields:
+        Images, each ``(B, C, H, W)``, uint8.
+
+    Raises:
+        ConfigError: If the file is damaged or holds something else.
+    """
+    to_tensor = transforms.PILToTensor()
+    for rows in iter_npz_rows(path, IMAGES_ENTRY, batch_size, what="file of images"):
+        if rows.ndim != 4 or rows.shape[-1] not in (1, 3) or rows.dtype != np.uint8:
+            raise ConfigError(
+                f"{path}: {IMAGES_ENTRY} must be images of shape (N, height, width, 3) of bytes (uint8); got "
+                f"{rows.dtype} with rows of shape {rows.shape[1:]}"
+            )
+        opened = (Image.fromarray(row if row.shape[-1] == 3 else row[..., 0]) for row in rows)
+        images = [to_mode(image, "RGB" if channels == 3 else "L") for image in opened]
+        yield torch.stack([to_tensor(center_crop_arr(image, img_size)) for image in images])
+
+
 def load_reference(
     spec: str | Path,
     extractor: FeatureExtractor,
@@ -133,8 +172,9 @@ def load_reference(
     """Load the reference of a score from statistics, a folder of images or built-in scans.
 
     Args:
-        spec: An ``.npz`` of ``jitflow stats``, of the JiT release or of torch-fidelity; a folder of images;
-            ``digits`` or ``digits:val`` for the built-in scans.
+        spec: An ``.npz`` of ``jitflow stats``, of the JiT release or of torch-fidelity, or of images (``arr_0``, as
+            ``jitflow evaluate --npz`` and ADM's tools write it); a folder of images; ``digits`` or ``digits:val`` for
+            the built-in scans.
         extractor: The feature extractor.
         img_size: (height, width) in pixels.
         channels: 3 for colour, 1 for grey.
@@ -153,11 +193,15 @@ def load_reference(
         data.setup("fit")
         images = (data.dataset_train if BUILT_IN[str(spec)] == "train" else data.dataset_val).images
         moments, features, checksum = reference_features(iter(images.split(batch_size)), extractor, device=device)
-    elif Path(spec).is_dir():
-        batches, _ = image_batches(spec, img_size, channels, batch_size=batch_size)
-        moments, features, checksum = reference_features(batches, extractor, device=device)
     else:
-        return _from_file(Path(spec), extractor, img_size, channels)
+        path = Path(spec).expanduser()
+        if path.is_dir():
+            batches, _ = image_batches(path, img_size, channels, batch_size=batch_size)
+        elif _holds_images(path):
+            batches = npz_image_batches(path, img_size, channels, batch_size)
+        else:
+            return _from_file(path, extractor, img_size, channels)
+        moments, features, checksum = reference_features(batches, extractor, device=device)
     record = {"path": str(spec), "num_images": moments.count, "pixels_sha256": checksum}
     return Reference(Statistics(moments.mean, moments.covariance), record, features)
 

@@ -135,7 +135,8 @@ def _npz(path: Path) -> Info:
         command = f"jitflow evaluate CHECKPOINT --reference {shlex.quote(str(path))}"
         return Info(path, "reference statistics of real images", facts, [command])
     if "arr_0" in names:
-        return Info(path, "images for ADM's evaluator", {"arrays": ", ".join(names)})
+        command = f"jitflow evaluate CHECKPOINT --reference {shlex.quote(str(path))}"
+        return Info(path, "images for ADM's evaluator", {"arrays": ", ".join(names)}, [command])
     return Info(path, "arrays of unknown origin", {"arrays": listed(names)})
 
 

@@ -7,7 +7,7 @@ import sys
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -79,6 +79,42 @@ def read_npz(
         raise ConfigError(f"{what} {unreadable(path, f'not an .npz ({error})')}") from None
 
 
+def iter_npz_rows(path: str | Path, name: str, num_rows: int, *, what: str = "file") -> Iterator[np.ndarray]:
+    """Read an array of an ``.npz`` in pieces along its first dimension, however large it is.
+
+    Args:
+        path: The file.
+        name: The array.
+        num_rows: Rows of a piece; the last one may have fewer.
+        what: What the file is, for messages.
+
+    Yields:
+        Pieces in order.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        ConfigError: If it is damaged, holds objects, or has no such array.
+    """
+    path = existing_file(path, what=what)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if name not in members:
+                raise ConfigError(f"{what} {path} has no array {name}; it holds {', '.join(members) or 'nothing'}")
+            shape, dtype = _check_member(archive, members[name], path.stat().st_size)
+            with archive.open(members[name]) as member:
+                if _HEADERS[npy.read_magic(member)](member)[1]:
+                    raise ValueError(f"{name} is stored column by column")
+                for start in range(0, shape[0] if shape else 0, num_rows):
+                    rows = (min(num_rows, shape[0] - start), *shape[1:])
+                    content = member.read(math.prod(rows) * dtype.itemsize)
+                    yield np.frombuffer(content, dtype).reshape(rows)
+    except ConfigError:
+        raise
+    except _DAMAGED as error:
+        raise ConfigError(f"{what} {unreadable(path, f'not an .npz ({error})')}") from None
+
+
 def npz_names(path: str | Path, *, what: str = "file") -> list[str]:
     """Return the names of a file's arrays, without reading them; raises as :func:`read_npz`."""
     path = existing_file(path, what=what)
@@ -89,7 +125,10 @@ def npz_names(path: str | Path, *, what: str = "file") -> list[str]:
         raise ConfigError(f"{what} {unreadable(path, f'not an .npz ({error})')}") from None
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, archive_bytes: int) -> np.ndarray:
+def _check_member(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, archive_bytes: int
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return an array's shape and type; ValueError if it declares more than the archive holds, or holds objects."""
     if info.compress_size > archive_bytes or info.file_size > _MAX_DEFLATE_RATIO * max(info.compress_size, 1):
         raise ValueError(f"{info.filename} declares more bytes than the file can hold")
     with archive.open(info) as member:
@@ -102,6 +141,11 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, archive_bytes:
         num_bytes = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or num_bytes > info.file_size:
             raise ValueError(f"{info.filename} declares {num_bytes} bytes but has {info.file_size}")
+    return shape, dtype
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, archive_bytes: int) -> np.ndarray:
+    _, dtype = _check_member(archive, info, archive_bytes)
     with archive.open(info) as member:
         array = np.asarray(npy.read_array(member, allow_pickle=False))
     if dtype.kind == "U" and array.size:

@@ -208,7 +208,7 @@ def test_files_cut_short(tmp_path, keep):
     path = finished(tmp_path / "x.safetensors")
     path.write_bytes(path.read_bytes()[:keep])
     # Within the header the rest is not even read.
-    says = "it was truncated" if 0 <= keep < 1024 else r"damaged: it should have \d+ bytes"
+    says = "(is empty|it was truncated)" if 0 <= keep < 1024 else r"damaged: it should have \d+ bytes"
     with pytest.raises(DataError, match=rf"x\.safetensors.*{says}"):
         open_arrays(path)
 

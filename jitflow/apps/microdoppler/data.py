@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jitflow.apps.microdoppler.latent_file import STAGE_1, LatentFile
+from jitflow.apps.microdoppler.latent_shards import has_shards, open_shards
 from jitflow.data.base import ImageDataModule
 from jitflow.errors import ConfigError, DataError, MissingFileError
 
@@ -19,7 +20,8 @@ _SHOWN = 5
 class LatentDataModule(ImageDataModule):
     """Data module of users' latents in ``latent_dir/train.safetensors`` and ``val.safetensors``, not normalised.
 
-    The files are memory-mapped, so memory does not grow with their size. Creating the object does not access the disk.
+    Shards of LightningDiT's feature extraction are read as well (:mod:`jitflow.apps.microdoppler.latent_shards`). The
+    files are memory-mapped, so memory does not grow with their size. Creating the object does not access the disk.
 
     Args:
         latent_dir: Folder that stage 1 wrote.
@@ -63,8 +65,9 @@ class LatentDataModule(ImageDataModule):
         Raises:
             MissingFileError: If one is missing.
         """
-        self._path("train")
-        self._path("val")
+        if not has_shards(self.latent_dir):
+            self._path("train")
+            self._path("val")
 
     def setup(self, stage: str | None = None) -> None:
         """Map both latent files and check all values once.
@@ -80,7 +83,7 @@ class LatentDataModule(ImageDataModule):
         """
         if self.dataset_train is not None:
             return
-        train, val = LatentFile(self._path("train")), LatentFile(self._path("val"))
+        train, val = self._open_parts()
         for file in (train, val):
             if self.latent_shape is not None and file.shape != self.latent_shape:
                 raise DataError(f"{file.path} has latents of shape {file.shape}; expected {self.latent_shape}")
@@ -89,6 +92,8 @@ class LatentDataModule(ImageDataModule):
         _check_same_origin(train, val)
         users = _users_by_label(train)
         _check_users(val, users)
+        if not has_shards(self.latent_dir):
+            _check_nobody_missing(val, users)
         for file in (train, val):
             file.check_finite()
             file.classes = [f"user{user_id:02d}" for user_id in users]
@@ -122,6 +127,11 @@ class LatentDataModule(ImageDataModule):
             "linear_codec": str(linear) if file.info.codec_id.startswith("linear") and linear.is_file() else None,
             "fingerprint": file.info.fingerprint,
         }
+
+    def _open_parts(self) -> tuple[LatentFile, LatentFile]:
+        if has_shards(self.latent_dir):
+            return open_shards(self.latent_dir)
+        return LatentFile(self._path("train")), LatentFile(self._path("val"))
 
     def _path(self, split: Literal["train", "val"]) -> Path:
         path = self.latent_dir / f"{split}.safetensors"
@@ -173,6 +183,9 @@ def _check_users(val: LatentFile, users: Sequence[int]) -> None:
         )
     if (np.asarray(users)[val.labels] != val.user_ids).any():
         raise DataError(f"{val.path}: labels stand for other users than in train.safetensors; {STAGE_1} again")
+
+
+def _check_nobody_missing(val: LatentFile, users: Sequence[int]) -> None:
     missing = [str(user_id) for label, user_id in enumerate(users) if label not in val.labels]
     if missing:
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from jitflow.apps.microdoppler.latent_statistics import Rows
 from jitflow.errors import DataError
 from jitflow.io.array_file import open_arrays
 
@@ -126,7 +127,7 @@ class LatentFile(Dataset[tuple[Tensor, int]]):
         if num == 0:
             raise DataError(f"{self.path} holds no latents; {STAGE_1}")
         # Plain arrays, since rows of a memmap would needlessly be memmaps.
-        self.latents = np.asarray(arrays["latents"])
+        self.latents: Rows = np.asarray(arrays["latents"])
         self.labels = np.array(arrays["labels"])
         self.user_ids = np.array(arrays["user_ids"])
         self.info = LatentInfo.from_metadata(metadata, source=self.path)
@@ -139,7 +140,8 @@ class LatentFile(Dataset[tuple[Tensor, int]]):
     @property
     def shape(self) -> tuple[int, int, int]:
         """Shape of one sample, ``(Z, h, w)``."""
-        return self.latents.shape[1:]
+        channels, height, width = self.latents.shape[1:]
+        return channels, height, width
 
     def __len__(self) -> int:
         return len(self.labels)

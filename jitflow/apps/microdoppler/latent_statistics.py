@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +14,23 @@ from jitflow.io.files import atomic_path
 _BLOCK_ROWS = 256
 
 
-def channel_statistics(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+class Rows(Protocol):
+    """Latents that can be sliced by rows: an array, a memory-mapped file, or shards."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape ``(N, Z, h, w)``."""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> np.ndarray: ...
+
+
+def channel_statistics(latents: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Compute the mean and standard deviation of each channel, block by block.
 
     Args:

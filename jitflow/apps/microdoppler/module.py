@@ -148,7 +148,7 @@ class UserConditionedDiT(FlowModule):
         if shape != self.latents.shape:
             raise ConfigError(f"the latents have shape {shape} but the model takes {self.latents.shape}")
         recorded, given = self.latents.expected_checksum, info.get("codec", {}).get("checksum")
-        if recorded is not None and given is not None and recorded != given:
+        if recorded and given and recorded != given:
             raise ConfigError(
                 f"the checkpoint was trained on latents of codec {recorded[:12]}, these are of {given[:12]}; "
                 "resume with the latents it was trained on"
@@ -205,7 +205,8 @@ class UserConditionedDiT(FlowModule):
         """Set latent statistics, codec and user ids from data or a checkpoint."""
         codec = {name: record["codec"][name] for name in ("id", "checksum", "img_size")}
         self.latents.set_normalisation(record["mean"], record["std"])
-        self.latents.expected_id, self.latents.expected_checksum = codec["id"], codec["checksum"]
+        # Latents of other code do not say which codec made them; then any of the right shape may be attached.
+        self.latents.expected_id, self.latents.expected_checksum = codec["id"] or None, codec["checksum"] or None
         self.user_ids = [int(user) for user in record["user_ids"]]
         if record.get("linear") is not None:
             self.latents.attach(LinearCodec.from_state(record["linear"]))
