@@ -36,10 +36,10 @@ from jitflow.run.data_record import describe_data
 from jitflow.run.describe import Run, describe_run
 from jitflow.run.folder import RUN_NAME, RunRecord, read_run_record
 from jitflow.run.model import build_model, check_model, check_same_model, kept_settings
-from jitflow.run.recipe import build, build_nested
+from jitflow.run.recipe import build, build_nested, override
 from jitflow.run.recorder import RunRecorder
 from jitflow.run.report import write_final_report
-from jitflow.run.settings import LOGGING, complete
+from jitflow.run.settings import LOGGING, complete, describe_changes
 from jitflow.run.start import AUTO, CONVERTED, Start, find_start, run_set_aside
 from jitflow.run.strategy import is_first_process, strategy_for, usable_precision
 from jitflow.training.module import FlowModule
@@ -170,6 +170,12 @@ def prepare(
     start = Start() if restart else find_start(recipe, run_dir, resume)
     kept = {} if start.checkpoint is None else kept_settings(start.checkpoint)
     check_same_model(recipe, kept, foreign=foreign)
+    if start.changed:
+        log.info("resuming with other settings: %s", describe_changes(start.changed, most=20))
+    for name, value in start.kept.items():
+        log.info("%s stays %s: a resumed run keeps its seed", name, value)
+    # The record shall hold the values that have an effect.
+    recipe = override(recipe, start.kept)
     if start.is_finished:
         log.info(
             "%s is finished: %s has reached the requested epochs or steps; request more to train longer, or "

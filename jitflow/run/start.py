@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import load_checkpoint, read_json
 from jitflow.run.folder import CONFIG_NAME, RUN_NAME, read_run_record
 from jitflow.run.recipe import flatten, override, read_recipe
-from jitflow.run.settings import changed_settings, complete, describe_changes
+from jitflow.run.settings import changed_settings, complete, describe_changes, fixed_settings
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ AUTO = "auto"
 _ASIDE = ".before-restart"
 CONVERTED = "converted"
 """Sub-folder of a run for a converted checkpoint of another format that the training starts from."""
+# Order of the data and all random draws depend on these; a resumed run has those of its checkpoint.
+_KEPT_BY_THE_RUN = ("seed_everything", "data.seed")
 _SECTIONS = (
     *("seed_everything", "init_from", "init_ema", "model", "data"),
     *("trainer", "schedule", "checkpoint", "guard", "logging"),
@@ -42,11 +44,15 @@ class Start:
         checkpoint: Checkpoint to resume from; None for fresh weights.
         is_finished: Whether the checkpoint is at the end of the training.
         is_same_run: Whether this resumes the folder's own run, with the same settings.
+        changed: Settings that differ from those of the resumed run, by dotted name: its value and the new one.
+        kept: Settings of the resumed run that override those of the recipe, by dotted name.
     """
 
     checkpoint: Path | None = None
     is_finished: bool = False
     is_same_run: bool = False
+    changed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
 
 def find_start(recipe: Mapping[str, Any], run_dir: Path, resume: str | Path = AUTO) -> Start:
@@ -79,6 +85,12 @@ def find_start(recipe: Mapping[str, Any], run_dir: Path, resume: str | Path = AU
             f"{advice}"
         )
     changed = changed_settings(recorded, flatten(recipe))
+    if fixed_settings(changed) or any(name in changed for name in _KEPT_BY_THE_RUN):
+        # Resuming could not change these.
+        raise ConfigError(
+            f"{run_dir} holds a run with other settings: {describe_changes(changed)}; a run keeps its model, optimiser "
+            f"and seed: give the same, start a new run from its weights with --init_from {run_dir}, {advice}"
+        )
     if changed:
         raise ConfigError(
             f"{run_dir} holds a run with other settings: {describe_changes(changed)}; give the same, "
@@ -101,9 +113,9 @@ def _start_from(checkpoint: Path, recipe: Mapping[str, Any], run_dir: Path) -> S
     if now["init_from"] not in (None, before.get("init_from")):
         raise ConfigError("resume continues a run, init_from starts a new one; give one of them")
     changed = {name: (before[name], now.get(name)) for name in before if before[name] != now.get(name)}
-    if changed:
-        log.info("resuming with other settings: %s", describe_changes(changed, most=20))
-    return Start(checkpoint, is_finished=is_finished(checkpoint, recipe))
+    kept = {name: before[name] for name in _KEPT_BY_THE_RUN if name in changed and before[name] is not None}
+    changed = {name: pair for name, pair in changed.items() if name not in kept}
+    return Start(checkpoint, is_finished=is_finished(checkpoint, recipe), changed=changed, kept=kept)
 
 
 def is_finished(checkpoint: Path, recipe: Mapping[str, Any]) -> bool:

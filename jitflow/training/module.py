@@ -345,7 +345,9 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
         extra = checkpoint.get("jitflow", {})
         self.run_seed = extra.get("run_seed", self.run_seed)
         self.load_extra_state(extra)
-        self.choose_kernels(checkpoint.get("optimizer_states", []))
+        states = checkpoint.get("optimizer_states", [])
+        self.adopt_settings(states)
+        self.choose_kernels(states)
 
     def _time_distribution(self) -> TimeDistribution:
         return TimeDistribution(self.time_kind, self.P_mean, self.P_std)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,6 +10,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
+
+log = logging.getLogger(__name__)
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -161,6 +164,35 @@ class AdamWOptimization(pl.LightningModule):
             torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
         else:
             torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+
+    def adopt_settings(self, states: Iterable[dict[str, Any]]) -> None:
+        """Replace learning rate and weight decay in a checkpoint's optimiser states by this module's, with a warning.
+
+        Otherwise the module's own would be written into the next checkpoint without having had an effect. A class with
+        an optimiser of its own keeps what the states hold.
+
+        Args:
+            states: State dictionaries of optimisers, changed in place.
+        """
+        if type(self).configure_optimizers is not AdamWOptimization.configure_optimizers:
+            return
+        changes = [change for state in states for change in self._adopt_in_groups(state["param_groups"])]
+        if changes:
+            log.warning("resuming with %s, as this module was built", " and ".join(changes))
+
+    def _adopt_in_groups(self, groups: list[dict[str, Any]]) -> list[str]:
+        changes = []
+        peaks = {float(group["peak_lr"]) for group in groups if "peak_lr" in group}
+        if peaks and peaks != {self.learning_rate}:
+            changes.append(f"learning_rate {self.learning_rate:g} instead of {max(peaks):g}")
+            for group in groups:
+                group.update(peak_lr=self.learning_rate, lr=self.learning_rate)
+        decay = max((float(group["weight_decay"]) for group in groups), default=self.weight_decay)
+        if decay != self.weight_decay:
+            changes.append(f"weight_decay {self.weight_decay:g} instead of {decay:g}")
+            # The first group never decays.
+            groups[-1]["weight_decay"] = self.weight_decay
+        return changes
 
     def choose_kernels(self, states: Iterable[dict[str, Any]]) -> None:
         """Select this machine's kernels in the optimiser states of a checkpoint.
