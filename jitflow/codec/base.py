@@ -7,8 +7,32 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from jitflow.errors import DataError
+
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+# What a decoder before rounding may overshoot by.
+_MARGIN = 26
+
+
+def check_pixel_range(data: Tensor) -> Tensor:
+    """Return pixels as they are; raise DataError for floats that cannot be meant as 0 to 255.
+
+    Floats from 0 to 1 would pass for black pictures, and decibels for black and white ones. Bytes are not looked at.
+
+    Args:
+        data: Images, shape ``(B, C, H, W)``.
+    """
+    if data.is_floating_point() and data.numel():
+        low, high = (float(end) for end in data.detach().aminmax())
+        if low < -_MARGIN or high > 255 + _MARGIN or (high <= 1 and (low or high)):
+            raise DataError(
+                f"pixels must be bytes (uint8), or floats from 0 to 255; got {low:.4g} to {high:.4g}; scale "
+                "them to 0 to 255 in the data module"
+            )
+    return data
 
 
 class Codec(Protocol):

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from jitflow.codec.base import Codec
+from jitflow.codec.base import Codec, check_pixel_range
 from jitflow.codec.vae import weights_checksum
 from jitflow.errors import CheckpointError, ConfigError, DataError
 from jitflow.io.files import atomic_path, existing_file
@@ -160,7 +160,7 @@ class LinearCodec:
                 f"this codec takes images of shape (B, {', '.join(map(str, expected))}); got {tuple(data.shape)}"
             )
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            patches = _to_patches(data.to(self.device).float() / 127.5 - 1.0, self.patch_size)
+            patches = _to_patches(check_pixel_range(data).to(self.device).float() / 127.5 - 1.0, self.patch_size)
             latents = (patches - self.patch_mean) @ self.components.T
             return latents.permute(0, 3, 1, 2).contiguous().to(data.device)
 

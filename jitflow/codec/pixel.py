@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jitflow.codec.base import check_pixel_range
+
 
 class PixelCodec:
     """Codec whose model space is the image itself, scaled to [-1, 1].
@@ -25,8 +27,11 @@ class PixelCodec:
 
         Returns:
             Images, shape ``(B, C, H, W)``, float32 in ``[-1, 1]``.
+
+        Raises:
+            DataError: If they are floats that cannot be meant as 0 to 255.
         """
-        return data.float() / 127.5 - 1.0
+        return check_pixel_range(data).float() / 127.5 - 1.0
 
     def decode(self, x: Tensor) -> Tensor:
         """Decode the model space to pixels: ``round(clip((x + 1) / 2 * 255))``.

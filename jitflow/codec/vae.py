@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from jitflow.codec.base import check_pixel_range
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import atomic_path, existing_file, load_checkpoint
 from jitflow.io.mistaken_file import unreadable
@@ -152,6 +153,7 @@ class VAECodec:
             raise ValueError(
                 f"this codec takes images of shape (B, {', '.join(map(str, expected))}); got {tuple(data.shape)}"
             )
+        check_pixel_range(data)
         with self._frozen():
             parts = [self.vae.encode(p.to(self.device).float() / 127.5 - 1.0) for p in data.split(self.chunk_size)]
             mean, logvar = (torch.cat(pieces).to(data.device) for pieces in zip(*parts, strict=True))

@@ -10,15 +10,17 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from jitflow.errors import DataError, JitflowError, MissingFileError
+from jitflow.io.file_tree import is_left_out, list_tree, log_left_out, log_once, subfolders
 from jitflow.io.files import read_json, write_text
 
 _log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 """Suffixes of image files, case-insensitive; torchvision's list."""
 
 _CACHE_NAME = ".jitflow-scan.json"
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 MIN_FILES_CACHED = 10_000
 """Fewest image files whose list is cached: below this, listing takes about as long as reading the cache."""
 # A file added within one tick of the file system's clock after the scan does not change its folder's time.
@@ -36,8 +38,9 @@ _TICK_SEC = 2.0
 # Listing waits for the file system, above all on a network.
 _THREADS = 16
 
-_Directory = tuple[str, int, list[str]]
-"""Path below the listed folder, time of the last change in ns, names of the images in it."""
+_Directory = tuple[str, int, list[str], list[str]]
+"""Path below the listed folder, time of the last change in ns, names of the images in it, and of what is passed over:
+hidden folders with a slash behind them, hidden images, and one file of each type that is no image's."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,16 @@ class ImageListing:
         classes: Names of the classes, sorted; a label is an index into them.
         files: Path of each image below ``folder``, with forward slashes.
         labels: Label of each image, shape ``(N,)``, int64.
+        left_out: Hidden folders and images, which are none of the data, below ``folder``; folders end in a slash.
+        unused: One file of each type that is not read, below ``folder``.
     """
 
     folder: Path
     classes: tuple[str, ...]
     files: list[str]
     labels: np.ndarray
+    left_out: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -69,7 +76,7 @@ class ImageListing:
         Args:
             index: Indices of the images to keep, shape ``(M,)``, int64.
         """
-        return ImageListing(self.folder, self.classes, [self.files[i] for i in index.tolist()], self.labels[index])
+        return replace(self, files=[self.files[i] for i in index.tolist()], labels=self.labels[index])
 
 
 def split_folders(root: str | Path) -> dict[str, Path]:
@@ -90,6 +97,9 @@ def split_folders(root: str | Path) -> dict[str, Path]:
         raise MissingFileError(f"{root} is not a folder; {LAYOUT}")
     folders = {split: root / split for split in ("train", "val") if (root / split).is_dir()}
     if "train" in folders:
+        unused = unused_folders(root)
+        if unused:
+            log_once(f"{root}: not used beside train/: {', '.join(unused)} (validation images are read from val/)")
         return folders
     classes = class_folders(root)
     if "val" in folders:
@@ -98,12 +108,17 @@ def split_folders(root: str | Path) -> dict[str, Path]:
     return {"train": root}
 
 
+def unused_folders(root: Path) -> list[str]:
+    """Return the folders of images beside ``train/`` and ``val/``, which nothing reads; none without a train/."""
+    return [name for name in subfolders(root)[0] if name not in ("train", "val")] if (root / "train").is_dir() else []
+
+
 def class_folders(folder: Path) -> list[str]:
     """Return the sorted class names (sub-folders) of a folder of images; raise DataError if there are none."""
-    with os.scandir(folder) as entries:
-        classes = sorted(entry.name for entry in entries if entry.is_dir())
+    classes, hidden = subfolders(folder)
     if not classes:
         content = "has no class sub-folders" if any(folder.iterdir()) else "is empty"
+        content = f"{content} but hidden ones ({', '.join(hidden[:5])})" if hidden else content
         raise DataError(f"{folder} {content}; {LAYOUT}")
     return classes
 
@@ -139,11 +154,13 @@ def list_images(folder: str | Path, *, allow_empty: bool = False) -> ImageListin
     with ThreadPoolExecutor(_THREADS) as pool:
         found = dict(zip(classes, pool.map(lambda name: _class_directories(folder, name, known), classes), strict=True))
     files: list[str] = []
+    passed = [f"{name}/" for name in subfolders(folder)[1]]
     counts = []
     for name in classes:
         before = len(files)
-        for directory, _, names in found[name]:
+        for directory, _, names, others in found[name]:
             files += [f"{directory}/{file}" for file in names]
+            passed += [f"{directory}/{other}" for other in others]
         counts.append(len(files) - before)
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty and not allow_empty:
@@ -153,7 +170,16 @@ def list_images(folder: str | Path, *, allow_empty: bool = False) -> ImageListin
         )
     if len(files) >= MIN_FILES_CACHED and known != found:
         _write_cache(folder, found, start)
-    return ImageListing(folder, tuple(classes), files, np.repeat(np.arange(len(classes)), counts))
+    left_out = tuple(name for name in passed if is_left_out(name.rstrip("/").rpartition("/")[2]))
+    unused = _one_of_each_type(name for name in passed if name not in set(left_out))
+    log_left_out(folder, list(left_out))
+    if unused:
+        log_once(f"{folder}: files that are no images are not used, such as {', '.join(unused[:5])}")
+    return ImageListing(folder, tuple(classes), files, np.repeat(np.arange(len(classes)), counts), left_out, unused)
+
+
+def _one_of_each_type(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple({PurePath(name).suffix.lower(): name for name in names}.values())
 
 
 def listing_fingerprint(listing: ImageListing) -> str:
@@ -173,18 +199,20 @@ def listing_fingerprint(listing: ImageListing) -> str:
 
 def _class_directories(folder: Path, name: str, known: dict[str, list[_Directory]]) -> list[_Directory]:
     """List the images of a class, or return its cached list if none of its folders has changed."""
-    if name in known and all(_changed_ns(folder / path) == changed for path, changed, _ in known[name]):
+    if name in known and all(_changed_ns(folder / path) == changed for path, changed, *_ in known[name]):
         return known[name]
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"cannot list {error.filename} ({error.strerror}); make it readable or remove it") from None
-
+    tree = list_tree(folder / name)
+    hidden = defaultdict(list)
+    for path in [f"{path}/" for path in tree.left_out] + [f for f in tree.hidden_files if f.lower().endswith(SUFFIXES)]:
+        inner, _, last = path.rstrip("/").rpartition("/")
+        hidden[tree.root / inner].append(last + "/" * path.endswith("/"))
     directories = []
-    # Symbolic links are followed and folders sorted by full path, as in torchvision.
-    for place, _, names in sorted(os.walk(folder / name, onerror=refuse, followlinks=True)):
-        images = sorted(file for file in names if file.lower().endswith(SUFFIXES))
-        path = Path(place)
-        directories.append((path.relative_to(folder).as_posix(), _changed_ns(path), images))
+    # Folders are sorted by full path, as in torchvision.
+    for place, names in sorted(tree.folders, key=lambda item: str(item[0])):
+        images = [file for file in names if file.lower().endswith(SUFFIXES)]
+        others = _one_of_each_type(file for file in names if not file.lower().endswith(SUFFIXES))
+        path = place.relative_to(folder).as_posix()
+        directories.append((path, _changed_ns(place), images, [*hidden[place], *others]))
     return directories
 
 
@@ -211,7 +239,8 @@ def _read_cache(folder: Path) -> dict[str, list[_Directory]]:
             if content["format"] == _CACHE_FORMAT:
                 return {
                     str(name): [
-                        (str(place), int(changed), [str(n) for n in names]) for place, changed, names in entries
+                        (str(place), int(changed), [str(n) for n in names], [str(n) for n in others])
+                        for place, changed, names, others in entries
                     ]
                     for name, entries in content["classes"].items()
                 }
@@ -222,7 +251,7 @@ def _read_cache(folder: Path) -> dict[str, list[_Directory]]:
 
 def _write_cache(folder: Path, found: dict[str, list[_Directory]], start: float) -> None:
     newest_ns = int((start - _TICK_SEC) * 1e9)
-    settled = {name: dirs for name, dirs in found.items() if all(changed < newest_ns for _, changed, _ in dirs)}
+    settled = {name: dirs for name, dirs in found.items() if all(changed < newest_ns for _, changed, *_ in dirs)}
     text = json.dumps({"format": _CACHE_FORMAT, "classes": settled}, separators=(",", ":"))
     for path in _cache_files(folder):
         try:

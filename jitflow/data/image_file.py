@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from jitflow.data.errors import SampleError
+from jitflow.io.file_tree import log_once
 from jitflow.io.mistaken_file import describe_mistaken_file
 
 # Errors that Pillow raises for damaged files, depending on the format and the damage.
@@ -23,6 +24,10 @@ UNREADABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+
+
+class PixelRangeError(ValueError):
+    """An image file whose numbers cannot be meant as brightness from 0 to the largest of its type."""
 
 
 def open_image(path: str, *, channels: int) -> Image.Image:
@@ -50,9 +55,19 @@ def open_image(path: str, *, channels: int) -> Image.Image:
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Convert an opened image to mode ``RGB`` or ``L``, scaling 16 bits down to 8."""
+    if image.mode == "F":
+        low, high = image.getextrema()
+        raise PixelRangeError(f"floating-point pixels from {low:.4g} to {high:.4g}; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
+        numbers = np.asarray(image, dtype=np.float64)
+        low, high = numbers.min(initial=0), numbers.max(initial=0)
+        if low < 0 or high > 65535:
+            raise PixelRangeError(f"pixels from {low:.0f} to {high:.0f}, not of 16 bits; save it with 8 or 16 bits")
+        if 0 < high <= 255:
+            # Probably 8-bit values stored as 16 bits; such an image is almost black.
+            log_once("an image of 16 bits has no pixel above 255 and becomes black; save such images with 8 bits")
         # Pillow would clip everything above 255 and give a white image.
-        eight_bits = np.asarray(image, dtype=np.float64) * (255 / 65535)
+        eight_bits = numbers * (255 / 65535)
         return Image.fromarray(eight_bits.clip(0, 255).round().astype(np.uint8)).convert(mode)
     return image.convert(mode)
 

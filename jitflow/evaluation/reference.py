@@ -14,15 +14,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from jitflow.data.crop import center_crop_arr
 from jitflow.data.digits import DigitsDataModule
+from jitflow.data.folder_scan import SUFFIXES
 from jitflow.data.image_file import open_image, to_mode
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.frechet import Statistics, load_statistics
 from jitflow.evaluation.moments import Moments
+from jitflow.io.file_tree import list_tree
 from jitflow.io.files import file_checksum
 from jitflow.io.npz_file import iter_npz_rows, npz_names, read_npz
 from jitflow.training.samples import GRID_NAME
@@ -63,10 +64,11 @@ class ImageFiles(Dataset[Tensor]):
         folder = Path(folder).expanduser()
         if not folder.is_dir():
             raise MissingFileError(f"{folder} is not a folder of images")
-        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
-        self.files = [path for path in found if not _is_sample_grid(path)]
+        tree = list_tree(folder)
+        tree.log_left_out(SUFFIXES)
+        self.files = [path for path in tree.files(SUFFIXES) if not _is_sample_grid(path)]
         if not self.files:
-            raise DataError(f"there are no images in {folder} (looked for {', '.join(IMG_EXTENSIONS)})")
+            raise DataError(f"there are no images in {folder} (looked for {', '.join(SUFFIXES)})")
         self.img_size = img_size
         self.channels = channels
         self._to_tensor = transforms.PILToTensor()

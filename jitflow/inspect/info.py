@@ -10,6 +10,7 @@ from typing import Any
 from jitflow.checkpoint.state import errors_of_damage
 from jitflow.errors import MissingFileError
 from jitflow.inspect.info_files import Info, ask_applications, describe_file, listed
+from jitflow.io.file_tree import subfolders
 from jitflow.io.files import read_json
 from jitflow.io.units import format_bytes, size_on_disk
 from jitflow.run.describe import describe_run, training_folder
@@ -44,9 +45,9 @@ def _folder(path: Path) -> Info:
     if training_folder(path) is not None:
         return _run(path)
     found = _folder_content(path)
-    classes = [p for p in (path / "train").glob("*") if p.is_dir()] if (path / "train").is_dir() else []
+    classes = subfolders(path / "train")[0] if (path / "train").is_dir() else []
     if classes:
-        facts = {"classes": f"{len(classes)} in train, such as {classes[0].name}", **found}
+        facts = {"classes": f"{len(classes)} in train, such as {classes[0]}", **found}
         quoted = shlex.quote(str(path))
         return Info(path, "folder of images by class", facts, [f"jitflow data check {quoted}"])
     return Info(path, "unknown folder", found, ["jitflow runs " + shlex.quote(str(path))])

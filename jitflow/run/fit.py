@@ -28,6 +28,7 @@ from jitflow.callbacks import (
 from jitflow.callbacks.signals import resumable_exit
 from jitflow.checkpoint.convert import resumable
 from jitflow.checkpoint.find import find_checkpoint
+from jitflow.checkpoint.formats import read_state
 from jitflow.checkpoint.load import init_from
 from jitflow.errors import ConfigError, DataError
 from jitflow.io.files import writable_folder
@@ -215,6 +216,8 @@ def _prepare(
     module.check_data(info)
     if start.checkpoint is not None:
         # Checked before any file of the run is overwritten.
+        module.load_extra_state(dict(read_state(start.checkpoint).extra))
+        module.check_data(info)
         start = replace(start, checkpoint=resumable(start.checkpoint, module, run_dir / CONVERTED))
     elif recipe["init_from"] is not None:
         init_from(module, find_checkpoint(recipe["init_from"]), ema=recipe["init_ema"])

@@ -115,7 +115,7 @@ def _start_from(checkpoint: Path, recipe: Mapping[str, Any], run_dir: Path) -> S
     changed = {name: (before[name], now.get(name)) for name in before if before[name] != now.get(name)}
     kept = {name: before[name] for name in _KEPT_BY_THE_RUN if name in changed and before[name] is not None}
     changed = {name: pair for name, pair in changed.items() if name not in kept}
-    return Start(checkpoint, is_finished=is_finished(checkpoint, recipe), changed=changed, kept=kept)
+    return Start(checkpoint, is_finished(checkpoint, recipe), False, changed, kept)
 
 
 def is_finished(checkpoint: Path, recipe: Mapping[str, Any]) -> bool:

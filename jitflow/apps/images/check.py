@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFile, ImageOps
 
+from jitflow.apps.images.class_names import log_numeric_order
 from jitflow.apps.images.image_check import (
     CheckTask,
     Finding,
@@ -20,7 +21,7 @@ from jitflow.apps.images.image_check import (
 )
 from jitflow.apps.images.shard_record import verify_shard
 from jitflow.apps.images.shards import open_shard_folder
-from jitflow.data.folder_scan import ImageListing, list_images, split_folders
+from jitflow.data.folder_scan import ImageListing, list_images, split_folders, unused_folders
 from jitflow.data.image_file import UNREADABLE, to_mode
 from jitflow.errors import ConfigError
 from jitflow.io.cores import available_cores
@@ -31,6 +32,7 @@ from jitflow.pictures import grid, save_image
 
 FILES_IN_TASK = 128
 """Image files that a process checks between two reports of its progress."""
+_WITHOUT_IMAGES = ("left_out", "unused_folder", "unused_type")
 _SHEET_COLUMNS, _SHEET_ROWS = 8, 6
 _THUMB_PX, _CAPTION_PX = 128, 26
 
@@ -89,7 +91,10 @@ def check_folder(
         )
         for split, start, found in seen:
             facts[split][start : start + len(found)] = found
-    findings = collect_findings(listings, dict(facts), min_class_images=min_class_images, prefixes=prefixes)
+    log_numeric_order(listings["train"].classes)
+    findings = collect_findings(
+        listings, dict(facts), unused_folders(root), min_class_images=min_class_images, prefixes=prefixes
+    )
     report = {
         "folder": str(root.resolve()),
         "num_images": {split: len(listing) for split, listing in listings.items()},
@@ -170,6 +175,8 @@ def contact_sheet(
     """
     tiles = []
     for found in finding.files[: _SHEET_COLUMNS * _SHEET_ROWS]:
+        if finding.kind in _WITHOUT_IMAGES:
+            continue
         files = [found.file, found.twin] if found.twin else [found.file]
         if "class" in finding.kind:
             files = _first_of_class(found.file, listings, prefixes)

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from torchvision import transforms
 
 from jitflow.apps.images.bad_images import BadImages, check_share
+from jitflow.apps.images.class_names import log_numeric_order
 from jitflow.apps.images.listed_folder import ListedImageFolder
 from jitflow.apps.images.shards import (
     MirroredImages,
@@ -203,6 +204,7 @@ class JiTDataModule(ImageDataModule):
                 check_same_classes(class_folders(train), class_folders(val), self.data_path)
             return {"val": list_images(val)}
         listings = {split: list_images(folder) for split, folder in split_folders(self.data_path).items()}
+        log_numeric_order(listings["train"].classes)
         if "val" in listings:
             check_same_classes(listings["train"].classes, listings["val"].classes, self.data_path)
         elif self.val_fraction:

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
 from jitflow.apps.images.shard_record import FORMAT
 from jitflow.apps.images.shards import is_shard_folder, open_shard_folder
+from jitflow.data.folder_scan import SUFFIXES
 from jitflow.errors import JitflowError
+from jitflow.io.file_tree import list_tree, subfolders
 from jitflow.training.application import Description
+
+_SHOWN = 12
 
 
 def describe_model(settings: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, str]:
@@ -20,7 +22,12 @@ def describe_model(settings: Mapping[str, Any], extra: Mapping[str, Any]) -> dic
     size = settings.get("img_size")
     height, width = size if isinstance(size, tuple | list) else (size, size)
     channels = settings.get("in_channels", 3)
-    return {"images": f"{height}x{width}, {channels} channels", "classes": str(settings.get("num_classes", "?"))}
+    classes = str(settings.get("num_classes", "?"))
+    names = [str(name) for name in extra.get("classes") or ()]
+    if names:
+        shown = ", ".join(f"{label} {name}" for label, name in enumerate(names[:_SHOWN]))
+        classes = f"{classes}: {shown}{', ...' if len(names) > _SHOWN else ''}"
+    return {"images": f"{height}x{width}, {channels} channels", "classes": classes}
 
 
 def describe_file(path: Path, content: Mapping[str, Any]) -> Description | None:
@@ -67,11 +74,11 @@ def look_at_data(folder: Path) -> tuple[str, str, str]:
             return "error", str(error), ""
         return "ok", f"{folder}: prepared, {len(shards.classes)} classes", ""
     train = folder / "train" if (folder / "train").is_dir() else folder
-    classes = sorted(p for p in train.iterdir() if p.is_dir())
+    classes = [train / name for name in subfolders(train)[0]]
     if not classes:
         way_out = "put images into train/<class>/, also if there is one class only"
         return "error", f"{train} has no class folders", way_out
-    empty = [p.name for p in classes if not any(f.suffix.lower() in IMG_EXTENSIONS for f in p.rglob("*"))]
+    empty = [p.name for p in classes if not list_tree(p).files(SUFFIXES)]
     if empty:
         text = f"{len(empty)} of {len(classes)} classes hold no image, such as {empty[0]}"
         return "error", text, f"jitflow data check {folder} lists them"

@@ -7,13 +7,13 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from PIL import Image
 
 from jitflow.data.folder_scan import ImageListing
-from jitflow.data.image_file import UNREADABLE, reading_error, to_mode
+from jitflow.data.image_file import UNREADABLE, PixelRangeError, reading_error, to_mode
 
 Severity = Literal["error", "warning"]
 
@@ -32,6 +32,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "transparent": ("warning", "has transparent parts, whose hidden colours become visible"),
     "rotated": ("warning", "is stored turned, with an EXIF note that training does not read"),
     "small_class": ("warning", "is a class with few images"),
+    "left_out": ("warning", "is hidden or made by a system, and none of the data"),
+    "unused_folder": ("warning", "lies beside train/ and is not read; validation images belong into val/"),
+    "unused_type": ("warning", "is of a type that is not read, perhaps with others"),
+    "floating_point": ("error", "holds floating-point pixels, whose range nobody knows; training stops there"),
 }
 """Severity and meaning of every kind of finding, phrased for one file or class."""
 
@@ -166,7 +170,7 @@ def _odd_modes(image: Image.Image) -> list[tuple[str, str]]:
     found = []
     if image.mode in ("CMYK", "YCCK"):
         found.append(("cmyk", mode))
-    if image.mode.startswith(("I", "F")):
+    if image.mode.startswith("I"):
         found.append(("sixteen_bit", mode))
     if image.mode in ("P", "PA"):
         found.append(("palette", mode))
@@ -182,6 +186,8 @@ def _damage(path: Path, error: BaseException) -> tuple[str, str]:
     if path.is_file() and path.stat().st_size == 0:
         return "truncated", "empty file"
     text = reading_error(error) or type(error).__name__
+    if isinstance(error, PixelRangeError):
+        return "floating_point", text
     cut = isinstance(error, EOFError) or any(message in text.lower() for message in _TRUNCATION_MESSAGES)
     return ("truncated" if cut else "corrupt"), text
 
@@ -189,6 +195,7 @@ def _damage(path: Path, error: BaseException) -> tuple[str, str]:
 def collect_findings(
     listings: dict[str, ImageListing],
     facts: dict[str, Sequence[ImageFacts]],
+    unused: Sequence[str] = (),
     *,
     min_class_images: int,
     prefixes: dict[str, str],
@@ -198,6 +205,7 @@ def collect_findings(
     Args:
         listings: The files of each split.
         facts: Facts of each file.
+        unused: Names of folders beside those of the splits.
         min_class_images: Training classes with fewer images are ``small_class``.
         prefixes: Path prefix of each split's files, such as ``"train/"``.
 
@@ -205,6 +213,7 @@ def collect_findings(
         The findings, in the order of :data:`KINDS`.
     """
     found = {kind: Finding(kind) for kind in KINDS}
+    found["unused_folder"].files += [Found(f"{name}/", "folder") for name in unused]
     for split, listing in listings.items():
         for file, fact in zip(listing.files, facts[split], strict=True):
             for kind, seen in fact.findings:
@@ -215,6 +224,10 @@ def collect_findings(
                 found["empty_class"].files.append(Found(prefixes[split] + name, "0 images"))
             elif split == "train" and count < min_class_images:
                 found["small_class"].files.append(Found(prefixes[split] + name, f"{count} images"))
+        found["left_out"].files += [Found(prefixes[split] + name, "hidden") for name in listing.left_out]
+        found["unused_type"].files += [
+            Found(prefixes[split] + name, PurePath(name).suffix or "no suffix") for name in listing.unused
+        ]
     if len(listings) == 2:
         train, val = (set(listings[split].classes) for split in ("train", "val"))
         for split, names in (("train", train - val), ("val", val - train)):

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from jitflow.apps.images.class_names import check_same_names
 from jitflow.checkpoint.jit_release import release_args
 from jitflow.checkpoint.load import load_module
 from jitflow.codec.pixel import PixelCodec
-from jitflow.errors import ConfigError
+from jitflow.errors import CheckpointError, ConfigError
 from jitflow.layers.transformer import CompiledParts
 from jitflow.nets.jit import JiT
 from jitflow.nets.registry import create_model
@@ -61,6 +62,8 @@ class JiTLightningModule(FlowModule):
 
     application: ClassVar[str] = "images"
     has_release_format: ClassVar[bool] = True
+    # Names of the classes by label; empty until data or a checkpoint tells them.
+    class_names: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -159,6 +162,32 @@ class JiTLightningModule(FlowModule):
         module = load_module(checkpoint_path, module_class=cls, **kwargs).train()
         assert isinstance(module, cls)
         return module if map_location is None else module.to(map_location)
+
+    def adopt_data(self, info: dict[str, Any]) -> None:
+        """Take the names of the classes over from the data, unless a checkpoint brought them."""
+        names = info.get("classes")
+        if not self.class_names and names:
+            self.class_names = tuple(map(str, names))
+
+    def check_data(self, info: dict[str, Any]) -> None:
+        """Raise ConfigError if data do not fit, or have other classes than the checkpoint that is gone on with."""
+        super().check_data(info)
+        check_same_names(self.class_names, tuple(map(str, info.get("classes") or ())))
+
+    def describe_labels(self) -> dict[str, Any]:
+        """Name of the class that each label is, where it is known."""
+        return {"classes": list(self.class_names)} if self.class_names else {}
+
+    def extra_state(self) -> dict[str, Any]:
+        """Keep the names of the classes."""
+        return {"classes": list(self.class_names)} if self.class_names else {}
+
+    def load_extra_state(self, extra: dict[str, Any]) -> None:
+        """Restore the names of the classes."""
+        names = extra.get("classes") or ()
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise CheckpointError("the checkpoint's names of classes are damaged: they are no list of words")
+        self.class_names = tuple(names)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the checkpoint entries of the JiT release, sharing every tensor with Lightning's entries."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from jitflow.apps.images.class_names import safe_name
 from jitflow.training.asked import Asked, ask_for_classes
 from jitflow.training.module import FlowModule
 from jitflow.training.samples import Samples
@@ -21,7 +22,17 @@ class ImageSamples(Samples):
 
 def ask_for_images(module: FlowModule, **asked: Any) -> Asked:
     """Build a request for images from ``labels`` and ``num``; see :func:`~jitflow.training.asked.ask_for_classes`."""
-    return replace(ask_for_classes(module, **asked), unit=ImageSamples.unit)
+    request = replace(ask_for_classes(module, **asked), unit=ImageSamples.unit)
+    classes = getattr(module, "class_names", ())
+    if len(classes) == 0 or all(name == str(label) for label, name in enumerate(classes)):
+        return request
+    names, captions = list(request.names), list(request.captions)
+    for place, label in enumerate(request.labels):
+        if label < len(classes):
+            names[place] = safe_name(classes[label]) or names[place]
+            captions[place] = classes[label]
+    shown = {str(label): classes[label] for label in sorted(set(request.labels)) if label < len(classes)}
+    return replace(request, names=names, captions=captions, record={**request.record, "classes": shown})
 
 
 def present_images(module: FlowModule, x: Tensor, asked: Asked, seeds: list[int]) -> ImageSamples:

@@ -147,6 +147,13 @@ class UserConditionedDiT(FlowModule):
         shape = tuple(info.get("latent_shape", self.latents.shape))
         if shape != self.latents.shape:
             raise ConfigError(f"the latents have shape {shape} but the model takes {self.latents.shape}")
+        users_given = info.get("user_ids")
+        if self.codec_record is not None and users_given is not None and list(users_given) != self.user_ids:
+            raise ConfigError(
+                f"the checkpoint was trained on the users {_listed(self.user_ids)} and the data have "
+                f"{_listed(users_given)}, which would shift the labels; continue with the users it was trained on, or "
+                "start a new run from its weights with --init_from"
+            )
         recorded, given = self.latents.expected_checksum, info.get("codec", {}).get("checksum")
         if recorded and given and recorded != given:
             raise ConfigError(
@@ -211,3 +218,7 @@ class UserConditionedDiT(FlowModule):
         if record.get("linear") is not None:
             self.latents.attach(LinearCodec.from_state(record["linear"]))
         self.codec_record = codec
+
+
+def _listed(users: Sequence[int]) -> str:
+    return ", ".join(map(str, users[:5])) + (", ..." if len(users) > 5 else "")

@@ -17,6 +17,8 @@ from jitflow.core.seeding import mix_seeds
 from jitflow.data.crop import height_and_width
 from jitflow.data.image_file import open_image
 from jitflow.errors import ConfigError, DataError, MissingFileError
+from jitflow.io.file_tree import list_tree
+from jitflow.io.file_tree import subfolders as list_subfolders
 
 log = logging.getLogger(__name__)
 
@@ -153,13 +155,16 @@ def read_user_image(path: str | Path, img_size: int | tuple[int, int] = 256) -> 
 
 def _find_files(folder: Path) -> dict[int, list[Path]]:
     """Find the images of each user below a folder of either layout, sorted by name."""
-    subfolders = sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p))
-    here = sorted(p for p in folder.iterdir() if p.is_file() and not _is_hidden(p))
+    tree = list_tree(folder)
+    tree.log_left_out(EXTENSIONS)
+    names, _ = list_subfolders(folder)
+    subfolders = [folder / name for name in names]
+    here = [path for path in tree.files() if path.parent == folder]
     other = [p for p in here if p.suffix.lower() not in EXTENSIONS]
     flat = [p for p in here if p.suffix.lower() in EXTENSIONS]
     in_folders: dict[Path, list[Path]] = {}
     for subfolder in subfolders:
-        files = sorted(p for p in subfolder.rglob("*") if p.is_file() and not _is_hidden(p))
+        files = list_tree(subfolder).files()
         other += [p for p in files if p.suffix.lower() not in EXTENSIONS]
         in_folders[subfolder] = [p for p in files if p.suffix.lower() in EXTENSIONS]
 
@@ -249,10 +254,6 @@ def _split(users: Mapping[int, list[Path]], fraction: float, seed: int) -> tuple
 
 def _in_order(users: Mapping[int, Sequence[Path]], user_ids: Sequence[int]) -> tuple[UserImage, ...]:
     return tuple(UserImage(path, user_id, label) for label, user_id in enumerate(user_ids) for path in users[user_id])
-
-
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith((".", "__"))
 
 
 def _list(names: Iterable[str]) -> str:

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from jitflow.apps.text.encoding import detect_encoding
 from jitflow.apps.text.json_stream import iter_json_values
 from jitflow.errors import ConfigError, DataError, MissingFileError
+from jitflow.io.file_tree import list_tree
 
 _log = logging.getLogger(__name__)
 
@@ -124,11 +125,9 @@ class TextFiles:
             return [self.path]
         if not self.path.is_dir():
             raise MissingFileError(f"data_path {self.path} does not exist; name a file or a folder of text")
-        found = sorted(
-            file
-            for file in self.path.rglob("*")
-            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(self.path).parts)
-        )
+        tree = list_tree(self.path)
+        tree.log_left_out(SUFFIXES)
+        found = tree.files()
         known = [file for file in found if file.suffix.lower() in SUFFIXES]
         unknown = [self._name(file) for file in found if file.suffix.lower() not in SUFFIXES]
         if not known:

@@ -52,14 +52,14 @@ def age(*folders):
 def kept(monkeypatch, tmp_path):
     """Keep the lists of small folders too, and tell which folders were walked."""
     walked = []
-    real = os.walk
+    real = folder_scan.list_tree
 
-    def walk(place, *args, **options):
-        walked.append(os.path.basename(place))  # noqa: PTH119
-        return real(place, *args, **options)
+    def listed(root):
+        walked.append(root.name)
+        return real(root)
 
     monkeypatch.setattr(folder_scan, "MIN_FILES_CACHED", 1)
-    monkeypatch.setattr(folder_scan.os, "walk", walk)
+    monkeypatch.setattr(folder_scan, "list_tree", listed)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return walked
 
@@ -92,6 +92,7 @@ def test_the_second_listing_walks_nothing_and_is_the_same(folder, kept):
     second = list_images(folder)
     assert kept == []
     assert (second.files, second.classes, second.labels.tolist()) == (first.files, first.classes, first.labels.tolist())
+    assert (second.left_out, second.unused) == (first.left_out, first.unused)
     # The list itself is no image and no class.
     assert (folder / ".jitflow-scan.json").is_file()
     assert second.files == datasets_files(folder)

@@ -47,7 +47,6 @@ FILES = {
     "hole.png": (pixels().quantize(8), {"transparency": 3}, {"palette", "transparent"}),
     "clear.png": (see_through(), {}, {"transparent"}),
     "sixteen.png": (Image.fromarray(np.arange(80 * 70, dtype=np.uint16).reshape(70, 80)), {}, {"sixteen_bit"}),
-    "float.tif": (Image.fromarray(np.ones((70, 80), np.float32)), {}, {"sixteen_bit"}),
     "narrow.png": (pixels((500, 63)), {}, {"tiny"}),
     "edge.png": (pixels((64, 64)), {}, set()),
 }
