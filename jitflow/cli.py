@@ -6,7 +6,9 @@ mend are printed in one line, without a traceback.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import logging
 import sys
 import warnings
@@ -140,6 +142,14 @@ def usage() -> str:
     return "\n".join(lines)
 
 
+def _print_in_any_encoding() -> None:
+    """Print a question mark for characters that the terminal's encoding lacks, instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        # A stream that a caller put in their place may not have an encoding at all.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line: parse the verb and its options.
 
@@ -150,6 +160,7 @@ def main(args: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 for an error a user can correct, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if args is None else args)
+    _print_in_any_encoding()
     let_threads_wait_briefly()
     keep_freed_memory()
     if not words or words[0] in ("-h", "--help", "help"):
@@ -186,6 +197,12 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         missing = ConfigError(f"the package {error.name!r} is not installed; run `pip install -e .` in the checkout")
         sys.stderr.write(f"error: {missing}\n")
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        place = f" {error.filename}" if error.filename else ""
+        sys.stderr.write(f"error: cannot write{place} ({error.strerror}); free some space, or choose another folder\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

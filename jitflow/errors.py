@@ -76,3 +76,22 @@ def option_error(text: str, command: str) -> ConfigError:
     else:
         message = " ".join(text.split())
     return ConfigError(f"{message} ({command} --help lists all options)")
+
+
+class WriteError(JitflowError, OSError):
+    """A checkpoint, image or other file could not be written: the disk is full or read-only, or access is denied.
+
+    It is also an OSError with its number, so that code that continues after a failed save can handle it as one.
+
+    Args:
+        number: The operating system's error number.
+        reason: The operating system's message.
+        message: The whole line for the user.
+    """
+
+    def __init__(self, number: int | None, reason: str, message: str) -> None:
+        super().__init__(number, reason)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message

@@ -39,7 +39,7 @@ class JiTModelCheckpoint(Checkpoint):
     Args:
         dirpath: Folder of the checkpoints.
         save_last_freq: Epochs between two saves of the last state.
-        save_milestone_freq: Epochs between two milestones.
+        save_milestone_freq: Epochs between two milestones; 0 saves none.
         save_last_every_n_steps: Optimiser steps between two saves of the last state; none by default.
         best_name: File of the state with the lowest ``monitor`` so far, such as ``best.ckpt``; none by default. The
             best value survives a resume.
@@ -73,8 +73,9 @@ class JiTModelCheckpoint(Checkpoint):
             "keep_milestones": keep_milestones,
         }
         for name, value in given.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1; got {value}")
+            least = 0 if name == "save_milestone_freq" else 1
+            if value is not None and value < least:
+                raise ConfigError(f"{name} must be at least {least}; got {value}")
         self.dirpath = Path(dirpath)
         self.save_last_freq = save_last_freq
         self.save_milestone_freq = save_milestone_freq
@@ -88,6 +89,7 @@ class JiTModelCheckpoint(Checkpoint):
         self.num_failed_saves = 0
         self._saved_at_step = -1
         self._steps_seen = 0
+        self._logs_are_due = False
         self._last_failure: OSError | None = None
         self._stop = StopRequest()
         self._folder = CheckpointFolder(self.dirpath)
@@ -173,12 +175,15 @@ class JiTModelCheckpoint(Checkpoint):
         epochs_done = trainer.current_epoch + 1
         if epochs_done % self.save_last_freq == 0:
             self._save_last(trainer)
-        if epochs_done % self.save_milestone_freq == 0:
+        if self._is_milestone(epochs_done):
             name = self.milestone_name.format(epoch=trainer.current_epoch, done=epochs_done)
             self._save(trainer, self.dirpath / name, MILESTONE)
 
     def _is_saved_after(self, epochs_done: int) -> bool:
-        return epochs_done % self.save_last_freq == 0 or epochs_done % self.save_milestone_freq == 0
+        return epochs_done % self.save_last_freq == 0 or self._is_milestone(epochs_done)
+
+    def _is_milestone(self, epochs_done: int) -> bool:
+        return self.save_milestone_freq > 0 and epochs_done % self.save_milestone_freq == 0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the best state if the monitored value has improved."""
@@ -233,6 +238,8 @@ class JiTModelCheckpoint(Checkpoint):
             trainer.save_checkpoint(path, weights_only=False)
             return
         step, temporary = trainer.global_step, None
+        self._flush_logs(trainer)
+        self._logs_are_due = True
         try:
             temporary = temporary_beside(path)
             with _direct_checkpoint_io(trainer):
@@ -247,6 +254,25 @@ class JiTModelCheckpoint(Checkpoint):
         finally:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
+
+    def _flush_logs(self, trainer: pl.Trainer) -> None:
+        """Flush all loggers, so that curves reach as far as the checkpoint.
+
+        Lightning passes on the values of a step after the hooks of that step; hence another flush in the next step.
+        """
+        for logger in trainer.loggers:
+            try:
+                logger.save()
+            except OSError as error:
+                log.warning("the logs could not be written (%s); training continues", _reason(error))
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Flush the logs of the step of the last save."""
+        if self._logs_are_due:
+            self._logs_are_due = False
+            self._flush_logs(trainer)
 
     def _commit_file(self, temporary: Path, name: str, kind: str, step: int) -> None:
         """Commit a checkpoint file and remove outdated ones; runs in the writer thread."""

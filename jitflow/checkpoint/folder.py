@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jitflow.errors import ConfigError
+from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import commit_file, file_checksum, read_json, temporary_beside, write_json
 
 log = logging.getLogger(__name__)
@@ -167,13 +167,22 @@ class CheckpointFolder:
         return sorted(newest, key=lambda name: newest[name].step)
 
     def checkpoints(self) -> list[Path]:
-        """All checkpoint files of the folder, intact or not, in no order."""
-        return [
-            file
-            for pattern in ("*.pth", "*.ckpt")
-            for file in self.folder.glob(pattern)
-            if not file.is_symlink() and not file.name.startswith(".")
-        ]
+        """All checkpoint files of the folder, intact or not, in no order.
+
+        Raises:
+            CheckpointError: If the folder exists but cannot be read, so that it is not taken for an empty one.
+        """
+        try:
+            names = [path.name for path in self.folder.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoints in {self.folder} cannot be listed ({error.strerror}); make the folder readable, or "
+                "choose another one"
+            ) from None
+        files = [self.folder / name for name in names if name.endswith((".pth", ".ckpt")) and not name.startswith(".")]
+        return [file for file in files if not file.is_symlink()]
 
     def step_of(self, path: Path, records: dict[str, list[Record]]) -> int | None:
         """Return the optimiser steps of a checkpoint from its record; None without a matching record.

@@ -136,7 +136,7 @@ class ImageDataModule(pl.LightningDataModule):
 
         Returns:
             ``num_samples``, ``num_val_samples``, ``num_classes``, ``classes`` (names by label), ``img_size``,
-            ``channels``.
+            ``channels``, ``batch_size``.
         """
         if self.dataset_train is None:
             self.setup("fit")
@@ -149,6 +149,7 @@ class ImageDataModule(pl.LightningDataModule):
             "classes": classes,
             "img_size": self.img_size,
             "channels": self.channels,
+            "batch_size": self.batch_size,
         }
 
     def train_dataloader(self) -> SeededLoader:

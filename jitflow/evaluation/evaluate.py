@@ -14,7 +14,7 @@ from jitflow.evaluation.parts import EvaluationParts, make_missing
 from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.protocol import claim_folder, protocol_card, read_report
 from jitflow.evaluation.scores import reference_of, sample_size_warnings, score
-from jitflow.io.files import writable_folder, write_json
+from jitflow.io.files import clear_leftovers, writable_folder, write_json
 from jitflow.model import Model, default_device, load
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,9 @@ def evaluate(
         "protocol": card,
         "warnings": sample_size_warnings(plan.num_images, made, real),
     }
+    # Temporary files of an evaluation that was killed.
+    clear_leftovers(out)
+    clear_leftovers(out / "images", ".png")
     if keep_png:
         save_png(out / "images", [part["pixels"] for part in made_parts], plan, module.num_classes)
     if keep_npz:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,19 +37,14 @@ def save_npz(path: Path, parts: Sequence[Tensor], plan: Plan, num_classes: int) 
         plan: The evaluation plan.
         num_classes: Classes of the model.
     """
-    _, _, height, width = parts[0].shape
-    array_path = path.with_suffix(".npy")
-    with atomic_path(array_path) as temporary:
-        # Through a memory-mapped file, since 50,000 images do not fit into memory beside the model.
-        array = np.lib.format.open_memmap(
-            temporary, mode="w+", dtype=np.uint8, shape=(plan.num_images, height, width, 3)
-        )
-        offset = 0
-        for part in parts:
-            colour = part.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
-            array[offset : offset + len(colour)] = colour.numpy()
-            offset += len(colour)
-        array.flush()
-        with atomic_path(path) as target, target.open("wb") as file:
-            np.savez(file, arr_0=array, arr_1=np.arange(plan.num_images) % num_classes)
-    array_path.unlink()
+    shape = (plan.num_images, *parts[0].shape[2:], 3)
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        # Part by part, since 50,000 images do not fit into memory beside the model.
+        with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            for part in parts:
+                colour = part.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+                member.write(colour.contiguous().numpy().tobytes())
+        with archive.open("arr_1.npy", "w") as member:
+            np.lib.format.write_array(member, np.arange(plan.num_images) % num_classes)

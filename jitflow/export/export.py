@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import shutil
 import tempfile
@@ -19,7 +20,7 @@ from jitflow.errors import ConfigError, unknown_name
 from jitflow.export import diffusers_folder, program_folder, safetensors_folder
 from jitflow.export.model_card import UNKNOWN_LICENSE, find_data, find_reports, model_card
 from jitflow.export.sampling_record import sampling_record
-from jitflow.io.files import writable_folder, write_text
+from jitflow.io.files import writable_folder, write_errors, write_text
 from jitflow.training.module import FlowModule
 
 Format = Literal["safetensors", "torch_export", "diffusers"]
@@ -100,26 +101,31 @@ def export(
     if dry_run:
         return target
     writable_folder(target.parent)
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.????????"):
+        # Of an export that was killed.
+        shutil.rmtree(leftover, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        # The temporary folder is private to the user; the folder inside it has ordinary permissions.
-        made = scratch / "made"
-        made.mkdir()
-        form = _FORMS[format]
-        form.write(made, state, module, ema)
-        card = model_card(
-            title=str(state.settings.get("model_name", type(module).__name__)),
-            settings={k: v for k, v in state.settings.items() if k != "tokenizer"},
-            sampling=sampling_record(module),
-            weights={0: "the weights themselves", "all": "weights and averages"}.get(ema, f"EMA {ema} of its weights"),
-            data=find_data(checkpoint, state.extra),
-            reports=reports,
-            license=license,
-            usage=form.usage,
-            library=form.library,
-        )
-        write_text(made / "README.md", card)
-        made.replace(target)
+        with write_errors(target):
+            # The temporary folder is private to the user; the folder inside it has ordinary permissions.
+            made = scratch / "made"
+            made.mkdir()
+            form = _FORMS[format]
+            form.write(made, state, module, ema)
+            weights = {0: "the weights themselves", "all": "weights and averages"}
+            card = model_card(
+                title=str(state.settings.get("model_name", type(module).__name__)),
+                settings={k: v for k, v in state.settings.items() if k != "tokenizer"},
+                sampling=sampling_record(module),
+                weights=weights.get(ema, f"EMA {ema} of its weights"),
+                data=find_data(checkpoint, state.extra),
+                reports=reports,
+                license=license,
+                usage=form.usage,
+                library=form.library,
+            )
+            write_text(made / "README.md", card)
+            made.replace(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target

@@ -168,7 +168,9 @@ def _yaml(path: Path) -> Info:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from None
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML ({str(error).splitlines()[0]}); correct it") from None
     if not isinstance(content, dict):
         return Info(path, "YAML of unknown origin", {"holds": f"a {type(content).__name__}"})

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -18,9 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jitflow.errors import CheckpointError, ConfigError, MissingFileError
+from jitflow.errors import CheckpointError, ConfigError, MissingFileError, WriteError
 from jitflow.io.mistaken_file import describe_mistaken_file, unreadable
 
+# Errors of a disk that is full, read-only or broken.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+# What :func:`temporary_beside` makes: the name between dots, eight characters, the suffix once more.
+_TEMPORARY = re.compile(r"\..+?(\.[^.]+)\.[a-z0-9_]{8}(\.[^.]+)")
 # Where Lightning's AttributeDict is or was, by both names of the package.
 _DICTIONARIES = (
     "lightning.fabric.utilities.data.AttributeDict",
@@ -73,17 +78,64 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     temporary = temporary_beside(path)
     try:
-        yield temporary
-        commit_file(temporary, path)
+        with write_errors(path):
+            yield temporary
+            commit_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_errors(path: str | Path) -> Iterator[None]:
+    """Convert errors of saving a checkpoint, image or other file to a full disk into one WriteError.
+
+    Args:
+        path: What is written, a file or a folder.
+    """
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise _write_error(path, error.errno, error.strerror or str(error)) from None
+    except Exception as error:
+        # Libraries in Rust and C++ give the error number in the message only; torch not even that.
+        text = str(error)
+        number = next((number for number in _DISK_ERRORS if f"os error {number})" in text), None)
+        if number is None and "PytorchStreamWriter failed" not in text and "inline_container" not in text:
+            raise
+        number = number or errno.ENOSPC
+        raise _write_error(path, number, os.strerror(number)) from None
+
+
+def _write_error(path: str | Path, number: int | None, reason: str) -> WriteError:
+    return WriteError(number, reason, f"cannot write {path} ({reason}); free some space, or choose another folder")
+
+
+def clear_leftovers(folder: str | Path, suffix: str = "") -> None:
+    """Remove temporary files of checkpoints and images that an interrupted :func:`atomic_path` left in a folder.
+
+    Args:
+        folder: The folder, in which nobody else writes now.
+        suffix: Only those of files of this suffix.
+    """
+    place = Path(folder)
+    for path in place.iterdir() if place.is_dir() else ():
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and match[1] == match[2] and match[1].endswith(suffix) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def temporary_beside(path: str | Path) -> Path:
     """Create an empty hidden file beside ``path``, with the same suffix, for :func:`commit_file` to rename."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    except OSError as error:
+        raise _write_error(path, error.errno, error.strerror or str(error)) from None
     os.close(handle)
     return Path(name)
 

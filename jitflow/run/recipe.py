@@ -52,8 +52,10 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
     path = find_recipe(name)
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"recipe {path} is not UTF-8, so it is not valid YAML ({error}); save it as UTF-8") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # A ValueError means invalid UTF-8, or a value that does not match its YAML tag.
+        # A ValueError means a value that does not match its YAML tag.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"recipe {path} is not valid YAML ({reason})") from None
     if not isinstance(settings, dict):

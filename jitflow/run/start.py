@@ -96,7 +96,13 @@ def find_start(recipe: Mapping[str, Any], run_dir: Path, resume: str | Path = AU
             f"{run_dir} holds a run with other settings: {describe_changes(changed)}; give the same, "
             f"--resume {run_dir} to continue with others, {advice}"
         )
-    return Start(found, is_finished=is_finished(found, recipe), is_same_run=True)
+    now = flatten(recipe)
+    told = {
+        name: (recorded[name], now.get(name))
+        for name in sorted(recorded)
+        if recorded[name] != now.get(name) and not (name.startswith("model.") and now.get(name) is None)
+    }
+    return Start(found, is_finished(found, recipe), True, told)
 
 
 def _start_from(checkpoint: Path, recipe: Mapping[str, Any], run_dir: Path) -> Start:

@@ -223,13 +223,13 @@ class FlowSampling(WeightAverages):
 
     @torch.no_grad()
     def _euler_step(self, z: Tensor, t: Tensor, t_next: Tensor, labels: Tensor) -> Tensor:
-        """One Euler step of the state ``(B, C, H, W)`` between two 0-d times."""
-        return euler_step(lambda x, s: self._forward_sample(x, s, labels), z, t, t_next)
+        """One Euler step of the state ``(B, C, H, W)`` between two times, 0-d or alike for all, ``(B, 1, 1, 1)``."""
+        return euler_step(lambda x, s: self._forward_sample(x, s, labels), z, _one_time(t), _one_time(t_next))
 
     @torch.no_grad()
     def _heun_step(self, z: Tensor, t: Tensor, t_next: Tensor, labels: Tensor) -> Tensor:
-        """One Heun step of the state ``(B, C, H, W)`` between two 0-d times."""
-        return heun_step(lambda x, s: self._forward_sample(x, s, labels), z, t, t_next)
+        """One Heun step of the state ``(B, C, H, W)`` between two times, 0-d or alike for all, ``(B, 1, 1, 1)``."""
+        return heun_step(lambda x, s: self._forward_sample(x, s, labels), z, _one_time(t), _one_time(t_next))
 
     def _go_back(self, seeds: Sequence[int], condition: Condition) -> GoBack:
         """Return the churn function, which adds seeded noise to the state before each step."""
@@ -299,6 +299,14 @@ def batch_time(t: Tensor | float, x: Tensor, *, keep_device: bool = False) -> Te
     """Convert a time of any accepted form to shape ``(B,)``, float32."""
     t = torch.as_tensor(t, dtype=torch.float32, device=None if keep_device else x.device)
     return t.reshape(-1).expand(x.shape[0]) if t.numel() == 1 else t.reshape(x.shape[0])
+
+
+def _one_time(t: Tensor | float) -> Tensor:
+    """The 0-d time of a step, of any accepted form; ConfigError if the samples of a batch are at different times."""
+    times = torch.as_tensor(t, dtype=torch.float32).flatten()
+    if len(times) == 0 or not bool((times == times[0]).all()):
+        raise ConfigError("t and t_next of a solver's step must be the same for the whole batch")
+    return times[0]
 
 
 def _overrides(module: FlowSampling, name: str) -> bool:

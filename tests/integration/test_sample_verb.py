@@ -111,7 +111,9 @@ def users(tmp_path_factory) -> dict[str, Path]:
 def test_images_of_classes(images, path, tmp_path):
     words = ["--labels", "1,0", "--count", 2, "--steps", 2, "--guidance", 1.5, "--churn", 0.5, "--solver", "euler"]
     command("sample", images[path], *words, "--seed", 5, "--out", tmp_path)
-    names = [f"{i:06d}_class{y}_seed{5 + i}.png" for i, y in enumerate([1, 1, 0, 0])]
+    # Those of class folders are known by their names.
+    classes = ["cat", "dog"] if path == "documented" else ["class0", "class1"]
+    names = [f"{i:06d}_{classes[y]}_seed{5 + i}.png" for i, y in enumerate([1, 1, 0, 0])]
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*names, "grid.png", "settings.json"])
     settings = json.loads((tmp_path / "settings.json").read_text())
     assert (settings["guidance"], settings["steps"], settings["churn"], settings["ema"]) == (1.5, 2, 0.5, 1)

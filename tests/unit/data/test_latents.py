@@ -79,6 +79,7 @@ def test_the_data_describe_themselves(folder):
     assert info == {
         "num_samples": 14,
         "num_val_samples": 4,
+        "batch_size": 32,
         "num_classes": 3,
         "classes": ["user01", "user04", "user31"],
         "img_size": (32, 48),
