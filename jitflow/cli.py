@@ -142,6 +142,31 @@ def usage() -> str:
     return "\n".join(lines)
 
 
+# Packages that an extra brings, by the names they are imported by.
+EXTRAS = {
+    "sklearn": "demo",
+    "tokenizers": "text",
+    "diffusers": "diffusers",
+    "huggingface_hub": "hub",
+    "gradio": "studio",
+    "torch_fidelity": "eval",
+    "timm": "eval",
+    "scipy": "eval",
+}
+
+
+def missing_package(name: str) -> ConfigError:
+    """Build the error for a package that is not installed, with the extra of jitflow that brings it.
+
+    Args:
+        name: What was imported.
+    """
+    extra = EXTRAS.get(name)
+    way = f"pip install 'jitflow[{extra}]'" if extra else "pip install -e ."
+    where = "" if extra else " in the checkout"
+    return ConfigError(f"the package {name!r} is not installed; run `{way}`{where}")
+
+
 def _print_in_any_encoding() -> None:
     """Print a question mark for characters that the terminal's encoding lacks, instead of an error."""
     for stream in (sys.stdout, sys.stderr):
@@ -195,7 +220,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "jitflow":
             raise
-        missing = ConfigError(f"the package {error.name!r} is not installed; run `pip install -e .` in the checkout")
+        missing = missing_package(error.name.split(".")[0])
         sys.stderr.write(f"error: {missing}\n")
         return 1
     except OSError as error:
