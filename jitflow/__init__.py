@@ -18,6 +18,7 @@ _LAZY = {
     "list_models": "jitflow.nets.registry",
     "FlowModule": "jitflow.training.module",
     "DigitsDataModule": "jitflow.data.digits",
+    "create_default_callbacks": "jitflow.callbacks",
     **EXPORTS,
 }
 

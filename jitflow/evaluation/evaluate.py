@@ -87,8 +87,8 @@ def evaluate(
         "warnings": sample_size_warnings(plan.num_images, made, real),
     }
     # Temporary files of an evaluation that was killed.
-    clear_leftovers(out)
-    clear_leftovers(out / "images", ".png")
+    for folder in (out, out / "images"):
+        clear_leftovers(folder)
     if keep_png:
         save_png(out / "images", [part["pixels"] for part in made_parts], plan, module.num_classes)
     if keep_npz:
