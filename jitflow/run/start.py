@@ -97,12 +97,13 @@ def find_start(recipe: Mapping[str, Any], run_dir: Path, resume: str | Path = AU
             f"--resume {run_dir} to continue with others, {advice}"
         )
     now = flatten(recipe)
-    told = {
+    # Other settings, such as those of saving and logging, may differ in the same run.
+    logged = {
         name: (recorded[name], now.get(name))
         for name in sorted(recorded)
         if recorded[name] != now.get(name) and not (name.startswith("model.") and now.get(name) is None)
     }
-    return Start(found, is_finished(found, recipe), True, told)
+    return Start(found, is_finished(found, recipe), True, logged)
 
 
 def _start_from(checkpoint: Path, recipe: Mapping[str, Any], run_dir: Path) -> Start:

@@ -26,13 +26,15 @@ def ask_for_images(module: FlowModule, **asked: Any) -> Asked:
     classes = getattr(module, "class_names", ())
     if len(classes) == 0 or all(name == str(label) for label, name in enumerate(classes)):
         return request
-    names, captions = list(request.names), list(request.captions)
-    for place, label in enumerate(request.labels):
-        if label < len(classes):
-            names[place] = safe_name(classes[label]) or names[place]
-            captions[place] = classes[label]
+    # Labels beyond the named classes keep their numbers.
+    named = {place: classes[label] for place, label in enumerate(request.labels) if label < len(classes)}
     shown = {str(label): classes[label] for label in sorted(set(request.labels)) if label < len(classes)}
-    return replace(request, names=names, captions=captions, record={**request.record, "classes": shown})
+    return replace(
+        request,
+        names=[safe_name(named.get(place, "")) or name for place, name in enumerate(request.names)],
+        captions=[named.get(place, caption) for place, caption in enumerate(request.captions)],
+        record={**request.record, "classes": shown},
+    )
 
 
 def present_images(module: FlowModule, x: Tensor, asked: Asked, seeds: list[int]) -> ImageSamples:
