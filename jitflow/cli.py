@@ -142,7 +142,7 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-# Packages that an extra brings, by the names they are imported by.
+# Extra that installs a package, by the name it is imported by.
 EXTRAS = {
     "sklearn": "demo",
     "tokenizers": "text",
@@ -156,10 +156,10 @@ EXTRAS = {
 
 
 def missing_package(name: str) -> ConfigError:
-    """Build the error for a package that is not installed, with the extra of jitflow that brings it.
+    """Return the error for a package that is not installed; it names the extra of jitflow that installs it.
 
     Args:
-        name: What was imported.
+        name: Name of the imported package.
     """
     extra = EXTRAS.get(name)
     way = f"pip install 'jitflow[{extra}]'" if extra else "pip install -e ."
@@ -170,7 +170,7 @@ def missing_package(name: str) -> ConfigError:
 def _print_in_any_encoding() -> None:
     """Print a question mark for characters that the terminal's encoding lacks, instead of an error."""
     for stream in (sys.stdout, sys.stderr):
-        # A stream that a caller put in their place may not have an encoding at all.
+        # A caller may have replaced the streams by some without an encoding.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 

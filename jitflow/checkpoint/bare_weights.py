@@ -1,4 +1,4 @@
-"""A file that holds a network's weights and nothing else, whatever its format."""
+"""Checkpoint files that hold only a network's weights, of any format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SECTIONS = ("model_state_dict", "state_dict")
 
 
 def find_bare_weights(content: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """Find the state dict in a file that holds one alone, or under the usual name of one.
+    """Find the state dict of a file that holds nothing else, or holds it under a usual name.
 
     Args:
         content: The file's entries.
@@ -40,7 +40,7 @@ def from_bare_weights(tensors: Mapping[str, Tensor], path: Path, given: Mapping[
     Args:
         tensors: A state dict, with or without the prefixes of wrappers.
         path: Its file, for the message.
-        given: Settings that win over what the shapes say, needed where they leave a choice.
+        given: Settings that override those read from the shapes, needed if the shapes are ambiguous.
 
     Raises:
         CheckpointError: If these are the weights of neither network, or a size can neither be read nor was given.

@@ -50,7 +50,7 @@ def resumable(path: Path, module: FlowModule, scratch: Path) -> Path:
 
 
 def _with_fitting_optimizer(state: ModelState, module: FlowModule) -> ModelState:
-    """Have the moments in the order of the module's own optimiser, where it is the one that every module has."""
+    """Reorder the optimiser's moments to those of the module, unless its class has an optimiser of its own."""
     if state.optimizer is None or type(module).configure_optimizers is not FlowModule.configure_optimizers:
         return state
     shapes = {name: p.shape for name, p in module.named_parameters() if p.requires_grad}
@@ -83,7 +83,7 @@ def convert(source: str | Path, target: str | Path, *, ema: int | str = 1, overw
             raise ConfigError(f"{target} exists already; choose another target, or pass --overwrite")
     state = read_state(source)
     if target.suffix == ".pth" and state.optimizer is not None:
-        # The release's order is that of its own module; a class of a user's own may have grouped in another way.
+        # The release's order is that of its own module; a user's own class may have other groups.
         state = with_optimizer(state, *read_optimizer(state.optimizer, state.weights))
     if state.optimizer_left_out:
         log.warning("the optimiser of %s is left out: %s", source, state.optimizer_left_out)

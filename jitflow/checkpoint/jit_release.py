@@ -123,14 +123,14 @@ def to_jit_release(state: ModelState) -> dict[str, Any]:
 
 
 def read_optimizer(optimizer: object, weights: Mapping[str, Tensor]) -> tuple[dict[str, Any] | None, str]:
-    """Bring an optimiser of a JiT into our order; see :func:`jitflow.checkpoint.optimizer_state.fit_optimizer`.
+    """Reorder the state of a JiT's optimiser; see :func:`jitflow.checkpoint.optimizer_state.fit_optimizer`.
 
     Args:
-        optimizer: Its state dict as a file holds it; None if it holds none.
+        optimizer: The state dict in the file; None if it has none.
         weights: State dict of the module.
 
     Returns:
-        The state, or None and why there is none; no words where the file holds none.
+        The state and an empty text; or None and why it cannot be used, empty if the file has none.
     """
     if optimizer is None:
         return None, ""
@@ -153,7 +153,7 @@ def _trained(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def _state_dict(checkpoint: Mapping[str, Any], entry: str, path: Path) -> dict[str, Tensor]:
-    """A state dict of the file by our names, whether or not it was saved from inside a wrapper of the network."""
+    """Return a state dict of the file with the module's names, without prefixes of wrappers."""
     weights = checkpoint[entry]
     if not isinstance(weights, Mapping) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise CheckpointError(f"{path}: the entry {entry!r} is no state dict")
@@ -161,6 +161,6 @@ def _state_dict(checkpoint: Mapping[str, Any], entry: str, path: Path) -> dict[s
 
 
 def _hyper_parameters(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that code derived from the release keeps beside the weights, by the names of a module's arguments."""
+    """Return the module settings that code derived from the release stores beside the weights."""
     found = checkpoint.get("hyper_parameters")
     return dict(found) if isinstance(found, Mapping) else {}

@@ -60,12 +60,12 @@ def from_lightning(checkpoint: dict[str, Any], given: Mapping[str, Any]) -> Mode
 
 
 def with_optimizer(state: ModelState, optimizer: dict[str, Any] | None, left_out: str = "") -> ModelState:
-    """Return a model with another optimiser, also in the file that Lightning wrote of it.
+    """Return a model with another optimiser state, also in its Lightning checkpoint.
 
     Args:
         state: The model.
         optimizer: State dict of an optimiser; None for none.
-        left_out: Why there is none, in a few words.
+        left_out: Why there is none, as a short phrase.
     """
     changed = replace(state, optimizer=optimizer, optimizer_left_out=left_out)
     if state.lightning is None:
@@ -80,7 +80,7 @@ def with_optimizer(state: ModelState, optimizer: dict[str, Any] | None, left_out
 
 
 def _unwrapped(tensors: Any) -> dict[str, Any]:
-    """A state dict without the names of wrappers; the very same where it has none."""
+    """Return a state dict without prefixes of wrappers; the same object if it has none."""
     stripped = strip_wrappers(tensors)
     return tensors if list(stripped) == list(tensors) else stripped
 
@@ -91,19 +91,19 @@ def _first_optimizer(checkpoint: Mapping[str, Any]) -> Any:
 
 
 def _optimizer(checkpoint: Mapping[str, Any], weights: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """The optimiser of a file, or why it is left out."""
+    """Return the optimiser state of a file, or why it is left out."""
     optimizer = _first_optimizer(checkpoint)
     if optimizer is None:
         return None, ""
     if "jitflow" in checkpoint:
-        # Its class grouped the parameters, perhaps in a way of its own, and groups them so again.
+        # The class may have parameter groups of its own, and will make the same when training resumes.
         wrong = problem_of_optimizer(optimizer)
         return (None, wrong) if wrong else (optimizer, "")
     return read_optimizer(optimizer, weights)
 
 
 def holds_counters(state: ModelState) -> bool:
-    """Whether a model's file says where its training stood; those of other formats than Lightning's do, by epochs.
+    """Whether a model's file records the epochs and steps done; formats other than Lightning's do, by epochs.
 
     Args:
         state: The model.

@@ -1,4 +1,4 @@
-"""Names of tensors in files, without what DistributedDataParallel, FSDP, compiling and checkpointing put into them."""
+"""Parameter names without the prefixes of DistributedDataParallel, FSDP, torch.compile and activation checkpointing."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import TypeVar
 from jitflow.errors import CheckpointError
 
 NET_PREFIX = "net."
-# Parts of a name that only a wrapper makes, wherever they stand.
+# Parts of a name that only wrappers add, at any place.
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-# DistributedDataParallel's, which a network could also have by itself: only left out where every name has it.
+# Prefix of DistributedDataParallel; a network may have such a part itself, so it is only removed if all names have it.
 _PARALLEL = "module."
-# Names that every JiT has, and every LightningDiT.
+# Parameter names of every JiT and of every LightningDiT.
 _ANCHORS = ("x_embedder.proj1.weight", "x_embedder.proj.weight")
 T = TypeVar("T")
 
 
 def strip_wrappers(named: Mapping[str, T]) -> dict[str, T]:
-    """Drop what wrappers put into the names of a state dict, nested in any way: ``_orig_mod.``, ``module.``.
+    """Remove the prefixes of wrappers from the names of a state dict, also nested: ``_orig_mod.``, ``module.``.
 
     Args:
         named: Values by name.
@@ -38,7 +38,7 @@ def strip_wrappers(named: Mapping[str, T]) -> dict[str, T]:
 
 
 def module_names(named: Mapping[str, T]) -> dict[str, T]:
-    """Give the tensors of a network the names that they have in a module: those of wrappers gone, ``net.`` before them.
+    """Rename the tensors of a network as in a module: without prefixes of wrappers, with ``net.`` in front.
 
     Args:
         named: Values by name, of a module or of its network alone.

@@ -1,4 +1,4 @@
-"""Moments of an optimiser on the parameters they belong to, whatever order the code that wrote them had."""
+"""Match an optimiser's moments to parameters, for checkpoints whose code ordered them differently."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def parameter_order(shapes: Shapes) -> list[list[str]]:
-    """Name the parameters in the order of our optimiser and of the JiT release's: vectors and biases, then the others.
+    """List parameter names in the order of this library's and the JiT release's optimiser: vectors and biases first.
 
     Args:
         shapes: Shape of each trained parameter, in the order of ``named_parameters``.
@@ -29,15 +29,15 @@ def parameter_order(shapes: Shapes) -> list[list[str]]:
 
 
 def fit_optimizer(optimizer: object, shapes: Shapes) -> tuple[dict[str, Any] | None, str]:
-    """Bring the state of an AdamW into our order of parameters, by the names or the shapes of what it holds.
+    """Reorder the state of an AdamW to this library's parameters, by recorded names or by shapes.
 
     Args:
-        optimizer: State dict of an optimiser from a file; anything.
+        optimizer: State dict of an optimiser from a file; may be malformed.
         shapes: Shape of each trained parameter, in the order of ``named_parameters``.
 
     Returns:
-        The state over :func:`parameter_order` and no words, the same object if it was in that order; or None, and in
-        a few words why it is of no use here.
+        The state in :func:`parameter_order` (the same object if it already was) and an empty text; or None, and a
+        short phrase that says why it cannot be used.
     """
     wrong = problem_of_optimizer(optimizer)
     if wrong or not isinstance(optimizer, dict):
@@ -65,10 +65,10 @@ def fit_optimizer(optimizer: object, shapes: Shapes) -> tuple[dict[str, Any] | N
 
 
 def problem_of_optimizer(optimizer: object) -> str:
-    """Say what keeps something from being the state dict of an optimiser; empty if nothing does.
+    """Describe why an object is not the state dict of an optimiser; empty if it is one.
 
     Args:
-        optimizer: What a file holds as one.
+        optimizer: The object, from a file.
     """
     if not isinstance(optimizer, dict) or not isinstance(optimizer.get("state"), Mapping):
         return "it is no state and groups of parameters"
@@ -91,7 +91,7 @@ def _problem_of_adam(optimizer: Mapping[str, Any]) -> str:
 
 
 def steps_done(optimizer: Mapping[str, Any]) -> int:
-    """Return how many steps an optimiser has taken, by its parameters' own counters."""
+    """Return the number of steps of an optimiser, from the counters of its parameters."""
     counters = [entry.get("step", 0) for entry in optimizer["state"].values()]
     return int(max((float(step) for step in counters), default=0))
 
@@ -112,14 +112,14 @@ def _is_count(step: object) -> bool:
 
 
 def _possible_orders(groups: Sequence[Mapping[str, Any]], shapes: Shapes) -> list[list[str]]:
-    """Orders that groups of these sizes can have the names of all parameters in: ours first, each one once."""
+    """Return the known orders of the parameter names that fit the sizes of the groups, this library's first."""
     recorded = [name for group in groups for name in group.get("param_names") or ()]
     if recorded:
         # torch writes them where the optimiser was given names.
         names = list(module_names(dict.fromkeys(map(str, recorded))))
         return [names] if sorted(names) == sorted(shapes) else []
     vectors, matrices = parameter_order(shapes)
-    # As the documented training code sorts: by name alone, and what decays first.
+    # The documented training code splits by name only, and has the decayed group first.
     plain, decayed = _split(shapes, lambda name: "bias" in name or "norm" in name)
     sizes = [len(group["params"]) for group in groups]
     orders: list[list[str]] = []
@@ -143,7 +143,7 @@ def _fits(state: Mapping[Any, Any], names: Sequence[str], places: Sequence[int],
 def _our_groups(
     groups: Sequence[Mapping[str, Any]], place_of: Mapping[str, int], shapes: Shapes
 ) -> list[dict[str, Any]]:
-    """Options of our two groups, each those of the group that most of its parameters come from."""
+    """Return the two parameter groups, each with the options of the group that most of its parameters had."""
     options = {place: group for group in groups for place in group["params"]}
     made: list[dict[str, Any]] = []
     for names in parameter_order(shapes):
@@ -153,11 +153,11 @@ def _our_groups(
         kept = {name: value for name, value in chosen.items() if name != "param_names"}
         made.append({**kept, "params": list(range(start, start + len(names)))})
     if len(groups) == 1:
-        # Ours never let vectors decay.
+        # Vectors never decay here.
         made[0]["weight_decay"] = 0.0
     return made
 
 
 def _split(shapes: Shapes, belongs: Callable[[str], bool]) -> list[list[str]]:
-    """Names that belong to the first group, and the others, each in order."""
+    """Split the names into those that belong to the first group and the others, each in order."""
     return [[name for name in shapes if belongs(name)], [name for name in shapes if not belongs(name)]]

@@ -114,7 +114,7 @@ def read_safetensors(path: Path, given: Mapping[str, Any]) -> ModelState:
 
 
 def _without_settings(tensors: Mapping[str, Tensor], path: Path, given: Mapping[str, Any]) -> ModelState:
-    """A file that others wrote: bare weights, perhaps with averages beside them."""
+    """Read a file of other code: bare weights, possibly with averages."""
     parts: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in ("", *_AVERAGES)}
     for name, value in tensors.items():
         parts[_average_of(name)][name.removeprefix(_average_of(name))] = value

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-# What a decoder before rounding may overshoot by.
+# Overshoot of a decoder before rounding.
 _MARGIN = 26
 
 
 def check_pixel_range(data: Tensor) -> Tensor:
-    """Return pixels as they are; raise DataError for floats that cannot be meant as 0 to 255.
+    """Return the pixels unchanged; raise DataError for floats that cannot be in the range 0 to 255.
 
-    Floats from 0 to 1 would pass for black pictures, and decibels for black and white ones. Bytes are not looked at.
+    Floats from 0 to 1 would give black images, and decibels black and white ones. Bytes are not checked.
 
     Args:
         data: Images, shape ``(B, C, H, W)``.

@@ -29,7 +29,7 @@ class PixelCodec:
             Images, shape ``(B, C, H, W)``, float32 in ``[-1, 1]``.
 
         Raises:
-            DataError: If they are floats that cannot be meant as 0 to 255.
+            DataError: If they are floats outside the range 0 to 255, or all at most 1.
         """
         return check_pixel_range(data).float() / 127.5 - 1.0
 

@@ -39,8 +39,8 @@ _TICK_SEC = 2.0
 _THREADS = 16
 
 _Directory = tuple[str, int, list[str], list[str]]
-"""Path below the listed folder, time of the last change in ns, names of the images in it, and of what is passed over:
-hidden folders with a slash behind them, hidden images, and one file of each type that is no image's."""
+"""Path below the listed folder, time of the last change in ns, names of its images, and names of what is not used:
+hidden folders (with a final slash), hidden images, and one file of each type other than images."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class ImageListing:
         classes: Names of the classes, sorted; a label is an index into them.
         files: Path of each image below ``folder``, with forward slashes.
         labels: Label of each image, shape ``(N,)``, int64.
-        left_out: Hidden folders and images, which are none of the data, below ``folder``; folders end in a slash.
+        left_out: Hidden folders and images, which are not used, below ``folder``; folders end in a slash.
         unused: One file of each type that is not read, below ``folder``.
     """
 
@@ -109,7 +109,7 @@ def split_folders(root: str | Path) -> dict[str, Path]:
 
 
 def unused_folders(root: Path) -> list[str]:
-    """Return the folders of images beside ``train/`` and ``val/``, which nothing reads; none without a train/."""
+    """Return the folders beside the splits ``train/`` and ``val/``, whose images are unused; none without a ``train/``."""
     return [name for name in subfolders(root)[0] if name not in ("train", "val")] if (root / "train").is_dir() else []
 
 

@@ -27,7 +27,7 @@ UNREADABLE = (
 
 
 class PixelRangeError(ValueError):
-    """An image file whose numbers cannot be meant as brightness from 0 to the largest of its type."""
+    """An image file whose pixels are not in the range of 8 or 16 bits."""
 
 
 def open_image(path: str, *, channels: int) -> Image.Image:

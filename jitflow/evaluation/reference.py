@@ -126,7 +126,7 @@ def image_batches(
 
 
 def _holds_images(path: Path) -> bool:
-    """Whether an ``.npz`` holds images and no statistics."""
+    """Whether an ``.npz`` holds images rather than statistics."""
     if path.suffix != ".npz" or not path.is_file():
         return False
     names = set(npz_names(path, what="statistics file"))
@@ -136,7 +136,7 @@ def _holds_images(path: Path) -> bool:
 def npz_image_batches(
     path: str | Path, img_size: int | tuple[int, int], channels: int, batch_size: int = 64
 ) -> Iterator[Tensor]:
-    """Read the images of an ``.npz`` in batches, centre-cropped as those of a folder; it need not fit into memory.
+    """Read the images of an ``.npz`` in batches, centre-cropped as those of a folder; it may exceed the memory.
 
     Args:
         path: The file; ``arr_0`` holds images, shape ``(N, H, W, 3)`` or ``(N, H, W, 1)``, uint8.

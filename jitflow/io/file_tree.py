@@ -104,13 +104,13 @@ def list_tree(root: str | Path) -> FileTree:
     """List the files of images, texts or spectrograms below a folder.
 
     Args:
-        root: The folder, itself entered whatever its name.
+        root: The folder; its own name does not matter.
 
     Raises:
         DataError: If a folder cannot be read.
     """
     tree = FileTree(Path(root))
-    # A link back up would hold everything once more.
+    # A link to a parent folder would list everything again.
     above = [path.stat() for path in tree.root.resolve().parents]
     _enter(tree, tree.root, {(state.st_dev, state.st_ino) for state in above})
     tree.folders.sort()
@@ -121,7 +121,7 @@ def subfolders(folder: str | Path) -> tuple[list[str], list[str]]:
     """List the folders in a folder of images or spectrograms, sorted by name.
 
     Args:
-        folder: Where to look.
+        folder: The folder.
 
     Returns:
         Their names, and the names of those that are left out.
@@ -138,7 +138,7 @@ def _enter(tree: FileTree, folder: Path, seen: set[tuple[int, int]]) -> None:
     files = []
     inner = []
     for entry in sorted(_entries(folder), key=lambda entry: entry.name):
-        # A link that leads nowhere counts as a file, so that reading it names it.
+        # A broken link counts as a file, so that the error of reading it names it.
         is_folder = entry.is_dir()
         if is_left_out(entry.name):
             kept = tree.left_out if is_folder else tree.hidden_files

@@ -24,9 +24,9 @@ from jitflow.io.mistaken_file import describe_mistaken_file, unreadable
 
 # Errors of a disk that is full, read-only or broken.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
-# What :func:`temporary_beside` makes: the name between dots, eight characters, the suffix once more.
+# Names that :func:`temporary_beside` creates: a dot, the name, a dot, eight characters, the suffix again.
 _TEMPORARY = re.compile(r"\..+?(\.[^.]+)\.[a-z0-9_]{8}(\.[^.]+)")
-# Where Lightning's AttributeDict is or was, by both names of the package.
+# Current and former import paths of Lightning's AttributeDict.
 _DICTIONARIES = (
     "lightning.fabric.utilities.data.AttributeDict",
     "lightning.pytorch.utilities.parsing.AttributeDict",
@@ -118,8 +118,8 @@ def clear_leftovers(folder: str | Path, suffix: str = "") -> None:
     """Remove temporary files of checkpoints and images that an interrupted :func:`atomic_path` left in a folder.
 
     Args:
-        folder: The folder, in which nobody else writes now.
-        suffix: Only those of files of this suffix.
+        folder: The folder; no other process may write there.
+        suffix: Suffix of the files; any by default.
     """
     place = Path(folder)
     for path in place.iterdir() if place.is_dir() else ():

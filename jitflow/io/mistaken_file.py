@@ -6,7 +6,7 @@ from pathlib import Path
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 _PAGES = (b"<!doctype html", b"<html", b"<?xml", b"<head", b"<script")
-# More than any of these marks, and little enough for a file of any size.
+# Longer than any of these prefixes.
 _LOOKED_AT_BYTES = 512
 
 

@@ -80,7 +80,7 @@ def read_npz(
 
 
 def iter_npz_rows(path: str | Path, name: str, num_rows: int, *, what: str = "file") -> Iterator[np.ndarray]:
-    """Read an array of an ``.npz`` in pieces along its first dimension, however large it is.
+    """Yield an array of an ``.npz`` in pieces along its first dimension; it may exceed the memory.
 
     Args:
         path: The file.

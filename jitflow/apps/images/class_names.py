@@ -26,7 +26,7 @@ def log_numeric_order(classes: Sequence[str]) -> None:
     """Log once if class folders named by numbers are not labelled in numeric order.
 
     Args:
-        classes: Names of the classes in the order of their labels, which is that of letters.
+        classes: Names of the classes by label, in alphabetic order.
     """
     if not classes or not all(name.isascii() and name.isdigit() for name in classes):
         return
@@ -43,8 +43,8 @@ def check_same_names(trained: Sequence[str], found: Sequence[str]) -> None:
     """Raise ConfigError if data have other classes than a model was trained on, so that labels would be shifted.
 
     Args:
-        trained: Names by label that the checkpoint keeps; empty where it keeps none.
-        found: Those of the data; empty where they tell none.
+        trained: Names by label in the checkpoint; empty where it has none.
+        found: Names by label of the data; empty where unknown.
     """
     if not trained or not found or list(trained) == list(found):
         return

@@ -62,7 +62,7 @@ class JiTLightningModule(FlowModule):
 
     application: ClassVar[str] = "images"
     has_release_format: ClassVar[bool] = True
-    # Names of the classes by label; empty until data or a checkpoint tells them.
+    # Names of the classes by label; empty until data or a checkpoint provides them.
     class_names: tuple[str, ...] = ()
 
     def __init__(
@@ -164,22 +164,22 @@ class JiTLightningModule(FlowModule):
         return module if map_location is None else module.to(map_location)
 
     def adopt_data(self, info: dict[str, Any]) -> None:
-        """Take the names of the classes over from the data, unless a checkpoint brought them."""
+        """Copy the names of the classes from the data, unless a checkpoint provided them."""
         names = info.get("classes")
         if not self.class_names and names:
             self.class_names = tuple(map(str, names))
 
     def check_data(self, info: dict[str, Any]) -> None:
-        """Raise ConfigError if data do not fit, or have other classes than the checkpoint that is gone on with."""
+        """Raise ConfigError if the data do not fit, or have other classes than the resumed checkpoint."""
         super().check_data(info)
         check_same_names(self.class_names, tuple(map(str, info.get("classes") or ())))
 
     def describe_labels(self) -> dict[str, Any]:
-        """Name of the class that each label is, where it is known."""
+        """Return the names of the classes by label, if known."""
         return {"classes": list(self.class_names)} if self.class_names else {}
 
     def extra_state(self) -> dict[str, Any]:
-        """Keep the names of the classes."""
+        """Return the names of the classes, for the checkpoint."""
         return {"classes": list(self.class_names)} if self.class_names else {}
 
     def load_extra_state(self, extra: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from jitflow.io.files import atomic_path, load_checkpoint, writable_folder
 
 log = logging.getLogger(__name__)
 STATISTICS = "latents_stats.pt"
-# Every so many rows of a user are held out where there is no validation part.
+# Without a validation part, one row of a user in this many is held out.
 _HOLD_OUT_EVERY = 20
 _DOWNSAMPLING = 16
 _FLOATS = ("float32", "float16")
@@ -68,12 +68,12 @@ class JoinedRows:
 class LatentShards(LatentFile):
     """Training or validation latents from a folder of shards; the users' numbers are ``labels`` + 1.
 
-    Shards hold ``latents`` (and ``latents_flip``, which is left out: time has a direction) and ``labels``, from 0.
+    Shards hold ``latents`` and ``labels``, from 0; their ``latents_flip`` is unused, since time has a direction.
 
     Args:
-        folder: Where the shards are.
-        hold_out: None for all rows; False for those that are trained on, True for the others, where some rows of each
-            user are held out for validation.
+        folder: Folder of the shards.
+        hold_out: None for all rows; where some rows of each user are held out for validation, True for these and
+            False for the others.
 
     Raises:
         DataError: If a shard is damaged, holds other arrays, or does not fit the others.
@@ -108,7 +108,7 @@ class LatentShards(LatentFile):
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """List the shards in a folder, in the order of their names; none if it holds a file of stage 1 or no shards."""
+    """List the latent shards in a folder by name; files with other arrays are not listed."""
     found = sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("."))
     return [path for path in found if {"latents", "labels"} <= set(open_arrays(path)[0])]
 
@@ -197,7 +197,7 @@ def _open_shard(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _held_out(labels: np.ndarray) -> np.ndarray:
-    """Every twentieth row of each label, at least one where there are two, as a mask."""
+    """Return a mask of every twentieth row of each label, at least one of two."""
     held = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)

@@ -212,7 +212,7 @@ class UserConditionedDiT(FlowModule):
         """Set latent statistics, codec and user ids from data or a checkpoint."""
         codec = {name: record["codec"][name] for name in ("id", "checksum", "img_size")}
         self.latents.set_normalisation(record["mean"], record["std"])
-        # Latents of other code do not say which codec made them; then any of the right shape may be attached.
+        # Latents of other code do not record their codec; then any codec of the right shape may be attached.
         self.latents.expected_id, self.latents.expected_checksum = codec["id"] or None, codec["checksum"] or None
         self.user_ids = [int(user) for user in record["user_ids"]]
         if record.get("linear") is not None:
