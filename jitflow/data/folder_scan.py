@@ -109,7 +109,7 @@ def split_folders(root: str | Path) -> dict[str, Path]:
 
 
 def unused_folders(root: Path) -> list[str]:
-    """Return the folders beside the splits ``train/`` and ``val/``, whose images are unused; none without a ``train/``."""
+    """Return folders beside the splits ``train/`` and ``val/``, whose images are unused; none without ``train/``."""
     return [name for name in subfolders(root)[0] if name not in ("train", "val")] if (root / "train").is_dir() else []
 
 
