@@ -140,5 +140,7 @@ def test_pages_link_to_what_exists():
         folder = ROOT if name == README else ROOT / "docs"
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text_of(name)):
             assert (folder / target).exists(), f"{name}: {target}"
+            # The site holds nothing else; a file of the checkout is named, not linked.
+            assert (folder / target).resolve().is_relative_to(folder), f"{name}: {target} lies outside docs/"
         for path in re.findall(r"`(jitflow/[\w/.]+)`", text_of(name)):
             assert (ROOT / path).exists(), f"{name}: {path}"
