@@ -16,7 +16,6 @@ from jitflow.run.arguments import arguments_of
 from jitflow.run.recipe import flatten, read_recipe
 from jitflow.run.settings import complete
 from jitflow.verbs.commandline import option_kinds
-from jitflow.verbs.demo import run_demo
 
 
 def _pages_to_run():
@@ -25,19 +24,12 @@ def _pages_to_run():
             yield pytest.param(name, id=name, marks=[pytest.mark.slow] if PAGES.get(name, Page()).slow else [])
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory):
-    """The run of the demo, two epochs long."""
-    folder = tmp_path_factory.mktemp("demo") / "images"
-    run_demo("images", folder, quick=True)
-    return folder
-
-
 @pytest.mark.parametrize("name", list(_pages_to_run()))
 def test_page(name, names, monkeypatch, request):
-    uses_demo = any("runs/demo/images" in block.code for block in blocks_of(name) if not block.reason)
+    code = "".join(block.code for block in blocks_of(name) if not block.reason)
+    uses_demo = "runs/demo/images" in code or "jitflow demo images" in code
     case = PAGES.get(name, Page())
-    page_runner.make_checkout(Path.cwd(), case, request.getfixturevalue("demo") if uses_demo else None)
+    page_runner.make_checkout(Path.cwd(), case, request.getfixturevalue("quick_demo") if uses_demo else None)
     page_runner.quicken_demos(monkeypatch)
     for block in blocks_of(name):
         if not block.reason:

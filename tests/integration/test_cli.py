@@ -19,14 +19,11 @@ from jitflow.run.folder import read_run_record
 from jitflow.run.recipe import find_recipe, list_recipes, read_recipe
 from jitflow.training.asked import parse_labels
 from jitflow.training.sections import parse_interval
-from jitflow.verbs.demo import run_demo
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("demo") / "images"
-    run_demo("images", out, quick=True)
-    return out
+def demo(quick_demo, tmp_path_factory) -> Path:
+    return shutil.copytree(quick_demo, tmp_path_factory.mktemp("demo") / "images", symlinks=True)
 
 
 def run(capsys, *words: str) -> tuple[int, str]:
