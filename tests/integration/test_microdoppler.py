@@ -72,6 +72,16 @@ def test_pipeline_leaves_what_the_document_names(outputs):
         assert file.get_slice("latents").get_shape() == [8, 32, 16, 16]
 
 
+def test_stage_1_also_writes_shards_for_the_release(outputs, data, tmp_path):
+    latents = ["--output_path", str(outputs / "latent_features"), "--batch_size", "4"]
+    words = ["microdoppler", "extract", "--data_dir", str(data), *latents, "--shards", str(tmp_path / "shards")]
+    assert main(words) == 0
+    (shard,) = (tmp_path / "shards").glob("latents_rank*.safetensors")
+    with safe_open(shard, "pt") as file, safe_open(outputs / "latent_features" / "train.safetensors", "pt") as own:
+        assert torch.equal(file.get_tensor("latents"), own.get_tensor("latents"))
+        assert torch.equal(file.get_tensor("latents_flip"), own.get_tensor("latents"))
+
+
 def test_pipeline_again_does_nothing_twice(outputs, data, monkeypatch):
     def marks():
         return {p: p.stat().st_mtime_ns for p in outputs.rglob("*") if p.is_file()}

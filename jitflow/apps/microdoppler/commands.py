@@ -15,6 +15,7 @@ from jitflow.apps.microdoppler.sections import (
     GenerationOptions,
     RadarOptions,
     RealDataOptions,
+    ReleaseOptions,
     SolverOptions,
     StageOptions,
     TrainingOptions,
@@ -88,6 +89,7 @@ def extract(
     overwrite: bool = False,
     extraction: ExtractionOptions = ExtractionOptions(),  # noqa: B008 (frozen)
     compute: ComputeOptions = _COMPUTE,
+    release: ReleaseOptions = ReleaseOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Stage 1: encode pictures of users as latents, train.safetensors and val.safetensors, once, before training.
 
@@ -103,8 +105,10 @@ def extract(
         overwrite: Replace results of other inputs.
         extraction: Settings of the extraction.
         compute: Device and batch size.
+        release: Files for the code of the LightningDiT release.
     """
     from jitflow.apps.microdoppler.extract import extract as make_latents
+    from jitflow.apps.microdoppler.latent_shards import write_shards
 
     make_latents(
         data_dir,
@@ -115,6 +119,9 @@ def extract(
         **dataclasses.asdict(extraction),
         **dataclasses.asdict(compute),
     )
+    if release.shards is not None:
+        files = write_shards(output_path, release.shards)
+        log.info("%d shards for the LightningDiT release in %s", len(files), release.shards)
 
 
 def sample(

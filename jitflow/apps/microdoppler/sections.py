@@ -62,6 +62,17 @@ class ExtractionOptions:
 
 
 @dataclass(frozen=True)
+class ReleaseOptions:
+    """Files for the code of the LightningDiT release.
+
+    Attributes:
+        shards: New folder for the training latents as shards that the release reads.
+    """
+
+    shards: str | None = None
+
+
+@dataclass(frozen=True)
 class TrainingOptions:
     """Training of the network.
 
