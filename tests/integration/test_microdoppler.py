@@ -196,7 +196,7 @@ def test_bad_input_is_one_line(outputs, tmp_path, capsys):
     assert "twice" in error_of(capsys, *sample, best, "--user_ids", 1, 1)
     assert "does not exist" in error_of(capsys, *sample, tmp_path / "none.ckpt")
     jit = ROOT / "tests" / "reference" / "jit_tiny_checkpoint-last.pth"
-    assert "no model of microdoppler" in error_of(capsys, *sample, jit)
+    assert "not a model of microdoppler" in error_of(capsys, *sample, jit)
     # A release's network alone does not know what made its latents.
     release = ROOT / "tests" / "reference" / "lightningdit_tiny_ckpt.pt"
     assert "--vavae_path" in error_of(capsys, *sample, release)

@@ -37,6 +37,7 @@ def write(path, content):
 
 
 def test_a_folder_of_everything(tmp_path, caplog):
+    caplog.set_level("INFO")
     write(tmp_path / "b.txt", "a text\r\nof two lines")
     write(tmp_path / "a" / "x.json", json.dumps(["one", {"text": "two\r\n"}, {"prompt": "3?", "answer": "three"}]))
     write(tmp_path / "c.JSONL", '"four"\n\n{"text": "fünf", "id": 5}\n')
@@ -47,7 +48,7 @@ def test_a_folder_of_everything(tmp_path, caplog):
     assert source.num_bad == 0
     assert [file.name for file in source.files] == ["x.json", "b.txt", "c.JSONL"]
     assert source.size == sum(file.stat().st_size for file in source.files)
-    assert not caplog.records
+    assert [".hidden/" in record.getMessage() for record in caplog.records] == [True]
     assert list(TextFiles(tmp_path / "b.txt").texts()) == ["a text\nof two lines"]
 
 

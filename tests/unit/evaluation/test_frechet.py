@@ -179,7 +179,7 @@ def test_damaged_files_are_named(tmp_path):
     whole = path.read_bytes()
     for content in (b"", b"hello", whole[:100], whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(ConfigError, match=r"bad\.npz cannot be read"):
+        with pytest.raises(ConfigError, match=r"bad\.npz cannot be read" if content else r"bad\.npz is empty"):
             load_statistics(path)
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
