@@ -82,7 +82,14 @@ def _evaluate(state: DemoState) -> None:
     """Evaluate the generated pictures against the real ones."""
     out = state.out
     psnr_db = read_json(out / LATENTS / DONE_NAME)["psnr"]["mean_db"]
-    report = evaluate(str(out / _DATA), str(out / GENERATED), str(out / _EVALUATION), state.seed, codec_psnr_db=psnr_db)
+    report = evaluate(
+        str(out / _DATA),
+        str(out / GENERATED),
+        str(out / _EVALUATION),
+        state.seed,
+        codec_psnr_db=psnr_db,
+        num_steps=state.settings["classifier_steps"],
+    )
     state.metrics.update(
         {
             **{name: report[name] for name in _SCORES},
@@ -147,6 +154,8 @@ DEMO = Demo(
         "min_cadence_gap": 0.1,
         "snr_db": [30.0, 40.0],
         "generated_per_user": 40,
+        # As many as suit the number of pictures.
+        "classifier_steps": None,
     },
     # A few steps on a few pictures; nothing is learned.
     quick={
@@ -159,6 +168,7 @@ DEMO = Demo(
         "settings.images_per_user": 8,
         "settings.val_fraction": 0.25,
         "settings.generated_per_user": 2,
+        "settings.classifier_steps": 10,
     },
     before={"simulate": _simulate, "extract": _extract},
     after={"sample": _generate, "evaluate": _evaluate},
