@@ -138,11 +138,11 @@ class FiniteGuard(pl.Callback):
             log.warning("%d steps were skipped because their gradient was not finite", self.num_skipped)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Release the stored steps."""
+        """Release the trainer; losses and gradients that were not checked yet are dropped."""
         self._trainer = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Release the stored steps."""
+        """Release the trainer; losses and gradients that were not checked yet are dropped."""
         self._trainer = None
 
     def state_dict(self) -> dict[str, Any]:

@@ -76,22 +76,22 @@ def stop_exception(number: int) -> BaseException:
 
 
 @contextmanager
-def resumable_exit(trainer: pl.Trainer, way_on: str) -> Iterator[None]:
-    """Run ``trainer.fit`` so that a stop by a signal ends with the right status and closes all process connections.
+def resumable_exit(trainer: pl.Trainer, resume_hint: str) -> Iterator[None]:
+    """Run ``trainer.fit`` in the block; a signal sets the exit status, and the process group is destroyed at the end.
 
     Lightning turns Ctrl-C into an exit with status 1; this converts it back to KeyboardInterrupt. The exit after
     another signal (:func:`stop_exception`) is passed on.
 
     Args:
         trainer: The trainer.
-        way_on: How to resume, for the log, such as ``"the same command resumes"``.
+        resume_hint: How to resume, for the log, such as ``"the same command resumes"``.
     """
     try:
         yield
     except SystemExit as exit:
         if not trainer.interrupted:
             raise
-        log.info("interrupted; %s", way_on)
+        log.info("interrupted; %s", resume_hint)
         # 0: the exit status of a process other than the first.
         if isinstance(exit.code, int) and (exit.code == 0 or exit.code > 128):
             raise

@@ -103,7 +103,7 @@ def from_jit_release(checkpoint: Mapping[str, Any], path: Path, given: Mapping[s
 
 
 def to_jit_release(state: ModelState) -> dict[str, Any]:
-    """Convert a model to a checkpoint of the JiT release."""
+    """Convert a model's state to the checkpoint format of the JiT (Just image Transformers) release."""
     checkpoint: dict[str, Any] = {
         "model": state.weights,
         "epoch": state.epoch,

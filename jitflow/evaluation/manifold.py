@@ -98,7 +98,7 @@ def _squared_radii(features: Tensor, centre: Tensor, k: int) -> Tensor:
 
 
 def _tiles(a: Tensor, b: Tensor, centre: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield the squared distances between all rows in tiles: rows of ``a``, rows of ``b``, float64 ``(R, C)``."""
+    """Yield pairwise squared distances in blocks: slice of ``a``, slice of ``b``, float64 distances ``(R, C)``."""
     for i in range(0, len(a), TILE_ROWS):
         x = a[i : i + TILE_ROWS] - centre
         x_norms = x.square().sum(dim=1, keepdim=True)

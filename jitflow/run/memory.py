@@ -32,7 +32,7 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Memory of a training step, in bytes.
+    """Estimated memory of a training step on one device, in bytes.
 
     Attributes:
         weights: Parameters and buffers.

@@ -387,7 +387,8 @@ def _floating_dtype(net: nn.Module) -> torch.dtype:
 
 
 def _sample_index(batch: Any) -> Tensor | None:
-    """Return the sample indices of a batch; None for a plain list or tuple, whose ``index`` is a method."""
+    """Return the sample indices of a batch (``batch.index``); None if it has none."""
+    # Of a plain list or tuple it is a method.
     index = getattr(batch, "index", None)
     return index if isinstance(index, Tensor) else None
 

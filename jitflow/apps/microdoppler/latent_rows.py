@@ -28,7 +28,7 @@ _SPLIT_SEED = {"train": 0, "val": 1}
 
 @dataclass(frozen=True)
 class RowsTask:
-    """Task of encoding a batch of rows of a latent file; it can be pickled.
+    """Picklable task of a worker process: encode a batch of images into rows of a latent file.
 
     Attributes:
         split: ``"train"`` or ``"val"``.

@@ -145,7 +145,7 @@ class ColourCodec:
         return codes
 
     def levels(self, device: torch.device | str | None = None) -> Tensor:
-        """Values of a colour channel in the one-pixel mappings, increasing from -1 to 1."""
+        """Return the values of a colour channel where each token is one pixel, in increasing order from -1 to 1."""
         if self._side == 1:
             return torch.tensor([-1.0], device=device)
         return torch.linspace(-1, 1, self._side, device=device)

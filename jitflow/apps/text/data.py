@@ -230,7 +230,7 @@ class TextDataModule(ImageDataModule):
         return builtin_documents("train") if path is None else TextFiles(path, encoding=self.encoding).texts()
 
     def _sources(self) -> tuple[TextSource, TextSource | None]:
-        """Return the sources of training and validation text; None if the latter is a part of the former."""
+        """Return the training and validation texts; None for a validation text that is split off from the first."""
         val = None if self.val_path is None else TextFiles(self.val_path, encoding=self.encoding)
         path = self._text_path()
         if path is not None:

@@ -180,7 +180,7 @@ def write_tokens(
 
 
 def open_tokens(path: str | Path) -> tuple[TokenStream, TokenStream]:
-    """Memory-map a token file of :func:`write_tokens`.
+    """Memory-map a token file written by :func:`write_tokens`.
 
     Args:
         path: The file.

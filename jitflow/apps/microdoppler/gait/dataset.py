@@ -170,7 +170,7 @@ def _check_same_set(folder: Path, truth: dict[str, Any]) -> None:
 
 
 def _remove_half_written(folder: Path) -> None:
-    """Remove temporary files of a killed call, which folder readers would take for images."""
+    """Remove temporary files of an interrupted run, which would otherwise be read as images."""
     for split in ("train", "val"):
         for path in (folder / split).rglob(".*.png.*.png"):
             path.unlink(missing_ok=True)
