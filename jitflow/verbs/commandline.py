@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, get_type_hints
 
@@ -97,7 +98,7 @@ def _as_typed(text: str, args: list[str], kinds: Mapping[str, str]) -> str:
     """Name options in an error message as the user typed them, with their section or without."""
     for arg in args:
         name = arg.partition("=")[0].removeprefix("--").replace("-", "_")
-        text = text.replace(f"--{full_name(name, kinds)} ", f"--{name} ")
+        text = re.sub(rf"--{re.escape(full_name(name, kinds))}(?![\w.])", f"--{name}", text)
     return text
 
 

@@ -68,7 +68,8 @@ def documented_train(application: str, args: list[str]) -> None:
     try:
         train([*translated, *dotted])
     except ConfigError as error:
-        raise ConfigError(_name_documented_options(str(error), documented, given)) from None
+        message = _name_documented_options(str(error), documented, given)
+        raise ConfigError(message.replace("jitflow train --help", f"jitflow {application} train --help")) from None
 
 
 def _documented(application: str) -> Documented:

@@ -128,6 +128,7 @@ def test_a_section_has_the_defaults_of_its_class():
     [
         (["here", "--often", "twice"], "--often must be int"),
         (["here", "--how.often", "twice"], r"--how\.often must be int"),
+        (["here", "--often"], "--often: expected"),
         (["here", "--ofen", "2"], "--ofen"),
         ([], "place"),
     ],
