@@ -26,6 +26,8 @@ from jitflow.run.start import clear_run
 from jitflow.verbs import demo
 
 NAMES = ("images", "text", "microdoppler")
+# The radar demo simulates walks and trains three classifiers, which takes as long as the two others together.
+DEMOS = ("images", "text", pytest.param("microdoppler", marks=pytest.mark.slow))
 SEED = 3
 
 
@@ -76,7 +78,7 @@ def test_every_application_has_a_demo_whose_recipe_is_complete():
         assert plan.record["settings"] == plan.settings
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DEMOS)
 def test_a_finished_demo_only_reports(runs, name, monkeypatch, capsys):
     out, metrics = runs(name)
     before = content(out)
@@ -90,7 +92,7 @@ def test_a_finished_demo_only_reports(runs, name, monkeypatch, capsys):
     assert describe_run(out).state == "finished"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DEMOS)
 def test_other_settings_in_the_same_folder_are_an_error(runs, name):
     out, _ = runs(name)
     before = content(out)
@@ -101,7 +103,7 @@ def test_other_settings_in_the_same_folder_are_an_error(runs, name):
     assert content(out) == before
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DEMOS)
 def test_a_demo_that_is_interrupted_and_moved_goes_on_like_one_that_was_not(copy, name, tmp_path, monkeypatch):
     out, _ = copy(name)
     plan = demo.plan_demo(name, out, SEED, quick=True)
@@ -161,7 +163,7 @@ def test_what_follows_the_training_is_done_again_without_it(copy, name):
     assert describe_run(out).checkpoint.read_bytes() == trained and (out / "loss.png").is_file()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DEMOS)
 def test_restart_removes_what_the_demo_wrote_and_nothing_else(copy, name, monkeypatch):
     out, _ = copy(name)
     (out / "mine.txt").write_text("kept")
@@ -179,7 +181,7 @@ def test_restart_removes_what_the_demo_wrote_and_nothing_else(copy, name, monkey
     assert left == ({"mine.txt", RUN_NAME} if demo.plan_demo(name).demo.training else {"mine.txt"})
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DEMOS)
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(name, runs, tmp_path, capsys):
     assert cli.main(["demo", name, "--out", str(tmp_path / "out"), "--dry_run"]) == 0
     assert "would start" in capsys.readouterr().err
@@ -189,7 +191,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(name, runs, tmp_path
     assert "would restart" in capsys.readouterr().err and content(runs(name)[0]) == before
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DEMOS)
 def test_a_folder_of_before_there_was_run_json_reports(copy, name, monkeypatch):
     out, metrics = copy(name)
     plan = demo.plan_demo(name, out, SEED, quick=True)

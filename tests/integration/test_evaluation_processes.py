@@ -65,6 +65,8 @@ def run_script(folder: Path, processes: int) -> list[dict]:
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(processes)]
 
 
+# tests/integration/test_evaluate.py compares two processes with one in the normal suite, by the command's function.
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(tmp_path):
     (one,) = run_script(tmp_path / "one", 1)
     two = run_script(tmp_path / "two", 2)
