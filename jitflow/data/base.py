@@ -6,8 +6,8 @@ import logging
 import multiprocessing
 import os
 import sys
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -32,11 +32,14 @@ class LoaderSettings:
         num_workers: Loader processes, at most one for each CPU core; 0 loads in the training process. Batches do not
             depend on it.
         pin_memory: Page-locked batches, which a GPU fetches faster; has no effect without CUDA.
-        num_replicas: How many processes share the data; None asks the trainer. A trainer with several
-            processes has the last word.
-        rank: Which of them this one is; None asks the trainer.
-        drop_last: Leave out the last, smaller training batch; None leaves it out unless it is all there is.
-        seed: Seed of order and random transforms; None is the one of Lightning's ``seed_everything``, or 0.
+        num_replicas: Number of processes that share the data; None asks the trainer. A trainer with several
+            processes overrides it.
+        rank: Rank of this process; None asks the trainer.
+        drop_last: Drop the last, smaller training batch; None drops it unless it is the only one.
+        seed: Seed of order and random transforms; None takes that of Lightning's ``seed_everything``, or 0.
+
+    Raises:
+        ConfigError: If a number is out of range.
     """
 
     num_workers: int = 0
@@ -45,6 +48,11 @@ class LoaderSettings:
     rank: int | None = None
     drop_last: bool | None = True
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.num_workers < 0:
+            raise ConfigError(f"num_workers must be at least 0; got {self.num_workers}")
 
 
 class SeededLoader(DataLoader[Any]):
@@ -70,14 +78,7 @@ class ImageDataModule(pl.LightningDataModule):
     Args:
         img_size: Side of a square, or ``(height, width)``, in pixels.
         batch_size: Images per batch and process.
-        num_workers: Loader processes, at most one for each CPU core; 0 loads in the training process. Batches do not
-            depend on it.
-        pin_memory: Page-locked batches, which a GPU fetches faster; has no effect without CUDA.
-        num_replicas: Number of processes that share the data; None asks the trainer. A trainer with several
-            processes overrides it.
-        rank: Rank of this process; None asks the trainer.
-        drop_last: Drop the last, smaller training batch; None drops it unless it is the only one.
-        seed: Seed of order and random transforms; None takes that of Lightning's ``seed_everything``, or 0.
+        loading: Settings of the loaders; each is an attribute of the data module under its name.
         class_balanced: Give every class the same share of a training epoch, by repeating samples of small classes and
             skipping some of large ones. The training set needs ``targets``, its labels.
 
@@ -86,33 +87,31 @@ class ImageDataModule(pl.LightningDataModule):
     """
 
     channels: int = 3
+    settings_class: ClassVar[type[LoaderSettings]] = LoaderSettings
+
+    num_workers: int
+    pin_memory: bool
+    num_replicas: int | None
+    rank: int | None
+    drop_last: bool | None
+    seed: int | None
 
     def __init__(
         self,
         img_size: int | tuple[int, int],
         batch_size: int,
-        num_workers: int = 0,
-        pin_memory: bool = True,
-        num_replicas: int | None = None,
-        rank: int | None = None,
+        loading: LoaderSettings = LoaderSettings(),
         *,
-        drop_last: bool | None = True,
-        seed: int | None = None,
         class_balanced: bool = False,
     ) -> None:
         super().__init__()
         height_and_width(img_size)
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
-            if value < least:
-                raise ConfigError(f"{name} must be at least {least}; got {value}")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1; got {batch_size}")
         self.img_size = img_size
         self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.pin_memory = pin_memory
-        self.num_replicas = num_replicas
-        self.rank = rank
-        self.drop_last = drop_last
-        self.seed = seed
+        for field in fields(loading):
+            setattr(self, field.name, getattr(loading, field.name))
         self.class_balanced = class_balanced
         self.dataset_train: Any = None
         self.dataset_val: Any = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
-from jitflow.data.base import ImageDataModule
+from jitflow.data.base import ImageDataModule, LoaderSettings
 from jitflow.data.crop import height_and_width
 from jitflow.errors import ConfigError
 
@@ -51,14 +51,9 @@ class DigitsDataModule(ImageDataModule):
     Args:
         img_size: Side of a square, or ``(height, width)``, in pixels; the scans are 8 x 8.
         batch_size: Images per batch and process.
-        num_workers: Loader processes; the data are in memory, so 0 is fastest.
-        pin_memory: Page-locked batches, which a GPU fetches faster.
-        num_replicas: Number of processes that share the data; None asks the trainer.
-        rank: Rank of this process; None asks the trainer.
         val_fraction: Share of the scans of each digit held out for validation, in (0, 1).
-        drop_last: Drop the last, smaller training batch.
-        seed: Seed of the order; the split does not depend on it. None takes that of Lightning's
-            ``seed_everything``, or 0.
+        loading: Further :class:`~jitflow.data.base.LoaderSettings`. The data are in memory, so 0 workers are fastest;
+            the split does not depend on the seed.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -70,18 +65,11 @@ class DigitsDataModule(ImageDataModule):
         self,
         img_size: int | tuple[int, int] = 16,
         batch_size: int = 64,
-        num_workers: int = 0,
-        pin_memory: bool = True,
-        num_replicas: int | None = None,
-        rank: int | None = None,
         *,
         val_fraction: float = 0.2,
-        drop_last: bool = True,
-        seed: int | None = None,
+        **loading: Any,
     ) -> None:
-        super().__init__(
-            img_size, batch_size, num_workers, pin_memory, num_replicas, rank, drop_last=drop_last, seed=seed
-        )
+        super().__init__(img_size, batch_size, LoaderSettings(**loading))
         _check_fraction(val_fraction)
         self.val_fraction = val_fraction
 

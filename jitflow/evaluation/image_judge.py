@@ -41,9 +41,7 @@ class ImageJudge:
         """Evaluate a checkpoint and print the scores; arguments as in :class:`jitflow.evaluation.request.Judge`."""
         if self.processes < 1:
             raise ConfigError(f"--processes must be at least 1; got {self.processes}")
-        given = {name: request.sampling.get(name) for name in ("guidance", "interval", "solver", "steps")}
-        if unused := sorted(set(request.sampling) - set(given)):
-            raise ConfigError(f"--{unused[0]} is no setting of this evaluation")
+        given = request.settings("guidance", "interval", "solver", "steps")
         model = load(request.checkpoint, device=request.compute.device)
         ema = request.ema if request.ema is not None else 1 if model.module.ema_params1 else 0
         num_images = _NUM_IMAGES if request.num_images is None else request.num_images

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from jitflow.errors import ConfigError
 from jitflow.training.sections import PrecisionOptions
 
 
@@ -35,6 +36,17 @@ class EvaluationRequest:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     compute: PrecisionOptions = field(default_factory=PrecisionOptions)
     dry_run: bool = False
+
+    def settings(self, *names: str) -> dict[str, Any]:
+        """Return the sampling settings of these names, None for those that were not given.
+
+        Raises:
+            ConfigError: If another setting was given, which the evaluation does not use.
+        """
+        unused = sorted(set(self.sampling) - set(names))
+        if unused:
+            raise ConfigError(f"--{unused[0]} is not a setting of this evaluation")
+        return {name: self.sampling.get(name) for name in names}
 
 
 class Judge(Protocol):

@@ -76,11 +76,7 @@ class FlowSettings(SamplingSettings):
                 raise ConfigError(f"{name} must lie in [0, 1]; got {decay}")
         if self.prediction not in PREDICTIONS:
             raise unknown_name("prediction", self.prediction, PREDICTIONS)
-        self.times()
-
-    def times(self) -> TimeDistribution:
-        """Return the distribution of the training times."""
-        return TimeDistribution(self.time_kind, self.P_mean, self.P_std)
+        TimeDistribution(self.time_kind, self.P_mean, self.P_std)
 
     def arguments(self) -> dict[str, Any]:
         """Return the constructor settings by name, as stored in a checkpoint."""

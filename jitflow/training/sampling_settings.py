@@ -9,7 +9,18 @@ from typing import Any
 from jitflow.core.guidance import check_interval
 from jitflow.core.solver import get_solver
 from jitflow.core.times import time_grid
-from jitflow.errors import ConfigError
+from jitflow.errors import ConfigError, unknown_name
+
+# Short argument names of sampling, and the settings that they set.
+_SHORT_NAMES = {
+    "guidance": "cfg_scale",
+    "interval": "cfg_interval",
+    "solver": "sampling_method",
+    "steps": "num_sampling_steps",
+    "time_shift": "time_shift",
+    "churn": "churn",
+    "temperature": "temperature",
+}
 
 
 @dataclass(frozen=True)
@@ -69,37 +80,20 @@ class SamplingSettings:
         time_grid(self.num_sampling_steps, shift=self.time_shift)
 
 
-def settings_from_words(
-    *,
-    guidance: float | None = None,
-    interval: tuple[float, float] | None = None,
-    solver: str | None = None,
-    steps: int | None = None,
-    time_shift: float | None = None,
-    churn: float | None = None,
-    temperature: float | None = None,
-) -> dict[str, Any]:
+def settings_from_words(**given: Any) -> dict[str, Any]:
     """Translate the short argument names of sampling into the fields of :class:`SamplingSettings`.
 
     Args:
-        guidance: Guidance scale; as for all arguments, None leaves the setting out.
-        interval: Times (low, high) between which guidance acts.
-        solver: Name of the solver.
-        steps: Steps of the solver.
-        time_shift: Shift of the sampling times.
-        churn: Amount of noise added before each step, in steps.
-        temperature: Divisor of log-probabilities.
+        given: Values by the argument names of :meth:`jitflow.model.Model.sample`, from ``guidance`` to
+            ``temperature``; None leaves a setting out.
 
     Returns:
         The given settings by field name.
+
+    Raises:
+        ConfigError: If a name is unknown.
     """
-    named = {
-        "cfg_scale": guidance,
-        "cfg_interval": interval,
-        "sampling_method": solver,
-        "num_sampling_steps": steps,
-        "time_shift": time_shift,
-        "churn": churn,
-        "temperature": temperature,
-    }
-    return {name: value for name, value in named.items() if value is not None}
+    for name in given:
+        if name not in _SHORT_NAMES:
+            raise unknown_name("setting of sampling", name, _SHORT_NAMES)
+    return {_SHORT_NAMES[name]: value for name, value in given.items() if value is not None}

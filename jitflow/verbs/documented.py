@@ -24,12 +24,12 @@ from jitflow.verbs.train import train
 from jitflow.verbs.train_options import train_parser
 from jitflow.verbs.words import spell_out
 
-# Options of every documented training: the option of `jitflow train` that each one sets, and its help.
+# Options of every documented training, with their help.
 _OF_THE_RUN = {
-    "output_dir": ("run_dir", "Folder of the results."),
-    "resume": ("resume", "Resume from a checkpoint, the newest of a folder, or the newest of --output_dir (auto)."),
-    "restart": ("restart", "Delete the results of an earlier training in the folder, and start from scratch."),
-    "dry_run": ("dry_run", "Check everything, print what would run, and stop."),
+    "output_dir": "Folder of the results.",
+    "resume": "Resume from a checkpoint, the newest of a folder, or the newest of --output_dir (auto).",
+    "restart": "Delete the results of an earlier training in the folder, and start from scratch.",
+    "dry_run": "Check everything, print what would run, and stop.",
 }
 
 
@@ -56,13 +56,12 @@ def documented_train(application: str, args: list[str]) -> None:
     else:
         found = documented.default_dir if folder is None else folder
         _check_application(application, recipe_to_resume(found if resume == AUTO else resume), resume)
-    translated += [f"--{name}={given[name]}" for name in ("resume", "init_from") if name in given]
-    translated += [f"--{name}" for name in ("restart", "dry_run") if given.get(name) == "true"]
+    translated += [f"--{name}={given[name]}" for name in ("resume", "restart", "dry_run") if name in given]
     values = {option: _value(text) for option, text in given.items()}
     for option, value in values.items():
         documented.check(option, value)
     known = {**values, **{arg.partition("=")[0][2:]: _value(arg.partition("=")[2]) for arg in dotted}}
-    derived = load_object(documented.derive)(known, resume is not None) if documented.derive else {}
+    derived = _derived(documented, known, resumed=resume is not None)
     translated += [f"--{name}={_text(value)}" for name, value in derived.items()]
     translated += [f"--{name}={text}" for option, text in given.items() for name in documented.targets(option)]
     try:
@@ -77,6 +76,12 @@ def _documented(application: str) -> Documented:
     if documented is None:
         raise ConfigError(f"{application} has no documented training options; use jitflow train")
     return documented
+
+
+def _derived(documented: Documented, known: Mapping[str, Any], *, resumed: bool) -> dict[str, Any]:
+    """Derive further settings from documented options and dotted settings; none for most applications."""
+    settings: dict[str, Any] = load_object(documented.derive)(known, resumed) if documented.derive else {}
+    return settings
 
 
 def _split(application: str, documented: Documented, args: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -140,7 +145,7 @@ def _help(application: str, documented: Documented) -> list[Any]:
         notes += [f"default {default}"] if default is not None else []
         description = text or described.get(names[0], "")
         table.add_row(f"--{option}", f"{description} ({', '.join(notes)})" if notes else description)
-    for option, (_, text) in _OF_THE_RUN.items():
+    for option, text in _OF_THE_RUN.items():
         table.add_row(f"--{option}", f"{text} (default {documented.default_dir})" if option == "output_dir" else text)
     intro = (
         f"usage: jitflow {application} train [--option value ...] [--model.x value ...]\n\n"
@@ -226,7 +231,7 @@ def documented_recipe(
     documented = _documented(application)
     given = {**documented.settings(words), **(settings or {})}
     known = {**{option: value for option, value in words.items() if value is not None}, **given}
-    derived = load_object(documented.derive)(known, resume is not None) if documented.derive else {}
+    derived = _derived(documented, known, resumed=resume is not None)
     if resume is None:
         return complete(override(read_recipe(documented.recipe), {**derived, **given}))
     base = recipe_to_resume(resume)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from interruption import Interruption, RandomImages, SaveAndStop, make_trainer
 
-from jitflow.data.base import ImageDataModule
+from jitflow.data.base import ImageDataModule, LoaderSettings
 from jitflow.errors import ConfigError, DataError
 from jitflow.training.lightning_counters import ExactResume, resume_exactly
 
@@ -21,8 +21,8 @@ NUM_IMAGES = 26  # 6 batches of 4, and 2 images left out
 
 
 class Data(ImageDataModule):
-    def __init__(self, *, num=NUM_IMAGES, batch_size=4, **options):
-        super().__init__(2, batch_size, **{"seed": 5, **options})
+    def __init__(self, *, num=NUM_IMAGES, batch_size=4, class_balanced=False, **options):
+        super().__init__(2, batch_size, LoaderSettings(**{"seed": 5, **options}), class_balanced=class_balanced)
         self.num = num
 
     def setup(self, stage=None):

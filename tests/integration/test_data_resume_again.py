@@ -8,7 +8,7 @@ import torch
 from interruption import Interruption, RandomImages, SaveAndStop
 from interruption import make_trainer as plain_trainer
 
-from jitflow.data.base import ImageDataModule
+from jitflow.data.base import ImageDataModule, LoaderSettings
 from jitflow.training.lightning_counters import ExactResume
 
 NUM_BATCHES = 6
@@ -16,7 +16,7 @@ NUM_BATCHES = 6
 
 class Data(ImageDataModule):
     def __init__(self, batch_size=4, **options):
-        super().__init__(2, batch_size, seed=5, **options)
+        super().__init__(2, batch_size, LoaderSettings(seed=5, **options))
 
     def setup(self, stage=None):
         self.dataset_train, self.dataset_val = RandomImages(26), RandomImages(5)

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
 
 from jitflow.data import base
-from jitflow.data.base import ImageDataModule, SeededLoader
+from jitflow.data.base import ImageDataModule, LoaderSettings, SeededLoader
 from jitflow.training import lightning_counters
 from jitflow.training.lightning_counters import ExactResume, last_begun_epoch, last_finished_epoch
 
@@ -20,7 +20,7 @@ NUM_BATCHES = 6
 
 class Data(ImageDataModule):
     def __init__(self):
-        super().__init__(2, 4, seed=5)
+        super().__init__(2, 4, LoaderSettings(seed=5))
 
     def setup(self, stage=None):
         self.dataset_train, self.dataset_val = RandomImages(4 * NUM_BATCHES), RandomImages(5)

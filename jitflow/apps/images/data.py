@@ -21,7 +21,7 @@ from jitflow.apps.images.shards import (
     is_shard_folder,
     open_shard_folder,
 )
-from jitflow.data.base import ImageDataModule
+from jitflow.data.base import ImageDataModule, LoaderSettings
 from jitflow.data.crop import center_crop_arr, height_and_width
 from jitflow.data.folder_scan import LAYOUT, ImageListing, check_same_classes, class_folders, list_images, split_folders
 from jitflow.data.image_file import open_image
@@ -87,17 +87,8 @@ class JiTDataModule(ImageDataModule):
         bad_images: BadImagePolicy = "error",
         max_bad_share: float = 0.01,
     ) -> None:
-        super().__init__(
-            img_size,
-            batch_size,
-            num_workers,
-            pin_memory,
-            num_replicas,
-            rank,
-            drop_last=drop_last,
-            seed=seed,
-            class_balanced=class_balanced,
-        )
+        loading = LoaderSettings(num_workers, pin_memory, num_replicas, rank, drop_last, seed)
+        super().__init__(img_size, batch_size, loading, class_balanced=class_balanced)
         if channels not in (1, 3):
             raise ConfigError(f"channels must be 3 (colour) or 1 (greyscale); got {channels}")
         if decoder not in get_args(Decoder):

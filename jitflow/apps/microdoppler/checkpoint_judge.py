@@ -15,6 +15,7 @@ from jitflow.apps.microdoppler.identity import train_classifier
 from jitflow.apps.microdoppler.judge import evaluate
 from jitflow.apps.microdoppler.labelled_images import read_real
 from jitflow.apps.microdoppler.sections import RealDataOptions
+from jitflow.apps.microdoppler.stages import GENERATED
 from jitflow.apps.microdoppler.user_images import find_user_images
 from jitflow.errors import ConfigError
 from jitflow.evaluation.plan import Plan
@@ -22,7 +23,6 @@ from jitflow.evaluation.request import EvaluationRequest
 from jitflow.io.files import file_checksum
 from jitflow.model import BUILTIN, Model
 
-GENERATED = "generated_images"
 _EACH = 40
 log = logging.getLogger(__name__)
 _NO_REFERENCE = "spectrograms are compared with the pictures of the latents: give --reference FOLDER"
@@ -48,9 +48,7 @@ class UserJudge(RealDataOptions):
             raise ConfigError(f"num_images must be a multiple of the {len(users)} users; got {number}")
         if request.compute.precision != "32":
             raise ConfigError("spectrograms are evaluated with precision 32")
-        given = {name: request.sampling.get(name) for name in ("guidance", "interval", "solver", "steps")}
-        if unused := sorted(set(request.sampling) - set(given)):
-            raise ConfigError(f"--{unused[0]} is not a setting of this evaluation")
+        given = request.settings("guidance", "interval", "solver", "steps")
         if request.dry_run:
             log.info("would draw %d spectrograms of %d users into %s", number, len(users), request.out)
             return

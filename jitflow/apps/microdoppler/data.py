@@ -10,7 +10,7 @@ import numpy as np
 
 from jitflow.apps.microdoppler.latent_file import STAGE_1, LatentFile
 from jitflow.apps.microdoppler.latent_shards import has_shards, open_shards
-from jitflow.data.base import ImageDataModule
+from jitflow.data.base import ImageDataModule, LoaderSettings
 from jitflow.errors import ConfigError, DataError, MissingFileError
 
 LINEAR_CODEC_NAME = "linear_codec.safetensors"
@@ -26,13 +26,9 @@ class LatentDataModule(ImageDataModule):
     Args:
         latent_dir: Folder that stage 1 wrote.
         batch_size: Latents per batch and process.
-        num_workers: Loader processes; the files are memory-mapped, so 0 is fastest.
-        pin_memory: Page-locked batches, which a GPU fetches faster.
-        num_replicas: Number of processes that share the data; None asks the trainer.
-        rank: Rank of this process; None asks the trainer.
         latent_shape: Required shape of one sample, ``(Z, h, w)``; None accepts any.
-        drop_last: Drop the last, smaller training batch.
-        seed: Seed of the order; None takes that of Lightning's ``seed_everything``, or 0.
+        loading: Further :class:`~jitflow.data.base.LoaderSettings`. The files are memory-mapped, so 0 workers are
+            fastest.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -42,17 +38,12 @@ class LatentDataModule(ImageDataModule):
         self,
         latent_dir: str | Path,
         batch_size: int = 32,
-        num_workers: int = 0,
-        pin_memory: bool = True,
-        num_replicas: int | None = None,
-        rank: int | None = None,
         *,
         latent_shape: Sequence[int] | None = None,
-        drop_last: bool = True,
-        seed: int | None = None,
+        **loading: Any,
     ) -> None:
         # The image size is stored in the files; setup replaces this one.
-        super().__init__(256, batch_size, num_workers, pin_memory, num_replicas, rank, drop_last=drop_last, seed=seed)
+        super().__init__(256, batch_size, LoaderSettings(**loading))
         if latent_shape is not None and (len(latent_shape) != 3 or min(latent_shape) < 1):
             raise ConfigError(f"latent_shape is (channels, height, width); got {tuple(latent_shape)}")
         self.latent_dir = Path(latent_dir).expanduser()

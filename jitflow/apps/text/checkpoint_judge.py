@@ -24,7 +24,7 @@ class TextJudge:
         recovery_time: Start time of text recovery.
     """
 
-    num_texts: int = 64
+    num_texts: int = TextEvaluation.num_texts
     val_path: str | None = None
     recovery_time: float = RECOVERY_TIME
 
@@ -34,7 +34,7 @@ class TextJudge:
             raise ConfigError(f"the evaluation of texts takes ema 0, 1 or 2; got {request.ema}")
         settings = TextEvaluation(
             self.num_texts,
-            64 if request.num_images is None else request.num_images,
+            TextEvaluation.num_samples if request.num_images is None else request.num_images,
             request.seed,
             None if request.ema is None else int(request.ema),
             recovery_time=self.recovery_time,

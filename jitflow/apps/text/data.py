@@ -58,8 +58,6 @@ class TextDataModule(ImageDataModule):
         ConfigError: If a number is out of range.
     """
 
-    settings_class = LoaderSettings
-
     def __init__(
         self,
         data_path: str | Path | None = None,
@@ -79,8 +77,7 @@ class TextDataModule(ImageDataModule):
         validate_on_training_text: bool = False,
         **loading: Any,
     ) -> None:
-        settings = LoaderSettings(**loading)
-        super().__init__(img_size, batch_size, **vars(settings))
+        super().__init__(img_size, batch_size, LoaderSettings(**loading))
         if num_tokens is not None and num_tokens < 1:
             raise ConfigError(f"num_tokens must be at least 1; got {num_tokens}")
         if not 0 <= val_fraction <= 0.5:
