@@ -126,6 +126,11 @@ def _arguments(
     return {name: value for name, value in takes.defaults.items() if name in names and name not in given}
 
 
+def is_other(then: Any, now: Any) -> bool:
+    """Whether a recorded setting and a present one differ; the command line gives some numbers as text (devices)."""
+    return bool(then != now) and str(then) != str(now)
+
+
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Compare a run's recorded settings with those to resume it with, ignoring settings that may change.
 
@@ -139,7 +144,7 @@ def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
     return {
         name: (then[name], now.get(name))
         for name in sorted(then)
-        if then[name] != now.get(name)
+        if is_other(then[name], now.get(name))
         and not name.startswith(_MAY_CHANGE)
         and not (name.startswith("model.") and now.get(name) is None)
     }

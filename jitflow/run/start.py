@@ -20,7 +20,7 @@ from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import load_checkpoint, read_json
 from jitflow.run.folder import CONFIG_NAME, RUN_NAME, read_run_record
 from jitflow.run.recipe import flatten, override, read_recipe
-from jitflow.run.settings import changed_settings, complete, describe_changes, fixed_settings
+from jitflow.run.settings import changed_settings, complete, describe_changes, fixed_settings, is_other
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def find_start(recipe: Mapping[str, Any], run_dir: Path, resume: str | Path = AU
     logged = {
         name: (recorded[name], now.get(name))
         for name in sorted(recorded)
-        if recorded[name] != now.get(name) and not (name.startswith("model.") and now.get(name) is None)
+        if is_other(recorded[name], now.get(name)) and not (name.startswith("model.") and now.get(name) is None)
     }
     return Start(found, is_finished(found, recipe), True, logged)
 
@@ -119,7 +119,7 @@ def _start_from(checkpoint: Path, recipe: Mapping[str, Any], run_dir: Path) -> S
     before, now = recorded_settings(run_folder_of(checkpoint), checkpoint) or {}, flatten(recipe)
     if now["init_from"] not in (None, before.get("init_from")):
         raise ConfigError("resume continues a run, init_from starts a new one; give one of them")
-    changed = {name: (before[name], now.get(name)) for name in before if before[name] != now.get(name)}
+    changed = {name: (before[name], now.get(name)) for name in before if is_other(before[name], now.get(name))}
     kept = {name: before[name] for name in _KEPT_BY_THE_RUN if name in changed and before[name] is not None}
     changed = {name: pair for name, pair in changed.items() if name not in kept}
     return Start(checkpoint, is_finished(checkpoint, recipe), False, changed, kept)

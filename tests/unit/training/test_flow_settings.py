@@ -88,3 +88,7 @@ def test_text_predicts_what_it_was_told_to():
     assert TextFlowSettings(predict_clean=False).prediction == "velocity"
     with pytest.raises(TypeError, match="prediction"):
         TextFlowSettings(prediction="noise")
+
+
+def test_an_interval_is_a_pair_also_where_a_file_holds_a_list():
+    assert FlowSettings(cfg_interval=[0.1, 1.0]).cfg_interval == (0.1, 1.0)
