@@ -11,6 +11,8 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,9 @@ def release_twin(checkout: Path, ours: JiTLightningModule) -> Any:
     return twin
 
 
-def release_training_step(twin: nn.Module, images: Tensor, labels: Tensor, autocast: Any) -> Callable[[], None]:
+def release_training_step(
+    twin: nn.Module, images: Tensor, labels: Tensor, autocast: Any, *, eager: bool = False
+) -> Callable[[], Tensor]:
     """Build the release's training step: normalise, loss, read it, backward, AdamW, synchronise, two averages.
 
     Args:
@@ -86,9 +90,10 @@ def release_training_step(twin: nn.Module, images: Tensor, labels: Tensor, autoc
         images: Shape ``(B, 3, H, W)``, uint8.
         labels: Shape ``(B,)``.
         autocast: Context of the forward pass.
+        eager: Run the release's blocks uncompiled.
 
     Returns:
-        The step.
+        The step, which returns its loss.
     """
     decay = [p for p in twin.parameters() if p.requires_grad and p.ndim >= 2]
     plain = [p for p in twin.parameters() if p.requires_grad and p.ndim < 2]
@@ -97,9 +102,9 @@ def release_training_step(twin: nn.Module, images: Tensor, labels: Tensor, autoc
     for name in ("ema_params1", "ema_params2"):
         setattr(twin, name, [p.detach().clone() for p in twin.parameters()])
 
-    def step() -> None:
+    def step() -> Tensor:
         x = images.to(torch.float32).div(255) * 2.0 - 1.0
-        with autocast:
+        with autocast, torch.compiler.set_stance("force_eager") if eager else nullcontext():
             loss = twin(x, labels)
         loss.item()
         optimiser.zero_grad()
@@ -108,5 +113,26 @@ def release_training_step(twin: nn.Module, images: Tensor, labels: Tensor, autoc
         if x.is_cuda:
             torch.cuda.synchronize()
         twin.update_ema()
+        return loss.detach()
 
     return step
+
+
+@torch.no_grad()
+def release_samples(twin: Any, noise: Tensor, labels: Tensor) -> Tensor:
+    """Sample with the release's steps from given noise, where its own ``generate`` draws it.
+
+    Args:
+        twin: The denoiser.
+        noise: Shape ``(B, 3, H, W)``, of the denoiser's noise scale.
+        labels: Shape ``(B,)``.
+
+    Returns:
+        Samples, shape ``(B, 3, H, W)``.
+    """
+    times = torch.linspace(0.0, 1.0, twin.steps + 1, device=noise.device)
+    grid = [t.expand(len(noise)).view(-1, 1, 1, 1) for t in times]
+    x = noise
+    for t, t_next in pairwise(grid[:-1]):
+        x = twin._heun_step(x, t, t_next, labels)
+    return twin._euler_step(x, grid[-2], grid[-1], labels)  # type: ignore[no-any-return]

@@ -1,26 +1,31 @@
-"""Shared by all benchmarks: interleaved timing, result rows, and the machine's file of results."""
+"""Shared by all benchmarks: options, interleaved timing, result rows, and the machine's file of results."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shlex
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from jitflow.host import keep_freed_memory
 from jitflow.io.files import write_json
 from jitflow.run.folder import describe_environment
 
 RESULTS = Path(__file__).parent / "results"
 
 
+# Of torch's compiler and of Triton; a folder shared by several processes is filled by the first.
+_CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
@@ -30,7 +35,7 @@ def interleaved(
     """Time functions in turns, so that a busy moment affects all of them; return median milliseconds.
 
     Args:
-        functions: Functions to time; each is called once before, as warm-up.
+        functions: Functions to time, such as a group of training steps; each is called once before, as warm-up.
         repeats: Number of timed turns.
         device: Their device; an accelerator is synchronised around every call.
         clock: ``"wall"``, or ``"processor"`` for the CPU time of this process, all threads together, which other work
@@ -65,17 +70,59 @@ def machine_name(device: str = "cpu") -> str:
     return f"{platform.machine()}-{torch.get_num_threads()}threads".lower()
 
 
-def add_common_options(parser: argparse.ArgumentParser, *, repeats: int) -> None:
-    """Add the options of all benchmarks: ``--repeats``, ``--reference``, ``--device``, ``--clock``, ``--out``."""
+def autocast_on(device: str) -> AbstractContextManager[Any]:
+    """Return the context that a network runs in: bf16 on CUDA, float32 elsewhere."""
+    return torch.autocast("cuda", torch.bfloat16) if device.startswith("cuda") else nullcontext()
+
+
+def add_common_options(parser: argparse.ArgumentParser, *, repeats: int, rows: Sequence[str] = ()) -> None:
+    """Add the options of all benchmarks: ``--repeats``, ``--reference``, ``--device``, ``--clock``, ``--out``.
+
+    Args:
+        parser: The parser.
+        repeats: Default of ``--repeats``.
+        rows: Rows that can be measured alone; they add ``--row``, ``--compile_cache`` and ``--tiny``.
+    """
     parser.add_argument("--repeats", type=int, default=repeats, help=f"turns that count; {repeats}")
     parser.add_argument(
         "--reference", type=Path, default=None, help="a checkout of the JiT release (or a fork), timed in turns with us"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="processor: time given to this process, for a busy machine"
     )
+    add_output_options(parser)
+    if rows:
+        add_row_options(parser, rows)
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options ``--device`` and ``--out``."""
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=None, help="default: benchmarks/results/<machine>.json")
+
+
+def add_row_options(parser: argparse.ArgumentParser, rows: Sequence[str]) -> None:
+    """Add the options of a benchmark whose rows can be measured alone."""
+    parser.add_argument("--row", action="append", choices=rows, help="measure only this row; may be repeated")
+    parser.add_argument(
+        "--compile_cache", type=Path, default=None, help="folder of compiled kernels, shared between processes"
+    )
+    parser.add_argument("--tiny", action="store_true", help="a dry run: one tiny network, nothing compiled")
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Set up the process as ``jitflow`` does (the release benefits too), and the cache of compiled kernels."""
+    keep_freed_memory()
+    if args.compile_cache is not None:
+        use_compile_cache(args.compile_cache)
+    if args.tiny:
+        torch.compiler.set_stance("force_eager")
+
+
+def use_compile_cache(folder: Path) -> None:
+    """Keep compiled kernels in a folder, also those of processes started from here."""
+    for variable, name in _CACHES.items():
+        os.environ[variable] = str(folder.resolve() / name)
 
 
 class Report:
@@ -104,7 +151,7 @@ class Report:
         self.rows: list[dict[str, Any]] = []
 
     def add(self, name: str, ours: float | str, reference: float | None, unit: str, **more: Any) -> None:
-        """Add a row to the file and print it.
+        """Print a row and write it to the file at once; a later row of the same name replaces it.
 
         Args:
             name: The quantity measured.
@@ -113,14 +160,13 @@ class Report:
             unit: Unit of both.
             more: Additional entries of the row, plain values.
         """
-        ratio = round(reference / ours, 2) if reference is not None and not isinstance(ours, str) else None
+        ratio = round(reference / ours, 2) if reference is not None and not isinstance(ours, str) and ours else None
         shown = [number if isinstance(number, str) else rounded(number) for number in (ours, reference)]
         row = {"name": name, "ours": shown[0], "reference": shown[1], "ratio": ratio, "unit": unit}
-        self.rows.append({**row, **more, **self._common})
+        self.rows = [r for r in self.rows if r["name"] != name] + [{**row, **more, **self._common}]
         against = "" if ratio is None else f"  {shown[1]:>10} {unit}  {ratio:5.2f}x"
         extra = "  ".join(f"{key} {value}" for key, value in more.items() if not isinstance(value, (list, dict)))
         print(f"{name:<78} {shown[0]:>10} {unit}{against}  {extra}", flush=True)
-
         self._merge()
 
     def _merge(self) -> None:

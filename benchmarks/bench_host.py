@@ -46,8 +46,9 @@ CHOSEN = ("OMP_WAIT_POLICY", *WAITING)
 def milliseconds(work: str, kept: bool, repeats: int) -> float:
     """Measure the median time of a workload in this process."""
     import torch
+    from _training import our_training_step, training_batch
+    from _variants import build_ours
     from bench_sample import CASES, make, sampling_of
-    from bench_train import Bare, our_training_step, shake_
 
     from jitflow.apps.images.module import JiTLightningModule
 
@@ -58,11 +59,7 @@ def milliseconds(work: str, kept: bool, repeats: int) -> float:
     if work == "sample":
         function = sampling_of(make(JiTLightningModule, case, steps), labels)
     else:
-        torch.manual_seed(0)
-        module = Bare(case.model, case.img_size, case.num_classes)
-        shake_(module)
-        images = torch.randint(0, 256, (case.batch, 3, case.img_size, case.img_size), dtype=torch.uint8)
-        function = our_training_step(module, images, labels, nullcontext())
+        function = our_training_step(build_ours(case), *training_batch(case, "cpu"), nullcontext())
     return interleaved([function], repeats)[0]
 
 

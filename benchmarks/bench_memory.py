@@ -1,18 +1,19 @@
 """Memory of a training step by network, and the largest batch that fits: estimated and measured.
 
-Run: ``python benchmarks/bench_memory.py``. On a CPU one small step is compared with its estimate; on CUDA every network
-    of the table that fits. Prints the table of docs/speed.md.
+Run: ``python benchmarks/bench_memory.py``; ``--row NAME`` for one network, or for the table of docs/speed.md. On a CPU
+two small steps are compared with their estimates, on CUDA two large ones.
 """
 
 from __future__ import annotations
 
 import argparse
-from contextlib import nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from _timing import Report
-from bench_train import Bare, our_training_step
+from _timing import Report, add_output_options, add_row_options, autocast_on, prepare
+from _training import our_training_step
+from _variants import Bare
 from torch.profiler import ProfilerActivity, profile
 
 from jitflow.nets.registry import create_model
@@ -21,6 +22,15 @@ from jitflow.run.memory import TrainingMemory, estimate_memory
 NETWORKS = ("JiT-N/4", "JiT-S/16", "JiT-B/16", "JiT-L/16", "JiT-H/16", "JiT-B/32", "JiT-L/32", "JiT-H/32")
 CAPACITIES_GIB = (24, 80, 139)
 GIB = 2**30
+# The network and its batch.
+MEASURED = {
+    "tiny": ("JiT-N/4", 4),
+    "nano": ("JiT-N/4", 64),
+    "small": ("JiT-S/16", 16),
+    "base": ("JiT-B/16", 64),
+    "large": ("JiT-L/16", 32),
+}
+DEFAULT_ROWS = {"cpu": ["table", "nano", "small"], "cuda": ["table", "base", "large"]}
 
 
 def meta_module(name: str, **settings: Any) -> Bare:
@@ -52,11 +62,10 @@ def print_table(precision: str) -> dict[str, TrainingMemory]:
 
 def measured_peak(name: str, batch: int, device: str) -> int:
     """Measure the peak memory of a real step in bytes, including its state."""
-    module = Bare(name, create_model(name).img_size).to(device)
+    module = Bare(name, create_model(name).img_size, compile=False).to(device)
     images = torch.zeros(batch, *module.codec.shape, dtype=torch.uint8, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
-    autocast = torch.autocast("cuda", torch.bfloat16) if device.startswith("cuda") else nullcontext()
-    step = our_training_step(module, images, labels, autocast)
+    step = our_training_step(module, images, labels, autocast_on(device))
     step()
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
@@ -75,19 +84,22 @@ def measured_peak(name: str, batch: int, device: str) -> int:
     return memory.state + peak
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print the table, measure, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", default=None)
+    add_output_options(parser)
     parser.add_argument("--no_table", action="store_true", help="only measure")
-    args = parser.parse_args()
+    add_row_options(parser, ["table", *MEASURED])
+    args = parser.parse_args(argv)
+    prepare(args)
     report = Report(device=args.device, out=args.out)
-    cuda = args.device.startswith("cuda")
-    if not args.no_table:
-        print_table("bf16-mixed" if cuda else "32-true")
-    for name, batch in [("JiT-B/16", 64), ("JiT-L/16", 32)] if cuda else [("JiT-N/4", 64), ("JiT-S/16", 16)]:
-        precision = "bf16-mixed" if cuda else "32-true"
+    precision = "bf16-mixed" if args.device.startswith("cuda") else "32-true"
+    for row in args.row or DEFAULT_ROWS[args.device.split(":")[0]]:
+        if row == "table":
+            if not args.no_table:
+                print_table(precision)
+            continue
+        name, batch = MEASURED["tiny" if args.tiny else row]
         estimate = estimate_memory(meta_module(name), precision=precision).peak(batch)
         measured = measured_peak(name, batch, args.device)
         shown = f"memory of a step, {name}, batch {batch}, estimate / measured"

@@ -1,32 +1,34 @@
 """Sampling compared with the JiT release's, and fast paths with plain ones, in turns in one process.
 
-Run: ``python benchmarks/bench_sample.py --reference <checkout of the release>``. Guidance acts in (0.1, 1.0). On a
-CPU the demo's network; on CUDA JiT-B/16 at 256 px in bf16, blocks compiled.
+Run: ``python benchmarks/bench_sample.py --reference <checkout of the release>``; ``--row NAME`` for some rows only,
+each of which stands alone. Guidance acts in (0.1, 1.0). On a CPU the demo's network; on CUDA JiT-B/16 at 256 px in bf16.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from _flops import forward_flops
 from _profile import time_by_kind
-from _release import release_twin
-from _timing import Report, add_common_options, interleaved
-from bench_train import Case, shake_
+from _release import release_samples, release_twin
+from _timing import Report, add_common_options, autocast_on, interleaved, prepare
+from _training import allocated, describe_rate, peak_mib
+from _variants import NANO, TINY, Case, build_ours
 
 from jitflow.apps.images.module import JiTLightningModule
-from jitflow.callbacks.utilisation import peak_flops
 from jitflow.core.guidance import guidance_weight
-from jitflow.core.seeding import use_seeds
+from jitflow.core.seeding import noise_from_seeds, use_seeds
 from jitflow.core.times import time_grid
-from jitflow.host import keep_freed_memory
+from jitflow.model import Model
 
-CASES = {"cpu": (Case("JiT-N/4", 16, 10, 64), 10), "cuda": (Case("JiT-B/16", 256, 1000, 64), 50)}
+CASES = {"cpu": (NANO, 10), "cuda": (Case("JiT-B/16", 256, 1000, 64), 50)}
 GUIDANCE, INTERVAL = 2.9, (0.1, 1.0)
+# Images whose samples are compared with the release's in float32, uncompiled.
+_NUM_COMPARED = 4
+Sample = Callable[[], torch.Tensor]
 
 
 class WithoutTable(JiTLightningModule):
@@ -49,20 +51,19 @@ class TwoPasses(JiTLightningModule):
         )
 
 
-def make(kind: type[JiTLightningModule], case: Case, steps: int, **settings: Any) -> JiTLightningModule:
+def make(
+    kind: type[JiTLightningModule], case: Case, steps: int, variant: str = "eager", device: str = "cpu", **settings: Any
+) -> JiTLightningModule:
     """Build a module for a case, with sampling set up and weights of the same seed."""
-    torch.manual_seed(0)
-    module = kind(
-        case.model,
-        case.img_size,
-        case.num_classes,
-        cfg_scale=GUIDANCE,
-        cfg_interval=INTERVAL,
-        num_sampling_steps=steps,
-        **settings,
-    )
-    shake_(module)
-    return module.eval()
+    sampling: dict[str, Any] = {"cfg_scale": GUIDANCE, "cfg_interval": INTERVAL, "num_sampling_steps": steps}
+    return build_ours(case, variant, device, kind=kind, **sampling, **settings).eval()
+
+
+def make_compiled(case: Case, steps: int, device: str) -> JiTLightningModule:
+    """Build a module whose whole network is compiled for sampling, as ``jitflow sample --compile`` does."""
+    module = make(JiTLightningModule, case, steps, device=device)
+    Model(module).compile()
+    return module
 
 
 def passes_of_a_sample(steps: int) -> int:
@@ -72,86 +73,151 @@ def passes_of_a_sample(steps: int) -> int:
     return len(asked) + int((guidance_weight(asked, GUIDANCE, INTERVAL) != 1).sum())
 
 
-def sampling_of(module: JiTLightningModule, labels: torch.Tensor) -> Callable[[], torch.Tensor]:
+def sampling_of(module: JiTLightningModule, labels: torch.Tensor) -> Sample:
     """Build a function that samples from a module as in practice: in bf16 on CUDA."""
-    cuda = labels.device.type == "cuda"
 
     def sample() -> torch.Tensor:
-        with torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext(), use_seeds(range(len(labels))):
+        with autocast_on(labels.device.type), use_seeds(range(len(labels))):
             return module.generate(labels, use_ema=False)
 
     return sample
 
 
-def main() -> None:
+class Bench:
+    """Rows of a case: every one builds what it needs, times both sides in turns, and writes itself.
+
+    Args:
+        case: The network and its batch.
+        steps: Heun steps.
+        args: Options of the command line.
+        report: The rows' report.
+    """
+
+    def __init__(self, case: Case, steps: int, args: argparse.Namespace, report: Report) -> None:
+        self.case, self.steps, self.args, self.report = case, steps, args, report
+        self.device: str = args.device
+        self.labels = (torch.arange(case.batch) % case.num_classes).to(self.device)
+        self.name = f"guided sampling, {case.name}, Heun {steps}"
+        self.cuda = self.device.startswith("cuda")
+        # How the rows that compare two loops of ours run the network.
+        self.variant = "blocks" if self.cuda and not args.eager else "eager"
+
+    def plain(self) -> None:
+        """Time our sampling, eager on a CPU and with compiled blocks on CUDA, against the release's."""
+        module = make(JiTLightningModule, self.case, self.steps, self.variant, self.device)
+        self._against_release(module, "ours")
+
+    def compiled(self) -> None:
+        """Time our sampling with the whole network compiled against the release's."""
+        self._against_release(make_compiled(self.case, self.steps, self.device), "ours compiled")
+
+    def table(self) -> None:
+        """Time modulations in a table against those computed at each step."""
+        self._ours(JiTLightningModule, WithoutTable, "modulations in a table / computed each time")
+
+    def batched(self) -> None:
+        """Time guidance in one batch, in its interval only, against two passes everywhere."""
+        self._ours(WithoutTable, TwoPasses, "batched in interval / two passes")
+
+    def quality(self) -> None:
+        """Time sampling of one quality: according to bench_solvers.py these 30 evaluations have the error of 99."""
+        fewer = make(JiTLightningModule, self.case, 30, self.variant, self.device, sampling_method="multistep")
+        fewer.time_shift = 0.5
+        functions = [sampling_of(fewer, self.labels)]
+        if self.args.reference is not None:
+            twin = release_twin(self.args.reference.resolve(), fewer).eval()
+            twin.method, twin.steps = "heun", 50
+            functions.append(self._release_sampling(twin))
+        times = self._time(functions, max(1, self.args.repeats // 2))
+        name = f"guided sampling of one quality, {self.case.name}, multistep 30 / release, Heun 50"
+        self.report.add(name, times[0], times[1] if len(times) > 1 else None, "ms", clock=self.args.clock)
+
+    def _against_release(self, module: JiTLightningModule, label: str) -> None:
+        ours = sampling_of(module, self.labels)
+        functions: list[Sample] = [ours]
+        more = peak_mib(ours, self.device)
+        if self.args.reference is not None:
+            before = allocated(self.device)
+            twin = release_twin(self.args.reference.resolve(), module).eval()
+            functions.append(self._release_sampling(twin))
+            more.update(peak_mib(functions[1], self.device, before, prefix="reference_"))
+            more["release"] = "eager" if self.args.release_eager else "as it is"
+            more.update(self._differences(module, twin, ours))
+        times = self._time(functions, self.args.repeats)
+        more.update(describe_rate(self.case, times[0], self.device, passes=passes_of_a_sample(self.steps)))
+        if not self.cuda:
+            for whose, function in zip(("ours", "reference"), functions, strict=False):
+                more[f"profile_{whose}"] = time_by_kind(function, repeats=1, device=self.device)
+        reference = times[1] if len(times) > 1 else None
+        self.report.add(f"{self.name}, {label} / release", times[0], reference, "ms", clock=self.args.clock, **more)
+
+    def _differences(self, module: JiTLightningModule, twin: Any, ours: Sample) -> dict[str, float]:
+        """Compare samples from the same noise: of a few images in float32, uncompiled, and of the timed way."""
+        few = self.labels[:_NUM_COMPARED]
+        noise = noise_from_seeds(module.codec.shape, range(self.case.batch), device=self.device)
+        with torch.compiler.set_stance("force_eager"):
+            with use_seeds(range(len(few))):
+                exact = module.generate(few, use_ema=False)
+            exact_release = release_samples(twin, noise[:_NUM_COMPARED], few)
+        with autocast_on(self.device), self._release_stance():
+            timed_release = release_samples(twin, noise, self.labels).float()
+        rms = (ours().float() - timed_release).square().mean().sqrt() / timed_release.square().mean().sqrt()
+        return {
+            "largest_difference": float(f"{(exact - exact_release).abs().max():.1e}"),
+            "relative_difference_as_timed": float(f"{rms:.1e}"),
+        }
+
+    def _ours(self, kind: type[JiTLightningModule], plainer: type[JiTLightningModule], label: str) -> None:
+        functions = [
+            sampling_of(make(k, self.case, self.steps, self.variant, self.device), self.labels) for k in (kind, plainer)
+        ]
+        times = self._time(functions, self.args.repeats)
+        same = float(f"{(functions[0]() - functions[1]()).abs().max():.1e}")
+        self.report.add(f"{self.name}, {label}", *times, "ms", clock=self.args.clock, largest_difference=same)
+
+    def _time(self, functions: Sequence[Sample], repeats: int) -> list[float]:
+        return interleaved(functions, repeats, device=self.device, clock=self.args.clock)
+
+    def _release_stance(self) -> AbstractContextManager[Any]:
+        return torch.compiler.set_stance("force_eager") if self.args.release_eager else nullcontext()
+
+    def _release_sampling(self, twin: Any) -> Sample:
+        def sample() -> torch.Tensor:
+            with autocast_on(self.device), self._release_stance():
+                return twin.generate(self.labels)  # type: ignore[no-any-return]
+
+        return sample
+
+
+ROWS: dict[str, Callable[[Bench], None]] = {
+    "plain": Bench.plain,
+    "compiled": Bench.compiled,
+    "table": Bench.table,
+    "batched": Bench.batched,
+    "quality": Bench.quality,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print a table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_options(parser, repeats=15)
+    add_common_options(parser, repeats=15, rows=list(ROWS))
     parser.add_argument("--batch", type=int, default=None)
     parser.add_argument("--steps", type=int, default=None, help="Heun steps; 50 on CUDA, 10 on a CPU")
     parser.add_argument("--eager", action="store_true", help="do not compile our blocks on CUDA")
-    args = parser.parse_args()
-    # As `jitflow` does; the release benefits too.
-    keep_freed_memory()
-    kind = args.device.split(":")[0]
-    case, steps = CASES[kind]
-    steps = args.steps or steps
+    parser.add_argument("--release_eager", action="store_true", help="the release without its compiled blocks")
+    args = parser.parse_args(argv)
+    prepare(args)
+    case, steps = (TINY, 3) if args.tiny else CASES[args.device.split(":")[0]]
     if args.batch is not None:
         case = Case(case.model, case.img_size, case.num_classes, args.batch)
     report = Report(device=args.device, out=args.out)
-    settings: dict[str, Any] = {"compile": kind == "cuda" and not args.eager}
-    labels = (torch.arange(case.batch) % case.num_classes).to(args.device)
-
-    ours, plain, two = (
-        make(c, case, steps, **settings).to(args.device) for c in (JiTLightningModule, WithoutTable, TwoPasses)
-    )
-    fast, direct, passes = (sampling_of(module, labels) for module in (ours, plain, two))
-    # The whole network, as `jitflow sample --compile` does.
-    whole = make(JiTLightningModule, case, steps).to(args.device)
-    whole.net.compile(dynamic=False, mode="reduce-overhead" if kind == "cuda" else None)
-    functions = [fast, direct, passes, sampling_of(whole, labels)]
-    if args.reference is not None:
-        twin = release_twin(args.reference.resolve(), ours).eval()
-        functions.append(lambda: _release_sample(twin, labels, kind))
-    times = interleaved(functions, args.repeats, device=args.device, clock=args.clock)
-    name = f"{case.name}, Heun {steps}"
-    flops = forward_flops(ours.net) * passes_of_a_sample(steps) * case.batch / times[0] * 1000
-    more: dict[str, Any] = {"images_per_sec": round(1000 * case.batch / times[0], 2), "clock": args.clock}
-    peak = peak_flops(torch.device(args.device))
-    if peak is not None:
-        more["mfu"] = round(flops / peak, 3)
-    more["profile_ours"] = time_by_kind(fast, repeats=1, device=args.device)
-    if args.reference is not None:
-        z, t = torch.randn(case.batch, 3, case.img_size, case.img_size, device=args.device), torch.tensor(0.5)
-        v = ours._forward_sample(z, t, labels)
-        v_release = twin._forward_sample(z, t.to(args.device).expand(case.batch).view(-1, 1, 1, 1), labels)
-        more["profile_reference"] = time_by_kind(functions[-1], repeats=1, device=args.device)
-        more["largest_difference"] = float(f"{(v - v_release).abs().max():.1e}")
-    name = f"guided sampling, {name}"
-    release = times[4] if len(times) > 4 else None
-    report.add(f"{name}, ours / release", times[0], release, "ms", **more)
-    compiled = {"clock": args.clock, "profile_ours": time_by_kind(functions[3], repeats=1, device=args.device)}
-    compiled |= {key: value for key, value in more.items() if key == "profile_reference"}
-    report.add(f"{name}, ours compiled / release", times[3], release, "ms", **compiled)
-    same = {"clock": args.clock, "largest_difference": float(f"{(fast() - direct()).abs().max():.1e}")}
-    report.add(f"{name}, modulations in a table / computed each time", times[0], times[1], "ms", **same)
-    same["largest_difference"] = float(f"{(direct() - passes()).abs().max():.1e}")
-    report.add(f"{name}, batched in interval / two passes", times[1], times[2], "ms", **same)
-    if args.reference is not None:
-        # According to bench_solvers.py, these 30 evaluations have the error of those 99.
-        fewer = make(JiTLightningModule, case, 30, sampling_method="multistep", **settings).to(args.device)
-        fewer.time_shift = 0.5
-        twin.steps = 50
-        functions = [sampling_of(fewer, labels), lambda: _release_sample(twin, labels, kind)]
-        times = interleaved(functions, max(1, args.repeats // 2), device=args.device, clock=args.clock)
-        name = f"guided sampling of one quality, {case.name}, multistep 30 / release, Heun 50"
-        report.add(name, *times, "ms", clock=args.clock)
+    bench = Bench(case, args.steps or steps, args, report)
+    # Without the release, the last row has nothing to be compared with.
+    without = () if args.reference is not None else ("quality",)
+    for name in args.row or [name for name in ROWS if name not in without]:
+        ROWS[name](bench)
     print(f"rows are in {report.out}")
-
-
-def _release_sample(twin: Any, labels: torch.Tensor, kind: str) -> torch.Tensor:
-    with torch.autocast(kind, torch.bfloat16) if kind == "cuda" else nullcontext():
-        return twin.generate(labels)  # type: ignore[no-any-return]
 
 
 if __name__ == "__main__":

@@ -1,146 +1,182 @@
-"""Training step compared with the JiT release's: same shapes, weights and precision, in turns.
+"""Training step compared with the JiT release's, or one way of ours with another: same shapes, weights and precision.
 
-Run: ``python benchmarks/bench_train.py --reference <checkout of the release>``. On a CPU two sizes: eager, with blocks
-compiled, and with the whole network compiled; on CUDA JiT-B/16 at 256 px in bf16, blocks compiled.
+Run: ``python benchmarks/bench_train.py --reference <checkout of the release>``; ``--row NAME`` for some rows only, each
+of which stands alone. On a CPU two sizes: eager, with blocks compiled, and with the whole network compiled; on CUDA
+JiT-B/16 at 256 px in bf16. A time is that of a step among many (``--steps``) between two synchronisations.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from _flops import check_formula, forward_flops
+from _flops import check_formula
 from _profile import time_by_kind
 from _release import release_training_step, release_twin
-from _timing import Report, add_common_options, interleaved
+from _timing import Report, add_common_options, autocast_on, interleaved, prepare
+from _training import Side, allocated, describe_rate, our_training_step, training_batch
+from _variants import (
+    BASE,
+    BASE_ON_CPU,
+    HUGE,
+    LARGE,
+    NANO,
+    OURS_ON_CUDA,
+    TINY,
+    VARIANTS,
+    Case,
+    build_on_meta,
+    build_ours,
+    label_of,
+    report_missing,
+)
 
 from jitflow.apps.images.module import JiTLightningModule
-from jitflow.callbacks.utilisation import peak_flops
 from jitflow.core.ema import copy_parameters, update_ema_
-from jitflow.host import keep_freed_memory
-from jitflow.layers.transformer import CompiledParts
 from jitflow.training.optim import build_adamw
 
 
 @dataclass(frozen=True)
-class Case:
-    """Case of the benchmark: network, image size and batch.
+class Row:
+    """A training step to time.
 
     Attributes:
-        model: Name of the network.
-        img_size: Side in pixels.
-        num_classes: Number of classes.
-        batch: Images in a step.
+        case: The network and its sizes.
+        variant: Way of ours, a name in ``VARIANTS``.
+        against: Another way of ours to compare with; None compares with the release.
+        in_turns: Whether both ways fit into memory together, to be timed in turns.
     """
 
-    model: str
-    img_size: int
-    num_classes: int
-    batch: int
-
-    @property
-    def name(self) -> str:
-        """Label of a row."""
-        return f"{self.model}, {self.img_size} px, batch {self.batch}"
+    case: Case
+    variant: str
+    against: str | None = None
+    in_turns: bool = True
 
 
-CASES = {
-    "cpu": [Case("JiT-N/4", 16, 10, 64), Case("JiT-B/16", 256, 1000, 2)],
-    "cuda": [Case("JiT-B/16", 256, 1000, 128)],
+STEPS = {
+    "nano": Row(NANO, "eager"),
+    "nano-blocks": Row(NANO, "blocks"),
+    "nano-network": Row(NANO, "network"),
+    "base-of-2": Row(BASE_ON_CPU, "eager"),
+    "base-of-2-blocks": Row(BASE_ON_CPU, "blocks"),
+    "base-of-2-network": Row(BASE_ON_CPU, "network"),
+    "base": Row(BASE, OURS_ON_CUDA),
+    "base-eager": Row(BASE, "eager"),
+    "base-blocks": Row(BASE, "blocks"),
+    "base-stream": Row(BASE, "bf16 stream", OURS_ON_CUDA),
+    "large": Row(LARGE, "blocks"),
+    "large-float8": Row(LARGE, "float8", "blocks", in_turns=False),
+    "huge": Row(HUGE, "blocks"),
+    "huge-float8": Row(HUGE, "float8", "blocks", in_turns=False),
+}
+DEFAULT_ROWS = {
+    "cpu": [*(name for name in STEPS if name.split("-")[0] == "nano" or "of-2" in name), "adamw", "ema"],
+    "cuda": ["base", "base-blocks", "base-stream", "adamw", "ema"],
 }
 
 
-class Bare(JiTLightningModule):
-    """Module without a trainer to log to."""
-
-    def log(self, *args: Any, **kwargs: Any) -> None:
-        """Drop the value, as a trainer does between logged steps."""
-
-
-def our_training_step(
-    module: JiTLightningModule, images: torch.Tensor, labels: torch.Tensor, autocast: Any
-) -> Callable[[], None]:
-    """Build the training step of a trainer with EMACallback: loss, backward, AdamW, two averages."""
-    optimiser = module.configure_optimizers()
-    weights = dict(module.named_parameters())
-    module.ema_params1, module.ema_params2 = copy_parameters(weights), copy_parameters(weights)
-
-    def step() -> None:
-        with autocast:
-            loss = module.training_step((images, labels), 0)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        weights = dict(module.named_parameters())
-        update_ema_(module.ema_params1, weights, module.ema_decay1)
-        update_ema_(module.ema_params2, weights, module.ema_decay2)
-
-    return step
-
-
-def shake_(module: JiTLightningModule) -> None:
-    """Perturb the initial weights, whose zero modulations would give zero outputs."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.02 * torch.randn_like(parameter))
-
-
-# Label of a row.
-COMPILED = {False: "ours", "blocks": "ours compiled", "network": "ours compiled as one"}
-
-
-def bench_case(case: Case, report: Report, args: argparse.Namespace, *, compiled: bool | CompiledParts) -> None:
-    """Time the training step of a case, after checking that both sides compute the same."""
-    torch.manual_seed(0)
-    cuda = args.device.startswith("cuda")
-    module = Bare(case.model, case.img_size, case.num_classes, compile=compiled).to(args.device)
-    shake_(module)
-    images = torch.randint(0, 256, (case.batch, 3, case.img_size, case.img_size), dtype=torch.uint8).to(args.device)
-    labels = (torch.arange(case.batch) % case.num_classes).to(args.device)
-    autocast = torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext()
-    functions: list[Callable[[], object]] = [our_training_step(module, images, labels, autocast)]
-    more: dict[str, Any] = {"clock": args.clock}
+def bench_step(row: Row, report: Report, args: argparse.Namespace) -> None:
+    """Time the training step of a row, after checking that both sides compute the same."""
+    device, batch = args.device, training_batch(row.case, args.device)
+    before = allocated(device)
+    module = build_ours(row.case, row.variant, device)
+    ours = Side(our_training_step(module, *batch, autocast_on(device)), device, before)
+    sides = [ours]
+    more: dict[str, Any] = {}
     if args.reference is not None:
+        before = allocated(device)
         twin = release_twin(args.reference.resolve(), module)
-        functions.append(release_training_step(twin, images, labels, autocast))
-        x, t = torch.randn_like(images, dtype=torch.float32), torch.rand(case.batch, device=args.device)
-        with torch.no_grad(), autocast:
-            ours, theirs = module.net(x, t, labels).float(), twin.net(x, t, labels).float()
-        more["largest_difference"] = float(f"{(ours - theirs).abs().max():.1e}")
-    times = interleaved(functions, args.repeats, device=args.device, clock=args.clock)
-    flops = 3 * forward_flops(module.net) * case.batch / times[0] * 1000
-    peak = peak_flops(torch.device(args.device))
-    more.update(images_per_sec=round(1000 * case.batch / times[0], 1), gflops_per_sec=round(flops / 1e9, 1))
-    more["formula_over_count"] = round(check_formula(module.net), 4)
-    if peak is not None:
-        more["mfu"] = round(flops / peak, 3)
-    for whose, function in zip(("ours", "reference"), functions, strict=False):
-        more[f"profile_{whose}"] = time_by_kind(function, device=args.device)
-    reference = times[1] if len(times) > 1 else None
-    shown = "ours" if cuda else COMPILED[compiled]
-    report.add(f"training step, {case.name}, {shown} / release", times[0], reference, "ms", **more)
+        more["largest_difference"] = _largest_difference(module, twin, batch, device)
+        step = release_training_step(twin, *batch, autocast_on(device), eager=args.release_eager)
+        sides.append(Side(step, device, before, "reference_"))
+        more["release"] = "eager" if args.release_eager else "as it is"
+    times = _time(sides, args)
+    more.update(_describe(row.case, sides, times, device))
+    more["formula_over_count"] = round(check_formula(build_on_meta(row.case)), 4)
+    if not device.startswith("cuda"):
+        for whose, side in zip(("ours", "reference"), sides, strict=False):
+            more[f"profile_{whose}"] = time_by_kind(side.group(1), device=device)
+    name = f"training step, {row.case.name}, {label_of(row.variant)} / release"
+    report.add(name, times[0], times[1] if len(times) > 1 else None, "ms", clock=args.clock, **more)
 
 
-def bench_optimiser(repeats: int, device: str, clock: str) -> list[float]:
+def bench_variant(row: Row, report: Report, args: argparse.Namespace) -> None:
+    """Time a way of ours against another, with the mean loss of the timed steps, which have the same random numbers."""
+    assert row.against is not None
+    device, sides, times = args.device, [], []
+    # Apart, the other way comes first: it is measured even where this one is not available.
+    order = (row.variant, row.against) if row.in_turns else (row.against, row.variant)
+    for variant in order:
+        before = allocated(device)
+        module = build_ours(row.case, variant, device)
+        step = our_training_step(module, *training_batch(row.case, device), autocast_on(device))
+        sides.append(Side(step, device, before, "" if variant == row.variant else "reference_"))
+        del module, step
+        if row.in_turns:
+            continue
+        times += _time(sides[-1:], args)
+        if variant == row.against:
+            more = {key.removeprefix("reference_"): value for key, value in sides[0].entries.items()}
+            more.update(describe_rate(row.case, times[0], device), loss=sides[0].mean_loss())
+            name = f"training step, {row.case.name}, {label_of(variant)} / release"
+            report.add(name, times[0], None, "ms", clock=args.clock, **more)
+        sides[-1].free()
+    if row.in_turns:
+        times = _time(sides, args)
+    else:
+        sides.reverse()
+        times.reverse()
+    more = _describe(row.case, sides, times, device)
+    more.update(loss=sides[0].mean_loss(), reference_loss=sides[1].mean_loss())
+    name = f"training step, {row.case.name}, {label_of(row.variant)} / {label_of(row.against)}"
+    report.add(name, *times, "ms", clock=args.clock, **more)
+
+
+def _time(sides: Sequence[Side], args: argparse.Namespace) -> list[float]:
+    """Return the median milliseconds of a step on each side, in groups of steps, in turns."""
+    groups: list[Callable[[], object]] = [side.group(args.steps) for side in sides]
+    found = interleaved(groups, args.repeats, device=args.device, clock=args.clock)
+    return [milliseconds / args.steps for milliseconds in found]
+
+
+def _describe(case: Case, sides: Sequence[Side], times: Sequence[float], device: str) -> dict[str, Any]:
+    """Entries of a row: rates of ours, and the entries of both sides."""
+    found = describe_rate(case, times[0], device)
+    for side in sides:
+        found.update(side.entries)
+    return found
+
+
+@torch.no_grad()
+def _largest_difference(module: JiTLightningModule, twin: Any, batch: Any, device: str) -> float:
+    """Compare the networks of both sides; uncompiled, since a compilation for this one call would cost a minute."""
+    images, labels = batch
+    few = slice(0, 8)
+    x, t = torch.randn_like(images[few], dtype=torch.float32), torch.rand(len(labels[few]), device=device)
+    with autocast_on(device), torch.compiler.set_stance("force_eager"):
+        ours, theirs = module.net(x, t, labels[few]).float(), twin.net(x, t, labels[few]).float()
+    return float(f"{(ours - theirs).abs().max():.1e}")
+
+
+def bench_optimiser(report: Report, args: argparse.Namespace) -> None:
     """Time a step of AdamW over JiT-S/16 (33M parameters): fused against torch's default."""
-    modules = [JiTLightningModule("JiT-S/16").to(device) for _ in range(2)]
+    modules = [JiTLightningModule("JiT-S/16").to(args.device) for _ in range(2)]
     optimisers = [
         build_adamw(m, learning_rate=1e-4, fused=fused) for m, fused in zip(modules, (True, False), strict=True)
     ]
     for module in modules:
         for parameter in module.parameters():
             parameter.grad = torch.randn_like(parameter) if parameter.requires_grad else None
-    return interleaved([o.step for o in optimisers], repeats, device=device, clock=clock)
+    times = interleaved([o.step for o in optimisers], args.repeats, device=args.device, clock=args.clock)
+    report.add("AdamW step, JiT-S/16, fused / default", *times, "ms", clock=args.clock)
 
 
-def bench_ema(repeats: int, device: str, clock: str) -> list[float]:
+def bench_ema(report: Report, args: argparse.Namespace) -> None:
     """Time an EMA update of JiT-S/16: this library's against the release's loop."""
-    weights = dict(JiTLightningModule("JiT-S/16").to(device).named_parameters())
+    weights = dict(JiTLightningModule("JiT-S/16").to(args.device).named_parameters())
     averages, looped = copy_parameters(weights), copy_parameters(weights)
 
     @torch.no_grad()
@@ -148,36 +184,41 @@ def bench_ema(repeats: int, device: str, clock: str) -> list[float]:
         for name, parameter in weights.items():
             looped[name].mul_(0.9999).add_(parameter, alpha=1 - 0.9999)
 
-    return interleaved([lambda: update_ema_(averages, weights, 0.9999), loop], repeats, device=device, clock=clock)
+    functions = [lambda: update_ema_(averages, weights, 0.9999), loop]
+    times = interleaved(functions, args.repeats, device=args.device, clock=args.clock)
+    report.add("EMA update, JiT-S/16, ours / loop", *times, "ms", clock=args.clock)
 
 
-def main() -> None:
+OTHERS = {"adamw": bench_optimiser, "ema": bench_ema}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print a table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_options(parser, repeats=9)
-    parser.add_argument("--model", default=None, help="only this network, with --img_size, --num_classes, --batch")
+    add_common_options(parser, repeats=9, rows=[*STEPS, *OTHERS])
+    parser.add_argument("--steps", type=int, help="steps between two synchronisations; 10 on CUDA, 1 on a CPU")
+    parser.add_argument("--release_eager", action="store_true", help="the release without its compiled blocks")
+    parser.add_argument("--model", default=None, help="only this network, with the next four options")
     parser.add_argument("--img_size", type=int, default=256)
     parser.add_argument("--num_classes", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--eager", action="store_true", help="do not compile our blocks")
-    args = parser.parse_args()
-    # As `jitflow` does; the release benefits too.
-    keep_freed_memory()
+    parser.add_argument("--variant", choices=VARIANTS, default="eager")
+    args = parser.parse_args(argv)
+    prepare(args)
+    args.steps = args.steps or (10 if args.device.startswith("cuda") else 1)
     report = Report(device=args.device, out=args.out)
-    cases = CASES[args.device.split(":")[0]]
     if args.model is not None:
-        cases = [Case(args.model, args.img_size, args.num_classes, args.batch)]
-    # On a GPU training is always compiled; on a CPU both are measured.
-    ways: list[bool | CompiledParts] = [False, "blocks", "network"]
-    if args.eager or args.device.startswith("cuda"):
-        ways = [False] if args.eager else ["blocks"]
-    for case in cases:
-        for compiled in ways:
-            bench_case(case, report, args, compiled=compiled)
-    if args.model is None:
-        how = (args.repeats, args.device, args.clock)
-        report.add("AdamW step, JiT-S/16, fused / default", *bench_optimiser(*how), "ms", clock=args.clock)
-        report.add("EMA update, JiT-S/16, ours / loop", *bench_ema(*how), "ms", clock=args.clock)
+        bench_step(Row(Case(args.model, args.img_size, args.num_classes, args.batch), args.variant), report, args)
+        return
+    for name in args.row or DEFAULT_ROWS[args.device.split(":")[0]]:
+        with report_missing(name):
+            if name in OTHERS:
+                OTHERS[name](report, args)
+                continue
+            row = STEPS[name]
+            if args.tiny:
+                row = Row(TINY, row.variant, row.against, row.in_turns)
+            (bench_step if row.against is None else bench_variant)(row, report, args)
     print(f"rows are in {report.out}")
 
 

@@ -1,0 +1,92 @@
+"""Training rate of ``jitflow demo images`` through Lightning's Trainer: on a GPU against the processor's threads.
+
+Run: ``python benchmarks/bench_demo.py``. The demo's recipe with fewer epochs; the first one, which warms up, is not
+timed, saving and validation in the others are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from _timing import Report, add_output_options, add_row_options, prepare, synchronise
+
+from jitflow.apps.images.demo import DEMO
+from jitflow.run.fit import fit
+from jitflow.run.recipe import override, read_recipe
+
+
+class EpochTimer(pl.Callback):
+    """Callback that times a training from the end of its first epoch.
+
+    Attributes:
+        steps: Steps after the first epoch.
+        seconds: Their duration.
+    """
+
+    steps, seconds = 0, 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock at the second epoch."""
+        if trainer.current_epoch == 1:
+            synchronise(str(pl_module.device))
+            self._first, self._started = trainer.global_step, time.perf_counter()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        synchronise(str(pl_module.device))
+        self.steps, self.seconds = trainer.global_step - self._first, time.perf_counter() - self._started
+
+
+def train(accelerator: str, epochs: int) -> tuple[float, int]:
+    """Train the demo's recipe.
+
+    Args:
+        accelerator: ``cpu`` or ``gpu``.
+        epochs: At least 2.
+
+    Returns:
+        Milliseconds of a step, and its images.
+    """
+    changes: dict[str, Any] = {
+        **DEMO.overrides,
+        "trainer.accelerator": accelerator,
+        "trainer.max_epochs": epochs,
+        "trainer.enable_progress_bar": False,
+        "schedule.warmup_epochs": 1,
+    }
+    recipe, timer = override(read_recipe(DEMO.recipe), changes), EpochTimer()
+    with tempfile.TemporaryDirectory(prefix="jitflow-demo-") as folder:
+        fit(recipe, Path(folder) / "run", callbacks=[timer])
+    return 1000 * timer.seconds / timer.steps, recipe["data"]["init_args"]["batch_size"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print a table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_output_options(parser)
+    parser.add_argument("--epochs", type=int, default=None, help="10; 2 in a dry run")
+    add_row_options(parser, ["gpu", "cpu"])
+    args = parser.parse_args(argv)
+    prepare(args)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    report = Report(device=args.device, out=args.out)
+    epochs = args.epochs or (2 if args.tiny else 10)
+    taken, batch = {}, 0
+    name = f"digits demo's step through the Trainer, {epochs} epochs"
+    for accelerator in args.row or (["gpu", "cpu"] if args.device.startswith("cuda") else ["cpu"]):
+        taken[accelerator], batch = train(accelerator, epochs)
+        rate = {"images_per_sec": round(1000 * batch / taken[accelerator], 1)}
+        report.add(f"{name}, {accelerator}", taken[accelerator], None, "ms", **rate)
+    if len(taken) == 2:
+        report.add(f"{name}, gpu / cpu", taken["gpu"], taken["cpu"], "ms")
+
+
+if __name__ == "__main__":
+    main()
