@@ -25,8 +25,8 @@ _CPU_KINDS = {
     "attention": ("aten::_scaled_dot_product", "aten::_flash_attention", "aten::_efficient_attention"),
 }
 _REST = "everything between"
-# On a GPU, by part of the kernel's name, case ignored; the first match counts. Generated kernels come first, because they
-# are named after the operators that they replace; attention before the libraries of matrix products it is made with.
+# On a GPU, by part of the kernel's name, case ignored; the first match counts. Generated kernels come first, because
+# they are named after operators; attention comes before the libraries of matrix products that it is made with.
 _OURS, _GENERATED, _OTHER, IDLE = "our kernels", "generated", "other", "idle"
 _GPU_KINDS = {
     _GENERATED: r"^triton_(?!tem|mm)",

@@ -47,12 +47,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     prepare(args)
     report = Report(device=args.device, out=args.out)
+    repeats = 1 if args.tiny else args.repeats
     case = TINY if args.tiny else BASE if args.device.startswith("cuda") else BASE_ON_CPU
     for row in args.row or ROWS:
         with report_missing(row):
             name, function = ROWS[row](case, args.variant, args.device)
-            (milliseconds,) = interleaved([function], args.repeats, device=args.device)
-            found = profile_function(function, repeats=args.repeats, device=args.device)
+            (milliseconds,) = interleaved([function], repeats, device=args.device)
+            found = profile_function(function, repeats=repeats, device=args.device)
             kinds = {kind: round(ms, 3) for kind, ms in found.kinds.items()}
             kernels = [[kernel, round(n, 1), round(ms, 4)] for kernel, n, ms in found.kernels[:_KERNELS_KEPT]]
             report.add(name, milliseconds, None, "ms", kinds=kinds, kernels=kernels)

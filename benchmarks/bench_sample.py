@@ -1,7 +1,8 @@
 """Sampling compared with the JiT release's, and fast paths with plain ones, in turns in one process.
 
 Run: ``python benchmarks/bench_sample.py --reference <checkout of the release>``; ``--row NAME`` for some rows only,
-each of which stands alone. Guidance acts in (0.1, 1.0). On a CPU the demo's network; on CUDA JiT-B/16 at 256 px in bf16.
+each of which stands alone. Guidance acts in (0.1, 1.0). On a CPU the demo's network; on CUDA JiT-B/16 at 256 px in
+bf16.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def bench_step(row: Row, report: Report, args: argparse.Namespace) -> None:
     more["formula_over_count"] = round(check_formula(build_on_meta(row.case)), 4)
     if not device.startswith("cuda"):
         for whose, side in zip(("ours", "reference"), sides, strict=False):
-            more[f"profile_{whose}"] = time_by_kind(side.group(1), device=device)
+            more[f"profile_{whose}"] = time_by_kind(side.group(1), repeats=1 if args.tiny else 5, device=device)
     name = f"training step, {row.case.name}, {label_of(row.variant)} / release"
     report.add(name, times[0], times[1] if len(times) > 1 else None, "ms", clock=args.clock, **more)
 
