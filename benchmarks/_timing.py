@@ -10,8 +10,8 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,18 @@ def machine_name(device: str = "cpu") -> str:
 def autocast_on(device: str) -> AbstractContextManager[Any]:
     """Return the context that a network runs in: bf16 on CUDA, float32 elsewhere."""
     return torch.autocast("cuda", torch.bfloat16) if device.startswith("cuda") else nullcontext()
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Run matrix products and convolutions in true float32, without TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def add_common_options(parser: argparse.ArgumentParser, *, repeats: int, rows: Sequence[str] = ()) -> None:

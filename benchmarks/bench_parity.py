@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
-from _timing import Report, add_output_options, add_row_options, prepare
+from _timing import Report, add_output_options, add_row_options, exact_float32, prepare
 from _training import training_batch
 from _variants import BASE, BASE_ON_CPU, OURS_ON_CUDA, TINY, VARIANTS, Case, build_ours, label_of, report_missing
 from torch import Tensor, nn
@@ -59,7 +59,8 @@ def bench(case: Case, variant: str, report: Report, device: str) -> None:
     x = torch.randn(images.shape, generator=generator).to(device)
     inputs = (x, torch.rand(case.batch, generator=generator).to(device), labels)
     target = images.float() / 127.5 - 1
-    exact = run(eager, inputs, target, half=False)
+    with exact_float32():
+        exact = run(eager, inputs, target, half=False)
     rounded, ours = run(eager, inputs, target, half=True), run(compiled, inputs, target, half=True)
     far = []
     for what, part in (("output", slice(0, 1)), ("gradient", slice(1, None))):

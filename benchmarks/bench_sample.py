@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from _profile import time_by_kind
 from _release import release_samples, release_twin
-from _timing import Report, add_common_options, autocast_on, interleaved, prepare
+from _timing import Report, add_common_options, autocast_on, exact_float32, interleaved, prepare
 from _training import allocated, describe_rate, peak_mib
 from _variants import NANO, TINY, Case, build_ours
 
@@ -156,7 +156,7 @@ class Bench:
         """Compare samples from the same noise: of a few images in float32, uncompiled, and of the timed way."""
         few = self.labels[:_NUM_COMPARED]
         noise = noise_from_seeds(module.codec.shape, range(self.case.batch), device=self.device)
-        with torch.compiler.set_stance("force_eager"):
+        with torch.compiler.set_stance("force_eager"), exact_float32():
             with use_seeds(range(len(few))):
                 exact = module.generate(few, use_ema=False)
             exact_release = release_samples(twin, noise[:_NUM_COMPARED], few)

@@ -257,4 +257,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # So that a visit that is ended from outside ends its part, too, and prints its table.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     main()
