@@ -146,6 +146,7 @@ def usage() -> str:
 EXTRAS = {
     "sklearn": "demo",
     "tokenizers": "text",
+    "torchao": "float8",
     "diffusers": "diffusers",
     "huggingface_hub": "hub",
     "gradio": "studio",

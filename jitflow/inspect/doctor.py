@@ -19,12 +19,13 @@ from packaging.specifiers import SpecifierSet
 
 import jitflow
 from jitflow.applications import BUILT_IN, get_application, load_object
-from jitflow.errors import JitflowError
+from jitflow.errors import ConfigError, JitflowError
 from jitflow.evaluation.features import find_inception_weights
 from jitflow.evaluation.frechet import find_statistics
 from jitflow.host import thread_waiting
 from jitflow.io.units import format_bytes
 from jitflow.model import default_device
+from jitflow.training.float8 import check_float8
 
 Level = Literal["ok", "note", "error"]
 _LITTLE_SPACE, _NO_SPACE = 20_000_000_000, 1_000_000_000
@@ -129,10 +130,19 @@ def check_precision() -> Finding:
     device = default_device()
     if device == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Finding("precision", "ok", "bf16-mixed (this GPU computes in bfloat16)")
+            also = ", or fp8-mixed for large networks" if _has_float8() else ""
+            return Finding("precision", "ok", f"bf16-mixed (this GPU computes in bfloat16){also}")
         message = "this GPU does not support bfloat16 natively"
         return Finding("precision", "note", message, "train with --trainer.precision 16-mixed or 32-true")
     return Finding("precision", "ok", f"32-true on {device}; half precision brings no speed here")
+
+
+def _has_float8() -> bool:
+    try:
+        check_float8()
+    except ConfigError:
+        return False
+    return True
 
 
 def check_threads(num_threads: int, num_cores: int, waiting: str | None) -> Finding:

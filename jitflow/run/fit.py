@@ -42,7 +42,7 @@ from jitflow.run.recorder import RunRecorder
 from jitflow.run.report import write_final_report
 from jitflow.run.settings import LOGGING, complete, describe_changes
 from jitflow.run.start import AUTO, CONVERTED, Start, find_start, run_set_aside
-from jitflow.run.strategy import is_first_process, strategy_for, usable_precision
+from jitflow.run.strategy import is_first_process, precision_arguments, strategy_for
 from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)
@@ -294,7 +294,7 @@ def _build_trainer(
     arguments["strategy"] = strategy_for(
         arguments["strategy"], **devices, accumulate=arguments["accumulate_grad_batches"]
     )
-    arguments["precision"] = usable_precision(arguments["precision"], arguments["accelerator"])
+    arguments |= precision_arguments(arguments["precision"], arguments["accelerator"], arguments["plugins"])
     arguments["log_every_n_steps"] = max(1, min(arguments["log_every_n_steps"] or 50, course.batches_per_epoch))
     # Lightning's validation sanity check is redundant: everything was checked already.
     arguments["num_sanity_val_steps"] = arguments["num_sanity_val_steps"] or 0

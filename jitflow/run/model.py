@@ -14,6 +14,7 @@ from jitflow.errors import CheckpointError, ConfigError
 from jitflow.run.memory import check_state_fits
 from jitflow.run.recipe import copy_nested, find_class
 from jitflow.run.settings import describe_changes, fixed_settings
+from jitflow.run.strategy import check_precision
 from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)
@@ -78,13 +79,15 @@ def check_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, foreign: 
         foreign: Allow classes of any package.
 
     Raises:
-        ConfigError: If a setting is invalid, or the model's state does not fit into memory.
+        ConfigError: If a setting is invalid, the precision cannot be used, or the model's state does not fit into
+            memory.
     """
     module = _build_without_memory(_model_class(recipe, foreign=foreign), recipe["model"]["init_args"], kept)
     if module.num_classes and not module.label_drop_prob > 0 and module.cfg_scale != 1:
         raise ConfigError(
             "guidance needs a network trained with dropped labels: set label_drop_prob above 0, or cfg_scale to 1"
         )
+    check_precision(recipe["trainer"]["precision"], recipe["trainer"]["accelerator"], module.net)
     check_state_fits(
         module,
         accelerator=recipe["trainer"]["accelerator"],

@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch import nn
+
+from jitflow.training.float8 import FP8_MIXED, check_float8, check_float8_layers
+from jitflow.training.float8_precision import Float8Mixed
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +69,33 @@ def usable_precision(precision: Any, accelerator: Any) -> Any:
         log.info("precision %s needs a GPU; on this CPU 32-true is used", precision)
         return "32-true"
     return precision
+
+
+def check_precision(precision: Any, accelerator: Any, net: nn.Module) -> None:
+    """Raise ConfigError if the precision ``fp8-mixed`` is requested and cannot be used; all others are Lightning's.
+
+    Args:
+        precision: Name of the precision.
+        accelerator: As the Trainer takes it.
+        net: The network; its tensors may be on the meta device.
+    """
+    if precision == FP8_MIXED:
+        check_float8(accelerator)
+        check_float8_layers(net)
+
+
+def precision_arguments(precision: Any, accelerator: Any, plugins: Any = None) -> dict[str, Any]:
+    """Return the arguments ``precision`` and ``plugins`` of Lightning's Trainer.
+
+    Args:
+        precision: Lightning's name, ``fp8-mixed``, which is this library's, or None for Lightning's default.
+        accelerator: As the Trainer takes it.
+        plugins: Further plugins, as the Trainer takes them.
+    """
+    if precision != FP8_MIXED:
+        return {"precision": usable_precision(precision, accelerator), "plugins": plugins}
+    others = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
+    return {"precision": None, "plugins": [*others, Float8Mixed()]}
 
 
 def is_first_process() -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser
@@ -12,6 +13,7 @@ from jitflow.callbacks import FiniteGuard, JiTModelCheckpoint, LearningRateSched
 from jitflow.run.fit import Training, describe_model
 from jitflow.run.memory import describe_fit
 from jitflow.run.settings import CHECKPOINTS
+from jitflow.training.float8 import FP8_MIXED, float8_layers
 from jitflow.training.module import FlowModule
 from jitflow.verbs.commandline import WORDS
 
@@ -58,7 +60,7 @@ def train_parser() -> LightningArgumentParser:
     parser.add_argument("--seed_everything", type=int, default=0, help="Seed of all random generators.")
     parser.add_lightning_class_args(FlowModule, "model", subclass_mode=True)
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
-    parser.add_lightning_class_args(pl.Trainer, "trainer")
+    _add_trainer(parser)
     sections = {"schedule": LearningRateSchedulerCallback, "checkpoint": JiTModelCheckpoint, "guard": FiniteGuard}
     for name, function in sections.items():
         skip = {"epochs"} if name == "schedule" else set()
@@ -73,6 +75,22 @@ def train_parser() -> LightningArgumentParser:
     return parser
 
 
+def _add_trainer(parser: LightningArgumentParser) -> None:
+    """Add the arguments of Lightning's Trainer, and to its precisions our own."""
+    name = "precision"
+    parser.add_class_arguments(
+        pl.Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True, skip={name}
+    )
+    known = inspect.signature(pl.Trainer).parameters[name]
+    assert parser.groups is not None
+    parser.groups["trainer"].add_argument(
+        f"--trainer.{name}",
+        type=known.annotation | Literal["fp8-mixed"],
+        default=known.default,
+        help="Lightning's, or fp8-mixed: bf16-mixed with float8 products in the large layers.",
+    )
+
+
 def describe_dry_run(training: Training) -> None:
     """Log the plan of a training: folder, model, data, devices, length, memory."""
     training.data.train_dataloader()
@@ -82,7 +100,7 @@ def describe_dry_run(training: Training) -> None:
         "resume": training.start.checkpoint or "no",
         "model": describe_model(training.module),
         "data": ", ".join(f"{k} {v}" for k, v in training.info.items() if isinstance(v, (int, str))),
-        "devices": f"{trainer.num_devices} x {trainer.strategy.root_device.type}, {trainer.precision}",
+        "devices": f"{trainer.num_devices} x {trainer.strategy.root_device.type}, {_describe_precision(training)}",
         "length": f"{trainer.max_epochs} epochs",
         "needs": describe_fit(
             training.module,
@@ -94,3 +112,10 @@ def describe_dry_run(training: Training) -> None:
     log.info("dry run, nothing is trained:")
     for key, value in lines.items():
         log.info("  %-11s %s", key, value)
+
+
+def _describe_precision(training: Training) -> str:
+    precision = str(training.trainer.precision)
+    if precision != FP8_MIXED:
+        return precision
+    return f"{precision} ({len(float8_layers(training.module.net))} layers in float8)"

@@ -78,7 +78,7 @@ class TrainingOptions:
 
     Attributes:
         model: Name of the network (jitflow models 'LightningDiT*').
-        precision: 16-mixed, bf16-mixed or 32-true; on a CPU half precision becomes 32-true.
+        precision: 16-mixed, bf16-mixed, fp8-mixed or 32-true; on a CPU half precision becomes 32-true.
         max_steps: Optimiser steps after which training stops; -1 for no limit.
     """
 
