@@ -133,8 +133,12 @@ def undo_float8(net: nn.Module) -> None:
             setattr(net.get_submodule(parent), own, plain.train(layer.training))
 
 
+def _is_installed() -> bool:
+    return importlib.util.find_spec("torchao") is not None
+
+
 def _check_package() -> None:
-    if importlib.util.find_spec("torchao") is None:
+    if not _is_installed():
         raise ConfigError(
             f'precision {FP8_MIXED} needs torchao, which is not installed; pip install "jitflow[float8]", or {_INSTEAD}'
         )

@@ -20,7 +20,8 @@ class PaddedFloat8Linear(Float8Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map the last dimension, ``(..., in_features)`` to ``(..., out_features)``."""
-        device = input.device.type
+        # A tensor without storage ("meta") is there to count operations, and knows no autocast of its own.
+        device = "cpu" if input.device.type == "cpu" else "cuda"
         if torch.is_autocast_enabled(device):
             input = input.to(torch.get_autocast_dtype(device))
         rows, columns = -self.out_features % _MULTIPLE, -self.in_features % _MULTIPLE
