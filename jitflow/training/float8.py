@@ -30,7 +30,7 @@ _INSTEAD = "use bf16-mixed instead"
 
 
 def check_float8(accelerator: Any = "auto") -> None:
-    """Check that this machine can train with float8 products.
+    """Check that this device can train with float8 products.
 
     Args:
         accelerator: As Lightning's Trainer takes it.
@@ -85,7 +85,7 @@ def check_float8_layers(net: nn.Module) -> None:
         )
 
 
-def use_float8(net: nn.Module, *, emulate: bool = False) -> int:
+def use_float8(net: nn.Module, *, emulated: bool = False) -> int:
     """Convert the large linear layers of a network in place to float8 products.
 
     Call it after the weights are loaded and before the first step, which may compile the network. Its parameters and
@@ -93,7 +93,7 @@ def use_float8(net: nn.Module, *, emulate: bool = False) -> int:
 
     Args:
         net: The network; on a CUDA device, unless emulated.
-        emulate: Round the operands to float8, and multiply in ordinary precision: slow, for tests on any device.
+        emulated: Round the operands to float8, and multiply in ordinary precision: slow, for tests on any device.
 
     Returns:
         Number of converted layers.
@@ -101,7 +101,7 @@ def use_float8(net: nn.Module, *, emulate: bool = False) -> int:
     Raises:
         ConfigError: If float8 is not available here (see :func:`check_float8`), or no layer is large enough.
     """
-    if emulate:
+    if emulated:
         _check_package()
     else:
         check_float8()
@@ -112,8 +112,8 @@ def use_float8(net: nn.Module, *, emulate: bool = False) -> int:
     from jitflow.training.float8_linear import PaddedFloat8Linear
 
     # The gradient of the weights sums over tokens, whose number need not be a multiple of 16.
-    config = Float8LinearConfig(emulate=emulate, pad_inner_dim=True)
-    convert_to_float8_training(net, module_filter_fn=lambda _, name: name in names, config=config)
+    settings = Float8LinearConfig(emulate=emulated, pad_inner_dim=True)
+    convert_to_float8_training(net, module_filter_fn=lambda _, name: name in names, config=settings)
     for name in names:
         layer = net.get_submodule(name)
         if layer.in_features % _MULTIPLE or layer.out_features % _MULTIPLE:  # type: ignore[operator]
@@ -133,12 +133,8 @@ def undo_float8(net: nn.Module) -> None:
             setattr(net.get_submodule(parent), own, plain.train(layer.training))
 
 
-def _is_installed() -> bool:
-    return importlib.util.find_spec("torchao") is not None
-
-
 def _check_package() -> None:
-    if not _is_installed():
+    if importlib.util.find_spec("torchao") is None:
         raise ConfigError(
             f'precision {FP8_MIXED} needs torchao, which is not installed; pip install "jitflow[float8]", or {_INSTEAD}'
         )

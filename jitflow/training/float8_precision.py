@@ -21,25 +21,24 @@ class Float8Mixed(MixedPrecision):
     compiled. After the training its layers are ordinary ones again.
 
     Args:
-        emulate: As in :func:`jitflow.training.float8.use_float8`; the training must then be on the CPU.
+        emulated: As in :func:`jitflow.training.float8.use_float8`; the training must then be on the CPU.
 
     Raises:
         ConfigError: If float8 is not available here.
     """
 
-    def __init__(self, *, emulate: bool = False) -> None:
-        if not emulate:
+    def __init__(self, *, emulated: bool = False) -> None:
+        if not emulated:
             check_float8()
-        super().__init__("bf16-mixed", "cpu" if emulate else "cuda")
+        super().__init__("bf16-mixed", "cpu" if emulated else "cuda")
         # Lightning's class knows no other name, but reports this one.
         self.precision = FP8_MIXED  # type: ignore[assignment]
-        self._emulate = emulate
         self._converted: nn.Module | None = None
 
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Convert the large layers of a :class:`~jitflow.training.module.FlowModule`'s network in place."""
         net = module.net if isinstance(module, FlowModule) else module
-        number = use_float8(net, emulate=self._emulate)
+        number = use_float8(net, emulated=self.device == "cpu")
         self._converted = net
         log.info("float8 products in %d linear layers", number)
         return module
