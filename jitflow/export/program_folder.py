@@ -18,6 +18,7 @@ from jitflow.errors import CheckpointError
 from jitflow.export import standalone_sampler
 from jitflow.export.sampling_record import sampling_record
 from jitflow.io.files import write_json
+from jitflow.layers.fusion import plain_formulas
 from jitflow.training.module import FlowModule
 
 PARITY = 1e-4
@@ -65,7 +66,9 @@ def write_programs(folder: Path, state: ModelState, module: FlowModule, ema: int
     Raises:
         CheckpointError: If a program's outputs differ from the model's.
     """
-    with torch.no_grad(), module.ema_weights(int(ema)) if ema else nullcontext():
+    # A program must not need kernels that only this library has.
+    averages = module.ema_weights(int(ema)) if ema else nullcontext()
+    with torch.no_grad(), averages, plain_formulas():
         velocity = _VelocityProgram(module.net, module.prediction, module.t_eps).eval()
         decoder = _DecoderProgram(module.codec)
         # Any batch size but 1, which export would treat as a constant.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from jitflow.layers.norm import block_norm, modulate
+from jitflow.layers.norm import block_norm
+from jitflow.layers.stream import Stream
 
 
 class AdaLNBlock(nn.Module):
@@ -49,16 +50,16 @@ class AdaLNBlock(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        stream: Stream,
         c: Tensor | None,
         rope: Tensor | None,
         modulation: Tensor | None = None,
         unread: int = 0,
-    ) -> Tensor:
+    ) -> Stream:
         """Transform tokens.
 
         Args:
-            x: Tokens, shape ``(B, N, D)``.
+            stream: Tokens, shape ``(B, N, D)``, and the output of the layer before that is still to be added.
             c: Condition, shape ``(B, D)``; ignored if ``modulation`` is given.
             rope: Rotation table, shape ``(2, N, K / 2)``, or None for none.
             modulation: ``adaLN_modulation(c)`` computed before, shape ``(B, 6 D)`` (``(B, 4 D)`` without shifts),
@@ -66,7 +67,7 @@ class AdaLNBlock(nn.Module):
             unread: Number U of leading tokens that the others attend to, but whose own output is not needed.
 
         Returns:
-            Tokens, shape ``(B, N - U, D)``.
+            Tokens, shape ``(B, N - U, D)``, and the feed-forward layer's output that is still to be added.
         """
         if modulation is None:
             modulation = self.adaLN_modulation(c)
@@ -76,9 +77,10 @@ class AdaLNBlock(nn.Module):
             shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.chunk(6, dim=-1)
         else:
             scale_msa, gate_msa, scale_mlp, gate_mlp = modulation.chunk(4, dim=-1)
-        attended = self.attn(modulate(self.norm1(x), shift_msa, scale_msa), rope, unread)
-        x = x[:, unread:] + gate_msa.unsqueeze(1) * attended
-        return x + gate_mlp.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
+        x, normed = stream.normed(self.norm1, shift_msa, scale_msa)
+        attended = self.attn(normed, rope, unread)
+        x, normed = Stream(x[:, unread:], attended, gate_msa).normed(self.norm2, shift_mlp, scale_mlp)
+        return Stream(x, self.mlp(normed), gate_mlp)
 
 
 class AdaLNFinal(nn.Module):
@@ -97,11 +99,11 @@ class AdaLNFinal(nn.Module):
         self.linear = nn.Linear(dim, patch_size * patch_size * out_channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
 
-    def forward(self, x: Tensor, c: Tensor | None, modulation: Tensor | None = None) -> Tensor:
+    def forward(self, stream: Stream, c: Tensor | None, modulation: Tensor | None = None) -> Tensor:
         """Map tokens to patches.
 
         Args:
-            x: Tokens, shape ``(B, N, D)``.
+            stream: Tokens, shape ``(B, N, D)``, and the output of the last block that is still to be added.
             c: Condition, shape ``(B, D)``; ignored if ``modulation`` is given.
             modulation: ``adaLN_modulation(c)`` computed before, shape ``(B, 2 D)`` or ``(1, 2 D)``.
 
@@ -111,4 +113,4 @@ class AdaLNFinal(nn.Module):
         if modulation is None:
             modulation = self.adaLN_modulation(c)
         shift, scale = modulation.chunk(2, dim=-1)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
+        return self.linear(stream.normed(self.norm_final, shift, scale)[1])

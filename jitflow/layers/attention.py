@@ -10,6 +10,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jitflow.layers.fusion import fuses, is_plain_linear
 from jitflow.layers.norm import RMSNorm
 from jitflow.layers.rope import apply_rope
 
@@ -58,13 +59,26 @@ class Attention(nn.Module):
         Returns:
             Tokens, shape ``(B, N - U, D)``.
         """
+        q, k, v = self._queries_keys_values(x, rope, unread)
+        dropout = self.attn_dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
+
+    def _queries_keys_values(self, x: Tensor, rope: Tensor | None, unread: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised and rotated queries ``(B, A, N - U, K)`` and keys, and values, both ``(B, A, N, K)``."""
+        if rope is not None and type(self.q_norm) is RMSNorm and type(self.k_norm) is RMSNorm and fuses(x):
+            from jitflow.kernels.rotary_qkv import rotary_qkv
+
+            of_head = (self.q_norm.weight, self.k_norm.weight, rope)
+            # The kernel adds the bias where it can, since it also sums its gradient.
+            plain = is_plain_linear(self.qkv)
+            qkv, bias = (F.linear(x, self.qkv.weight), self.qkv.bias) if plain else (self.qkv(x), None)
+            return rotary_qkv(qkv, bias, *of_head, num_heads=self.num_heads, unread=unread, eps=self.q_norm.eps)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q[:, :, unread:]), self.k_norm(k)
         if rope is not None:
             q, k = apply_rope(q, rope[:, unread:], in_order=False), apply_rope(k, rope, in_order=False)
-        dropout = self.attn_dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
+        return q, k, v
 
 
 def _head_norm(head_dim: int, kind: Literal["rms", "layer"] | None) -> nn.Module:

@@ -17,10 +17,12 @@ from jitflow.errors import ConfigError, unknown_name
 from jitflow.layers.adaln import AdaLNBlock, AdaLNFinal
 from jitflow.layers.attention import Attention
 from jitflow.layers.embed import LabelEmbedder, TimestepEmbedder, sincos_position_table
+from jitflow.layers.fusion import product_dtype
 from jitflow.layers.initial import Init, initialise_
 from jitflow.layers.mlp import SwiGLU
 from jitflow.layers.patch import BottleneckPatchEmbed, PatchEmbed, unpatchify
 from jitflow.layers.rope import RotaryTable
+from jitflow.layers.stream import Stream
 from jitflow.layers.transformer import AdaLNTransformer
 
 Positions = Literal["rotary", "learned"]
@@ -53,6 +55,8 @@ class JiT(AdaLNTransformer):
             in row-major order, as for text.
         init: Initialisation of matrices, see :func:`jitflow.layers.initial.initialise_`.
         init_std: Standard deviation of the normal initialisation.
+        bf16_stream: Keep the residual stream in bfloat16 too where products are computed in it (autocast); faster, and
+            less exact.
         self_conditioning: Take a previous estimate of the data as ``hint``, through its own patch embedding. With
             ``init="xavier"`` that embedding starts at zero, so an untrained hint changes nothing; else it starts like
             all matrices, with which a network trained with hints from the start learns faster.
@@ -91,6 +95,7 @@ class JiT(AdaLNTransformer):
         init: Init = "xavier",
         init_std: float = 0.02,
         self_conditioning: bool = False,
+        bf16_stream: bool = False,
     ) -> None:
         super().__init__()
         self.img_size = _height_width(img_size)
@@ -102,6 +107,7 @@ class JiT(AdaLNTransformer):
         self.gradient_checkpointing = gradient_checkpointing
         self.use_rope = use_rope
         self.self_conditioning = self_conditioning
+        self.bf16_stream = bf16_stream
         self.grid = _token_grid(self.img_size, patch_size)
         if hidden_size % num_heads or (hidden_size // num_heads) % 4:
             raise ConfigError(
@@ -152,8 +158,7 @@ class JiT(AdaLNTransformer):
         self.final_layer = AdaLNFinal(hidden_size, patch_size, in_channels)
         head_dim = hidden_size // num_heads
         rope_grid = self.grid if rope_axes == "grid" else (1, self.grid[0] * self.grid[1])
-        self.rope = RotaryTable(rope_grid, head_dim)
-        self.rope_in_context = RotaryTable(rope_grid, head_dim, num_prefix=in_context_len)
+        self.rope = RotaryTable(rope_grid, head_dim, num_prefix=in_context_len)
         initialise_(self, init, normal=self._normal_initialised(), std=init_std)
         if self_conditioning:
             # Created last, so that the same seed gives all other weights the same values with and without it.
@@ -216,20 +221,22 @@ class JiT(AdaLNTransformer):
         if self.self_conditioning:
             # Zeros are embedded too, so that every step has the same graph (DDP, compilation).
             tokens = tokens + self.hint_embedder(torch.zeros_like(x) if hint is None else hint.to(x.dtype))
-        rope = self.rope(x.device) if self.use_rope else None
+        rope_in_context = self.rope(x.device) if self.use_rope else None
+        rope = None if rope_in_context is None else rope_in_context[:, self.in_context_len :]
+        stream = Stream(tokens.to(product_dtype(tokens)) if self.bf16_stream else tokens)
         for i, (block, block_modulation) in enumerate(zip(self.blocks, block_modulations, strict=True)):
             if self.in_context_len and i == self.in_context_start:
                 assert y_emb is not None
                 prefix = y_emb.unsqueeze(1) + self.in_context_posemb
-                tokens = torch.cat([prefix.to(tokens.dtype), tokens], dim=1)
-                rope = self.rope_in_context(x.device) if self.use_rope else None
+                stream = Stream(torch.cat([prefix.to(stream.tokens.dtype), stream.added()], dim=1))
+                rope = rope_in_context
             # The last block's outputs for the class tokens are not needed.
             unread = self.in_context_len if i == len(self.blocks) - 1 else 0
             if self.gradient_checkpointing and self.training:
-                tokens = checkpoint(block, tokens, c, rope, block_modulation, unread, use_reentrant=False)
+                stream = checkpoint(block, stream, c, rope, block_modulation, unread, use_reentrant=False)
             else:
-                tokens = block(tokens, c, rope, block_modulation, unread)
-        return unpatchify(self.final_layer(tokens, c, final_modulation), self.grid, self.patch_size)
+                stream = block(stream, c, rope, block_modulation, unread)
+        return unpatchify(self.final_layer(stream, c, final_modulation), self.grid, self.patch_size)
 
 
 def _height_width(img_size: int | tuple[int, int] | list[int]) -> tuple[int, int]:

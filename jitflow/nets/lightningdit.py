@@ -23,6 +23,7 @@ from jitflow.layers.initial import initialise_
 from jitflow.layers.mlp import Mlp, SwiGLU
 from jitflow.layers.patch import PatchEmbed, unpatchify
 from jitflow.layers.rope import StoredRotaryTable
+from jitflow.layers.stream import Stream
 from jitflow.layers.transformer import AdaLNTransformer
 from jitflow.nets.weights import strip_prefix, summarise
 
@@ -140,14 +141,14 @@ class LightningDiT(AdaLNTransformer):
             )
         c = self._condition(t, self._embed_label(y)) if modulation is None else None
         *block_modulations, final_modulation = self._split_modulation(modulation)
-        tokens = self.x_embedder(x) + self.pos_embed
+        stream = Stream(self.x_embedder(x) + self.pos_embed)
         rope = None if self.feat_rope is None else self.feat_rope(x.device)
         for block, block_modulation in zip(self.blocks, block_modulations, strict=True):
             if self.use_checkpoint and self.training:
-                tokens = checkpoint(block, tokens, c, rope, block_modulation, use_reentrant=False)
+                stream = checkpoint(block, stream, c, rope, block_modulation, use_reentrant=False)
             else:
-                tokens = block(tokens, c, rope, block_modulation)
-        out = unpatchify(self.final_layer(tokens, c, final_modulation), self.grid, self.patch_size)
+                stream = block(stream, c, rope, block_modulation)
+        out = unpatchify(self.final_layer(stream, c, final_modulation), self.grid, self.patch_size)
         return out[:, : self.in_channels]
 
 

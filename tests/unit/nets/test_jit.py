@@ -8,6 +8,7 @@ import torch
 
 from jitflow.errors import ConfigError
 from jitflow.layers.rope import rope_table
+from jitflow.layers.stream import Stream
 from jitflow.nets.jit import JiT
 
 TINY = {
@@ -71,8 +72,8 @@ def test_every_sample_is_on_its_own_and_depends_on_time_class_and_image():
 def test_class_tokens_join_at_their_block_and_leave_before_the_last_layer():
     net, lengths = build(in_context_start=2), []
     for block in net.blocks:
-        block.register_forward_hook(lambda module, args, out: lengths.append(out.shape[1]))
-    net.final_layer.register_forward_hook(lambda module, args, out: lengths.append(args[0].shape[1]))
+        block.register_forward_hook(lambda module, args, out: lengths.append(out.tokens.shape[1]))
+    net.final_layer.register_forward_hook(lambda module, args, out: lengths.append(args[0].tokens.shape[1]))
     x, t, y = inputs(net)
     before = net(x, t, y)
     assert lengths == [32, 32, 35, 32, 32]
@@ -86,10 +87,10 @@ def test_a_block_leaves_out_what_is_not_read(rope):
     net = build()
     block = net.blocks[-1]
     x, c, modulation = torch.randn(2, 35, 32), torch.randn(2, 32), torch.randn(2, 6 * 32)
-    table = net.rope_in_context(x.device) if rope else None
+    table = net.rope(x.device) if rope else None
     for of_block in (None, modulation):
-        whole = block(x, c, table, of_block)
-        torch.testing.assert_close(block(x, c, table, of_block, 3), whole[:, 3:], rtol=0, atol=1e-5)
+        whole = block(Stream(x), c, table, of_block).added()
+        torch.testing.assert_close(block(Stream(x), c, table, of_block, 3).added(), whole[:, 3:], rtol=0, atol=1e-5)
 
 
 def test_patches_keep_their_place_in_a_rectangle():
@@ -108,7 +109,7 @@ def test_patches_keep_their_place_in_a_rectangle():
     assert not difference.any()
 
 
-@pytest.mark.parametrize("tables", ["all", "no rope", "no rope in context", "no positions"])
+@pytest.mark.parametrize("tables", ["all", "no rope", "no positions"])
 def test_rows_and_columns_are_told_apart(tables):
     """A transposed image under transposed tables gives the transposed output; with the net's own it does not."""
     net = build()
@@ -125,9 +126,7 @@ def test_rows_and_columns_are_told_apart(tables):
     table = grid_transpose(rope_table(net.grid, 16), rows, cols)
     with_prefix = torch.cat([rope_table(net.grid, 16, num_prefix=3)[:, :3], table], dim=1)
     if tables != "no rope":
-        turned.rope = lambda device: table
-    if tables != "no rope in context":
-        turned.rope_in_context = lambda device: with_prefix
+        turned.rope = lambda device: with_prefix
     x, t, y = inputs(net)
     difference = (turned(x.transpose(2, 3), t, y).transpose(2, 3) - net(x, t, y)).abs().max()
     if tables == "all":
@@ -259,7 +258,7 @@ def test_bfloat16():
     x, t, y = inputs(net)
     out = net(x.bfloat16(), t, y)
     assert out.dtype == torch.bfloat16
-    assert net.rope(x.device).dtype == net.rope_in_context(x.device).dtype == torch.float32
+    assert net.rope(x.device).dtype == torch.float32
     assert ((out.float() - expected).abs().max() / expected.abs().max()).item() < 0.05
     out.float().sum().backward()
 

@@ -1,0 +1,28 @@
+"""Launching of Triton kernels from operators: captured by compilers, or run by Triton's interpreter in tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.runtime.jit import JITFunction
+
+
+def wrap_triton(kernel: Any) -> Any:
+    """Return a kernel in the form that ``torch.compile`` sees through; an interpreted one as it is.
+
+    The name is that of :func:`torch.library.wrap_triton`: torch finds the kernels of an operator by looking for it in
+    the source, so that a cache of compiled code knows when one has changed.
+    """
+    return torch.library.wrap_triton(kernel) if isinstance(kernel, JITFunction) else kernel
+
+
+def next_power_of_2(size: int) -> int:
+    """Return the smallest power of two that is at least ``size``; kernels have such tiles."""
+    return 1 << (size - 1).bit_length()
+
+
+def row_contiguous(x: Tensor) -> Tensor:
+    """Return ``x`` if its last two dimensions are contiguous, as the kernels read them, else a contiguous copy."""
+    return x if x.stride(-1) == 1 and x.stride(-2) == x.shape[-1] else x.contiguous()

@@ -1,0 +1,404 @@
+"""Residual addition, RMS norm and modulation of tokens in one pass, and its gradient in one.
+
+Shapes: B batch, N tokens, D width, C chunks of tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import triton_op
+
+from jitflow.kernels.launch import next_power_of_2, row_contiguous, wrap_triton
+
+# Tokens of a program, and of one turn of its loop. A program reads the modulation once, and sums its gradient.
+_CHUNK, _ROWS = 16, 1
+
+
+@triton.jit
+def _forward_kernel(
+    x_ptr,
+    branch_ptr,
+    gate_ptr,
+    weight_ptr,
+    shift_ptr,
+    scale_ptr,
+    sum_ptr,
+    out_ptr,
+    rstd_ptr,
+    num_tokens,
+    dim,
+    x_stride,
+    branch_stride,
+    gate_stride,
+    shift_stride,
+    scale_stride,
+    EPS: tl.constexpr,
+    HAS_BRANCH: tl.constexpr,
+    HAS_NORM: tl.constexpr,
+    HAS_SHIFT: tl.constexpr,
+    CHUNK: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    batch = tl.program_id(1).to(tl.int64)
+    first = tl.program_id(0) * CHUNK
+    columns = tl.arange(0, BLOCK)
+    inside = columns < dim
+    if HAS_BRANCH:
+        gate = tl.load(gate_ptr + batch * gate_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    if HAS_NORM:
+        factor = 1.0 + tl.load(scale_ptr + batch * scale_stride + columns, mask=inside, other=0.0).to(tl.float32)
+        factor *= tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
+        if HAS_SHIFT:
+            shift = tl.load(shift_ptr + batch * shift_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    for start in range(0, CHUNK, ROWS):
+        rows = first + start + tl.arange(0, ROWS)
+        mask = (rows < num_tokens)[:, None] & inside[None, :]
+        at = rows[:, None] * dim + columns[None, :]
+        x = tl.load(x_ptr + batch * x_stride + at, mask=mask, other=0.0).to(tl.float32)
+        if HAS_BRANCH:
+            x += gate[None, :] * tl.load(branch_ptr + batch * branch_stride + at, mask=mask, other=0.0).to(tl.float32)
+            x = x.to(sum_ptr.dtype.element_ty)
+            tl.store(sum_ptr + batch * num_tokens * dim + at, x, mask=mask)
+            x = x.to(tl.float32)
+        if HAS_NORM:
+            rstd = tl.rsqrt(tl.sum(x * x, axis=1) / dim + EPS)
+            tl.store(rstd_ptr + batch * num_tokens + rows, rstd, mask=rows < num_tokens)
+            normed = x * rstd[:, None] * factor[None, :]
+            if HAS_SHIFT:
+                normed += shift[None, :]
+            tl.store(out_ptr + batch * num_tokens * dim + at, normed.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _backward_kernel(
+    x_ptr,
+    branch_ptr,
+    gate_ptr,
+    weight_ptr,
+    scale_ptr,
+    rstd_ptr,
+    d_sum_ptr,
+    d_out_ptr,
+    d_x_ptr,
+    d_branch_ptr,
+    d_gate_ptr,
+    d_factor_ptr,
+    d_shift_ptr,
+    num_tokens,
+    dim,
+    x_stride,
+    branch_stride,
+    gate_stride,
+    scale_stride,
+    HAS_BRANCH: tl.constexpr,
+    HAS_NORM: tl.constexpr,
+    HAS_SHIFT: tl.constexpr,
+    HAS_SUM: tl.constexpr,
+    CHUNK: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    batch = tl.program_id(1).to(tl.int64)
+    first = tl.program_id(0) * CHUNK
+    columns = tl.arange(0, BLOCK)
+    inside = columns < dim
+    # Sums over the tokens of this program, kept row by row until the end.
+    if HAS_BRANCH:
+        gate = tl.load(gate_ptr + batch * gate_stride + columns, mask=inside, other=0.0).to(tl.float32)
+        d_gate = tl.zeros((ROWS, BLOCK), tl.float32)
+    if HAS_NORM:
+        factor = 1.0 + tl.load(scale_ptr + batch * scale_stride + columns, mask=inside, other=0.0).to(tl.float32)
+        factor *= tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
+        d_factor = tl.zeros((ROWS, BLOCK), tl.float32)
+        if HAS_SHIFT:
+            d_shift = tl.zeros((ROWS, BLOCK), tl.float32)
+    for start in range(0, CHUNK, ROWS):
+        rows = first + start + tl.arange(0, ROWS)
+        mask = (rows < num_tokens)[:, None] & inside[None, :]
+        at = rows[:, None] * dim + columns[None, :]
+        packed = batch * num_tokens * dim + at
+        if HAS_SUM:
+            d_x = tl.load(d_sum_ptr + packed, mask=mask, other=0.0).to(tl.float32)
+        else:
+            d_x = tl.zeros((ROWS, BLOCK), tl.float32)
+        if HAS_NORM:
+            rstd = tl.load(rstd_ptr + batch * num_tokens + rows, mask=rows < num_tokens, other=0.0)
+            unit = tl.load(x_ptr + batch * x_stride + at, mask=mask, other=0.0).to(tl.float32) * rstd[:, None]
+            d_out = tl.load(d_out_ptr + packed, mask=mask, other=0.0).to(tl.float32)
+            d_factor += d_out * unit
+            if HAS_SHIFT:
+                d_shift += d_out
+            d_unit = d_out * factor[None, :]
+            along = tl.sum(d_unit * unit, axis=1) / dim
+            d_x += rstd[:, None] * (d_unit - unit * along[:, None])
+        tl.store(d_x_ptr + packed, d_x.to(d_x_ptr.dtype.element_ty), mask=mask)
+        if HAS_BRANCH:
+            branch = tl.load(branch_ptr + batch * branch_stride + at, mask=mask, other=0.0).to(tl.float32)
+            d_gate += d_x * branch
+            tl.store(d_branch_ptr + packed, (d_x * gate[None, :]).to(d_branch_ptr.dtype.element_ty), mask=mask)
+    part = (batch * tl.num_programs(0) + tl.program_id(0)) * dim + columns
+    if HAS_BRANCH:
+        tl.store(d_gate_ptr + part, tl.sum(d_gate, axis=0), mask=inside)
+    if HAS_NORM:
+        tl.store(d_factor_ptr + part, tl.sum(d_factor, axis=0), mask=inside)
+        if HAS_SHIFT:
+            tl.store(d_shift_ptr + part, tl.sum(d_shift, axis=0), mask=inside)
+
+
+def _launch_forward(
+    x: Tensor,
+    branch: Tensor | None,
+    gate: Tensor | None,
+    weight: Tensor | None,
+    shift: Tensor | None,
+    scale: Tensor | None,
+    outputs: tuple[Tensor | None, Tensor | None, Tensor | None],
+    eps: float,
+) -> None:
+    """Fill the sum, the normalised tokens and the reciprocal norms (those that are not None)."""
+    batch, num_tokens, dim = x.shape
+    total, out, rstd = outputs
+    block = next_power_of_2(dim)
+    wrap_triton(_forward_kernel)[(triton.cdiv(num_tokens, _CHUNK), batch)](
+        x,
+        x if branch is None else branch,
+        x if gate is None else gate,
+        x if weight is None else weight,
+        x if shift is None else shift,
+        x if scale is None else scale,
+        x if total is None else total,
+        x if out is None else out,
+        x if rstd is None else rstd,
+        num_tokens,
+        dim,
+        x.stride(0),
+        0 if branch is None else branch.stride(0),
+        0 if gate is None else gate.stride(0),
+        0 if shift is None else shift.stride(0),
+        0 if scale is None else scale.stride(0),
+        EPS=eps,
+        HAS_BRANCH=branch is not None,
+        HAS_NORM=out is not None,
+        HAS_SHIFT=shift is not None,
+        CHUNK=_CHUNK,
+        ROWS=_ROWS,
+        BLOCK=block,
+        num_warps=_warps(block),
+    )
+
+
+def _warps(block: int) -> int:
+    """Warps of a program: eight values of a row for each thread, which are loaded at once."""
+    return max(1, min(8, block // 256))
+
+
+@triton_op("jitflow::gated_add", mutates_args={})
+def _gated_add(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
+    x, branch = row_contiguous(x), row_contiguous(branch)
+    total = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    _launch_forward(x, branch, gate, None, None, None, (total, None, None), 0.0)
+    return total
+
+
+@triton_op("jitflow::norm_modulate", mutates_args={})
+def _norm_modulate(
+    x: Tensor, weight: Tensor, shift: Tensor | None, scale: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    x = row_contiguous(x)
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    rstd = torch.empty(x.shape[:2], dtype=torch.float32, device=x.device)
+    _launch_forward(x, None, None, weight, shift, scale, (None, out, rstd), eps)
+    return out, rstd
+
+
+@triton_op("jitflow::gated_add_norm_modulate", mutates_args={})
+def _gated_add_norm_modulate(
+    x: Tensor,
+    branch: Tensor,
+    gate: Tensor,
+    weight: Tensor,
+    shift: Tensor | None,
+    scale: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    x, branch = row_contiguous(x), row_contiguous(branch)
+    total = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    rstd = torch.empty(x.shape[:2], dtype=torch.float32, device=x.device)
+    _launch_forward(x, branch, gate, weight, shift, scale, (total, out, rstd), eps)
+    return total, out, rstd
+
+
+def _dtype(tensor: Tensor | None, otherwise: Tensor) -> torch.dtype:
+    return (otherwise if tensor is None else tensor).dtype
+
+
+@triton_op("jitflow::residual_norm_backward", mutates_args={})
+def _backward(
+    x: Tensor,
+    branch: Tensor | None,
+    gate: Tensor | None,
+    weight: Tensor | None,
+    scale: Tensor | None,
+    rstd: Tensor | None,
+    d_sum: Tensor | None,
+    d_out: Tensor | None,
+    has_shift: bool,
+) -> list[Tensor]:
+    """Gradients of tokens (B, N, D), branch, and partial sums (B, C, D) of those of gate, factor and shift.
+
+    Those that an operation does not have are empty tensors.
+    """
+    batch, num_tokens, dim = x.shape
+    x = row_contiguous(x)
+    branch = None if branch is None else row_contiguous(branch)
+    d_sum = None if d_sum is None else d_sum.contiguous()
+    d_out = None if d_out is None else d_out.contiguous()
+    chunks, block = triton.cdiv(num_tokens, _CHUNK), next_power_of_2(dim)
+    with_branch, with_norm = branch is not None, d_out is not None
+
+    def sums(exist: bool) -> Tensor:
+        return torch.empty((batch, chunks, dim) if exist else (0,), dtype=torch.float32, device=x.device)
+
+    d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    d_branch = torch.empty(x.shape if with_branch else (0,), dtype=_dtype(branch, x), device=x.device)
+    d_gate, d_factor, d_shift = sums(with_branch), sums(with_norm), sums(with_norm and has_shift)
+    wrap_triton(_backward_kernel)[(chunks, batch)](
+        x,
+        x if branch is None else branch,
+        x if gate is None else gate,
+        x if weight is None else weight,
+        x if scale is None else scale,
+        x if rstd is None else rstd,
+        x if d_sum is None else d_sum,
+        x if d_out is None else d_out,
+        d_x,
+        d_branch,
+        d_gate,
+        d_factor,
+        d_shift,
+        num_tokens,
+        dim,
+        x.stride(0),
+        0 if branch is None else branch.stride(0),
+        0 if gate is None else gate.stride(0),
+        0 if scale is None else scale.stride(0),
+        HAS_BRANCH=with_branch,
+        HAS_NORM=with_norm,
+        HAS_SHIFT=has_shift,
+        HAS_SUM=d_sum is not None,
+        CHUNK=_CHUNK,
+        ROWS=_ROWS,
+        BLOCK=block,
+        num_warps=_warps(block),
+    )
+    return [d_x, d_branch, d_gate, d_factor, d_shift]
+
+
+def _norm_gradients(
+    d_factor: Tensor, d_shift: Tensor, weight: Tensor, scale: Tensor, shift: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Gradients of weight (D,), shift and scale (B, D) from the partial sums of a backward pass."""
+    of_factor = d_factor.sum(1)
+    d_weight = (of_factor * (1 + scale.float())).sum(0).to(weight.dtype)
+    d_scale = (of_factor * weight.float()).to(scale.dtype)
+    return d_weight, None if shift is None else d_shift.sum(1).to(shift.dtype), d_scale
+
+
+def _keep_add(ctx, inputs, output) -> None:
+    _, branch, gate = inputs
+    ctx.save_for_backward(branch, gate)
+
+
+def _add_gradients(ctx, d_sum):
+    branch, gate = ctx.saved_tensors
+    d_x, d_branch, d_gate, *_ = _backward(d_sum, branch, gate, None, None, None, d_sum, None, False)
+    return d_x, d_branch, d_gate.sum(1).to(gate.dtype)
+
+
+def _keep_norm(ctx, inputs, output) -> None:
+    x, weight, shift, scale, *_ = inputs
+    ctx.save_for_backward(x, weight, shift, scale, output[1])
+
+
+def _gradients_of_norm(ctx, d_out, _):
+    x, weight, shift, scale, rstd = ctx.saved_tensors
+    d_x, _, _, d_factor, d_shift = _backward(x, None, None, weight, scale, rstd, None, d_out, shift is not None)
+    return d_x, *_norm_gradients(d_factor, d_shift, weight, scale, shift), None, None
+
+
+def _keep_add_norm(ctx, inputs, output) -> None:
+    _, branch, gate, weight, shift, scale, *_ = inputs
+    total, _, rstd = output
+    ctx.save_for_backward(total, branch, gate, weight, shift, scale, rstd)
+
+
+def _gradients_of_add_norm(ctx, d_sum, d_out, _):
+    total, branch, gate, weight, shift, scale, rstd = ctx.saved_tensors
+    d_x, d_branch, d_gate, d_factor, d_shift = _backward(
+        total, branch, gate, weight, scale, rstd, d_sum, d_out, shift is not None
+    )
+    of_norm = _norm_gradients(d_factor, d_shift, weight, scale, shift)
+    return d_x, d_branch, d_gate.sum(1).to(gate.dtype), *of_norm, None, None
+
+
+_gated_add.register_autograd(_add_gradients, setup_context=_keep_add)
+_norm_modulate.register_autograd(_gradients_of_norm, setup_context=_keep_norm)
+_gated_add_norm_modulate.register_autograd(_gradients_of_add_norm, setup_context=_keep_add_norm)
+
+
+def gated_add(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
+    """``x + gate branch``, computed in float32, in the dtype of ``x``.
+
+    Args:
+        x: Tokens, shape ``(B, N, D)``.
+        branch: Output of a layer, shape ``(B, N, D)``.
+        gate: Shape ``(B, D)``, or ``(1, D)`` for one that all samples share.
+    """
+    return _gated_add(x, branch, gate.expand(len(x), -1))
+
+
+def norm_modulate(
+    x: Tensor, weight: Tensor, shift: Tensor | None, scale: Tensor, *, eps: float, dtype: torch.dtype
+) -> Tensor:
+    """``rms_norm(x) weight (1 + scale) + shift``, computed in float32.
+
+    Args:
+        x: Tokens, shape ``(B, N, D)``.
+        weight: Of the norm, shape ``(D,)``.
+        shift: Shape ``(B, D)`` or ``(1, D)``, or None for none.
+        scale: Shape ``(B, D)`` or ``(1, D)``.
+        eps: Added to the mean square.
+        dtype: Of the result.
+    """
+    batch = len(x)
+    shift = None if shift is None else shift.expand(batch, -1)
+    return _norm_modulate(x, weight, shift, scale.expand(batch, -1), eps, dtype)[0]
+
+
+def gated_add_norm_modulate(
+    x: Tensor,
+    branch: Tensor,
+    gate: Tensor,
+    weight: Tensor,
+    shift: Tensor | None,
+    scale: Tensor,
+    *,
+    eps: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """:func:`gated_add`, and :func:`norm_modulate` of its result, in one pass; arguments as there.
+
+    Returns:
+        The sum, shape ``(B, N, D)``, dtype of ``x``, and its modulated norm in ``dtype``.
+    """
+    batch = len(x)
+    shift = None if shift is None else shift.expand(batch, -1)
+    scale, gate = scale.expand(batch, -1), gate.expand(batch, -1)
+    total, out, _ = _gated_add_norm_modulate(x, branch, gate, weight, shift, scale, eps, dtype)
+    return total, out

@@ -1,0 +1,110 @@
+"""Whole networks with the kernels against the plain formulas, and when the kernels are used."""
+
+import pytest
+import torch
+from jitflow.layers import fusion, mlp
+from jitflow.layers.fusion import fuses, is_plain_linear, plain_formulas
+from jitflow.layers.mlp import SwiGLU
+from jitflow.nets.jit import JiT
+from jitflow.nets.lightningdit import LightningDiT
+from torch import nn
+
+JIT = {
+    "img_size": 16, "patch_size": 4, "hidden_size": 24, "depth": 3, "num_heads": 2, "num_classes": 5,
+    "bottleneck_dim": 8, "in_context_len": 3, "in_context_start": 1,
+}  # fmt: skip
+DIT = {"input_size": 8, "in_channels": 4, "hidden_size": 24, "depth": 2, "num_heads": 2, "num_classes": 5}
+DIT_KINDS = {"use_qknorm": True, "use_swiglu": True, "use_rope": True, "use_rmsnorm": True}
+
+
+def built(kind, **settings):
+    torch.manual_seed(0)
+    net = kind(**{**(JIT if kind is JiT else DIT), **settings})
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return net
+
+
+def gradients(net):
+    torch.manual_seed(1)
+    side = 16 if isinstance(net, JiT) else 8
+    x, t, y = torch.randn(2, net.in_channels, side, side), torch.rand(2), torch.tensor([1, 4])
+    out = net(x, t, y)
+    trained = [p for p in net.parameters() if p.requires_grad]
+    return [out, *torch.autograd.grad(out.square().sum(), trained)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (JiT, {}),
+        (JiT, {"gradient_checkpointing": True}),
+        (JiT, {"num_classes": 0, "in_context_len": 0, "positions": "learned", "use_rope": False}),
+        (LightningDiT, DIT_KINDS),
+        (LightningDiT, {**DIT_KINDS, "wo_shift": True, "use_checkpoint": True}),
+        (LightningDiT, {}),
+    ],
+)
+def test_a_network_gives_the_same_with_the_kernels(kind, settings):
+    net = built(kind, **settings)
+    with plain_formulas():
+        plain = gradients(net)
+    for expected, got in zip(plain, gradients(net), strict=True):
+        torch.testing.assert_close(got, expected, rtol=2e-4, atol=2e-5)
+
+
+def test_a_hidden_size_of_any_length_is_padded_without_effect(monkeypatch):
+    torch.manual_seed(0)
+    layer, x = SwiGLU(25), torch.randn(2, 7, 25)
+    assert layer.w3.in_features % 64
+    seen = []
+    pad = mlp._pad_hidden
+    monkeypatch.setattr(mlp, "_pad_hidden", lambda *args, **kw: seen.append(pad(*args, **kw)) or seen[-1])
+    with plain_formulas():
+        expected = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
+    got = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
+    assert seen[0][2].shape[1] % 64 == 0
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_with_a_hook_or_of_another_class_is_called_as_it_is():
+    class Other(nn.Linear):
+        pass
+
+    plain, hooked = nn.Linear(2, 2), nn.Linear(2, 2)
+    hooked.register_forward_hook(lambda *_: None)
+    assert is_plain_linear(plain)
+    assert not is_plain_linear(hooked)
+    assert not is_plain_linear(Other(2, 2))
+    layer, calls = SwiGLU(24), []
+    layer.w12.register_forward_hook(lambda *_: calls.append(1))
+    x = torch.randn(1, 3, 24)
+    with plain_formulas():
+        expected = layer(x)
+    torch.testing.assert_close(layer(x), expected)
+    assert calls == [1, 1]
+
+
+def test_what_the_kernels_do_not_take(monkeypatch):
+    x = torch.zeros(1, 2, 8)
+    assert fuses(x)
+    assert not fuses(x.double())
+    assert not fuses(torch.zeros(1, 1, 5000))
+    with plain_formulas():
+        assert not fuses(x)
+    monkeypatch.setattr(fusion, "_HAS_TRITON", False)
+    assert not fuses(x)
+
+
+def test_a_stream_in_bfloat16_changes_the_network_only_under_autocast():
+    net = built(JiT, bf16_stream=True)
+    with plain_formulas():
+        expected = gradients(built(JiT))[0]
+    with plain_formulas():
+        assert torch.equal(gradients(net)[0], expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = gradients(net)[0]
+    assert 0 < (got.float() - expected).norm() < 0.05 * expected.norm()
