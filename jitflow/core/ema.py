@@ -30,8 +30,8 @@ def copy_parameters(params: Mapping[str, Tensor], *, device: str | None = None) 
 def update_ema_(averages: Mapping[str, Tensor], params: Mapping[str, Tensor], decay: float) -> None:
     """Update exponential moving averages of parameters in place: ``ema = decay * ema + (1 - decay) * p``.
 
-    Parameters are copied to the device of their averages and updated in two calls for many tensors; the result is
-    bit-equal to a loop over them.
+    Parameters are copied to the device of their averages and updated in few calls for many tensors; on a CPU the result
+    is bit-equal to a loop over them.
 
     Args:
         averages: Averages by parameter name, float32.
@@ -62,24 +62,27 @@ def update_ema_(averages: Mapping[str, Tensor], params: Mapping[str, Tensor], de
 def update_together_(averages: list[Tensor], targets: list[Tensor], decay: float) -> None:
     """Move averages towards tensors in place.
 
-    An accelerator takes two calls for all tensors; a CPU two for each group that fits its cache.
+    An accelerator takes one call for all tensors; a CPU two for each group that fits its cache.
 
     Args:
         averages: Averages of one device, float32.
         targets: As many tensors of the same shapes and device, float32.
         decay: Weight of the old average.
     """
-    for part in _split_by_numel(averages, CACHED_VALUES if averages[0].device.type == "cpu" else None):
-        # The release's order of operations, to the last bit; a lerp would round differently.
+    if averages[0].device.type != "cpu":
+        torch._foreach_lerp_(averages, targets, 1 - decay)
+        return
+    for part in _split_by_numel(averages, CACHED_VALUES):
+        # The release's order of operations, to the last bit; a lerp, which passes over memory once, rounds differently.
         torch._foreach_mul_(averages[part], decay)
         torch._foreach_add_(averages[part], targets[part], alpha=1 - decay)
 
 
-def _split_by_numel(tensors: list[Tensor], numel: int | None) -> Iterator[slice]:
-    """Split a list of tensors into slices of about ``numel`` elements; None for a single slice."""
+def _split_by_numel(tensors: list[Tensor], numel: int) -> Iterator[slice]:
+    """Split a list of tensors into slices of about ``numel`` elements."""
     start = size = 0
     for i, tensor in enumerate(tensors, 1):
         size += tensor.numel()
-        if i == len(tensors) or (numel is not None and size >= numel):
+        if i == len(tensors) or size >= numel:
             yield slice(start, i)
             start, size = i, 0

@@ -14,10 +14,16 @@ from jitflow.errors import unknown_name
 from jitflow.layers.adaln import AdaLNBlock, AdaLNFinal
 from jitflow.layers.embed import LabelEmbedder, TimestepEmbedder
 
-CompiledParts = Literal["blocks", "network"]
+CompiledParts = Literal["auto", "blocks", "network", "loss"]
 # Limit of compiled variants of a layer: all blocks share their code, which is compiled with and without class tokens,
 # with and without gradients, and for several batch sizes. Torch's default of 8 would silently stop compiling.
 _RECOMPILE_LIMIT = 64
+
+
+def raise_recompile_limit() -> None:
+    """Let a layer be compiled for as many shapes as a training and its samples have."""
+    limits = torch.compiler.config
+    limits.recompile_limit = max(limits.recompile_limit, _RECOMPILE_LIMIT)
 
 
 class AdaLNTransformer(nn.Module):
@@ -26,12 +32,17 @@ class AdaLNTransformer(nn.Module):
     Attributes:
         t_embedder: Embedding of the time.
         y_embedder: Embedding of the class, or None for a network without classes.
+        pos_embed: Position embedding, shape ``(1, N, D)``.
         blocks: The blocks, each an :class:`~jitflow.layers.adaln.AdaLNBlock`.
         final_layer: Layer that maps tokens to patches.
+        parts_to_compile: What :meth:`compile_parts` was asked for.
     """
+
+    parts_to_compile: bool | CompiledParts = False
 
     t_embedder: TimestepEmbedder
     y_embedder: LabelEmbedder | None
+    pos_embed: nn.Parameter
     blocks: nn.ModuleList
     final_layer: AdaLNFinal
 
@@ -40,22 +51,23 @@ class AdaLNTransformer(nn.Module):
 
         Args:
             parts: ``"blocks"`` or True: each block separately; equal blocks are compiled once. ``"network"``: all
-                layers together, with fewer and larger kernels, but a compile time that grows with the depth. False:
-                nothing.
+                layers together, with fewer and larger kernels, but a compile time that grows with the depth.
+                ``"loss"``: nothing here; a module compiles network and loss of its training step together.
+                ``"auto"``: as ``"loss"`` on CUDA, nothing elsewhere. False: nothing.
 
         Raises:
             ConfigError: If ``parts`` has another value.
         """
-        if parts:
-            limits = torch.compiler.config
-            limits.recompile_limit = max(limits.recompile_limit, _RECOMPILE_LIMIT)
+        if parts not in (True, False, *get_args(CompiledParts)):
+            raise unknown_name("compile", parts, ("true", "false", *get_args(CompiledParts)))
+        self.parts_to_compile = parts
         if parts == "network":
+            raise_recompile_limit()
             self.compile(dynamic=False)
         elif parts is True or parts == "blocks":
+            raise_recompile_limit()
             for block in self.blocks:
                 block.compile(dynamic=False)
-        elif parts is not False:
-            raise unknown_name("compile", parts, ("true", "false", *get_args(CompiledParts)))
 
     def modulation(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Compute the modulation of all layers from time and class, for ``forward(..., modulation=...)``.

@@ -31,6 +31,7 @@ from jitflow.core.path import (
 from jitflow.core.seeding import mix_seeds, noise_from_seeds, uniform_from_indices
 from jitflow.core.times import TimeDistribution, TimeKind
 from jitflow.errors import ConfigError
+from jitflow.training.compiled import CompiledLoss, compiles_loss
 from jitflow.training.flow_settings import FlowSettings
 from jitflow.training.lightning_counters import ExactResume
 from jitflow.training.optim import AdamWOptimization
@@ -94,6 +95,7 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
         self.loss_terms = list(loss_terms)
         self.optimizer_on_cpu = False
         self.run_seed: int | None = None
+        self._compiled_loss = CompiledLoss(self)
         self._batch_index: Tensor | None = None
         self._batch_epoch = 0
         settings.check(codec.shape[0])
@@ -252,7 +254,8 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
         noise = torch.randn_like(x1)
         condition, t = self.training_condition(x1, t, batch)
         estimate = self.takes_hints and bool(torch.rand(()) < self.self_conditioning_prob)
-        parts = self.loss_parts(x1, labels, t, noise, data=data, condition=condition, estimate=estimate)
+        loss_parts = self._compiled_loss if compiles_loss(self, x1) else self.loss_parts
+        parts = loss_parts(x1, labels, t, noise, data=data, condition=condition, estimate=estimate)
         means = {name: part.mean() for name, part in parts.items()}
         loss = torch.stack(list(means.values())).sum()
         self.log("train/loss", loss, batch_size=len(x1))

@@ -1,0 +1,80 @@
+"""Compilation of a training step: network and loss in one graph, replayed as a CUDA graph where launching is the limit.
+
+A step of a small network is a few hundred kernels of some microseconds each, which a CPU launches more slowly than a
+GPU computes them. A CUDA graph launches them together. It fixes the addresses of its results, so it is used only where
+nothing else relies on them: gradients that several backward passes add up, or that devices exchange, exclude it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from jitflow.layers.transformer import AdaLNTransformer, raise_recompile_limit
+
+if TYPE_CHECKING:
+    from jitflow.training.module import FlowModule
+
+LossParts = Callable[..., dict[str, Tensor]]
+
+# Operations of a step in each block, below which launching it takes longer than computing it. One block's kernels take
+# about 2 ms of a CPU in a compiled step (JiT-B/16 on an H200), in which such a card does some 8e11 operations.
+_LAUNCH_BOUND = 1e12
+
+
+def compiles_loss(module: FlowModule, x1: Tensor) -> bool:
+    """Whether a training step of a batch should be compiled as a whole: on CUDA, unless the module says otherwise."""
+    parts = module.net.parts_to_compile if isinstance(module.net, AdaLNTransformer) else False
+    return torch.is_grad_enabled() and (parts == "loss" or (parts == "auto" and x1.is_cuda))
+
+
+class CompiledLoss:
+    """The method ``loss_parts`` of a module, compiled at its first call with each batch shape.
+
+    Args:
+        module: The module.
+    """
+
+    def __init__(self, module: FlowModule) -> None:
+        self._module = module
+        self._compiled: dict[bool, LossParts] = {}
+
+    def __call__(self, x1: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Return the parts of the loss, as :meth:`FlowModule.loss_parts` does."""
+        graphed = self._can_graph(x1)
+        if graphed not in self._compiled:
+            raise_recompile_limit()
+            mode = "reduce-overhead" if graphed else None
+            compiled = torch.compile(self._module.loss_parts, dynamic=False, mode=mode)
+            self._compiled[graphed] = cast("LossParts", compiled)
+        parts = self._compiled[graphed](x1, *args, **kwargs)
+        # The next replay overwrites its results, which callbacks may still hold.
+        return {name: part.clone() for name, part in parts.items()} if graphed else parts
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is compiled: it belongs to this module, and not to a copy."""
+        return {"_module": self._module, "_compiled": {}}
+
+    def _can_graph(self, x1: Tensor) -> bool:
+        trainer = self._module._trainer
+        if not x1.is_cuda or trainer is None or trainer.world_size > 1 or trainer.accumulate_grad_batches > 1:
+            return False
+        return is_launch_bound(self._module.net, len(x1), passes=3)
+
+
+def is_launch_bound(net: nn.Module, batch: int, *, passes: int) -> bool:
+    """Whether launching a network's kernels on a GPU takes longer than computing them.
+
+    Args:
+        net: The network; one that is not of :mod:`jitflow.nets` is taken to be large.
+        batch: Samples at a time.
+        passes: 1 for a forward pass, 3 for a training step.
+    """
+    if not isinstance(net, AdaLNTransformer):
+        return False
+    tokens = batch * net.pos_embed.shape[1]
+    weights = sum(p.numel() for p in net.parameters())
+    return 2 * passes * weights * tokens / len(net.blocks) < _LAUNCH_BOUND
