@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,19 @@ from jitflow.core.path import interpolate
 from jitflow.core.seeding import noise_from_seeds, use_seeds
 from jitflow.core.solver import get_solver
 from jitflow.errors import CheckpointError, ConfigError, DataError
+from jitflow.host import allow_tf32
+from jitflow.layers.transformer import AdaLNTransformer
 from jitflow.training.application import Application
 from jitflow.training.asked import Asked, Numbers
 from jitflow.training.module import FlowModule
 from jitflow.training.posthoc_ema import reconstruct_ema
+from jitflow.training.precision import AUTO, autocast, resolve_precision
 from jitflow.training.samples import Samples
 from jitflow.training.sampling_settings import settings_from_words
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[int, int], None]
 BUILTIN = "builtin"
-_PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 class Model:
@@ -52,23 +54,37 @@ class Model:
         return get_application(name) if name else Application(name="", module=type(self.module))
 
     def to(self, device: str | torch.device) -> Model:
-        """Move the model to a device and return it; raise ConfigError if this machine has no such device."""
+        """Move the model to a device and return it; raise ConfigError if this machine has no such device.
+
+        On CUDA the float32 matrix products of this process then run in TF32 (:func:`jitflow.host.allow_tf32`).
+        """
         try:
             self.module.to(device)
             self.module.codec.to(device)
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f"device {device} cannot be used here ({str(error).splitlines()[0]})") from None
+        if self.module.device.type == "cuda":
+            allow_tf32()
         return self
 
-    def compile(self) -> Model:
+    def compile(self, whole: bool = True) -> Model:
         """Compile the whole network for sampling with ``torch.compile``, and return the model.
 
-        The first samples wait for the compiler; then a step has fewer and larger kernels. On CUDA every call of the
-        network is one CUDA graph. Another batch size compiles again; samples agree with the plain network's up to
-        rounding.
+        Without a call the model's own setting holds (``compile="auto"``: on CUDA the blocks are compiled at the first
+        samples). The first samples wait for the compiler; then a step has fewer and larger kernels. On CUDA every call
+        of the network is one CUDA graph. Another batch size compiles again; samples agree with the plain network's up
+        to rounding.
+
+        Args:
+            whole: False compiles nothing instead, where the model's own setting is ``"auto"``.
         """
-        on_cuda = self.module.device.type == "cuda"
-        self.module.net.compile(dynamic=False, mode="reduce-overhead" if on_cuda else None)
+        net = self.module.net
+        if isinstance(net, AdaLNTransformer):
+            # Else its blocks would be compiled by themselves as well.
+            net.compile_parts(False)
+        if whole:
+            on_cuda = self.module.device.type == "cuda"
+            net.compile(dynamic=False, mode="reduce-overhead" if on_cuda else None)
         return self
 
     def ask(self, labels: Numbers | None = None, **asked: Any) -> Asked:
@@ -98,7 +114,7 @@ class Model:
         temperature: float | None = None,
         ema: float | None = None,
         batch_size: int = 64,
-        precision: str = "32",
+        precision: str = AUTO,
         on_progress: OnProgress | None = None,
         **asked: Any,
     ) -> Samples:
@@ -120,7 +136,8 @@ class Model:
                 relative width, such as 0.1, for an average reconstructed from the run's snapshots. None takes 1 if
                     there is one.
             batch_size: Samples per batch.
-            precision: ``"32"``, ``"bf16"`` or ``"16"`` inside the network; the state stays in float32.
+            precision: ``"32"``, ``"bf16"`` or ``"16"`` inside the network; the state stays in float32. ``"auto"`` is
+                bf16 on a GPU that computes in bfloat16, and 32 elsewhere.
             on_progress: Called with (sample steps done, total sample steps).
             asked: ``num``, samples of each label, and the application's own arguments: ``users`` for micro-Doppler;
                 ``prompt``, or ``texts`` with ``start_time``, for text.
@@ -136,9 +153,8 @@ class Model:
         chosen = _seeds_of(seeds, len(wanted), wanted.unit)
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1; got {batch_size}")
-        if precision not in _PRECISIONS:
-            raise ConfigError(f"precision must be one of {', '.join(_PRECISIONS)}; got {precision!r}")
         module = self.module
+        precision = resolve_precision(precision, module.device)
         if ema is None and not module.ema_params1:
             log.warning("this model has no EMA; sampling from its weights")
         ema = (1 if module.ema_params1 else 0) if ema is None else ema
@@ -215,14 +231,12 @@ class Model:
             if on_progress is not None:
                 on_progress(index.start * total + size * done, len(wanted) * total)
 
-        dtype = _PRECISIONS[precision]
-        autocast = nullcontext() if precision == "32" else torch.autocast(module.device.type, dtype=dtype)
         asked, start = _on_device(part.condition, module.device), None
         if part.start is not None:
             noise = module.noise_scale * noise_from_seeds(module.codec.shape, seeds[index])
             clean, t = part.start
             start = interpolate(noise, clean.to(noise), torch.full((size,), t)), t
-        with use_seeds(seeds[index]), module.watch_sampling(on_step), autocast:
+        with use_seeds(seeds[index]), module.watch_sampling(on_step), autocast(precision, module.device):
             if asked.known is None and start is None:
                 assert asked.label is not None
                 # The method that users override.

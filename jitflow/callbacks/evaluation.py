@@ -27,6 +27,7 @@ from jitflow.evaluation.frechet import (
 )
 from jitflow.evaluation.inception_score import inception_score
 from jitflow.evaluation.moments import Moments
+from jitflow.host import full_float32
 from jitflow.io.progress import LINE_EVERY_SEC
 from jitflow.io.units import format_seconds
 from jitflow.training.module import FlowModule
@@ -274,7 +275,9 @@ class FIDEvaluationCallback(pl.Callback):
             seeds = (self.seed + index).tolist()
             samples = draw_samples(trainer, module, index % self.num_classes, seeds, use_ema=self.use_ema)
             _check_finite(samples)
-            output = extractor(module.codec.decode(samples))
+            pixels = module.codec.decode(samples)
+            with full_float32():
+                output = extractor(pixels)
             moments.update(output.features[: int((index < self.num_images).sum())])
             if output.logits is not None:
                 logits.append(output.logits.float().cpu())

@@ -21,6 +21,7 @@ from torch import Tensor
 from jitflow.codec.base import Codec, check_pixel_range
 from jitflow.codec.vae import weights_checksum
 from jitflow.errors import CheckpointError, ConfigError, DataError
+from jitflow.host import full_float32
 from jitflow.io.files import atomic_path, existing_file
 from jitflow.io.mistaken_file import unreadable
 
@@ -159,7 +160,7 @@ class LinearCodec:
             raise ValueError(
                 f"this codec takes images of shape (B, {', '.join(map(str, expected))}); got {tuple(data.shape)}"
             )
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), full_float32():
             patches = _to_patches(check_pixel_range(data).to(self.device).float() / 127.5 - 1.0, self.patch_size)
             latents = (patches - self.patch_mean) @ self.components.T
             return latents.permute(0, 3, 1, 2).contiguous().to(data.device)
@@ -178,7 +179,7 @@ class LinearCodec:
         """
         if x.dim() != 4 or x.shape[1] != self.shape[0]:
             raise ValueError(f"this codec takes latents of shape (B, {self.shape[0]}, h, w); got {tuple(x.shape)}")
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), full_float32():
             patches = x.to(self.device).float().permute(0, 2, 3, 1) @ self.components + self.patch_mean
             return _from_patches(patches, self.patch_size).to(x.device)
 

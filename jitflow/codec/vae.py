@@ -20,6 +20,7 @@ from torch import Tensor
 
 from jitflow.codec.base import check_pixel_range
 from jitflow.errors import CheckpointError, ConfigError
+from jitflow.host import full_float32
 from jitflow.io.files import atomic_path, existing_file, load_checkpoint
 from jitflow.io.mistaken_file import unreadable
 from jitflow.nets.autoencoder_kl import AutoencoderKL, GaussianLatents
@@ -228,7 +229,7 @@ class VAECodec:
     @contextmanager
     def _frozen(self) -> Iterator[None]:
         # Not inference mode, since a network is trained on these tensors. Half precision would overflow in the decoder.
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), full_float32():
             yield
 
 

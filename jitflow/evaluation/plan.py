@@ -23,7 +23,8 @@ class Plan:
         steps: Steps of the solver.
         ema: 1 or 2 for an EMA of the weights, 0 for the weights themselves, a width such as 0.1 for a reconstructed
             EMA.
-        precision: ``"32"``, ``"bf16"`` or ``"16"`` inside the network.
+        precision: ``"32"``, ``"bf16"`` or ``"16"`` inside the network; ``"auto"`` is bf16 on a
+            GPU that has it, else 32.
         batch_size: Images per batch; does not change the score.
     """
 
@@ -34,7 +35,7 @@ class Plan:
     solver: str | None = None
     steps: int | None = None
     ema: float = 1
-    precision: str = "32"
+    precision: str = "auto"
     batch_size: int = 64
 
     def check(self, num_classes: int) -> None:

@@ -23,6 +23,7 @@ from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.frechet import Statistics, load_statistics
 from jitflow.evaluation.moments import Moments
+from jitflow.host import full_float32
 from jitflow.io.file_tree import list_tree
 from jitflow.io.files import file_checksum
 from jitflow.io.npz_file import iter_npz_rows, npz_names, read_npz
@@ -108,7 +109,8 @@ def reference_features(
     moments, kept, done, digest = Moments(extractor.dim), [], 0, hashlib.sha256()
     for images in batches:
         digest.update(images.contiguous().numpy().tobytes())
-        features = extractor(images.to(device)).features.float().cpu()
+        with full_float32():
+            features = extractor(images.to(device)).features.float().cpu()
         moments.update(features)
         kept.append(features)
         done += len(images)

@@ -13,6 +13,7 @@ from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.protocol import protocol_card
 from jitflow.evaluation.scores import extract, frechet_name, reference_of, score
 from jitflow.model import Model
+from jitflow.training.precision import resolve_precision
 
 OnProgress = Callable[[int, int], None]
 
@@ -75,8 +76,9 @@ class FrechetScorer:
         self._real = reference_of(model, reference, self._extractor, batch_size=base.batch_size)
         self._extractor.to(module.device)
         self.score_name = frechet_name(self._extractor)
+        precision = resolve_precision(base.precision, module.device)
         self.card = protocol_card(
-            {"precision": base.precision, "time_shift": module.time_shift, "device": module.device.type},
+            {"precision": precision, "time_shift": module.time_shift, "device": module.device.type},
             num_images=base.num_images,
             num_classes=module.num_classes,
             seed=base.seed,
@@ -85,7 +87,7 @@ class FrechetScorer:
             reference=self._real.record,
         )
         self.options = ["--num_images", "50000", "--reference", reference, "--extractor", extractor]
-        self.options += ["--precision", base.precision]
+        self.options += ["--precision", precision]
 
     def __call__(self, plan: Plan, on_progress: OnProgress | None = None) -> dict[str, float]:
         """Generate the plan's images and score them."""

@@ -17,6 +17,7 @@ from jitflow.evaluation.manifold import precision_and_recall
 from jitflow.evaluation.moments import Moments
 from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.reference import Reference, load_reference
+from jitflow.host import full_float32
 from jitflow.model import Model
 
 # Rows per update of the moments, which bounds memory.
@@ -46,7 +47,8 @@ def extract(
         ``(N, C, H, W)``, uint8; all on the CPU.
     """
     pixels = plan.part(model, index, on_progress).pixels
-    outputs = [extractor(batch.to(model.module.device)) for batch in pixels.split(plan.batch_size)]
+    with full_float32():
+        outputs = [extractor(batch.to(model.module.device)) for batch in pixels.split(plan.batch_size)]
     found = {"features": torch.cat([o.features.float().cpu() for o in outputs]), "pixels": pixels}
     if outputs[0].logits is not None:
         found["logits"] = torch.cat([o.logits.float().cpu() for o in outputs if o.logits is not None])

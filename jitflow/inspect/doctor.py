@@ -22,7 +22,7 @@ from jitflow.applications import BUILT_IN, get_application, load_object
 from jitflow.errors import ConfigError, JitflowError
 from jitflow.evaluation.features import find_inception_weights
 from jitflow.evaluation.frechet import find_statistics
-from jitflow.host import thread_waiting
+from jitflow.host import allow_tf32, is_tf32_allowed, thread_waiting
 from jitflow.io.units import format_bytes
 from jitflow.model import default_device
 from jitflow.training.float8 import check_float8
@@ -126,13 +126,14 @@ def check_device() -> Finding:
 
 
 def check_precision() -> Finding:
-    """Recommend the training precision of the device."""
+    """Recommend the training precision of the device, and say how float32 is computed there."""
     device = default_device()
     if device == "cuda":
+        allow_tf32()
         if torch.cuda.is_bf16_supported(including_emulation=False):
             also = ", or fp8-mixed for large networks" if _has_float8() else ""
-            return Finding("precision", "ok", f"bf16-mixed (this GPU computes in bfloat16){also}")
-        message = "this GPU does not support bfloat16 natively"
+            return Finding("precision", "ok", f"bf16-mixed (this GPU computes in bfloat16){also}; {_float32()}")
+        message = f"this GPU does not support bfloat16 natively; {_float32()}"
         return Finding("precision", "note", message, "train with --trainer.precision 16-mixed or 32-true")
     return Finding("precision", "ok", f"32-true on {device}; half precision brings no speed here")
 
@@ -143,6 +144,13 @@ def _has_float8() -> bool:
     except ConfigError:
         return False
     return True
+
+
+def _float32() -> str:
+    """Describe the matrix products in float32 on CUDA."""
+    if is_tf32_allowed():
+        return "float32 products run in TF32 (NVIDIA_TF32_OVERRIDE=0 prevents it)"
+    return "float32 products run in true float32"
 
 
 def check_threads(num_threads: int, num_cores: int, waiting: str | None) -> Finding:

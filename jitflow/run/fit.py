@@ -31,6 +31,7 @@ from jitflow.checkpoint.find import find_checkpoint
 from jitflow.checkpoint.formats import read_state
 from jitflow.checkpoint.load import init_from
 from jitflow.errors import ConfigError, DataError
+from jitflow.host import allow_tf32
 from jitflow.io.files import writable_folder
 from jitflow.run.course import Course, ema_decays, plan_course, schedule_of
 from jitflow.run.data_record import describe_data
@@ -294,6 +295,8 @@ def _build_trainer(
     arguments["strategy"] = strategy_for(
         arguments["strategy"], **devices, accumulate=arguments["accumulate_grad_batches"]
     )
+    # Before Lightning looks, which would recommend it.
+    allow_tf32()
     arguments |= precision_arguments(arguments["precision"], arguments["accelerator"], arguments["plugins"])
     arguments["log_every_n_steps"] = max(1, min(arguments["log_every_n_steps"] or 50, course.batches_per_epoch))
     # Lightning's validation sanity check is redundant: everything was checked already.

@@ -113,6 +113,7 @@ def sample_command(record: dict[str, Any]) -> str:
         "solver": record["solver"],
         "steps": record["steps"],
         "ema": record["ema"],
+        "precision": record["precision"],
         "vavae_path": record.get("vavae_path", ""),
         "seed": record["seeds"][0],
     }
@@ -128,7 +129,7 @@ def sample_expression(record: dict[str, Any]) -> str:
         record: Record of a :class:`Drawing`.
     """
     given = {**record["asked"], "seeds": record["seeds"], "interval": tuple(record["interval"])}
-    given |= {name: record[name] for name in ("guidance", "churn", "solver", "steps", "ema")}
+    given |= {name: record[name] for name in ("guidance", "churn", "solver", "steps", "ema", "precision")}
     codec = f", vavae_path={record['vavae_path']!r}" if "vavae_path" in record else ""
     asked = ", ".join(f"{name}={value!r}" for name, value in given.items())
     return f"import jitflow; jitflow.load({record['checkpoint']!r}{codec}).sample({asked})"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from jitflow.errors import ConfigError
 
-Precision = Literal["32", "bf16", "16"]
+Precision = Literal["auto", "32", "bf16", "16"]
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class PrecisionOptions(ComputeOptions):
     """Device, batch size and precision of a command.
 
     Attributes:
-        precision: Precision inside the network.
+        precision: Precision inside the network; auto is bf16 on a GPU that has it, and 32 elsewhere.
     """
 
-    precision: Precision = "32"
+    precision: Precision = "auto"
 
 
 def parse_interval(text: str) -> tuple[float, float]:

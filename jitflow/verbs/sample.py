@@ -21,10 +21,11 @@ class CompileOptions(PrecisionOptions):
     """Device, batch size, precision and compilation of a command.
 
     Attributes:
-        compile: Compile the network first, which takes a minute and pays off for many samples.
+        compile: Compile the whole network first, which takes a minute and pays off for many samples; false compiles
+            nothing. By default the model's own setting, which compiles its blocks on CUDA.
     """
 
-    compile: bool = False
+    compile: bool | None = None
 
 
 def sample(args: list[str]) -> None:
@@ -85,8 +86,8 @@ def _sample(
         messages.print(f"would draw {num} {unit}, seeds {seed} to {seed + num - 1}, into {out}", markup=False)
         return
     writable_folder(out)
-    if compute.compile:
-        model.compile()
+    if compute.compile is not None:
+        model.compile(compute.compile)
     with meter("sampling", num, unit=unit) as progress:
         drawn = model.sample(
             **condition,

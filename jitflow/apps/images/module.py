@@ -51,7 +51,8 @@ class JiTLightningModule(FlowModule):
         net_settings: Arguments of the network that replace the variant's, such as ``{"depth": 6}``; with
             ``model_name="JiT"`` they define the whole network.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
-        compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one.
+        compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one;
+            ``"auto"`` compiles the blocks on CUDA, at their first use there, and nothing elsewhere.
         settings: Further :class:`~jitflow.training.flow_settings.FlowSettings`.
 
     Attributes:
@@ -89,7 +90,7 @@ class JiTLightningModule(FlowModule):
         in_channels: int = 3,
         net_settings: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
-        compile: bool | CompiledParts = False,
+        compile: bool | CompiledParts = "auto",
         **settings: Any,
     ) -> None:
         flow = FlowSettings(

@@ -22,6 +22,7 @@ from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.request import EvaluationRequest
 from jitflow.io.files import file_checksum
 from jitflow.model import BUILTIN, Model
+from jitflow.training.precision import resolve_precision
 
 _EACH = 40
 log = logging.getLogger(__name__)
@@ -46,8 +47,6 @@ class UserJudge(RealDataOptions):
         number = _EACH * len(users) if request.num_images is None else request.num_images
         if number < 1 or number % len(users):
             raise ConfigError(f"num_images must be a multiple of the {len(users)} users; got {number}")
-        if request.compute.precision != "32":
-            raise ConfigError("spectrograms are evaluated with precision 32")
         given = request.settings("guidance", "interval", "solver", "steps")
         if request.dry_run:
             log.info("would draw %d spectrograms of %d users into %s", number, len(users), request.out)
@@ -63,6 +62,7 @@ class UserJudge(RealDataOptions):
             seed=request.seed,
             device=request.compute.device,
             batch_size=request.compute.batch_size,
+            precision=request.compute.precision,
             solver=given["solver"],
             interval=given["interval"],
             ema=1 if request.ema is None else request.ema,
@@ -104,10 +104,11 @@ class IdentityScorer:
             "checkpoint_sha256": file_checksum(model.source) if model.source else None,
             "num_images": base.num_images,
             "seed": base.seed,
+            "precision": resolve_precision(base.precision, model.module.device),
             "reference": str(reference),
             "identity_accuracy_real": real,
         }
-        self.options = ["--reference", str(reference)]
+        self.options = ["--reference", str(reference), "--precision", self.card["precision"]]
 
     def __call__(self, plan: Plan, on_progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
         """Generate the plan's pictures and return the accuracy of the user classifier on them."""

@@ -20,11 +20,11 @@ from jitflow.apps.microdoppler.sections import (
     StageOptions,
     TrainingOptions,
 )
-from jitflow.training.sections import ComputeOptions, parse_interval
+from jitflow.training.sections import ComputeOptions, PrecisionOptions, parse_interval
 
 log = logging.getLogger(__name__)
 # The documented batch size.
-_COMPUTE = ComputeOptions(batch_size=32)
+_EXTRACTING, _SAMPLING = ComputeOptions(batch_size=32), PrecisionOptions(batch_size=32)
 _USERS = [1, 2, 3, 4, 5]
 
 
@@ -88,7 +88,7 @@ def extract(
     seed: int = 42,
     overwrite: bool = False,
     extraction: ExtractionOptions = ExtractionOptions(),  # noqa: B008 (frozen)
-    compute: ComputeOptions = _COMPUTE,
+    compute: ComputeOptions = _EXTRACTING,
     release: ReleaseOptions = ReleaseOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Stage 1: encode pictures of users as latents, train.safetensors and val.safetensors, once, before training.
@@ -133,7 +133,7 @@ def sample(
     seed: int = 42,
     generation: GenerationOptions = GenerationOptions(),  # noqa: B008 (frozen)
     solver: SolverOptions = SolverOptions(),  # noqa: B008 (frozen)
-    compute: ComputeOptions = _COMPUTE,
+    compute: PrecisionOptions = _SAMPLING,
 ) -> None:
     """Stage 3: draw spectrograms of users, micro_doppler_user01_001.png and so on, and micro_doppler_grid.png.
 
@@ -148,7 +148,7 @@ def sample(
         seed: Seed that determines all spectrograms.
         generation: Guidance scale and steps.
         solver: Solver, guidance interval and average of the weights.
-        compute: Device and batch size.
+        compute: Device, batch size and precision.
     """
     from jitflow.apps.microdoppler.generate import GRID_NAME, generate
 

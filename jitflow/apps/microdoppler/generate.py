@@ -17,6 +17,7 @@ from jitflow.errors import ConfigError
 from jitflow.io.files import read_json, writable_folder
 from jitflow.io.progress import meter
 from jitflow.model import BUILTIN, load
+from jitflow.training.precision import AUTO, resolve_precision
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ def generate(
     seed: int = 42,
     device: str | None = None,
     batch_size: int = 32,
+    precision: str = AUTO,
     solver: str | None = None,
     interval: tuple[float, float] | None = None,
     ema: float = 1,
@@ -53,6 +55,7 @@ def generate(
         seed: Determines all pictures: each picture's seed is derived from this one, its user and its number.
         device: ``cpu``, ``cuda``, ...; the fastest available by default.
         batch_size: Pictures at a time.
+        precision: Precision inside the network, as in :meth:`jitflow.model.Model.sample`.
         solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``; the model's own by default.
         interval: Times (low, high) between which guidance acts; the model's own by default.
         ema: Average of the weights to use, as in :meth:`jitflow.model.Model.sample`; 1 falls back to the weights if
@@ -76,6 +79,7 @@ def generate(
     if solver is not None:
         get_solver(solver)
     model = load(dit_checkpoint, application=UserConditionedDiT.application, device=device, vavae_path=vavae_path)
+    precision = resolve_precision(precision, model.module.device)
     # Raises for an unknown user before the folder is made.
     model.ask(users=user_ids, num=num_samples_per_user)
     seeds = [mix_seeds(seed, user, number + 1) for user in user_ids for number in range(num_samples_per_user)]
@@ -91,6 +95,7 @@ def generate(
         "interval": list(interval) if interval is not None else None,
         "seed": seed,
         "ema": ema,
+        "precision": precision,
     }
     folder = writable_folder(output_dir)
     if _is_finished(folder, requested):
@@ -107,6 +112,7 @@ def generate(
             steps=num_steps,
             ema=None if ema == 1 else ema,
             batch_size=batch_size,
+            precision=precision,
             on_progress=progress.update_share,
         )
     assert isinstance(drawn, UserSamples)

@@ -55,7 +55,8 @@ class UserConditionedDiT(FlowModule):
         cosine_weight: Weight of the cosine loss on the velocity's direction; 0 disables it.
         net_settings: Arguments of the network that replace the variant's.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
-        compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one.
+        compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one;
+            ``"auto"`` compiles the blocks on CUDA, at their first use there, and nothing elsewhere.
         settings: Further :class:`LatentFlowSettings`.
 
     Attributes:
@@ -79,7 +80,7 @@ class UserConditionedDiT(FlowModule):
         cosine_weight: float = 1.0,
         net_settings: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
-        compile: bool | CompiledParts = False,
+        compile: bool | CompiledParts = "auto",
         **settings: Any,
     ) -> None:
         flow = LatentFlowSettings(**settings)

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from jitflow.apps.text.colour import ColourCodec, join_patches, split_patches
 from jitflow.core.path import expand_time
 from jitflow.errors import ConfigError
+from jitflow.host import full_float32
 
 # Upper limit of the evidence at a position (log-odds per sign): beyond certainty, more would only drown the gradient.
 _MAX_EVIDENCE = 2.0
@@ -58,13 +59,13 @@ class CodePosterior:
         noise = ((1 - time) * self.noise_scale).square().clamp_min(1e-6)
         evidence = (time / noise).clamp_max(_MAX_EVIDENCE) * x_t.float()
         # Small differences between sums of 48 terms matter; half precision would blur them.
-        with torch.autocast(x_t.device.type, enabled=False):
+        with torch.autocast(x_t.device.type, enabled=False), full_float32():
             scores = split_patches(output.float() + evidence) @ self.codec.codes(x_t.device).T
             return scores if bias is None else scores + bias.float()
 
     def expected_image(self, logits: Tensor) -> Tensor:
         """Average the codewords weighted by their probabilities: shape ``(B, 3, H, W)``, float32 in ``[-1, 1]``."""
-        with torch.autocast(logits.device.type, enabled=False):
+        with torch.autocast(logits.device.type, enabled=False), full_float32():
             expected = logits.float().softmax(dim=-1) @ self.codec.codes(logits.device)
         return join_patches(expected, self.codec.img_size)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from jitflow.apps.text.codewords import DIMENSION, LENGTH, codewords
 from jitflow.errors import ConfigError, unknown_name
+from jitflow.host import full_float32
 
 Mapping = Literal["codebook", "lattice", "base256"]
 MAPPINGS: tuple[Mapping, ...] = ("codebook", "lattice", "base256")
@@ -167,7 +168,8 @@ class ColourCodec:
         assert self._codes is not None
         patches, codes = split_patches(x.float()), self.codes(x.device)
         rows = max(1, _TABLE // self.vocab_size)
-        found = [(part @ codes.T).argmax(dim=-1) for part in patches.flatten(0, 1).split(rows)]
+        with full_float32():
+            found = [(part @ codes.T).argmax(dim=-1) for part in patches.flatten(0, 1).split(rows)]
         return torch.cat(found).unflatten(0, patches.shape[:2])
 
 

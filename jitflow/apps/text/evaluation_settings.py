@@ -25,7 +25,7 @@ class TextEvaluation:
         recovery_time: Time from which texts are recovered, in ``[0, 1)``.
         sampling: Sampling settings, as arguments of :meth:`jitflow.model.Model.sample`; others are the model's own.
         batch_size: Images at a time.
-        precision: Precision inside the network.
+        precision: Precision inside the network, as :meth:`jitflow.model.Model.sample` takes it.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -39,7 +39,7 @@ class TextEvaluation:
     recovery_time: float = RECOVERY_TIME
     sampling: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 32
-    precision: str = "32"
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         if self.num_texts < 1 or self.num_samples < 0 or self.batch_size < 1:

@@ -49,7 +49,8 @@ class TextLightningModule(FlowModule):
         self_conditioning: Condition the network on its own estimate of the text.
         net_settings: Arguments of the network that replace the variant's.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
-        compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one.
+        compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one;
+            ``"auto"`` compiles the blocks on CUDA, at their first use there, and nothing elsewhere.
         settings: Further :class:`TextFlowSettings`.
 
     Attributes:
@@ -85,7 +86,7 @@ class TextLightningModule(FlowModule):
         self_conditioning: bool = True,
         net_settings: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
-        compile: bool | CompiledParts = False,
+        compile: bool | CompiledParts = "auto",
         **settings: Any,
     ) -> None:
         flow = TextFlowSettings(**settings)

@@ -25,6 +25,7 @@ from jitflow.core.condition import Condition
 from jitflow.core.path import data_from_velocity, interpolate
 from jitflow.core.seeding import noise_from_seeds
 from jitflow.io.progress import meter
+from jitflow.training.precision import autocast
 
 # Scores of the report, each a value for every time. What ends in "_one_pass" is there for networks that take hints.
 _CURVES = (
@@ -98,7 +99,7 @@ def score_readings(
         module: The model.
         ids: Held-out tokens, shape ``(N, num_tokens)``.
         train: Tokens of the training text, whose frequencies are the baselines' prior.
-        settings: Times, seed, batch size and average of the weights.
+        settings: Times, seed, batch size, precision and average of the weights.
 
     Returns:
         ``num_texts``, ``num_tokens``, a dictionary by time for each score, ``time_nearest_half`` and
@@ -120,7 +121,8 @@ def score_readings(
             def on_batch(done: int, index: int = index) -> None:
                 progress.update(index * len(ids) + done)
 
-            passes = _read_in_batches(module, ids, t, seeds, settings.batch_size, on_batch)
+            with autocast(settings.precision, module.device):
+                passes = _read_in_batches(module, ids, t, seeds, settings.batch_size, on_batch)
             # The headline is the last pass: in sampling, too, a network that takes hints has its own prediction.
             suffixes = ("_one_pass", "") if len(passes) > 1 else ("",)
             for reading, suffix in zip(passes, suffixes, strict=True):

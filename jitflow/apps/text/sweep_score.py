@@ -13,6 +13,7 @@ from jitflow.errors import ConfigError
 from jitflow.evaluation.plan import Plan
 from jitflow.io.files import file_checksum
 from jitflow.model import Model
+from jitflow.training.precision import resolve_precision
 
 
 class RecoveryScorer:
@@ -45,9 +46,10 @@ class RecoveryScorer:
             "num_texts": len(self._ids),
             "seed": base.seed,
             "start_time": RECOVERY_TIME,
-            "precision": base.precision,
+            "precision": resolve_precision(base.precision, model.module.device),
         }
-        self.options = [] if reference is None else ["--reference", reference]
+        self.options = ["--precision", self.card["precision"]]
+        self.options += [] if reference is None else ["--reference", reference]
 
     def __call__(self, plan: Plan, on_progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
         """Score sampling settings: add noise to held-out texts, sample from there, and compare the text."""
@@ -61,5 +63,6 @@ class RecoveryScorer:
             solver=plan.solver,
             ema=int(plan.ema),
             batch_size=plan.batch_size,
+            precision=plan.precision,
         )
         return {self.score_name: scores.accuracy, "exact": scores.exact}
