@@ -2,10 +2,10 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: help setup demo test test-slow test-lowest lint format bench docs soak clean
+.PHONY: help setup demo test test-slow test-gpu test-lowest lint format bench docs soak clean
 
 help:
-	@echo "make setup | demo | test | test-slow | test-lowest | lint | format | bench | docs | soak | clean"
+	@echo "make setup | demo | test | test-slow | test-gpu | test-lowest | lint | format | bench | docs | soak | clean"
 
 setup: .venv/.ready
 
@@ -26,6 +26,10 @@ test: setup
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow
+
+# For a machine with a CUDA device, which all other tests do not see.
+test-gpu: setup
+	$(PY) -m pytest -m gpu tests/gpu
 
 test-lowest: setup
 	OMP_NUM_THREADS=1 $(PY) tests/lowest_versions.py

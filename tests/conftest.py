@@ -5,6 +5,13 @@ import os
 import pytest
 
 
+def pytest_configure(config):
+    """Hide CUDA devices from all tests but those with `-m gpu`: what they compare holds on the CPU only."""
+    if config.option.markexpr != "gpu":
+        # Before torch looks for devices; child processes inherit it.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def quick_demo(tmp_path_factory):
     """Folder of the images demo's quick run, made once for all processes of the suite; to be copied, not changed."""
