@@ -142,7 +142,10 @@ def test_sample_leaves_the_model_as_it_was(demo):
             ["train", "--config", "images/digits", "--model.compile", "all"],
             "--model.compile must be bool or 'auto' or 'blocks' or",
         ),
-        (["text", "train", "--model.compile", "all"], "--model.compile must be bool or 'auto' or 'blocks' or 'network'; got all"),
+        (
+            ["text", "train", "--model.compile", "all"],
+            "--model.compile must be bool or 'auto' or 'blocks' or 'network'; got all",
+        ),
         (["train", "--config", "images/digits", "--trainer.nonsense", "3"], "nonsense"),
         (["models", "nothing*"], "no model matches"),
         (["demo", "sound"], "unknown demo"),

@@ -13,7 +13,7 @@ from jitflow.verbs.words import full_name, spell_out
 KINDS = {
     "user_ids": "list[int]",
     "dry_run": "bool",
-    "compile": "bool | Literal['blocks', 'network']",
+    "compile": "bool | Literal['auto', 'blocks', 'network']",
     "prompt": "str | None",
     "out": "str",
     "sampling.steps": "int | None",
