@@ -33,9 +33,7 @@ RECIPES = ROOT / "jitflow" / "apps" / "images" / "recipes"
 NAMES = ("jit_b16_256", "jit_l16_256", "jit_h16_256", "jit_b32_512")
 PAGE = Path(__file__).parent / "large_runs.md"
 _LINES = re.compile(r"# On one H100 80GB: .*\n(?:# .*\n)*?(?=# State: )")
-_TABLE = re.compile(
-    r"(?<=<!-- made by docs/make_training_costs.py -->\n).*?(?=\n\n`python docs/make_training_costs)", re.DOTALL
-)
+_TABLE = re.compile(r"(?<=<!-- made by docs/make_training_costs.py -->\n).*?(?=\n\n`python docs/make_)", re.DOTALL)
 
 
 @dataclass(frozen=True)

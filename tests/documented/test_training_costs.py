@@ -1,6 +1,7 @@
 """What recipes and docs/large_runs.md say of a training's cost follows from the one measured rate."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ ROOT = Path(__file__).parents[2]
 def costs():
     spec = importlib.util.spec_from_file_location("make_training_costs", ROOT / "docs" / "make_training_costs.py")
     module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up.
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return module
+    yield module
+    del sys.modules[spec.name]
 
 
 def stated(costs, name):

@@ -1,7 +1,7 @@
 """What the tests on CUDA share: the device, and a tiny module on it.
 
 `JITFLOW_GPU_TESTS_ON=cpu python -m pytest -m gpu tests/gpu` runs the same tests on a CPU, to find mistakes in the
-tests themselves.
+tests themselves; it takes a quarter of an hour, since a CPU's compiler is slow.
 """
 
 from __future__ import annotations
