@@ -10,6 +10,7 @@ from jitflow.inspect.doctor import (
     check_data,
     check_disk,
     check_packages,
+    check_precision,
     check_python,
     check_threads,
     check_writing,
@@ -52,6 +53,15 @@ def test_folders_of_images(tmp_path):
     assert finding.level == "error" and "1 of 2 classes hold no image, such as b" in finding.message
     (tmp_path / "train" / "b" / "1.png").touch()
     assert check_data(tmp_path).level == "ok"
+
+
+def test_precision_of_a_gpu_says_how_float32_is_computed(monkeypatch):
+    monkeypatch.setattr(doctor, "default_device", lambda: "cuda")
+    monkeypatch.setattr(doctor.torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    for allowed, word in ((True, "TF32"), (False, "true float32")):
+        monkeypatch.setattr(doctor, "is_tf32_allowed", lambda allowed=allowed: allowed)
+        finding = check_precision()
+        assert finding.level == "ok" and "bf16-mixed" in finding.message and word in finding.message
 
 
 def test_only_errors_fail_the_command(monkeypatch, capsys):

@@ -34,7 +34,7 @@ def test_auto_follows_the_device(monkeypatch):
         assert resolve_precision("auto", CUDA) == ("bf16" if native else "32")
         assert resolve_precision("auto", CPU) == "32"
     assert [resolve_precision(word, CUDA) for word in ("32", "bf16", "16")] == ["32", "bf16", "16"]
-    with pytest.raises(ConfigError, match="precision must be one of auto, 32, bf16, 16; got '8'"):
+    with pytest.raises(ConfigError, match="precision must be one of auto"):
         resolve_precision("8", CPU)
 
 
