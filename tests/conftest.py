@@ -8,8 +8,9 @@ import pytest
 def pytest_configure(config):
     """Hide CUDA devices from all tests but those with `-m gpu`: what they compare holds on the CPU only."""
     if config.option.markexpr != "gpu":
-        # Before torch looks for devices; child processes inherit it.
+        # Before torch looks for devices, and Triton decides how it runs kernels; child processes inherit it.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")
