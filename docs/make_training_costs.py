@@ -84,7 +84,7 @@ def memory(name: str) -> TrainingMemory:
     recipe: dict[str, Any] = read_recipe(f"images/{name}")
     with torch.device("meta"):
         module = JiTLightningModule(**recipe["model"]["init_args"])
-    return estimate_memory(module, precision=recipe["trainer"]["precision"])
+    return estimate_memory(module, precision=recipe["trainer"]["precision"], on_cuda=True)
 
 
 def header(found: Cost, largest: int) -> str:

@@ -23,6 +23,7 @@ from jitflow.host import allow_tf32
 from jitflow.layers.transformer import AdaLNTransformer
 from jitflow.training.application import Application
 from jitflow.training.asked import Asked, Numbers
+from jitflow.training.compiled import is_launch_bound
 from jitflow.training.module import FlowModule
 from jitflow.training.posthoc_ema import reconstruct_ema
 from jitflow.training.precision import AUTO, autocast, resolve_precision
@@ -32,6 +33,8 @@ from jitflow.training.sampling_settings import settings_from_words
 log = logging.getLogger(__name__)
 OnProgress = Callable[[int, int], None]
 BUILTIN = "builtin"
+# Evaluations of a small network whose launches take about as long as compiling it.
+_MANY_EVALUATIONS = 3000
 
 
 class Model:
@@ -45,6 +48,8 @@ class Model:
     def __init__(self, module: FlowModule, *, source: str | Path | None = None) -> None:
         self.module = module
         self.source = str(source) if source is not None else None
+        # Whether the network is compiled; None if it is not, but may be.
+        self._compiled: bool | None = None
         self.snapshots = _find_snapshots(Path(source)) if source is not None else None
 
     @cached_property
@@ -68,23 +73,40 @@ class Model:
         return self
 
     def compile(self, whole: bool = True) -> Model:
-        """Compile the whole network for sampling with ``torch.compile``, and return the model.
+        """Compile the network for sampling with ``torch.compile``, and return the model.
 
-        Without a call the model's own setting holds (``compile="auto"``: on CUDA the blocks are compiled at the first
-        samples). The first samples wait for the compiler; then a step has fewer and larger kernels. On CUDA every call
-        of the network is one CUDA graph. Another batch size compiles again; samples agree with the plain network's up
-        to rounding.
+        The first samples wait for the compiler; then a step has fewer and larger kernels. On CUDA every call of the
+        network is one CUDA graph, which pays off for small networks (:meth:`compile_for`). Another batch size compiles
+        again; samples agree with the plain network's up to rounding.
 
         Args:
-            whole: False compiles nothing instead, where the model's own setting is ``"auto"``.
+            whole: False compiles nothing, whatever would be worth it.
         """
-        net = self.module.net
-        if isinstance(net, AdaLNTransformer):
-            # Else its blocks would be compiled by themselves as well.
-            net.compile_parts(False)
+        self._compiled = whole
         if whole:
+            net = self.module.net
+            if isinstance(net, AdaLNTransformer):
+                # Else its blocks would be compiled by themselves as well.
+                net.compile_parts(False)
             on_cuda = self.module.device.type == "cuda"
             net.compile(dynamic=False, mode="reduce-overhead" if on_cuda else None)
+        return self
+
+    def compile_for(self, num: int, batch_size: int) -> Model:
+        """Compile the network if drawing so many samples repays it, and return the model.
+
+        That is where a GPU waits for launches: there a CUDA graph is several times faster. A large network keeps the
+        GPU busy without one. Nothing happens on a CPU, or after :meth:`compile`.
+
+        Args:
+            num: Samples to draw, with the model's own solver and steps.
+            batch_size: Samples at a time.
+        """
+        module = self.module
+        evaluations = get_solver(module.sampling_method).num_evaluations(module.num_sampling_steps)
+        is_long = evaluations * -(-num // batch_size) >= _MANY_EVALUATIONS
+        if self._compiled is None and module.device.type == "cuda" and is_long:
+            return self.compile() if is_launch_bound(module.net, batch_size, passes=1) else self
         return self
 
     def ask(self, labels: Numbers | None = None, **asked: Any) -> Asked:
@@ -239,8 +261,9 @@ class Model:
         with use_seeds(seeds[index]), module.watch_sampling(on_step), autocast(precision, module.device):
             if asked.known is None and start is None:
                 assert asked.label is not None
-                # The method that users override.
-                x = module.generate(asked.label, use_ema=False)
+                # A smaller last batch is filled up, so that a compiled network has no other shape to compile.
+                fill = index.stop - len(wanted) if self._compiled and index.start else 0
+                x = self._generate(asked.label, seeds[index], fill=max(0, fill))
             else:
                 x = module.generate_condition(asked, use_ema=False, start=start)
         wrong = int((~x.flatten(1).isfinite().all(dim=1)).sum())
@@ -248,6 +271,12 @@ class Model:
             # In uint8, NaN would look like ordinary pixels.
             raise DataError(f"{wrong} of {size} samples hold NaN or infinity; the model has diverged")
         return x
+
+    def _generate(self, labels: Tensor, seeds: Sequence[int], *, fill: int) -> Tensor:
+        """Call the method that users override, with ``fill`` further samples that are left out of the result."""
+        with use_seeds([*seeds, *[seeds[-1]] * fill]):
+            x = self.module.generate(torch.cat([labels, labels[-1:].expand(fill)]), use_ema=False)
+        return x[: len(labels)]
 
 
 def load(

@@ -63,4 +63,5 @@ class Plan:
         """
         labels = [i % model.module.num_classes for i in index]
         settings = {k: v for k, v in asdict(self).items() if k not in ("num_images", "seed")}
+        model.compile_for(self.num_images, self.batch_size)
         return model.sample(labels, [self.seed + i for i in index], **settings, on_progress=on_progress)

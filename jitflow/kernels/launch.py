@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from triton.runtime.jit import JITFunction
 
 
@@ -15,7 +17,21 @@ def wrap_triton(kernel: Any) -> Any:
     The name is that of :func:`torch.library.wrap_triton`: torch finds the kernels of an operator by looking for it in
     the source, so that a cache of compiled code knows when one has changed.
     """
-    return torch.library.wrap_triton(kernel) if isinstance(kernel, JITFunction) else kernel
+    return torch.library.wrap_triton(kernel) if isinstance(kernel, JITFunction) else _Interpreted(kernel)
+
+
+class _Interpreted:
+    """A kernel for Triton's interpreter, which must not touch tensors without storage: only their shapes count."""
+
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        def launch(*args: Any, **kwargs: Any) -> None:
+            if not any(isinstance(arg, FakeTensor) for arg in args):
+                self._kernel[grid](*args, **kwargs)
+
+        return launch
 
 
 def next_power_of_2(size: int) -> int:

@@ -12,10 +12,22 @@ from torch import Tensor, nn
 # The widest tile of a kernel; a wider row would not fit a program's registers.
 _MAX_WIDTH = 4096
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Types of devices that have the kernels; the tests add the CPU, where Triton interprets them.
+# Types of devices that have the kernels.
 DEVICES = {"cuda"}
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _enabled = True
+
+
+@contextmanager
+def kernels_on(kind: str) -> Iterator[None]:
+    """Use the kernels inside the block on another type of device, too: for tensors without storage, say."""
+    added = kind not in DEVICES
+    DEVICES.add(kind)
+    try:
+        yield
+    finally:
+        if added:
+            DEVICES.discard(kind)
 
 
 @contextmanager
@@ -31,13 +43,7 @@ def plain_formulas() -> Iterator[None]:
 
 def fuses(x: Tensor) -> bool:
     """Whether the kernels of :mod:`jitflow.kernels` take a tensor: on CUDA, in a usual precision, not too wide."""
-    return (
-        x.device.type in DEVICES
-        and _enabled
-        and _HAS_TRITON
-        and x.dtype in _DTYPES
-        and x.shape[-1] <= _MAX_WIDTH
-    )
+    return x.device.type in DEVICES and _enabled and _HAS_TRITON and x.dtype in _DTYPES and x.shape[-1] <= _MAX_WIDTH
 
 
 def is_plain_linear(layer: nn.Module) -> bool:

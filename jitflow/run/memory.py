@@ -20,6 +20,7 @@ from jitflow.core.loss import mse_per_sample
 from jitflow.core.path import interpolate
 from jitflow.errors import ConfigError
 from jitflow.io.units import format_bytes
+from jitflow.layers.fusion import kernels_on
 from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,9 @@ class TrainingMemory:
         return max(0, (room - self.fixed) // max(1, self.per_image))
 
 
-def estimate_memory(module: FlowModule, *, precision: str = "32-true", num_averages: int = 2) -> TrainingMemory:
+def estimate_memory(
+    module: FlowModule, *, precision: str = "32-true", num_averages: int = 2, on_cuda: bool = False
+) -> TrainingMemory:
     """Estimate the memory of a training step without running it.
 
     Forward and backward pass are traced with fake tensors, which have no storage, and every allocation is counted.
@@ -77,13 +80,15 @@ def estimate_memory(module: FlowModule, *, precision: str = "32-true", num_avera
         module: The module; it is not changed.
         precision: Lightning's precision; with ``bf16-mixed`` or ``16-mixed`` matrix products run in half precision.
         num_averages: Number of averages of the weights.
+        on_cuda: Whether the training uses the kernels for CUDA, which keep less; this machine need not have them.
 
     Returns:
         The parts of the estimate.
     """
     parameters = list(module.parameters())
     trained = [p for p in parameters if p.requires_grad]
-    peaks = [_peak_of_step(module, batch, mixed="mixed" in precision) for batch in _PROBES]
+    with kernels_on("cpu") if on_cuda else nullcontext():
+        peaks = [_peak_of_step(module, batch, mixed="mixed" in precision) for batch in _PROBES]
     per_image = (peaks[1] - peaks[0]) // (_PROBES[1] - _PROBES[0])
     return TrainingMemory(
         weights=sum(p.nbytes for p in [*parameters, *module.buffers()]),
@@ -104,7 +109,7 @@ def describe_fit(module: FlowModule, batch: int | None, device: torch.device, *,
         device: Device of the training.
         precision: Lightning's precision.
     """
-    memory = estimate_memory(module, precision=precision)
+    memory = estimate_memory(module, precision=precision, on_cuda=device.type == "cuda")
     summary = f"memory: about {memory.state / _GIB:.2f} GiB of state"
     if batch is not None:
         summary += f", {memory.peak(batch) / _GIB:.2f} GiB at the peak of a step of {batch}"

@@ -31,6 +31,7 @@ from jitflow.core.path import (
 from jitflow.core.seeding import mix_seeds, noise_from_seeds, uniform_from_indices
 from jitflow.core.times import TimeDistribution, TimeKind
 from jitflow.errors import ConfigError
+from jitflow.host import allow_tf32
 from jitflow.training.compiled import CompiledLoss, compiles_loss
 from jitflow.training.flow_settings import FlowSettings
 from jitflow.training.lightning_counters import ExactResume
@@ -285,7 +286,9 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
         return losses["val/loss"]
 
     def on_fit_start(self) -> None:
-        """Fix the seed of the run, and check the data against the network before training."""
+        """Fix the seed of the run, and check the data against the network before training; allow TF32 on CUDA."""
+        if self.device.type == "cuda":
+            allow_tf32()
         if self.run_seed is None:
             self.run_seed = _run_seed()
         data = getattr(self.trainer, "datamodule", None)

@@ -19,6 +19,7 @@ from jitflow.applications import get_application, list_applications, load_object
 from jitflow.callbacks.history import TrainingHistory
 from jitflow.errors import ConfigError, unknown_name
 from jitflow.io.files import load_checkpoint, read_json, writable_folder, write_json
+from jitflow.model import default_device
 from jitflow.run.describe import Run, describe_run
 from jitflow.run.fit import fit
 from jitflow.run.folder import RUN_NAME, RunRecord, RunState, outcome_recorded, read_run_record, write_run_record
@@ -160,7 +161,8 @@ def plan_demo(name: str, out: str | Path | None = None, seed: int = 0, *, quick:
         ConfigError: If there is no such demo.
     """
     chosen = find_demo(name)
-    overrides, settings = dict(chosen.overrides), dict(chosen.settings)
+    accelerator = "gpu" if default_device() == "cuda" else "cpu"
+    overrides, settings = {"trainer.accelerator": accelerator, **chosen.overrides}, dict(chosen.settings)
     for dotted, value in (chosen.quick if quick else {}).items():
         section, _, rest = dotted.partition(".")
         if section == SETTINGS:

@@ -5,6 +5,7 @@ jsonargparse builds the options and help from the signature and docstring of the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,8 @@ class CompileOptions(PrecisionOptions):
     """Device, batch size, precision and compilation of a command.
 
     Attributes:
-        compile: Compile the whole network first, which takes a minute and pays off for many samples; false compiles
-            nothing. By default the model's own setting, which compiles its blocks on CUDA.
+        compile: Compile the network first, which takes half a minute; false compiles nothing. By default on CUDA only,
+            where a small network draws so many samples that this repays.
     """
 
     compile: bool | None = None
@@ -86,8 +87,11 @@ def _sample(
         messages.print(f"would draw {num} {unit}, seeds {seed} to {seed + num - 1}, into {out}", markup=False)
         return
     writable_folder(out)
-    if compute.compile is not None:
+    if compute.compile is None:
+        model.compile_for(num, compute.batch_size)
+    else:
         model.compile(compute.compile)
+    started = time.monotonic()
     with meter("sampling", num, unit=unit) as progress:
         drawn = model.sample(
             **condition,
@@ -98,13 +102,16 @@ def _sample(
             precision=compute.precision,
             on_progress=progress.update_share,
         )
+    rate = num / (time.monotonic() - started)
     folder = drawn.save(out)
     console = Console(soft_wrap=True)
     for number, text in zip(drawn.seeds, drawn.texts, strict=False):
         console.rule(f"seed {number}", align="left")
         console.print(text, markup=False, highlight=False)
     messages.print(
-        f"{num} {unit} in {folder} (see {folder / drawn.grid_name}, settings in {drawn.record_name})", markup=False
+        f"{num} {unit} in {folder} (see {folder / drawn.grid_name}, settings in {drawn.record_name}); "
+        f"{rate:.3g} {unit}/s",
+        markup=False,
     )
 
 

@@ -37,19 +37,39 @@ def test_a_compiled_step_equals_an_eager_one(make_module, device, parts, precisi
         assert (found[name] - grad).norm() <= LARGEST[precision] * grad.norm() + 1e-6, name
 
 
-@pytest.mark.parametrize("ema", [0, 1])
-def test_blocks_are_compiled_by_themselves_on_cuda_only(make_model, device, ema):
-    """Without a setting; and not where a model is told not to."""
-    compiled, plain, told = make_model(), make_model(compile=False), make_model().compile(False)
-    drawn = [m.sample([0, 3, 4], ema=ema, guidance=2.0, precision="32").pixels.int() for m in (compiled, plain, told)]
-    # One level of 256 where rounding lies on its edge, and TF32.
-    assert max((drawn[0] - drawn[1]).abs().max(), (drawn[1] - drawn[2]).abs().max()) <= 2
-    assert [is_compiled(m) for m in (compiled, plain, told)] == [device.type == "cuda", False, False]
+def steps(module, device, precision, count=4):
+    """Losses of a few training steps on fixed images."""
+    images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    batch = images.to(device), torch.tensor([0, 3, 4, 0], device=device)
+    module.train().log = lambda *args, **kwargs: None
+    optimiser = module.configure_optimizers()
+    losses = []
+    for i in range(count):
+        torch.manual_seed(i)
+        with autocast(precision, device):
+            loss = module.training_step(batch, i)["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return losses
 
 
-def is_compiled(model):
-    """Whether torch has compiled variants of the blocks' code; the name of the attribute is torch's."""
-    return any(block._compiled_call_impl is not None for block in model.module.net.blocks)
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_a_training_step_is_compiled_by_itself_on_cuda_only(make_module, device, precision):
+    auto, plain = make_module(learning_rate=1e-3), make_module(learning_rate=1e-3, compile=False)
+    expected = steps(plain, device, precision)
+    assert steps(auto, device, precision) == pytest.approx(expected, rel=LARGEST[precision])
+    assert len(set(expected)) == len(expected)
+    # The dictionary of compiled variants: none without CUDA, one with it.
+    assert len(auto._compiled_loss._compiled) == (device.type == "cuda")
+
+
+def test_steps_in_a_cuda_graph_equal_those_without(make_module, device, monkeypatch):
+    """The results of a replay are kept, although the next one writes to the same addresses."""
+    plain, graphed = (make_module(learning_rate=1e-3, compile="loss") for _ in range(2))
+    monkeypatch.setattr(graphed._compiled_loss, "_can_graph", lambda x1: True)
+    assert steps(graphed, device, "bf16", 6) == pytest.approx(steps(plain, device, "bf16", 6), rel=1e-3)
 
 
 def test_a_model_compiled_as_one_draws_the_same(make_model):

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from jitflow.layers.attention import Attention
+from jitflow.layers.fusion import fuses, plain_formulas
 from jitflow.layers.mlp import SwiGLU
 from jitflow.layers.norm import RMSNorm, modulate
 from jitflow.layers.rope import apply_rope, rope_table
+from jitflow.nets.jit import JiT
 
 pytestmark = pytest.mark.gpu
 # Relative to the norm of the result.
@@ -85,3 +87,28 @@ def test_gated_layer(device, dtype):
     u, v = exact.w12(x).chunk(2, -1)
     expected = exact.w3(u * u.sigmoid() * v).detach()
     assert_near(layer.to(device, dtype)(x.to(device, dtype)).detach(), expected, dtype)
+
+
+@both
+@pytest.mark.parametrize(("width", "heads"), [(768, 12), (640, 8), (200, 2)])
+def test_a_network_with_the_kernels_against_the_formulas(device, dtype, width, heads):
+    """Output and every gradient; widths and heads that fill no tile, and a hidden size that is padded."""
+    torch.manual_seed(0)
+    net = JiT(64, 8, 3, width, 3, heads, num_classes=7, in_context_len=5, in_context_start=1).to(device)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    x, t, y = torch.randn(3, 3, 64, 64, device=device), torch.rand(3, device=device), torch.arange(3, device=device)
+    assert fuses(x) == (device.type == "cuda")
+
+    def gradients():
+        with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+            out = net(x, t, y).float()
+        return [out, *torch.autograd.grad(out.square().mean(), [p for p in net.parameters() if p.requires_grad])]
+
+    found = gradients()
+    with plain_formulas():
+        expected = gradients()
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).norm() <= (1e-3 if dtype is torch.float32 else 5e-2) * theirs.norm()

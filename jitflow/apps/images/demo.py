@@ -111,7 +111,7 @@ def _describe(out: Path, metrics: Mapping[str, Any]) -> None:
 DEMO = Demo(
     summary="Train a small JiT on scikit-learn's handwritten digits and draw some.",
     recipe="images/digits",
-    overrides={"trainer.accelerator": "cpu", "trainer.devices": 1, "trainer.logger": False},
+    overrides={"trainer.devices": 1, "trainer.logger": False},
     settings={"num_judged": 1000},
     # Too short for readable digits.
     quick={"trainer.max_epochs": 2, "schedule.warmup_epochs": 1, "settings.num_judged": 10 * _GRID_COLUMNS},

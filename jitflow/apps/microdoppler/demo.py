@@ -138,7 +138,6 @@ DEMO = Demo(
         "trainer.max_epochs": 67,
         # In such a short training the last checkpoint is the best; rare validation is enough.
         "trainer.check_val_every_n_epoch": 16,
-        "trainer.accelerator": "cpu",
         "trainer.devices": 1,
         "schedule.warmup_epochs": 1,
         "schedule.min_lr": 1e-4,

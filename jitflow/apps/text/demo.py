@@ -191,7 +191,6 @@ DEMO = Demo(
         "trainer.max_epochs": 100,
         "trainer.check_val_every_n_epoch": 100,
         "trainer.log_every_n_steps": 10,
-        "trainer.accelerator": "cpu",
         "trainer.devices": 1,
         "checkpoint.dirpath": ".",
         "checkpoint.save_milestone_freq": 1,

@@ -49,8 +49,8 @@ class TextLightningModule(FlowModule):
         self_conditioning: Condition the network on its own estimate of the text.
         net_settings: Arguments of the network that replace the variant's.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
-        compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), or the whole ``"network"`` as one;
-            ``"auto"`` compiles the blocks on CUDA, at their first use there, and nothing elsewhere.
+        compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), the whole ``"network"``, or it and
+            the loss of a training step together (``"loss"``); ``"auto"`` is ``"loss"`` on CUDA and nothing elsewhere.
         settings: Further :class:`TextFlowSettings`.
 
     Attributes:

@@ -6,8 +6,9 @@ pytest.importorskip("triton")
 
 
 @pytest.fixture(autouse=True)
-def kernels_on_the_cpu(monkeypatch):
+def on_the_cpu():
     """Let the layers use the kernels on the CPU."""
-    from jitflow.layers import fusion
+    from jitflow.layers.fusion import kernels_on
 
-    monkeypatch.setattr(fusion, "DEVICES", {"cpu"})
+    with kernels_on("cpu"):
+        yield

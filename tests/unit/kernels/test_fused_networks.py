@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from torch import nn
+
 from jitflow.layers import fusion, mlp
 from jitflow.layers.fusion import fuses, is_plain_linear, plain_formulas
 from jitflow.layers.mlp import SwiGLU
 from jitflow.nets.jit import JiT
 from jitflow.nets.lightningdit import LightningDiT
-from torch import nn
 
 JIT = {
     "img_size": 16, "patch_size": 4, "hidden_size": 24, "depth": 3, "num_heads": 2, "num_classes": 5,

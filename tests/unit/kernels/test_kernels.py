@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from jitflow.layers.norm import modulate
 from jitflow.layers.rope import apply_rope, rope_table
 
@@ -92,7 +93,9 @@ def test_swiglu(biased, rows, hidden):
     compare(plain, lambda: (swiglu(uv, bias),), [uv, bias] if biased else [uv])
 
 
-@pytest.mark.parametrize(("biased", "unread", "heads", "head_dim"), [(True, 0, 2, 16), (True, 5, 3, 20), (False, 3, 1, 64)])
+@pytest.mark.parametrize(
+    ("biased", "unread", "heads", "head_dim"), [(True, 0, 2, 16), (True, 5, 3, 20), (False, 3, 1, 64)]
+)
 def test_queries_keys_and_values(biased, unread, heads, head_dim):
     from jitflow.kernels.rotary_qkv import rotary_qkv
 
