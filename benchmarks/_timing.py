@@ -10,12 +10,13 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from _turns import wait_for_turn, warm_up
 
 from jitflow.host import keep_freed_memory
 from jitflow.io.files import write_json
@@ -30,30 +31,44 @@ CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
 def interleaved(
-    functions: Sequence[Callable[[], object]], repeats: int, *, device: str = "cpu", clock: str = "wall"
+    functions: Sequence[Callable[[], object]],
+    repeats: int,
+    *,
+    device: str = "cpu",
+    clock: str = "wall",
+    warm_ups: Sequence[Callable[[], object]] | None = None,
 ) -> list[float]:
     """Time functions in turns, so that a busy moment affects all of them; return median milliseconds.
 
+    In a visit to a GPU the warm-up runs beside other benchmarks, and the timing waits for this one's turn.
+
     Args:
-        functions: Functions to time, such as a group of training steps; each is called once before, as warm-up.
+        functions: Functions to time, such as a group of training steps.
         repeats: Number of timed turns.
         device: Their device; an accelerator is synchronised around every call.
         clock: ``"wall"``, or ``"processor"`` for the CPU time of this process, all threads together, which other work
             on the machine hardly changes.
+        warm_ups: Shorter functions that are called once before, as warm-up; None takes the functions themselves.
 
     Returns:
         One median for each function.
     """
     now = CLOCKS[clock]
+    before = functions if warm_ups is None else warm_ups
+    for function in before:
+        warm_up(function)
+    if wait_for_turn():
+        # The memory that torch keeps between calls was given back while waiting.
+        for function in before:
+            function()
     taken: list[list[float]] = [[] for _ in functions]
-    for turn in range(repeats + 1):
+    for _ in range(repeats):
         for function, times in zip(functions, taken, strict=True):
             synchronise(device)
             start = now()
             function()
             synchronise(device)
-            if turn:
-                times.append(1000 * (now() - start))
+            times.append(1000 * (now() - start))
     return [statistics.median(times) for times in taken]
 
 
@@ -137,6 +152,16 @@ def use_compile_cache(folder: Path) -> None:
         os.environ[variable] = str(folder.resolve() / name)
 
 
+def commit_of(environment: Mapping[str, Any]) -> str:
+    """Return the commit that rows name.
+
+    Args:
+        environment: From :func:`describe_environment`. A copy of the files without their history has no commit; the
+            environment variable ``JITFLOW_COMMIT`` names it there.
+    """
+    return str(environment["commit"] or os.environ.get("JITFLOW_COMMIT") or "unknown")
+
+
 class Report:
     """Rows of a run, printed and merged by name into the machine's file of results.
 
@@ -155,7 +180,7 @@ class Report:
                 words[i] = f"<{Path(word).name}>"
         self._common = {
             "command": shlex.join(words).replace("'", ""),
-            "commit": environment["commit"],
+            "commit": commit_of(environment),
             "torch": torch.__version__,
             "device": environment["device"] if device.startswith("cuda") else platform.machine(),
             "threads": torch.get_num_threads(),

@@ -6,7 +6,6 @@ would add the time that kernels take to start, which a training hides.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -15,8 +14,9 @@ from typing import Any
 import torch
 from _flops import forward_flops
 from _timing import rounded, synchronise
-from _variants import Case, build_on_meta
-from torch import Tensor
+from _turns import free_memory, together
+from _variants import Case, build_on_meta, formulas_of
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from jitflow.apps.images.module import JiTLightningModule
@@ -24,6 +24,7 @@ from jitflow.callbacks import EMACallback
 from jitflow.callbacks.utilisation import peak_flops
 
 _MIB = 2**20
+Step = Callable[[], Tensor]
 
 
 def training_batch(case: Case, device: str) -> tuple[Tensor, Tensor]:
@@ -35,8 +36,8 @@ def training_batch(case: Case, device: str) -> tuple[Tensor, Tensor]:
 
 
 def our_training_step(
-    module: JiTLightningModule, images: Tensor, labels: Tensor, autocast: Any
-) -> Callable[[], Tensor]:
+    module: JiTLightningModule, images: Tensor, labels: Tensor, autocast: Any, variant: str = "eager"
+) -> Step:
     """Build the training step of a trainer with EMACallback: loss, backward, AdamW, two averages.
 
     Args:
@@ -44,6 +45,7 @@ def our_training_step(
         images: Shape ``(B, C, H, W)``, uint8.
         labels: Shape ``(B,)``.
         autocast: Context of the forward pass.
+        variant: The way in which the module was built.
 
     Returns:
         The step, which returns its loss, detached and not yet read from the device.
@@ -54,7 +56,7 @@ def our_training_step(
     averages.on_train_start(trainer, module)
 
     def step() -> Tensor:
-        with autocast:
+        with autocast, formulas_of(variant):
             loss: Tensor = module.training_step((images, labels), 0)["loss"]
         optimiser.zero_grad()
         loss.backward()
@@ -70,24 +72,41 @@ class Side:
     """A training step, run twice: the first run compiles it, the second measures its peak memory.
 
     Args:
-        step: The step; returns its loss.
+        module: The module that it trains.
+        make_step: Function that builds the step of the module, with an optimiser and averages of its own; the step
+            returns its loss.
         device: Its device.
         allocated_before: Bytes on the device before this side was built, see :func:`allocated`.
         prefix: Beginning of the names of its entries.
 
     Attributes:
-        entries: Entries of a row: duration of the first step, compilation included, and the peak memory of a step.
+        entries: Entries of a row: duration of the first step, compilation included, if this benchmark runs alone, and
+            the peak memory of a step.
         losses: Loss of every timed step, on the device.
     """
 
-    def __init__(self, step: Callable[[], Tensor], device: str, allocated_before: int = 0, prefix: str = "") -> None:
-        self._step = step
+    def __init__(
+        self,
+        module: nn.Module,
+        make_step: Callable[[Any], Step],
+        device: str,
+        allocated_before: int = 0,
+        prefix: str = "",
+    ) -> None:
+        self._module, self._make_step, self._device = module, make_step, device
+        self._step = make_step(module)
         self.losses: list[Tensor] = []
         started = time.perf_counter()
-        step()
+        self._step()
         synchronise(device)
-        first_step_sec = round(time.perf_counter() - started, 2)
-        self.entries = {f"{prefix}first_step_sec": first_step_sec, **peak_mib(step, device, allocated_before, prefix)}
+        taken = {f"{prefix}first_step_sec": round(time.perf_counter() - started, 2)}
+        # Beside others it would tell of their work.
+        self.entries = {**({} if together() else taken), **peak_mib(self._step, device, allocated_before, prefix)}
+
+    def warm_up(self) -> None:
+        """Run a step that does not count."""
+        torch.manual_seed(0)
+        self._step()
 
     def group(self, steps: int) -> Callable[[], None]:
         """Return a function that runs some steps; its n-th call has the same random numbers on every side."""
@@ -101,12 +120,22 @@ class Side:
 
         return run
 
+    def park(self) -> None:
+        """Move the weights into the host's memory, and free everything else on the device."""
+        del self._step
+        self._module.zero_grad(set_to_none=True)
+        self._module.to("cpu")
+        free_memory()
+
+    def resume(self) -> None:
+        """Move the weights of a parked side back, to be trained with a new optimiser and new averages."""
+        self._module.to(self._device)
+        self._step = self._make_step(self._module)
+
     def free(self) -> None:
         """Free the network and its optimiser; times and losses stay."""
-        del self._step
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        del self._step, self._module
+        free_memory()
 
     def mean_loss(self) -> float:
         """Mean loss of the timed steps."""

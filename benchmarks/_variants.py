@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 
 from jitflow.apps.images.module import JiTLightningModule
 from jitflow.errors import ConfigError
+from jitflow.layers.fusion import plain_formulas
 from jitflow.layers.transformer import CompiledParts
 from jitflow.nets.jit import JiT
 from jitflow.nets.registry import create_model
@@ -51,17 +52,27 @@ HUGE = Case("JiT-H/16", 256, 1000, 32)
 # Takes the place of every other one in a dry run.
 TINY = Case("JiT-N/4", 8, 4, 4)
 
-# Arguments of the module; "float8" converts the network after it is built.
+_BF16_STREAM = {"bf16_stream": True}
+# Arguments of the module; "float8" converts the network after it is built, "plain" leaves out our kernels for CUDA.
 VARIANTS: dict[str, dict[str, Any]] = {
     "eager": {"compile": False},
     "blocks": {"compile": "blocks"},
     "network": {"compile": "network"},
-    "bf16 stream": {"compile": "network", "net_settings": {"stream": "bf16"}},
-    "float8": {"compile": "blocks", "float8": True},
+    "loss": {"compile": "loss"},
+    "bf16 stream": {"compile": "loss", "net_settings": _BF16_STREAM},
+    "plain": {"compile": "network", "plain": True},
+    "bf16 stream, blocks": {"compile": "blocks", "net_settings": _BF16_STREAM},
+    "float8": {"compile": "blocks", "net_settings": _BF16_STREAM, "float8": True},
 }
-OURS_ON_CUDA = "network"
-"""The variant that the rows call ours on a GPU."""
-_LABELS = {"eager": "ours", "blocks": "ours compiled", "network": "ours compiled as one"}
+OURS_ON_CUDA = "loss"
+"""The variant that the rows call ours on a GPU: network and loss of the training step compiled together."""
+_LABELS = {
+    "eager": "ours",
+    "blocks": "ours compiled",
+    "network": "ours compiled as one",
+    "loss": "ours compiled with its loss",
+    "plain": "ours compiled as one without kernels",
+}
 
 
 class NotAvailableError(Exception):
@@ -89,6 +100,11 @@ def label_of(variant: str) -> str:
     return _LABELS.get(variant, variant)
 
 
+def formulas_of(variant: str) -> AbstractContextManager[Any]:
+    """Return the context in which a variant's steps run: with our kernels where they can be used, or without them."""
+    return plain_formulas() if VARIANTS[variant].get("plain", False) else nullcontext()
+
+
 def build_ours(
     case: Case,
     variant: str = "eager",
@@ -101,10 +117,10 @@ def build_ours(
 
     Args:
         case: The network and its sizes.
-        variant: Name in :data:`VARIANTS`.
+        variant: Name in :data:`VARIANTS`; :func:`formulas_of` gives the context that its steps run in.
         device: Device of the module.
         kind: Class of the module.
-        settings: Further arguments of the module, such as those of sampling.
+        settings: Further arguments of the module, such as those of sampling; they replace those of the variant.
 
     Raises:
         NotAvailableError: If the variant cannot be built here; says why.
@@ -112,11 +128,13 @@ def build_ours(
     chosen: dict[str, Any] = {**VARIANTS[variant], **settings}
     compiled: bool | CompiledParts = chosen.pop("compile")
     float8 = chosen.pop("float8", False)
+    chosen.pop("plain", None)
     _check_known(chosen.get("net_settings") or {})
     torch.manual_seed(0)
     module = kind(case.model, case.img_size, case.num_classes, compile=False, **chosen)
-    shake_(module)
+    # On the device: for a large network it takes a CPU seconds.
     module = module.to(device)
+    shake_(module)
     if float8:
         _use_float8(module)
     module.net.compile_parts(compiled)

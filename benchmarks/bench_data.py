@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _timing import commit_of
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
@@ -198,7 +199,7 @@ def main() -> None:
     environment = describe_environment()
     machine = f"{platform.machine()}-{available_cores()}threads-data".lower()
     out = args.out or Path(__file__).parent / "results" / f"{machine}.json"
-    extra = {"command": COMMAND, "commit": environment["commit"], "torch": torch.__version__}
+    extra = {"command": COMMAND, "commit": commit_of(environment), "torch": torch.__version__}
     out.write_text(json.dumps([{**row, **extra} for row in rows], indent=2) + "\n", encoding="utf-8")
     print(f"written to {out}")
 

@@ -24,7 +24,8 @@ _DONE = "first step after"
 def run_once(case: Case, variant: str, device: str) -> None:
     """Run one training step in this process and say how long it took."""
     module = build_ours(case, variant, device)
-    side = Side(our_training_step(module, *training_batch(case, device), autocast_on(device)), device)
+    batch = training_batch(case, device)
+    side = Side(module, lambda m: our_training_step(m, *batch, autocast_on(device), variant), device)
     print(f"{_DONE} {side.entries['first_step_sec']}", flush=True)
 
 

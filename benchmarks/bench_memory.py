@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from _timing import Report, add_output_options, add_row_options, autocast_on, prepare
 from _training import our_training_step
+from _turns import wait_for_turn
 from _variants import Bare
 from torch.profiler import ProfilerActivity, profile
 
@@ -93,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     prepare(args)
     report = Report(device=args.device, out=args.out)
+    # Nothing is compiled, so all of it is this benchmark's turn.
+    wait_for_turn()
     precision = "bf16-mixed" if args.device.startswith("cuda") else "32-true"
     for row in args.row or DEFAULT_ROWS[args.device.split(":")[0]]:
         if row == "table":

@@ -1,7 +1,7 @@
 """Parity of the compiled network in half precision with float32: how far outputs and gradients of a batch are apart.
 
-Run: ``python benchmarks/bench_parity.py``. The eager network in bf16 shows what rounding alone makes. Ends with an
-error if the compiled network's difference is more than twice that one's.
+Run: ``python benchmarks/bench_parity.py``. The eager network in bf16, without our kernels, shows what rounding
+alone makes. Ends with an error if the compiled network's difference is more than twice that one's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,19 @@ from contextlib import nullcontext
 import torch
 from _timing import Report, add_output_options, add_row_options, exact_float32, prepare
 from _training import training_batch
-from _variants import BASE, BASE_ON_CPU, OURS_ON_CUDA, TINY, VARIANTS, Case, build_ours, label_of, report_missing
+from _turns import wait_for_turn, warm_up
+from _variants import (
+    BASE,
+    BASE_ON_CPU,
+    OURS_ON_CUDA,
+    TINY,
+    VARIANTS,
+    Case,
+    build_ours,
+    formulas_of,
+    label_of,
+    report_missing,
+)
 from torch import Tensor, nn
 
 # The step's own rounding differs between two right programs; a wrong one differs by far more.
@@ -54,14 +66,23 @@ def relative_distance(values: Sequence[Tensor], exact: Sequence[Tensor]) -> floa
 def bench(case: Case, variant: str, report: Report, device: str) -> None:
     """Compare a variant of a case with float32; exit with an error if they are too far apart."""
     images, labels = training_batch(case, device)
-    compiled, eager = (build_ours(case, v, device).net for v in (variant, "eager"))
+    # By itself, the network of a step that is compiled with its loss is not compiled.
+    whole = {"compile": "network"} if VARIANTS[variant]["compile"] == "loss" else {}
+    compiled, eager = build_ours(case, variant, device, **whole).net, build_ours(case, "eager", device).net
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(images.shape, generator=generator).to(device)
     inputs = (x, torch.rand(case.batch, generator=generator).to(device), labels)
     target = images.float() / 127.5 - 1
-    with exact_float32():
-        exact = run(eager, inputs, target, half=False)
-    rounded, ours = run(eager, inputs, target, half=True), run(compiled, inputs, target, half=True)
+    with formulas_of(variant):
+        warm_up(lambda: run(compiled, inputs, target, half=True))
+    # The exact network needs twice the memory.
+    wait_for_turn()
+    with formulas_of("plain"):
+        with exact_float32():
+            exact = run(eager, inputs, target, half=False)
+        rounded = run(eager, inputs, target, half=True)
+    with formulas_of(variant):
+        ours = run(compiled, inputs, target, half=True)
     far = []
     for what, part in (("output", slice(0, 1)), ("gradient", slice(1, None))):
         own, rounding = relative_distance(ours[part], exact[part]), relative_distance(rounded[part], exact[part])

@@ -17,6 +17,7 @@ from _profile import time_by_kind
 from _release import release_samples, release_twin
 from _timing import Report, add_common_options, autocast_on, exact_float32, interleaved, prepare
 from _training import allocated, describe_rate, peak_mib
+from _turns import warm_up
 from _variants import NANO, TINY, Case, build_ours
 
 from jitflow.apps.images.module import JiTLightningModule
@@ -29,6 +30,8 @@ CASES = {"cpu": (NANO, 10), "cuda": (Case("JiT-B/16", 256, 1000, 64), 50)}
 GUIDANCE, INTERVAL = 2.9, (0.1, 1.0)
 # Images whose samples are compared with the release's in float32, uncompiled.
 _NUM_COMPARED = 4
+# With and without guidance; many steps would hold up the benchmarks that prepare at the same time.
+WARM_UP_STEPS = 4
 Sample = Callable[[], torch.Tensor]
 
 
@@ -65,6 +68,26 @@ def make_compiled(case: Case, steps: int, device: str) -> JiTLightningModule:
     module = make(JiTLightningModule, case, steps, device=device)
     Model(module).compile()
     return module
+
+
+def shortened(sample: Sample, owner: Any, steps: str) -> Sample:
+    """Shorten a sampling to the few steps of a warm-up.
+
+    Args:
+        sample: Function that samples.
+        owner: What it samples from.
+        steps: Attribute of the owner with its number of steps.
+    """
+
+    def run() -> torch.Tensor:
+        before = getattr(owner, steps)
+        setattr(owner, steps, min(before, WARM_UP_STEPS))
+        try:
+            return sample()
+        finally:
+            setattr(owner, steps, before)
+
+    return run
 
 
 def passes_of_a_sample(steps: int) -> int:
@@ -104,13 +127,12 @@ class Bench:
         self.variant = "blocks" if self.cuda and not args.eager else "eager"
 
     def plain(self) -> None:
-        """Time our sampling, eager on a CPU and with compiled blocks on CUDA, against the release's."""
-        module = make(JiTLightningModule, self.case, self.steps, self.variant, self.device)
-        self._against_release(module, "ours")
+        """Time our sampling, eager (on CUDA with our kernels), against the release's."""
+        self._against_release(lambda: make(JiTLightningModule, self.case, self.steps, device=self.device), "ours")
 
     def compiled(self) -> None:
         """Time our sampling with the whole network compiled against the release's."""
-        self._against_release(make_compiled(self.case, self.steps, self.device), "ours compiled")
+        self._against_release(lambda: make_compiled(self.case, self.steps, self.device), "ours compiled")
 
     def table(self) -> None:
         """Time modulations in a table against those computed at each step."""
@@ -133,18 +155,9 @@ class Bench:
         name = f"guided sampling of one quality, {self.case.name}, multistep 30 / release, Heun 50"
         self.report.add(name, times[0], times[1] if len(times) > 1 else None, "ms", clock=self.args.clock)
 
-    def _against_release(self, module: JiTLightningModule, label: str) -> None:
-        ours = sampling_of(module, self.labels)
-        functions: list[Sample] = [ours]
-        more = peak_mib(ours, self.device)
-        if self.args.reference is not None:
-            before = allocated(self.device)
-            twin = release_twin(self.args.reference.resolve(), module).eval()
-            functions.append(self._release_sampling(twin))
-            more.update(peak_mib(functions[1], self.device, before, prefix="reference_"))
-            more["release"] = "eager" if self.args.release_eager else "as it is"
-            more.update(self._differences(module, twin, ours))
-        times = self._time(functions, self.args.repeats)
+    def _against_release(self, build: Callable[[], JiTLightningModule], label: str) -> None:
+        functions, warm_ups, more = warm_up(lambda: self._sides(build))
+        times = self._time(functions, self.args.repeats, warm_ups)
         more.update(describe_rate(self.case, times[0], self.device, passes=passes_of_a_sample(self.steps)))
         if not self.cuda:
             for whose, function in zip(("ours", "reference"), functions, strict=False):
@@ -152,16 +165,45 @@ class Bench:
         reference = times[1] if len(times) > 1 else None
         self.report.add(f"{self.name}, {label} / release", times[0], reference, "ms", clock=self.args.clock, **more)
 
+    def _sides(self, build: Callable[[], JiTLightningModule]) -> tuple[list[Sample], list[Sample], dict[str, Any]]:
+        """Build our sampling and the release's, run short ones, and compare them.
+
+        Returns:
+            The functions to time, shorter ones, and entries of the row.
+        """
+        before, module = allocated(self.device), build()
+        ours = sampling_of(module, self.labels)
+        functions, warm_ups = [ours], [shortened(ours, module, "num_sampling_steps")]
+        warm_ups[0]()
+        more = peak_mib(warm_ups[0], self.device, before)
+        if self.args.reference is not None:
+            before = allocated(self.device)
+            twin = release_twin(self.args.reference.resolve(), module).eval()
+            functions.append(self._release_sampling(twin))
+            warm_ups.append(shortened(functions[1], twin, "steps"))
+            warm_ups[1]()
+            more.update(peak_mib(warm_ups[1], self.device, before, prefix="reference_"))
+            more["release"] = "eager" if self.args.release_eager else "as it is"
+            more.update(self._differences(module, twin, warm_ups[0]))
+        return functions, warm_ups, more
+
     def _differences(self, module: JiTLightningModule, twin: Any, ours: Sample) -> dict[str, float]:
-        """Compare samples from the same noise: of a few images in float32, uncompiled, and of the timed way."""
+        """Compare samples of few steps from the same noise: some in float32, uncompiled, and all as they are timed."""
         few = self.labels[:_NUM_COMPARED]
         noise = noise_from_seeds(module.codec.shape, range(self.case.batch), device=self.device)
-        with torch.compiler.set_stance("force_eager"), exact_float32():
+
+        def exact_ours() -> torch.Tensor:
             with use_seeds(range(len(few))):
-                exact = module.generate(few, use_ema=False)
-            exact_release = release_samples(twin, noise[:_NUM_COMPARED], few)
+                return module.generate(few, use_ema=False)
+
+        def release(num: int) -> torch.Tensor:
+            samples = shortened(lambda: release_samples(twin, noise[:num], self.labels[:num]), twin, "steps")
+            return samples().float()
+
+        with torch.compiler.set_stance("force_eager"), exact_float32():
+            exact, exact_release = shortened(exact_ours, module, "num_sampling_steps")(), release(_NUM_COMPARED)
         with autocast_on(self.device), self._release_stance():
-            timed_release = release_samples(twin, noise, self.labels).float()
+            timed_release = release(self.case.batch)
         rms = (ours().float() - timed_release).square().mean().sqrt() / timed_release.square().mean().sqrt()
         return {
             "largest_difference": float(f"{(exact - exact_release).abs().max():.1e}"),
@@ -176,8 +218,8 @@ class Bench:
         same = float(f"{(functions[0]() - functions[1]()).abs().max():.1e}")
         self.report.add(f"{self.name}, {label}", *times, "ms", clock=self.args.clock, largest_difference=same)
 
-    def _time(self, functions: Sequence[Sample], repeats: int) -> list[float]:
-        return interleaved(functions, repeats, device=self.device, clock=self.args.clock)
+    def _time(self, functions: Sequence[Sample], repeats: int, warm_ups: Sequence[Sample] | None = None) -> list[float]:
+        return interleaved(functions, repeats, device=self.device, clock=self.args.clock, warm_ups=warm_ups)
 
     def _release_stance(self) -> AbstractContextManager[Any]:
         return torch.compiler.set_stance("force_eager") if self.args.release_eager else nullcontext()
@@ -205,7 +247,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_common_options(parser, repeats=15, rows=list(ROWS))
     parser.add_argument("--batch", type=int, default=None)
     parser.add_argument("--steps", type=int, default=None, help="Heun steps; 50 on CUDA, 10 on a CPU")
-    parser.add_argument("--eager", action="store_true", help="do not compile our blocks on CUDA")
+    parser.add_argument(
+        "--eager", action="store_true", help="do not compile our blocks on CUDA in the rows that compare two of ours"
+    )
     parser.add_argument("--release_eager", action="store_true", help="the release without its compiled blocks")
     args = parser.parse_args(argv)
     prepare(args)

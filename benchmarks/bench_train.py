@@ -18,6 +18,7 @@ from _profile import time_by_kind
 from _release import release_training_step, release_twin
 from _timing import Report, add_common_options, autocast_on, interleaved, prepare
 from _training import Side, allocated, describe_rate, our_training_step, training_batch
+from _turns import wait_for_turn, warm_up
 from _variants import (
     BASE,
     BASE_ON_CPU,
@@ -28,6 +29,7 @@ from _variants import (
     TINY,
     VARIANTS,
     Case,
+    NotAvailableError,
     build_on_meta,
     build_ours,
     label_of,
@@ -47,7 +49,7 @@ class Row:
         case: The network and its sizes.
         variant: Way of ours, a name in ``VARIANTS``.
         against: Another way of ours to compare with; None compares with the release.
-        in_turns: Whether both ways fit into memory together, to be timed in turns.
+        in_turns: Whether the training states of both ways fit into memory together, to be timed in turns.
     """
 
     case: Case
@@ -67,35 +69,31 @@ STEPS = {
     "base-eager": Row(BASE, "eager"),
     "base-blocks": Row(BASE, "blocks"),
     "base-stream": Row(BASE, "bf16 stream", OURS_ON_CUDA),
+    "base-plain": Row(BASE, OURS_ON_CUDA, "plain"),
     "large": Row(LARGE, "blocks"),
-    "large-float8": Row(LARGE, "float8", "blocks", in_turns=False),
+    "large-float8": Row(LARGE, "float8", "bf16 stream, blocks", in_turns=False),
     "huge": Row(HUGE, "blocks"),
-    "huge-float8": Row(HUGE, "float8", "blocks", in_turns=False),
+    "huge-float8": Row(HUGE, "float8", "bf16 stream, blocks", in_turns=False),
 }
 DEFAULT_ROWS = {
     "cpu": [*(name for name in STEPS if name.split("-")[0] == "nano" or "of-2" in name), "adamw", "ema"],
-    "cuda": ["base", "base-blocks", "base-stream", "adamw", "ema"],
+    "cuda": ["base", "base-blocks", "base-stream", "base-plain", "adamw", "ema"],
 }
 
 
 def bench_step(row: Row, report: Report, args: argparse.Namespace) -> None:
     """Time the training step of a row, after checking that both sides compute the same."""
-    device, batch = args.device, training_batch(row.case, args.device)
-    before = allocated(device)
-    module = build_ours(row.case, row.variant, device)
-    ours = Side(our_training_step(module, *batch, autocast_on(device)), device, before)
-    sides = [ours]
+    device = args.device
     more: dict[str, Any] = {}
+    module, ours = warm_up(lambda: _our_side(row.case, row.variant, args))
+    sides = [ours]
     if args.reference is not None:
-        before = allocated(device)
-        twin = release_twin(args.reference.resolve(), module)
-        more["largest_difference"] = _largest_difference(module, twin, batch, device)
-        step = release_training_step(twin, *batch, autocast_on(device), eager=args.release_eager)
-        sides.append(Side(step, device, before, "reference_"))
-        more["release"] = "eager" if args.release_eager else "as it is"
+        release, difference = warm_up(lambda: _release_side(row.case, module, args))
+        sides.append(release)
+        more.update(largest_difference=difference, release="eager" if args.release_eager else "as it is")
+    more["formula_over_count"] = round(check_formula(build_on_meta(row.case)), 4)
     times = _time(sides, args)
     more.update(_describe(row.case, sides, times, device))
-    more["formula_over_count"] = round(check_formula(build_on_meta(row.case)), 4)
     if not device.startswith("cuda"):
         for whose, side in zip(("ours", "reference"), sides, strict=False):
             more[f"profile_{whose}"] = time_by_kind(side.group(1), repeats=1 if args.tiny else 5, device=device)
@@ -106,39 +104,77 @@ def bench_step(row: Row, report: Report, args: argparse.Namespace) -> None:
 def bench_variant(row: Row, report: Report, args: argparse.Namespace) -> None:
     """Time a way of ours against another, with the mean loss of the timed steps, which have the same random numbers."""
     assert row.against is not None
-    device, sides, times = args.device, [], []
-    # Apart, the other way comes first: it is measured even where this one is not available.
-    order = (row.variant, row.against) if row.in_turns else (row.against, row.variant)
-    for variant in order:
-        before = allocated(device)
-        module = build_ours(row.case, variant, device)
-        step = our_training_step(module, *training_batch(row.case, device), autocast_on(device))
-        sides.append(Side(step, device, before, "" if variant == row.variant else "reference_"))
-        del module, step
-        if row.in_turns:
-            continue
-        times += _time(sides[-1:], args)
-        if variant == row.against:
-            more = {key.removeprefix("reference_"): value for key, value in sides[0].entries.items()}
-            more.update(describe_rate(row.case, times[0], device), loss=sides[0].mean_loss())
-            name = f"training step, {row.case.name}, {label_of(variant)} / release"
-            report.add(name, times[0], None, "ms", clock=args.clock, **more)
-        sides[-1].free()
+    other = row.against
     if row.in_turns:
+        sides = [
+            warm_up(lambda: _our_side(row.case, row.variant, args))[1],
+            warm_up(lambda: _our_side(row.case, other, args, "reference_"))[1],
+        ]
         times = _time(sides, args)
     else:
-        sides.reverse()
-        times.reverse()
-    more = _describe(row.case, sides, times, device)
+        sides, times = _time_apart(row, other, report, args)
+    more = _describe(row.case, sides, times, args.device)
     more.update(loss=sides[0].mean_loss(), reference_loss=sides[1].mean_loss())
-    name = f"training step, {row.case.name}, {label_of(row.variant)} / {label_of(row.against)}"
+    name = f"training step, {row.case.name}, {label_of(row.variant)} / {label_of(other)}"
     report.add(name, *times, "ms", clock=args.clock, **more)
+
+
+def _time_apart(
+    row: Row, other: str, report: Report, args: argparse.Namespace
+) -> tuple[tuple[Side, Side], tuple[float, float]]:
+    """Time two ways whose training states do not fit together, and report the other way, which every device has."""
+    missing = own = None
+    reference = warm_up(lambda: _our_side(row.case, other, args, "reference_"))[1]
+    reference.park()
+    try:
+        own = warm_up(lambda: _our_side(row.case, row.variant, args))[1]
+        own.park()
+    except NotAvailableError as error:
+        missing = error
+    wait_for_turn()
+    reference_time = _time_parked(reference, args)
+    more = {key.removeprefix("reference_"): value for key, value in reference.entries.items()}
+    more.update(describe_rate(row.case, reference_time, args.device), loss=reference.mean_loss())
+    name = f"training step, {row.case.name}, {label_of(other)} / release"
+    report.add(name, reference_time, None, "ms", clock=args.clock, **more)
+    if own is None:
+        assert missing is not None
+        raise missing
+    return (own, reference), (_time_parked(own, args), reference_time)
+
+
+def _our_side(case: Case, variant: str, args: argparse.Namespace, prefix: str = "") -> tuple[JiTLightningModule, Side]:
+    """Build a way of ours, and run its first steps."""
+    device, before = args.device, allocated(args.device)
+    module, batch = build_ours(case, variant, device), training_batch(case, device)
+    side = Side(module, lambda m: our_training_step(m, *batch, autocast_on(device), variant), device, before, prefix)
+    return module, side
+
+
+def _release_side(case: Case, ours: JiTLightningModule, args: argparse.Namespace) -> tuple[Side, float]:
+    """Build the release with our weights, compare the outputs of both networks, and run its first steps."""
+    device, before = args.device, allocated(args.device)
+    batch, twin = training_batch(case, device), release_twin(args.reference.resolve(), ours)
+    difference = _largest_difference(ours, twin, batch, device)
+
+    def make_step(twin: Any) -> Callable[[], torch.Tensor]:
+        return release_training_step(twin, *batch, autocast_on(device), eager=args.release_eager)
+
+    return Side(twin, make_step, device, before, "reference_"), difference
+
+
+def _time_parked(side: Side, args: argparse.Namespace) -> float:
+    side.resume()
+    (milliseconds,) = _time([side], args)
+    side.free()
+    return milliseconds
 
 
 def _time(sides: Sequence[Side], args: argparse.Namespace) -> list[float]:
     """Return the median milliseconds of a step on each side, in groups of steps, in turns."""
     groups: list[Callable[[], object]] = [side.group(args.steps) for side in sides]
-    found = interleaved(groups, args.repeats, device=args.device, clock=args.clock)
+    warm_ups = [side.warm_up for side in sides]
+    found = interleaved(groups, args.repeats, device=args.device, clock=args.clock, warm_ups=warm_ups)
     return [milliseconds / args.steps for milliseconds in found]
 
 
