@@ -60,7 +60,7 @@ def interleaved(
     if wait_for_turn():
         # The memory that torch keeps between calls was given back while waiting.
         for function in before:
-            function()
+            warm_up(function)
     taken: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats):
         for function, times in zip(functions, taken, strict=True):

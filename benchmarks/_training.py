@@ -128,9 +128,10 @@ class Side:
         free_memory()
 
     def resume(self) -> None:
-        """Move the weights of a parked side back, to be trained with a new optimiser and new averages."""
+        """Move the weights of a parked side back, and run a first step with a new optimiser and new averages."""
         self._module.to(self._device)
         self._step = self._make_step(self._module)
+        self.warm_up()
 
     def free(self) -> None:
         """Free the network and its optimiser; times and losses stay."""

@@ -60,6 +60,8 @@ def wait_for_turn() -> bool:
 def warm_up(function: Callable[[], Result]) -> Result:
     """Run a function that prepares a benchmark, again if a device that others use as well has no memory for it now.
 
+    Others may still be preparing when its turn begins, so this is for what comes just before the timing, too.
+
     Args:
         function: The function; it must be able to start anew after a failure.
 
@@ -67,13 +69,13 @@ def warm_up(function: Callable[[], Result]) -> Result:
         What it returns.
 
     Raises:
-        RuntimeError: As the function does; without a second try for a benchmark that is alone or has its turn.
+        RuntimeError: As the function does; without a second try for a benchmark that runs alone.
     """
     for tries_left in reversed(range(_MOST_TRIES)):
         try:
             return function()
         except RuntimeError as error:
-            if not (together() and tries_left and _lacks_memory(error)):
+            if not (os.environ.get(VARIABLE) and tries_left and _lacks_memory(error)):
                 raise
             print(f"no memory beside the others, trying again: {str(error).splitlines()[0][:120]}", flush=True)
         # Outside the handler, whose traceback keeps the tensors of the failed try.

@@ -164,7 +164,7 @@ def _release_side(case: Case, ours: JiTLightningModule, args: argparse.Namespace
 
 
 def _time_parked(side: Side, args: argparse.Namespace) -> float:
-    side.resume()
+    warm_up(side.resume)
     (milliseconds,) = _time([side], args)
     side.free()
     return milliseconds
