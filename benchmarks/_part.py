@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from _turns import VARIABLE
-
+VARIABLE = "JITFLOW_BENCHMARK_TURN"
+"""Environment variable with the path of a part's turn, see :mod:`_turns`."""
 _NOT_AVAILABLE = " not available: "
 _TAIL = 8
 

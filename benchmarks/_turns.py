@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from _part import VARIABLE
 
-VARIABLE = "JITFLOW_BENCHMARK_TURN"
 _POLL_SEC = 0.05
 # Others that warm up at the same time need their memory for some seconds only.
 _MOST_TRIES, _PAUSE_SEC = 20, 4.0
