@@ -119,6 +119,19 @@ class Running:
         self.turn_started = time.monotonic()
         Path(f"{self._turn}.go").touch()
 
+    def pause(self) -> None:
+        """Stop its processes until :meth:`resume`, so that they disturb no other part's turn."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let its processes go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # All of its processes may have ended.
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
     def finish(self, status: str | None = None, *notes: str) -> Outcome:
         """Kill what is left of it, the compiler's workers too, and return its outcome.
 
@@ -128,9 +141,7 @@ class Running:
         """
         found = status or ("done" if self._process.poll() == 0 else "failed")
         seconds, turn_seconds = round(self.seconds, 1), round(self.turn_seconds, 1)
-        # All of its processes may have ended.
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self._process.wait()
         # A worker in a session of its own may keep the pipe open.
         self._reader.join(5)

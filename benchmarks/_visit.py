@@ -22,7 +22,7 @@ class Limits:
 
     Attributes:
         budget: Seconds of the whole visit.
-        prepare: Seconds after which turns begin, even if some parts are not ready.
+        prepare: Seconds after which turns begin, even if some parts are not ready; these pause during each turn.
         turn: Seconds of a turn.
         together: Parts that run at a time.
     """
@@ -36,8 +36,9 @@ class Limits:
 class Visit:
     """A visit: starts its parts in order of worth and gives those that are ready their turns, in the same order.
 
-    No turn begins before every running part is ready or has ended, or the time to prepare is over: what others compile
-    and warm up would lengthen it. A part that is ready later has its turn when those before it had theirs.
+    No turn begins before every running part is ready or has ended, or the time to prepare is over. What others compile
+    and warm up would lengthen a turn, so those that still prepare then are paused for as long as it takes, and have
+    their turns later.
 
     Args:
         parts: The parts, in order of worth.
@@ -106,9 +107,14 @@ class Visit:
             else:
                 continue
             self._running.remove(running)
+            if running.turn_started is not None:
+                for other in self._running:
+                    other.resume()
             self._add(outcome)
 
     def _start_parts(self) -> None:
+        if any(running.turn_started is not None for running in self._running):
+            return
         for part in list(self._waiting):
             why_not = self._why_not(part)
             if why_not is not None:
@@ -153,6 +159,9 @@ class Visit:
             stands_in = running.part.instead_of is not None
             if running.ready and (not stands_in or self._status(running.part.instead_of) in ("cut off", "failed")):
                 print(f"PART {running.part.name}: at most {min(self._limits.turn, self._left):.0f} s", flush=True)
+                for other in order:
+                    if other is not running and not other.ready:
+                        other.pause()
                 running.go()
                 return
 

@@ -150,14 +150,19 @@ def find_long_functions(house: House) -> list[str]:
 
 
 def find_many_arguments(house: House) -> list[str]:
-    """Functions of the library with too many arguments, ``self`` not counted, besides the excepted ones."""
+    """Functions of the library with too many arguments, ``self`` not counted, besides kernels and the excepted ones."""
     found = []
     for path in house.files:
         for name, node in qualified_functions(house.tree(path)):
-            number = count_arguments(node)
+            # A kernel's arguments are every pointer and stride that it reads.
+            number = 0 if _is_kernel(node) else count_arguments(node)
             if number > MOST_ARGUMENTS and f"{house.module(path)}:{name}" not in MANY_ARGUMENTS:
                 found.append(f"{house.place(path, node)} {name} {number}")
     return found
+
+
+def _is_kernel(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any(ast.unparse(decorator) == "triton.jit" for decorator in node.decorator_list)
 
 
 def count_arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -167,13 +172,15 @@ def count_arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def find_forwardings(house: House) -> list[str]:
-    """Arguments handed on under their own name, ``name=name``."""
+    """Arguments handed on under their own name, ``name=name``; a kernel's ``mask=mask`` hands nothing on."""
     return [
         f"{house.place(path, word.value)} {word.arg}"
         for path in house.files
         for node in house.nodes(path, ast.Call)
         for word in node.keywords
-        if isinstance(word.value, ast.Name) and word.value.id == word.arg
+        if isinstance(word.value, ast.Name)
+        and word.value.id == word.arg
+        and (house.module(path).split(".")[1:2] != ["kernels"] or word.arg != "mask")
     ]
 
 

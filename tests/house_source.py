@@ -23,6 +23,7 @@ LEVELS = {
     "io": 2,
     "pictures": 3,
     "core": 4,
+    "kernels": 4,
     "layers": 5,
     "nets": 6,
     "codec": 7,

@@ -7,146 +7,14 @@ from __future__ import annotations
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op
 
 from jitflow.kernels.launch import next_power_of_2, row_contiguous, wrap_triton
+from jitflow.kernels.residual_norm_passes import backward_kernel, forward_kernel
 
 # Tokens of a program, and of one turn of its loop. A program reads the modulation once, and sums its gradient.
 _CHUNK, _ROWS = 16, 1
-
-
-@triton.jit
-def _forward_kernel(
-    x_ptr,
-    branch_ptr,
-    gate_ptr,
-    weight_ptr,
-    shift_ptr,
-    scale_ptr,
-    sum_ptr,
-    out_ptr,
-    rstd_ptr,
-    num_tokens,
-    dim,
-    x_stride,
-    branch_stride,
-    gate_stride,
-    shift_stride,
-    scale_stride,
-    EPS: tl.constexpr,
-    HAS_BRANCH: tl.constexpr,
-    HAS_NORM: tl.constexpr,
-    HAS_SHIFT: tl.constexpr,
-    CHUNK: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    batch = tl.program_id(1).to(tl.int64)
-    first = tl.program_id(0) * CHUNK
-    columns = tl.arange(0, BLOCK)
-    inside = columns < dim
-    if HAS_BRANCH:
-        gate = tl.load(gate_ptr + batch * gate_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    if HAS_NORM:
-        factor = 1.0 + tl.load(scale_ptr + batch * scale_stride + columns, mask=inside, other=0.0).to(tl.float32)
-        factor *= tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
-        if HAS_SHIFT:
-            shift = tl.load(shift_ptr + batch * shift_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    for start in range(0, CHUNK, ROWS):
-        rows = first + start + tl.arange(0, ROWS)
-        mask = (rows < num_tokens)[:, None] & inside[None, :]
-        at = rows[:, None] * dim + columns[None, :]
-        x = tl.load(x_ptr + batch * x_stride + at, mask=mask, other=0.0).to(tl.float32)
-        if HAS_BRANCH:
-            x += gate[None, :] * tl.load(branch_ptr + batch * branch_stride + at, mask=mask, other=0.0).to(tl.float32)
-            x = x.to(sum_ptr.dtype.element_ty)
-            tl.store(sum_ptr + batch * num_tokens * dim + at, x, mask=mask)
-            x = x.to(tl.float32)
-        if HAS_NORM:
-            rstd = tl.rsqrt(tl.sum(x * x, axis=1) / dim + EPS)
-            tl.store(rstd_ptr + batch * num_tokens + rows, rstd, mask=rows < num_tokens)
-            normed = x * rstd[:, None] * factor[None, :]
-            if HAS_SHIFT:
-                normed += shift[None, :]
-            tl.store(out_ptr + batch * num_tokens * dim + at, normed.to(out_ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _backward_kernel(
-    x_ptr,
-    branch_ptr,
-    gate_ptr,
-    weight_ptr,
-    scale_ptr,
-    rstd_ptr,
-    d_sum_ptr,
-    d_out_ptr,
-    d_x_ptr,
-    d_branch_ptr,
-    d_gate_ptr,
-    d_factor_ptr,
-    d_shift_ptr,
-    num_tokens,
-    dim,
-    x_stride,
-    branch_stride,
-    gate_stride,
-    scale_stride,
-    HAS_BRANCH: tl.constexpr,
-    HAS_NORM: tl.constexpr,
-    HAS_SHIFT: tl.constexpr,
-    HAS_SUM: tl.constexpr,
-    CHUNK: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    batch = tl.program_id(1).to(tl.int64)
-    first = tl.program_id(0) * CHUNK
-    columns = tl.arange(0, BLOCK)
-    inside = columns < dim
-    # Sums over the tokens of this program, kept row by row until the end.
-    if HAS_BRANCH:
-        gate = tl.load(gate_ptr + batch * gate_stride + columns, mask=inside, other=0.0).to(tl.float32)
-        d_gate = tl.zeros((ROWS, BLOCK), tl.float32)
-    if HAS_NORM:
-        factor = 1.0 + tl.load(scale_ptr + batch * scale_stride + columns, mask=inside, other=0.0).to(tl.float32)
-        factor *= tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
-        d_factor = tl.zeros((ROWS, BLOCK), tl.float32)
-        if HAS_SHIFT:
-            d_shift = tl.zeros((ROWS, BLOCK), tl.float32)
-    for start in range(0, CHUNK, ROWS):
-        rows = first + start + tl.arange(0, ROWS)
-        mask = (rows < num_tokens)[:, None] & inside[None, :]
-        at = rows[:, None] * dim + columns[None, :]
-        packed = batch * num_tokens * dim + at
-        if HAS_SUM:
-            d_x = tl.load(d_sum_ptr + packed, mask=mask, other=0.0).to(tl.float32)
-        else:
-            d_x = tl.zeros((ROWS, BLOCK), tl.float32)
-        if HAS_NORM:
-            rstd = tl.load(rstd_ptr + batch * num_tokens + rows, mask=rows < num_tokens, other=0.0)
-            unit = tl.load(x_ptr + batch * x_stride + at, mask=mask, other=0.0).to(tl.float32) * rstd[:, None]
-            d_out = tl.load(d_out_ptr + packed, mask=mask, other=0.0).to(tl.float32)
-            d_factor += d_out * unit
-            if HAS_SHIFT:
-                d_shift += d_out
-            d_unit = d_out * factor[None, :]
-            along = tl.sum(d_unit * unit, axis=1) / dim
-            d_x += rstd[:, None] * (d_unit - unit * along[:, None])
-        tl.store(d_x_ptr + packed, d_x.to(d_x_ptr.dtype.element_ty), mask=mask)
-        if HAS_BRANCH:
-            branch = tl.load(branch_ptr + batch * branch_stride + at, mask=mask, other=0.0).to(tl.float32)
-            d_gate += d_x * branch
-            tl.store(d_branch_ptr + packed, (d_x * gate[None, :]).to(d_branch_ptr.dtype.element_ty), mask=mask)
-    part = (batch * tl.num_programs(0) + tl.program_id(0)) * dim + columns
-    if HAS_BRANCH:
-        tl.store(d_gate_ptr + part, tl.sum(d_gate, axis=0), mask=inside)
-    if HAS_NORM:
-        tl.store(d_factor_ptr + part, tl.sum(d_factor, axis=0), mask=inside)
-        if HAS_SHIFT:
-            tl.store(d_shift_ptr + part, tl.sum(d_shift, axis=0), mask=inside)
 
 
 def _launch_forward(
@@ -163,7 +31,7 @@ def _launch_forward(
     batch, num_tokens, dim = x.shape
     total, out, rstd = outputs
     block = next_power_of_2(dim)
-    wrap_triton(_forward_kernel)[(triton.cdiv(num_tokens, _CHUNK), batch)](
+    wrap_triton(forward_kernel)[(triton.cdiv(num_tokens, _CHUNK), batch)](
         x,
         x if branch is None else branch,
         x if gate is None else gate,
@@ -196,10 +64,14 @@ def _warps(block: int) -> int:
     return max(1, min(8, block // 256))
 
 
+def _like(x: Tensor, kind: torch.dtype) -> Tensor:
+    return torch.empty(x.shape, dtype=kind, device=x.device)
+
+
 @triton_op("jitflow::gated_add", mutates_args={})
 def _gated_add(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
     x, branch = row_contiguous(x), row_contiguous(branch)
-    total = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    total = _like(x, x.dtype)
     _launch_forward(x, branch, gate, None, None, None, (total, None, None), 0.0)
     return total
 
@@ -209,7 +81,7 @@ def _norm_modulate(
     x: Tensor, weight: Tensor, shift: Tensor | None, scale: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     x = row_contiguous(x)
-    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    out = _like(x, dtype)
     rstd = torch.empty(x.shape[:2], dtype=torch.float32, device=x.device)
     _launch_forward(x, None, None, weight, shift, scale, (None, out, rstd), eps)
     return out, rstd
@@ -227,8 +99,8 @@ def _gated_add_norm_modulate(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, branch = row_contiguous(x), row_contiguous(branch)
-    total = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    total = _like(x, x.dtype)
+    out = _like(x, dtype)
     rstd = torch.empty(x.shape[:2], dtype=torch.float32, device=x.device)
     _launch_forward(x, branch, gate, weight, shift, scale, (total, out, rstd), eps)
     return total, out, rstd
@@ -265,10 +137,10 @@ def _backward(
     def sums(exist: bool) -> Tensor:
         return torch.empty((batch, chunks, dim) if exist else (0,), dtype=torch.float32, device=x.device)
 
-    d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    d_x = _like(x, x.dtype)
     d_branch = torch.empty(x.shape if with_branch else (0,), dtype=_dtype(branch, x), device=x.device)
     d_gate, d_factor, d_shift = sums(with_branch), sums(with_norm), sums(with_norm and has_shift)
-    wrap_triton(_backward_kernel)[(chunks, batch)](
+    wrap_triton(backward_kernel)[(chunks, batch)](
         x,
         x if branch is None else branch,
         x if gate is None else gate,
@@ -353,7 +225,7 @@ _gated_add_norm_modulate.register_autograd(_gradients_of_add_norm, setup_context
 
 
 def gated_add(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
-    """``x + gate branch``, computed in float32, in the dtype of ``x``.
+    """Add a gated layer to the residual stream: ``x + gate branch``, computed in float32, in the dtype of ``x``.
 
     Args:
         x: Tokens, shape ``(B, N, D)``.
@@ -366,7 +238,7 @@ def gated_add(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
 def norm_modulate(
     x: Tensor, weight: Tensor, shift: Tensor | None, scale: Tensor, *, eps: float, dtype: torch.dtype
 ) -> Tensor:
-    """``rms_norm(x) weight (1 + scale) + shift``, computed in float32.
+    """Apply RMS norm and modulation: ``rms_norm(x) weight (1 + scale) + shift``, computed in float32.
 
     Args:
         x: Tokens, shape ``(B, N, D)``.
@@ -392,7 +264,7 @@ def gated_add_norm_modulate(
     eps: float,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`gated_add`, and :func:`norm_modulate` of its result, in one pass; arguments as there.
+    """Add a gated layer, then apply norm and modulation, in one pass: :func:`gated_add` and :func:`norm_modulate`.
 
     Returns:
         The sum, shape ``(B, N, D)``, dtype of ``x``, and its modulated norm in ``dtype``.

@@ -280,9 +280,9 @@ def rotary_qkv(
     q_weight: Tensor,
     k_weight: Tensor,
     table: Tensor,
-    *,
     num_heads: int,
     unread: int = 0,
+    *,
     eps: float = 1e-6,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of an attention from its packed product; queries and keys normalised and rotated.

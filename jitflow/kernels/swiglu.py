@@ -137,7 +137,7 @@ _swiglu.register_autograd(_gradients, setup_context=_keep)
 
 
 def swiglu(uv: Tensor, bias: Tensor | None) -> Tensor:
-    """``silu(u) v`` with ``[u | v] = uv + bias``, computed in float32.
+    """Compute hidden units of a gated layer: ``silu(u) v`` with ``[u | v] = uv + bias``, in float32.
 
     Args:
         uv: Output of the first product without its bias, shape ``(B, N, 2 H)``.

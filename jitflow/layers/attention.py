@@ -69,11 +69,11 @@ class Attention(nn.Module):
         if rope is not None and type(self.q_norm) is RMSNorm and type(self.k_norm) is RMSNorm and fuses(x):
             from jitflow.kernels.rotary_qkv import rotary_qkv
 
-            of_head = (self.q_norm.weight, self.k_norm.weight, rope)
+            of_heads = (self.q_norm.weight, self.k_norm.weight, rope, self.num_heads, unread)
             # The kernel adds the bias where it can, since it also sums its gradient.
             plain = is_plain_linear(self.qkv)
             qkv, bias = (F.linear(x, self.qkv.weight), self.qkv.bias) if plain else (self.qkv(x), None)
-            return rotary_qkv(qkv, bias, *of_head, num_heads=self.num_heads, unread=unread, eps=self.q_norm.eps)
+            return rotary_qkv(qkv, bias, *of_heads, eps=self.q_norm.eps)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q[:, :, unread:]), self.k_norm(k)
         if rope is not None:

@@ -14,7 +14,7 @@ _MAX_WIDTH = 4096
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Types of devices that have the kernels.
 DEVICES = {"cuda"}
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 _enabled = True
 
 
@@ -43,7 +43,7 @@ def plain_formulas() -> Iterator[None]:
 
 def fuses(x: Tensor) -> bool:
     """Whether the kernels of :mod:`jitflow.kernels` take a tensor: on CUDA, in a usual precision, not too wide."""
-    return x.device.type in DEVICES and _enabled and _HAS_TRITON and x.dtype in _DTYPES and x.shape[-1] <= _MAX_WIDTH
+    return x.device.type in DEVICES and _enabled and HAS_TRITON and x.dtype in _DTYPES and x.shape[-1] <= _MAX_WIDTH
 
 
 def is_plain_linear(layer: nn.Module) -> bool:

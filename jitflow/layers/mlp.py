@@ -43,12 +43,12 @@ class SwiGLU(nn.Module):
         if not (is_plain_linear(self.w12) and is_plain_linear(self.w3)):
             return self.w3(self.dropout(swiglu(self.w12(x), None)))
         # The kernel adds the bias, since it also sums its gradient.
-        w12, bias, w3 = _pad_hidden(self.w12.weight, self.w12.bias, self.w3.weight, dtype=product_dtype(x))
+        w12, bias, w3 = pad_hidden(self.w12.weight, self.w12.bias, self.w3.weight, dtype=product_dtype(x))
         return F.linear(self.dropout(swiglu(F.linear(x, w12), bias)), w3, self.w3.bias)
 
 
-def _pad_hidden(w12: Tensor, bias: Tensor, w3: Tensor, *, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Pad the hidden units of a SwiGLU with zeros to a multiple of 64; the result does not change.
+def pad_hidden(w12: Tensor, bias: Tensor, w3: Tensor, *, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Pad the hidden units of a gated layer with zeros to a multiple of 64; the result does not change.
 
     Two thirds of a nominal size are often an odd number, such as 2,730, whose rows are not aligned: products of them
     take three times as long on a GPU.

@@ -55,9 +55,7 @@ class Stream(NamedTuple):
             return tokens, modulate(norm(tokens), shift, scale)
         from jitflow.kernels import residual_norm
 
-        dtype, of_norm = product_dtype(tokens), (norm.weight, shift, scale)
+        of_norm, kind = (norm.weight, shift, scale), product_dtype(tokens)
         if self.branch is None or self.gate is None:
-            return tokens, residual_norm.norm_modulate(tokens, *of_norm, eps=norm.eps, dtype=dtype)
-        return residual_norm.gated_add_norm_modulate(
-            tokens, self.branch, self.gate, *of_norm, eps=norm.eps, dtype=dtype
-        )
+            return tokens, residual_norm.norm_modulate(tokens, *of_norm, eps=norm.eps, dtype=kind)
+        return residual_norm.gated_add_norm_modulate(tokens, self.branch, self.gate, *of_norm, eps=norm.eps, dtype=kind)

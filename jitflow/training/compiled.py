@@ -36,29 +36,33 @@ class CompiledLoss:
 
     Args:
         module: The module.
+
+    Attributes:
+        variants: Compiled method by whether it is a CUDA graph.
     """
 
     def __init__(self, module: FlowModule) -> None:
         self._module = module
-        self._compiled: dict[bool, LossParts] = {}
+        self.variants: dict[bool, LossParts] = {}
 
     def __call__(self, x1: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return the parts of the loss, as :meth:`FlowModule.loss_parts` does."""
-        graphed = self._can_graph(x1)
-        if graphed not in self._compiled:
+        graphed = self.can_graph(x1)
+        if graphed not in self.variants:
             raise_recompile_limit()
-            mode = "reduce-overhead" if graphed else None
-            compiled = torch.compile(self._module.loss_parts, dynamic=False, mode=mode)
-            self._compiled[graphed] = cast("LossParts", compiled)
-        parts = self._compiled[graphed](x1, *args, **kwargs)
+            wanted = "reduce-overhead" if graphed else None
+            compiled = torch.compile(self._module.loss_parts, dynamic=False, mode=wanted)
+            self.variants[graphed] = cast("LossParts", compiled)
+        parts = self.variants[graphed](x1, *args, **kwargs)
         # The next replay overwrites its results, which callbacks may still hold.
         return {name: part.clone() for name, part in parts.items()} if graphed else parts
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is compiled: it belongs to this module, and not to a copy."""
-        return {"_module": self._module, "_compiled": {}}
+        return {"_module": self._module, "variants": {}}
 
-    def _can_graph(self, x1: Tensor) -> bool:
+    def can_graph(self, x1: Tensor) -> bool:
+        """Whether a step of a batch should be a CUDA graph: launches are its limit, and nothing keeps its gradients."""
         trainer = self._module._trainer
         if not x1.is_cuda or trainer is None or trainer.world_size > 1 or trainer.accumulate_grad_batches > 1:
             return False

@@ -37,7 +37,7 @@ from jitflow.training.flow_settings import FlowSettings
 from jitflow.training.lightning_counters import ExactResume
 from jitflow.training.optim import AdamWOptimization
 from jitflow.training.outputs import StepOutputs
-from jitflow.training.sampling import FlowSampling, batch_time
+from jitflow.training.sampling import FlowSampling, batch_time, floating_dtype
 from jitflow.training.terms import FlowState, LossTerm
 
 # Names of independent random streams drawn from one seed.
@@ -96,7 +96,7 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
         self.loss_terms = list(loss_terms)
         self.optimizer_on_cpu = False
         self.run_seed: int | None = None
-        self._compiled_loss = CompiledLoss(self)
+        self.compiled_loss = CompiledLoss(self)
         self._batch_index: Tensor | None = None
         self._batch_epoch = 0
         settings.check(codec.shape[0])
@@ -134,7 +134,7 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
         Returns:
             Prediction, shape ``(B, C, H, W)``, in the network's precision.
         """
-        dtype = _floating_dtype(self.net)
+        dtype = floating_dtype(self.net)
         if hint is None:
             return self.net(x.to(dtype), batch_time(t, x), y)
         return self.net(x.to(dtype), batch_time(t, x), y, hint.to(dtype))
@@ -255,7 +255,7 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
         noise = torch.randn_like(x1)
         condition, t = self.training_condition(x1, t, batch)
         estimate = self.takes_hints and bool(torch.rand(()) < self.self_conditioning_prob)
-        loss_parts = self._compiled_loss if compiles_loss(self, x1) else self.loss_parts
+        loss_parts = self.compiled_loss if compiles_loss(self, x1) else self.loss_parts
         parts = loss_parts(x1, labels, t, noise, data=data, condition=condition, estimate=estimate)
         means = {name: part.mean() for name, part in parts.items()}
         loss = torch.stack(list(means.values())).sum()
@@ -383,13 +383,6 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
                     f"the data has {channels} channels but the model takes {self.codec.shape[0]}; "
                     "set the data's channels or the model's in_channels"
                 )
-
-
-def _floating_dtype(net: nn.Module) -> torch.dtype:
-    for parameter in net.parameters():
-        if parameter.is_floating_point():
-            return parameter.dtype
-    return torch.float32
 
 
 def _sample_index(batch: Any) -> Tensor | None:

@@ -195,7 +195,7 @@ class FlowSampling(WeightAverages):
         """Run the network, output shape ``(B, C, H, W)``, with precomputed modulation if the call has a table."""
         if call is None or call.modulation is None:
             return self(x, t, y, *hint)
-        dtype = next(p.dtype for p in self.net.parameters() if p.is_floating_point())
+        dtype = floating_dtype(self.net)
         # The network does not read the time here, so that it can stay on its device.
         return self.net(x.to(dtype), t, y, *(h.to(dtype) for h in hint), modulation=call.modulation.rows(t, y))
 
@@ -299,6 +299,14 @@ def batch_time(t: Tensor | float, x: Tensor, *, keep_device: bool = False) -> Te
     """Convert a time of any accepted form to shape ``(B,)``, float32."""
     t = torch.as_tensor(t, dtype=torch.float32, device=None if keep_device else x.device)
     return t.reshape(-1).expand(x.shape[0]) if t.numel() == 1 else t.reshape(x.shape[0])
+
+
+def floating_dtype(net: nn.Module) -> torch.dtype:
+    """Precision of a network's first floating-point parameter; float32 without one."""
+    for parameter in net.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return torch.float32
 
 
 def _one_time(t: Tensor | float) -> Tensor:

@@ -62,13 +62,13 @@ def test_a_training_step_is_compiled_by_itself_on_cuda_only(make_module, device,
     assert steps(auto, device, precision) == pytest.approx(expected, rel=LARGEST[precision])
     assert len(set(expected)) == len(expected)
     # The dictionary of compiled variants: none without CUDA, one with it.
-    assert len(auto._compiled_loss._compiled) == (device.type == "cuda")
+    assert len(auto.compiled_loss.variants) == (device.type == "cuda")
 
 
 def test_steps_in_a_cuda_graph_equal_those_without(make_module, device, monkeypatch):
     """The results of a replay are kept, although the next one writes to the same addresses."""
     plain, graphed = (make_module(learning_rate=1e-3, compile="loss") for _ in range(2))
-    monkeypatch.setattr(graphed._compiled_loss, "_can_graph", lambda x1: True)
+    monkeypatch.setattr(graphed.compiled_loss, "can_graph", lambda x1: True)
     assert steps(graphed, device, "bf16", 6) == pytest.approx(steps(plain, device, "bf16", 6), rel=1e-3)
 
 

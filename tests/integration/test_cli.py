@@ -144,7 +144,7 @@ def test_sample_leaves_the_model_as_it_was(demo):
         ),
         (
             ["text", "train", "--model.compile", "all"],
-            "--model.compile must be bool or 'auto' or 'blocks' or 'network'; got all",
+            "--model.compile must be bool or 'auto' or 'blocks' or 'network' or 'loss'; got all",
         ),
         (["train", "--config", "images/digits", "--trainer.nonsense", "3"], "nonsense"),
         (["models", "nothing*"], "no model matches"),

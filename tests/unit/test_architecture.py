@@ -42,7 +42,7 @@ def test_training_and_checkpoints_name_no_application(path):
 
 def test_the_rule_sees_every_package():
     found = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
-    assert {"core", "layers", "nets", "codec", "data", "training", "callbacks", "apps"} <= found
+    assert {"core", "kernels", "layers", "nets", "codec", "data", "training", "callbacks", "apps"} <= found
     seen = {part_of(module) for path in FILES for module in HOUSE.imported_modules(path)}
     assert {"core", "errors", "io", "pictures", "training"} <= seen
 

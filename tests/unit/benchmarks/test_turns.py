@@ -87,6 +87,29 @@ def test_a_part_that_is_not_ready_in_time_has_its_turn_later(visit, tmp_path):
     assert found["never"]["turn_seconds"] == 0 and found["never"]["seconds"] == pytest.approx(8, abs=2)
 
 
+def test_what_still_prepares_pauses_during_a_turn(visit, tmp_path):
+    """The slow part counts how long it prepares; the quick one's turn lies in between, and is left out."""
+    counts = """
+import pathlib, sys, time
+ticks = pathlib.Path(sys.path[0]) / "ticks"
+for _ in range(40):
+    with ticks.open("a") as file:
+        print(time.time(), file=file)
+    time.sleep(0.05)
+"""
+    parts = {
+        "quick": (TAKES_TURN.format(prepare=0, turn=1),),
+        "slow": (counts + TAKES_TURN.format(prepare=0, turn=0),),
+    }
+    found = visit(parts, "--budget", "20", "--prepare", "0.5")
+    assert [found[name]["status"] for name in parts] == ["done", "done"]
+    began, ended = turn_of(tmp_path, "quick")
+    ticks = [float(line) for line in (tmp_path / "ticks").read_text().split()]
+    assert len(ticks) == 40
+    assert not [tick for tick in ticks if began + 0.1 < tick < ended - 0.1]
+    assert min(ticks) < began and ended < max(ticks)
+
+
 def test_a_part_that_fails_or_takes_too_long_does_not_stop_the_others(visit, tmp_path, capsys):
     row = {"name": "a row", "ours": 1.5, "reference": 3.0, "ratio": 2.0, "unit": "ms", "images_per_sec": 12.5}
     row |= {"device": "a card", "torch": "2", "commit": "c", "peak_mib": 2048, "mfu": 0.5}

@@ -61,8 +61,8 @@ def test_a_hidden_size_of_any_length_is_padded_without_effect(monkeypatch):
     layer, x = SwiGLU(25), torch.randn(2, 7, 25)
     assert layer.w3.in_features % 64
     seen = []
-    pad = mlp._pad_hidden
-    monkeypatch.setattr(mlp, "_pad_hidden", lambda *args, **kw: seen.append(pad(*args, **kw)) or seen[-1])
+    pad = mlp.pad_hidden
+    monkeypatch.setattr(mlp, "pad_hidden", lambda *args, **kw: seen.append(pad(*args, **kw)) or seen[-1])
     with plain_formulas():
         expected = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
     got = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
@@ -96,7 +96,7 @@ def test_what_the_kernels_do_not_take(monkeypatch):
     assert not fuses(torch.zeros(1, 1, 5000))
     with plain_formulas():
         assert not fuses(x)
-    monkeypatch.setattr(fusion, "_HAS_TRITON", False)
+    monkeypatch.setattr(fusion, "HAS_TRITON", False)
     assert not fuses(x)
 
 
