@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -156,10 +157,20 @@ def commit_of(environment: Mapping[str, Any]) -> str:
     """Return the commit that rows name.
 
     Args:
-        environment: From :func:`describe_environment`. A copy of the files without their history has no commit; the
+        environment: From :func:`describe_environment`. A copy of the files has no commit, or that of another state; the
             environment variable ``JITFLOW_COMMIT`` names it there.
     """
-    return str(environment["commit"] or os.environ.get("JITFLOW_COMMIT") or "unknown")
+    return str(os.environ.get("JITFLOW_COMMIT") or environment["commit"] or "unknown")
+
+
+def _command(words: Sequence[str]) -> str:
+    """Return a command line without what differs between machines: folders, and where the results went."""
+    shown = ["python", f"benchmarks/{Path(words[0]).name}"]
+    for before, word in itertools.pairwise(words):
+        if word in ("--out", "--compile_cache") or before in ("--out", "--compile_cache"):
+            continue
+        shown.append(f"<{Path(word).name}>" if before == "--reference" else word)
+    return shlex.join(shown).replace("'", "")
 
 
 class Report:
@@ -173,13 +184,8 @@ class Report:
     def __init__(self, *, device: str, out: Path | None) -> None:
         self.out = out or RESULTS / f"{machine_name(device)}.json"
         environment = describe_environment()
-        words = ["python", str(Path(sys.argv[0])), *sys.argv[1:]]
-        # The path of a checkout of the release differs between machines.
-        for i, word in enumerate(words):
-            if words[i - 1] == "--reference":
-                words[i] = f"<{Path(word).name}>"
         self._common = {
-            "command": shlex.join(words).replace("'", ""),
+            "command": _command(sys.argv),
             "commit": commit_of(environment),
             "torch": torch.__version__,
             "device": environment["device"] if device.startswith("cuda") else platform.machine(),

@@ -19,9 +19,10 @@ from jitflow.io.files import write_text
 from jitflow.run.memory import TrainingMemory, estimate_memory
 from jitflow.run.recipe import read_recipe
 
-# Images per second that one H100 80GB trained: JiT-B/16, 256 px, bf16, compiled blocks.
-MEASURED_MODEL, MEASURED_RATE = "JiT-B/16", 1700
-# Dense bf16 operations per second of an H100, by its data sheet.
+# Images per second that one H200 trained: JiT-B/16, 256 px, batch 128, bf16, the step compiled
+# (benchmarks/results/nvidia-h200.json).
+MEASURED_MODEL, MEASURED_RATE = "JiT-B/16", 2450
+# Dense bf16 operations per second of an H100 or H200, by their data sheets.
 PEAK = 989e12
 # One forward pass, and a backward pass of twice its cost; a multiply-accumulate is two operations.
 OPERATIONS_PER_MAC = 3 * 2
@@ -32,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "jitflow" / "apps" / "images" / "recipes"
 NAMES = ("jit_b16_256", "jit_l16_256", "jit_h16_256", "jit_b32_512")
 PAGE = Path(__file__).parent / "large_runs.md"
-_LINES = re.compile(r"# On one H100 80GB: .*\n(?:# .*\n)*?(?=# State: )")
+_LINES = re.compile(r"# On one H\d+[^:]*: .*\n(?:# .*\n)*?(?=# State: )")
 _TABLE = re.compile(r"(?<=<!-- made by docs/make_training_costs.py -->\n).*?(?=\n\n`python docs/make_)", re.DOTALL)
 
 
@@ -44,7 +45,7 @@ class Cost:
         model: Name of the network.
         epochs: Epochs of the recipe.
         batch: Images per step on one GPU, in the recipe.
-        rate: Images per second on one H100 80GB, measured or estimated at the measured network's share of the peak.
+        rate: Images per second on one H200, measured or estimated at the measured network's share of the peak.
         operations: Operations of the whole training.
     """
 
@@ -90,7 +91,7 @@ def memory(name: str) -> TrainingMemory:
 def header(found: Cost, largest: int) -> str:
     """Return the lines of a recipe that name the largest batch and the days."""
     return (
-        f"# On one H100 80GB: a batch of up to {largest} fits {MEMORY_GIB} GiB (memory estimate); {found.rate:,.0f} "
+        f"# On one H200: a batch of up to {largest} fits {MEMORY_GIB} GiB (memory estimate); {found.rate:,.0f} "
         f"images/s ({found.kind}),\n"
         f"# so {found.epochs} epochs take {found.days:.1f} days, on eight {found.days / 8:.1f} if they do not wait for "
         "data or each other (untested).\n"
@@ -108,9 +109,9 @@ def row(name: str, found: Cost, largest: int, state_gib: float) -> str:
 def main() -> None:
     """Rewrite the recipes' lines and the table."""
     rows = [
-        f"Measured: {MEASURED_MODEL} at {MEASURED_RATE:,} images/s on one H100 80GB (256 px, bf16, compiled blocks), "
+        f"Measured: {MEASURED_MODEL} at {MEASURED_RATE:,} images/s on one H200 (256 px, batch 128, bf16, the step compiled), "
         f"{share_of_peak():.0%} of the\ncard's peak. Other rates are estimates at the same share. 600 epochs:\n",
-        "| recipe | operations | images/s on one H100 | days on one | days on eight | state | batch in 80 GiB |",
+        "| recipe | operations | images/s on one H200 | days on one | days on eight | state | batch in 80 GiB |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in NAMES:
