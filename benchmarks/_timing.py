@@ -163,8 +163,12 @@ def commit_of(environment: Mapping[str, Any]) -> str:
     return str(os.environ.get("JITFLOW_COMMIT") or environment["commit"] or "unknown")
 
 
-def _command(words: Sequence[str]) -> str:
-    """Return a command line without what differs between machines: folders, and where the results went."""
+def command_of(words: Sequence[str]) -> str:
+    """Return a command line without what differs between machines: folders, and where the results went.
+
+    Args:
+        words: The script and its arguments.
+    """
     shown = ["python", f"benchmarks/{Path(words[0]).name}"]
     for before, word in itertools.pairwise(words):
         if word in ("--out", "--compile_cache") or before in ("--out", "--compile_cache"):
@@ -185,7 +189,7 @@ class Report:
         self.out = out or RESULTS / f"{machine_name(device)}.json"
         environment = describe_environment()
         self._common = {
-            "command": _command(sys.argv),
+            "command": command_of(sys.argv),
             "commit": commit_of(environment),
             "torch": torch.__version__,
             "device": environment["device"] if device.startswith("cuda") else platform.machine(),

@@ -109,8 +109,9 @@ def row(name: str, found: Cost, largest: int, state_gib: float) -> str:
 def main() -> None:
     """Rewrite the recipes' lines and the table."""
     rows = [
-        f"Measured: {MEASURED_MODEL} at {MEASURED_RATE:,} images/s on one H200 (256 px, batch 128, bf16, the step compiled), "
-        f"{share_of_peak():.0%} of the\ncard's peak. Other rates are estimates at the same share. 600 epochs:\n",
+        f"Measured: {MEASURED_MODEL} at {MEASURED_RATE:,} images/s on one H200 (256 px, batch 128, bf16, the step "
+        f"compiled), {share_of_peak():.0%}\nof the card's peak. Other rates are estimates at the same share. "
+        "600 epochs:\n",
         "| recipe | operations | images/s on one H200 | days on one | days on eight | state | batch in 80 GiB |",
         "|---|---|---|---|---|---|---|",
     ]

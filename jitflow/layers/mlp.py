@@ -50,8 +50,8 @@ class SwiGLU(nn.Module):
 def pad_hidden(w12: Tensor, bias: Tensor, w3: Tensor, *, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Pad the hidden units of a gated layer with zeros to a multiple of 64; the result does not change.
 
-    Two thirds of a nominal size are often a number such as 2,730, whose rows are not aligned in memory: GPUs have slower
-    products for them, and copy them first.
+    Two thirds of a nominal size are often a number such as 2,730, whose rows are not aligned in memory: GPUs have
+    slower products for them, and copy them first.
     """
     hidden = w3.shape[1]
     more = -hidden % 64

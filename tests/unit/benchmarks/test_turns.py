@@ -27,13 +27,13 @@ print("took", began, time.time())
 
 @pytest.fixture
 def load(monkeypatch):
-    """Import a script of the benchmarks, as a new module."""
+    """Import a script of the benchmarks, as a new module, and those that it imports."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    before = set(sys.modules)
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        monkeypatch.delitem(sys.modules, path.stem, raising=False)
     yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if name.startswith(("_", "bench_", "gpu_visit")):
-            sys.modules.pop(name, None)
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 @pytest.fixture
@@ -217,5 +217,20 @@ def test_rows_of_a_copy_without_its_history_name_a_commit(load, monkeypatch):
     commit_of = load("_timing").commit_of
     monkeypatch.delenv("JITFLOW_COMMIT", raising=False)
     assert commit_of({"commit": None}) == "unknown"
+    assert commit_of({"commit": "def"}) == "def"
     monkeypatch.setenv("JITFLOW_COMMIT", "abc")
-    assert commit_of({"commit": None}) == "abc" and commit_of({"commit": "def"}) == "def"
+    assert commit_of({"commit": None}) == "abc" and commit_of({"commit": "def"}) == "abc"
+
+
+def test_rows_name_a_command_without_this_machines_folders(load):
+    words = [
+        "/home/me/jitflow/benchmarks/bench_train.py",
+        "--row",
+        "base",
+        "--reference",
+        "/home/me/JiT",
+        "--out",
+        "/x",
+    ]
+    shown = load("_timing").command_of([*words, "--compile_cache", "/tmp/y", "--repeats", "3"])
+    assert shown == "python benchmarks/bench_train.py --row base --reference <JiT> --repeats 3"
