@@ -64,7 +64,9 @@ class CompiledLoss:
     def can_graph(self, x1: Tensor) -> bool:
         """Whether a step of a batch should be a CUDA graph: launches are its limit, and nothing keeps its gradients."""
         trainer = self._module._trainer
-        if not x1.is_cuda or trainer is None or trainer.world_size > 1 or trainer.accumulate_grad_batches > 1:
+        if trainer is None or trainer.world_size > 1 or trainer.accumulate_grad_batches > 1:
+            return False
+        if not (x1.is_cuda and self._module.is_one_graph):
             return False
         return is_launch_bound(self._module.net, len(x1), passes=3)
 

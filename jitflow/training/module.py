@@ -58,6 +58,7 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
         application: Name of the application, which checkpoints store; empty if the class belongs to none.
         has_release_format: Whether the JiT release's ``.pth`` format can hold the model.
         takes_codec_file: Whether part of the codec may be in a separate file, see :meth:`load_codec`.
+        is_one_graph: Whether a compiled training step has no part that must stay uncompiled.
         settings_class: Dataclass of the constructor's further keywords, ``**settings``.
 
     Raises:
@@ -67,6 +68,7 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
     application: ClassVar[str] = ""
     has_release_format: ClassVar[bool] = False
     takes_codec_file: ClassVar[bool] = False
+    is_one_graph: ClassVar[bool] = True
     settings_class: ClassVar[type[FlowSettings]] = FlowSettings
 
     ema_decay1: float

@@ -42,6 +42,8 @@ class CodePosterior:
         self.codec = codec
         self.noise_scale = noise_scale
 
+    # Not compiled, here and below: compiled code does not see a flag of torch that changes for a few lines.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def logits(self, output: Tensor, x_t: Tensor, t: Tensor, *, bias: Tensor | None = None) -> Tensor:
         """Compute token logits: the network's output plus the evidence at each position and the token frequencies.
 
@@ -63,6 +65,7 @@ class CodePosterior:
             scores = split_patches(output.float() + evidence) @ self.codec.codes(x_t.device).T
             return scores if bias is None else scores + bias.float()
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def expected_image(self, logits: Tensor) -> Tensor:
         """Average the codewords weighted by their probabilities: shape ``(B, 3, H, W)``, float32 in ``[-1, 1]``."""
         with torch.autocast(logits.device.type, enabled=False), full_float32():

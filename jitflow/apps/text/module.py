@@ -67,6 +67,8 @@ class TextLightningModule(FlowModule):
     """
 
     application: ClassVar[str] = "text"
+    # Token probabilities are computed in true float32, see code_posterior.py.
+    is_one_graph: ClassVar[bool] = False
     settings_class = TextFlowSettings
 
     cross_entropy_weight: float

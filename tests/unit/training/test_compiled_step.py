@@ -85,6 +85,8 @@ def test_a_graph_excludes_what_relies_on_gradients_of_fixed_addresses(
     monkeypatch.setattr(pl.Trainer, "world_size", world)
     module.trainer = trainer
     assert CompiledLoss(module).can_graph(FakeCuda(4)) == graphed
+    monkeypatch.setattr(type(module), "is_one_graph", False)
+    assert not CompiledLoss(module).can_graph(FakeCuda(4))
 
 
 class FakeCuda:
