@@ -20,6 +20,7 @@ from jitflow.core.seeding import noise_from_seeds, use_seeds
 from jitflow.core.solver import get_solver
 from jitflow.errors import CheckpointError, ConfigError, DataError
 from jitflow.host import allow_tf32
+from jitflow.layers.fusion import runs_kernels
 from jitflow.layers.transformer import AdaLNTransformer
 from jitflow.training.application import Application
 from jitflow.training.asked import Asked, Numbers
@@ -106,7 +107,8 @@ class Model:
         evaluations = get_solver(module.sampling_method).num_evaluations(module.num_sampling_steps)
         is_long = evaluations * -(-num // batch_size) >= _MANY_EVALUATIONS
         if self._compiled is None and module.device.type == "cuda" and is_long:
-            return self.compile() if is_launch_bound(module.net, batch_size, passes=1) else self
+            is_worth = runs_kernels() and is_launch_bound(module.net, batch_size, passes=1)
+            return self.compile() if is_worth else self
         return self
 
     def ask(self, labels: Numbers | None = None, **asked: Any) -> Asked:

@@ -1,16 +1,28 @@
 """What several folders of tests share."""
 
 import os
+import sys
 
 import pytest
 
 
-def pytest_configure(config):
-    """Hide CUDA devices from all tests but those with `-m gpu`: what they compare holds on the CPU only."""
-    if config.option.markexpr != "gpu":
-        # Before torch looks for devices, and Triton decides how it runs kernels; child processes inherit it.
+_GPU_RUN = "JITFLOW_TESTS_RUN_ON_GPU"
+
+
+def _hide_cuda():
+    """Hide CUDA devices from all tests but those of `-m gpu`: what they compare holds on the CPU only.
+
+    As soon as this file is read, before torch looks for devices and Triton decides how it runs kernels (another
+    conftest may import them); child processes inherit it.
+    """
+    if "-mgpu" in "".join(sys.argv):
+        os.environ[_GPU_RUN] = "1"
+    if _GPU_RUN not in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         os.environ["TRITON_INTERPRET"] = "1"
+
+
+_hide_cuda()
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from jitflow.evaluation.features import find_inception_weights
 from jitflow.evaluation.frechet import find_statistics
 from jitflow.host import allow_tf32, is_tf32_allowed, thread_waiting
 from jitflow.io.units import format_bytes
+from jitflow.layers.fusion import NO_KERNELS, runs_kernels
 from jitflow.model import default_device
 from jitflow.training.float8 import check_float8
 
@@ -63,6 +64,7 @@ def examine(data: str | Path | None = None, out: str | Path = "runs") -> list[Fi
         *check_packages(_requirements(), _installed_version),
         check_device(),
         check_precision(),
+        check_kernels(),
         check_threads(torch.get_num_threads(), os.cpu_count() or 1, thread_waiting()),
         check_data(data),
         check_inception(),
@@ -136,6 +138,15 @@ def check_precision() -> Finding:
         message = f"this GPU does not support bfloat16 natively; {_float32()}"
         return Finding("precision", "note", message, "train with --trainer.precision 16-mixed or 32-true")
     return Finding("precision", "ok", f"32-true on {device}; half precision brings no speed here")
+
+
+def check_kernels() -> Finding:
+    """Check what compiled trainings and this library's kernels need on a GPU."""
+    if default_device() != "cuda":
+        return Finding("kernels", "ok", "not used on this device")
+    if runs_kernels():
+        return Finding("kernels", "ok", "built by Triton at their first use; training steps are compiled")
+    return Finding("kernels", "note", NO_KERNELS, "install gcc, if that is what is missing")
 
 
 def _has_float8() -> bool:

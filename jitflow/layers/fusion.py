@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +16,15 @@ _MAX_WIDTH = 4096
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Types of devices that have the kernels.
 DEVICES = {"cuda"}
+# Triton compiles a little C for each kernel that it launches, and so do compiled networks on CUDA.
 HAS_TRITON = importlib.util.find_spec("triton") is not None
+HAS_C_COMPILER = bool(os.environ.get("CC") or any(shutil.which(name) for name in ("gcc", "clang", "cc")))
+# Ampere and later; older GPUs have no bfloat16 for Triton.
+_CAPABILITY = (8, 0)
+NO_KERNELS = (
+    "training is not compiled here and uses the plain formulas, both slower: that needs Triton, a C compiler (gcc, "
+    "clang or $CC) and a GPU of compute capability 8.0 or more"
+)
 _enabled = True
 
 
@@ -43,7 +53,22 @@ def plain_formulas() -> Iterator[None]:
 
 def fuses(x: Tensor) -> bool:
     """Whether the kernels of :mod:`jitflow.kernels` take a tensor: on CUDA, in a usual precision, not too wide."""
-    return x.device.type in DEVICES and _enabled and HAS_TRITON and x.dtype in _DTYPES and x.shape[-1] <= _MAX_WIDTH
+    kind, index = x.device.type, x.device.index
+    fits = x.dtype in _DTYPES and x.shape[-1] <= _MAX_WIDTH
+    return kind in DEVICES and _enabled and fits and runs_kernels(kind, index)
+
+
+# A constant for the compiler, which need not look into it.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def runs_kernels(kind: str = "cuda", index: int | None = None) -> bool:
+    """Whether kernels can be built and run: with Triton and a C compiler, on a GPU that computes in bfloat16.
+
+    Args:
+        kind: Type of the device.
+        index: Its index; None for the current one.
+    """
+    is_new = kind != "cuda" or not torch.cuda.is_available() or torch.cuda.get_device_capability(index) >= _CAPABILITY
+    return HAS_TRITON and HAS_C_COMPILER and is_new
 
 
 def is_plain_linear(layer: nn.Module) -> bool:

@@ -7,17 +7,21 @@ nothing else relies on them: gradients that several backward passes add up, or t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from jitflow.host import allow_tf32
+from jitflow.layers.fusion import NO_KERNELS, runs_kernels
 from jitflow.layers.transformer import AdaLNTransformer, raise_recompile_limit
 
 if TYPE_CHECKING:
     from jitflow.training.module import FlowModule
 
+log = logging.getLogger(__name__)
 LossParts = Callable[..., dict[str, Tensor]]
 
 # Operations of a step in each block, below which launching it takes longer than computing it. One block's kernels take
@@ -25,10 +29,17 @@ LossParts = Callable[..., dict[str, Tensor]]
 _LAUNCH_BOUND = 1e12
 
 
+def prepare_cuda() -> None:
+    """Prepare a training on CUDA: allow TF32, and say so if its fast code cannot be built here."""
+    allow_tf32()
+    if not runs_kernels():
+        log.warning(NO_KERNELS)
+
+
 def compiles_loss(module: FlowModule, x1: Tensor) -> bool:
-    """Whether a training step of a batch should be compiled as a whole: on CUDA, unless the module says otherwise."""
+    """Whether a training step of a batch should be compiled as a whole: by default on CUDA, where that is possible."""
     parts = module.net.parts_to_compile if isinstance(module.net, AdaLNTransformer) else False
-    return torch.is_grad_enabled() and (parts == "loss" or (parts == "auto" and x1.is_cuda))
+    return torch.is_grad_enabled() and (parts == "loss" or (parts == "auto" and x1.is_cuda and runs_kernels()))
 
 
 class CompiledLoss:

@@ -31,8 +31,7 @@ from jitflow.core.path import (
 from jitflow.core.seeding import mix_seeds, noise_from_seeds, uniform_from_indices
 from jitflow.core.times import TimeDistribution, TimeKind
 from jitflow.errors import ConfigError
-from jitflow.host import allow_tf32
-from jitflow.training.compiled import CompiledLoss, compiles_loss
+from jitflow.training.compiled import CompiledLoss, compiles_loss, prepare_cuda
 from jitflow.training.flow_settings import FlowSettings
 from jitflow.training.lightning_counters import ExactResume
 from jitflow.training.optim import AdamWOptimization
@@ -290,7 +289,7 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
     def on_fit_start(self) -> None:
         """Fix the seed of the run, and check the data against the network before training; allow TF32 on CUDA."""
         if self.device.type == "cuda":
-            allow_tf32()
+            prepare_cuda()
         if self.run_seed is None:
             self.run_seed = _run_seed()
         data = getattr(self.trainer, "datamodule", None)

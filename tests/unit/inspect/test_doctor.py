@@ -9,6 +9,7 @@ from jitflow.inspect.doctor import (
     Finding,
     check_data,
     check_disk,
+    check_kernels,
     check_packages,
     check_precision,
     check_python,
@@ -16,6 +17,7 @@ from jitflow.inspect.doctor import (
     check_writing,
     examine,
 )
+from jitflow.layers import fusion
 from jitflow.verbs.inspect import doctor as doctor_command
 
 
@@ -79,3 +81,12 @@ def test_this_installation(tmp_path):
     assert [f.topic for f in findings if f.level == "error"] == []
     topics = {"python", "packages", "device", "precision", "threads", "data", "FID weights", "disk", "writing"}
     assert topics <= {f.topic for f in findings}
+
+
+def test_kernels_need_a_compiler_on_a_gpu_only(monkeypatch):
+    assert check_kernels().level == "ok"
+    monkeypatch.setattr(doctor, "default_device", lambda: "cuda")
+    assert check_kernels().level == "ok"
+    monkeypatch.setattr(fusion, "HAS_C_COMPILER", False)
+    finding = check_kernels()
+    assert finding.level == "note" and "C compiler" in finding.message

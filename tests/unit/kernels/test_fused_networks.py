@@ -96,8 +96,10 @@ def test_what_the_kernels_do_not_take(monkeypatch):
     assert not fuses(torch.zeros(1, 1, 5000))
     with plain_formulas():
         assert not fuses(x)
-    monkeypatch.setattr(fusion, "HAS_TRITON", False)
-    assert not fuses(x)
+    for missing in ("HAS_TRITON", "HAS_C_COMPILER"):
+        with monkeypatch.context() as patch:
+            patch.setattr(fusion, missing, False)
+            assert not fuses(x)
 
 
 def test_a_stream_in_bfloat16_changes_the_network_only_under_autocast():

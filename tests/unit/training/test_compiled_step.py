@@ -1,15 +1,17 @@
 """When a training step or the network of a model is compiled, and as what; the compiler itself runs in tests/gpu."""
 
 import copy
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
 import torch
 
 from jitflow.errors import ConfigError
+from jitflow.layers import fusion
 from jitflow.model import Model
 from jitflow.nets.registry import create_model
-from jitflow.training.compiled import CompiledLoss, is_launch_bound
+from jitflow.training.compiled import CompiledLoss, compiles_loss, is_launch_bound, prepare_cuda
 
 
 @pytest.fixture
@@ -42,6 +44,19 @@ def test_a_step_is_compiled_once_if_asked_and_by_itself_not_on_a_cpu(make_module
     assert torch.equal(step(module)["loss"], expected)
     assert torch.equal(step(module)["loss"], expected)
     assert asked == [None]
+
+
+def test_without_a_c_compiler_nothing_is_compiled_by_itself_and_a_line_says_so(monkeypatch, caplog):
+    module = SimpleNamespace(net=create_model("JiT-N/4"))
+    module.net.compile_parts("auto")
+    assert compiles_loss(module, FakeCuda(4))
+    monkeypatch.setattr(fusion, "HAS_C_COMPILER", False)
+    assert not compiles_loss(module, FakeCuda(4))
+    prepare_cuda()
+    assert "C compiler" in caplog.text
+    # What is asked for is tried.
+    module.net.compile_parts("loss")
+    assert compiles_loss(module, FakeCuda(4))
 
 
 def test_a_validation_is_not_compiled(make_module, asked):
