@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-
 _GPU_RUN = "JITFLOW_TESTS_RUN_ON_GPU"
 
 
