@@ -14,6 +14,7 @@ import jitflow
 from jitflow.errors import ConfigError
 from jitflow.evaluation.protocol import read_report
 from jitflow.io.files import file_checksum
+from jitflow.io.yaml_file import read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -123,11 +124,7 @@ def find_data(checkpoint: Path, extra: Mapping[str, Any]) -> dict[str, Any] | No
     for folder in _run_folders(checkpoint):
         config = folder / "config.yaml"
         if config.is_file():
-            # A damaged recipe must not prevent an export.
-            try:
-                section = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("data")
-            except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
-                section = None
+            section = _data_section(config)
             if isinstance(section, Mapping):
                 data.update(_without_paths(section))
             break
@@ -180,6 +177,17 @@ def _is_number(value: object) -> bool:
 
 def _block(values: Mapping[str, Any]) -> str:
     return f"```yaml\n{_yaml(values)}```\n"
+
+
+def _data_section(config: Path) -> Any:
+    """Read the settings of the data from a run's ``config.yaml``; None with a warning if it is damaged."""
+    # A damaged recipe must not prevent an export.
+    try:
+        settings = read_yaml(config)
+    except ConfigError as error:
+        log.warning("%s; the model card does not describe the data", error)
+        return None
+    return settings.get("data") if isinstance(settings, Mapping) else None
 
 
 def _yaml(values: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from jitflow.io.files import load_checkpoint, read_json
 from jitflow.io.mistaken_file import unreadable
 from jitflow.io.npz_file import npz_names, read_npz
 from jitflow.io.units import format_count
+from jitflow.io.yaml_file import read_yaml
 
 _VAE_FORMAT = "jitflow autoencoder_kl"
 _SNAPSHOT_ENTRY = "jitflow_ema_snapshot"
@@ -164,14 +165,7 @@ def _json(path: Path) -> Info:
 
 
 def _yaml(path: Path) -> Info:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML ({str(error).splitlines()[0]}); correct it") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         return Info(path, "YAML of unknown origin", {"holds": f"a {type(content).__name__}"})
     facts = {name: _short(value) for name, value in list(content.items())[:_MAX_LISTED]}

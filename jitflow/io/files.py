@@ -185,12 +185,22 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; raise ConfigError, naming it, if it is not valid."""
+    """Read a JSON file; raise ConfigError, naming it, if it is not valid or gives a key twice."""
     path = existing_file(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
+    except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON ({error})") from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make the dictionary of a JSON object; raise ValueError if a key is given twice."""
+    settings = dict(pairs)
+    if len(settings) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in settings if names.count(name) > 1)
+        raise ValueError(f"the key {repeated!r} is given twice; remove one")
+    return settings
 
 
 def file_checksum(path: str | Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +11,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from jitflow.applications import BUILT_IN, application_name, get_application, list_applications
 from jitflow.checkpoint.folder import CheckpointFolder, Record
 from jitflow.checkpoint.lightning import recorded_application
@@ -19,9 +18,12 @@ from jitflow.checkpoint.state import errors_of_damage
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.io.files import load_checkpoint, read_json
 from jitflow.io.units import size_on_disk
+from jitflow.io.yaml_file import read_yaml
 from jitflow.run.curves import Curve, history_curve, read_curves
 from jitflow.run.folder import CONFIG_NAME, DATA_NAME, ENVIRONMENT_NAME, RUN_NAME, RunRecord, read_run_record
 from jitflow.run.start import epochs_done
+
+log = logging.getLogger(__name__)
 
 State = Literal["finished", "unfinished", "damaged"]
 PLACES = ("runs", "outputs", "output", "run")
@@ -336,8 +338,10 @@ def _settings(training: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        content = read_yaml(path)
+    except ConfigError as error:
+        # The other files still describe the run.
+        log.warning("%s", error)
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from jitflow.applications import FORMER_CLASSES, application_packages, import_module, list_applications, recipe_folder
 from jitflow.errors import ConfigError, MissingFileError, unknown_name
+from jitflow.io.yaml_file import read_yaml
 
 
 def list_recipes() -> list[str]:
@@ -50,14 +49,7 @@ def find_recipe(name: str | Path) -> Path:
 def read_recipe(name: str | Path) -> dict[str, Any]:
     """Read a recipe's settings, with outdated class names replaced; raise ConfigError if it is not valid YAML."""
     path = find_recipe(name)
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"recipe {path} is not UTF-8, so it is not valid YAML ({error}); save it as UTF-8") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # A ValueError means a value that does not match its YAML tag.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"recipe {path} is not valid YAML ({reason})") from None
+    settings = read_yaml(path, what="recipe")
     if not isinstance(settings, dict):
         raise ConfigError(f"recipe {path} must hold settings by name")
     return {name: _rename_former_classes(value) for name, value in settings.items()}

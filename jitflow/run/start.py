@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from jitflow.applications import get_application
 from jitflow.checkpoint.find import find_checkpoint, resume_point
 from jitflow.checkpoint.lightning import recorded_application
 from jitflow.checkpoint.recipe import held_recipe
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import load_checkpoint, read_json
+from jitflow.io.yaml_file import read_yaml
 from jitflow.run.folder import CONFIG_NAME, RUN_NAME, read_run_record
 from jitflow.run.recipe import flatten, override, read_recipe
 from jitflow.run.settings import changed_settings, complete, describe_changes, fixed_settings, is_other
@@ -235,10 +234,7 @@ def run_folder_of(checkpoint: Path) -> Path:
 def _legacy_config(run_dir: Path) -> dict[str, Any] | None:
     """Return the recipe in the ``config.yaml`` of a folder that predates ``run.json``."""
     path = run_dir / CONFIG_NAME
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
+    config = read_yaml(path) if path.is_file() else None
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         return None
     return {name: config[name] for name in _SECTIONS if name in config}

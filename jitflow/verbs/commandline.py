@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jitflow.errors import ConfigError, option_error, unknown_name
+from jitflow.io.yaml_file import check_repeated_keys
 from jitflow.verbs.words import full_name, spell_out
 
 # Name under which the loader of command-line values is registered with jsonargparse.
@@ -140,6 +141,7 @@ def _kinds(function: Callable[..., Any], prefix: str) -> Iterator[tuple[str, str
 
 def _load_value(text: str) -> Any:
     """Parse a command-line value as YAML, except that only ``null`` is None: ``~`` and ``#1`` stay text."""
+    check_repeated_keys(text)
     value = jsonargparse.get_loader("yaml")(text)
     return text if value is None and text.strip() != "null" else value
 

@@ -18,6 +18,7 @@ import yaml
 
 from jitflow.errors import ConfigError
 from jitflow.io.files import write_text
+from jitflow.io.yaml_file import read_yaml
 from jitflow.run.recipe import check_classes, find_recipe, read_recipe
 from jitflow.verbs.words import spell_out
 
@@ -92,6 +93,9 @@ def _with_recipe_paths(args: list[str]) -> tuple[list[str], str | None]:
             name = name or (Path(value).stem if Path(value).is_file() else value)
             resolved.append(f"--config={_current_recipe_file(find_recipe(value))}")
         else:
+            if Path(value).suffix in (".yaml", ".yml") and Path(value).is_file():
+                # A section in a file of its own; the parser would not say what is wrong with it.
+                read_yaml(value, what=flag)
             resolved.append(arg)
     return resolved, name
 
@@ -99,8 +103,7 @@ def _with_recipe_paths(args: list[str]) -> tuple[list[str], str | None]:
 def _current_recipe_file(path: Path) -> Path:
     """Return the recipe's file, or a copy of the recipe with outdated class names replaced."""
     recipe = read_recipe(path)
-    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return path if recipe == stored else _write_temporary(recipe)
+    return path if recipe == read_yaml(path, what="recipe") else _write_temporary(recipe)
 
 
 def _with_recorded_recipe(args: list[str]) -> list[str]:
