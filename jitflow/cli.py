@@ -168,6 +168,16 @@ def missing_package(name: str) -> ConfigError:
     return ConfigError(f"the package {name!r} is not installed; run `{way}`{where}")
 
 
+def _system_error(error: OSError) -> str | None:
+    """Return the line for a disk, a path or permissions that a user can mend; None for any other error."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        place = f" {error.filename}" if error.filename else ""
+        return f"cannot write{place} ({error.strerror}); free some space, or choose another folder"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR) and error.filename:
+        return f"cannot open {error.filename} ({error.strerror}); correct the path, or its permissions"
+    return None
+
+
 def _print_in_any_encoding() -> None:
     """Print a question mark for characters that the terminal's encoding lacks, instead of an error."""
     for stream in (sys.stdout, sys.stderr):
@@ -225,10 +235,10 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {missing}\n")
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        line = _system_error(error)
+        if line is None:
             raise
-        place = f" {error.filename}" if error.filename else ""
-        sys.stderr.write(f"error: cannot write{place} ({error.strerror}); free some space, or choose another folder\n")
+        sys.stderr.write(f"error: {line}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

@@ -232,9 +232,9 @@ def _cache_files(folder: Path) -> tuple[Path, Path]:
 
 def _read_cache(folder: Path) -> dict[str, list[_Directory]]:
     for path in _cache_files(folder):
-        if not path.is_file():
-            continue
         try:
+            if not path.is_file():
+                continue
             content: Any = read_json(path)
             if content["format"] == _CACHE_FORMAT:
                 return {

@@ -38,9 +38,22 @@ _DICTIONARIES = (
 
 
 def existing_file(path: str | Path, *, what: str = "file") -> Path:
-    """Return the path of an existing file; raise MissingFileError, naming the nearest existing folder, otherwise."""
+    """Return the path of an existing file that can be opened.
+
+    Args:
+        path: The file; ``~`` is home.
+        what: What it is called in errors.
+
+    Returns:
+        The path.
+
+    Raises:
+        MissingFileError: If there is no such file; it names the nearest existing folder.
+        PermissionError: If it may not be read, which is no damage of the file.
+    """
     path = Path(path).expanduser()
     if path.is_file():
+        path.open("rb").close()
         return path
     if path.is_dir():
         raise MissingFileError(f"{what} {path} is a folder; name a file in it")

@@ -21,7 +21,7 @@ import jitflow
 from jitflow import pictures
 from jitflow.applications import get_application
 from jitflow.errors import JitflowError
-from jitflow.io.files import read_json, write_text
+from jitflow.io.files import read_json, writable_folder, write_text
 from jitflow.io.units import format_bytes
 from jitflow.run.curves import Curve, read_curves
 from jitflow.run.describe import Run, describe_run
@@ -99,6 +99,7 @@ def write_report(folder: str | Path, *, out: str | Path | None = None) -> Path:
     """
     run = describe_run(folder)
     path = Path(out) if out is not None else run.folder / REPORT_NAME
+    writable_folder(path.parent)
     write_text(path, render(run))
     return path
 

@@ -63,8 +63,10 @@ def evaluate(args: list[str]) -> None:
 def _judge_of(args: list[str]) -> type:
     """Return the judge of the checkpoint's application; the general judge if the first argument is no checkpoint."""
     path = next((arg for arg in args if not arg.startswith("-")), None)
-    if path is not None and Path(path).expanduser().is_file():
-        from jitflow.checkpoint.formats import read_state
+    from jitflow.checkpoint.formats import FORMATS, read_state
+
+    # One that does not exist is named here: without its application, its options would be called unknown.
+    if path is not None and (Path(path).expanduser().is_file() or Path(path).suffix in FORMATS):
         from jitflow.checkpoint.state import application_of
 
         own = application_of(read_state(path), path, otherwise="evaluate another checkpoint").judge
@@ -184,6 +186,7 @@ def _stats(
     from jitflow.evaluation.extractors import make_extractor
     from jitflow.evaluation.frechet import save_statistics
     from jitflow.evaluation.reference import image_batches, reference_features
+    from jitflow.io.files import writable_folder
     from jitflow.io.progress import meter
     from jitflow.model import default_device
 
@@ -198,6 +201,7 @@ def _stats(
     if dry_run:
         console.print(f"would read {num_images} images of {folder} with {network.name} and write {target}")
         return
+    writable_folder(target.parent)
     with meter("reading", num_images) as progress:
         moments, features, checksum = reference_features(
             batches, network, device=compute.device or default_device(), on_images=progress.update

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jitflow.errors import ConfigError, MissingFileError
+from jitflow.errors import ConfigError, JitflowError, MissingFileError
 from jitflow.verbs.commandline import run_command
+
+log = logging.getLogger(__name__)
 
 _COLOURS = {"ok": "green", "note": "yellow", "error": "red"}
 _STATES = {"finished": "green", "unfinished": "yellow", "damaged": "red"}
@@ -75,7 +78,15 @@ def _runs(folder: str | None = None) -> None:
     if not found:
         searched = ", ".join(places or PLACES)
         raise MissingFileError(f"there are no runs in {searched}; make one with: jitflow demo images")
-    described = [describe_run(path) for path in found]
+    described = []
+    for number, path in enumerate(found, 1):
+        try:
+            described.append(describe_run(path))
+        except (JitflowError, PermissionError) as error:
+            # One run must not hide the others.
+            if number == len(found) and not described:
+                raise
+            log.warning("%s is left out: %s", path, error)
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "state", "score", "size", "data", "changed"):
         table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
