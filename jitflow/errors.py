@@ -55,6 +55,29 @@ def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "
     return ConfigError(f"unknown {kind} {name!r}; {suggestion}{' ' + hint if hint else ''}")
 
 
+MOST = 2**31 - 1
+"""Most that a count may be where memory or time set no nearer limit."""
+MOST_SAMPLES = 10**7
+"""Most samples that one command draws, for each label: their seeds and labels are in memory."""
+MOST_PROCESSES = 1024
+"""Most processes that one command starts."""
+
+
+def check_count(name: str, value: int, *, least: int = 1, most: int = MOST) -> None:
+    """Raise ConfigError unless a count, such as a batch size, lies in its range.
+
+    Args:
+        name: Name of the argument.
+        value: The count.
+        least: Smallest that is allowed.
+        most: Largest that is allowed.
+    """
+    if value < least:
+        raise ConfigError(f"{name} must be at least {least}; got {value}")
+    if value > most:
+        raise ConfigError(f"{name} must be at most {most}; got {value}")
+
+
 def option_error(text: str, command: str) -> ConfigError:
     """Shorten jsonargparse's message about a command-line option to one line.
 

@@ -18,7 +18,7 @@ from jitflow.core.condition import Condition
 from jitflow.core.path import interpolate
 from jitflow.core.seeding import noise_from_seeds, use_seeds
 from jitflow.core.solver import get_solver
-from jitflow.errors import CheckpointError, ConfigError, DataError
+from jitflow.errors import CheckpointError, ConfigError, DataError, check_count
 from jitflow.host import allow_tf32
 from jitflow.layers.fusion import runs_kernels
 from jitflow.layers.transformer import AdaLNTransformer
@@ -175,8 +175,7 @@ class Model:
         """
         wanted = self.ask(labels, **asked)
         chosen = _seeds_of(seeds, len(wanted), wanted.unit)
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1; got {batch_size}")
+        check_count("batch_size", batch_size)
         module = self.module
         precision = resolve_precision(precision, module.device)
         if ema is None and not module.ema_params1:

@@ -18,7 +18,7 @@ from jitflow.data.crop import height_and_width
 from jitflow.data.position import DataPosition
 from jitflow.data.sampler import FixedOrderSampler, ResumableSampler
 from jitflow.data.seeded import SeededDataset
-from jitflow.errors import ConfigError, DataError
+from jitflow.errors import ConfigError, DataError, check_count
 from jitflow.io.cores import available_cores
 
 _log = logging.getLogger(__name__)
@@ -106,8 +106,7 @@ class ImageDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         height_and_width(img_size)
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1; got {batch_size}")
+        check_count("batch_size", batch_size)
         self.img_size = img_size
         self.batch_size = batch_size
         for field in fields(loading):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from jitflow.errors import ConfigError
+from jitflow.errors import MOST_SAMPLES, ConfigError, check_count
 from jitflow.model import Model
 from jitflow.training.samples import Samples
 
@@ -44,14 +44,14 @@ class Plan:
         Args:
             num_classes: Number of the model's classes.
         """
+        check_count("num_images", self.num_images, least=0, most=MOST_SAMPLES)
+        check_count("batch_size", self.batch_size)
         if self.num_images < 2 or self.num_images % num_classes:
             nearest = max(1, round(self.num_images / num_classes)) * num_classes
             raise ConfigError(
                 f"num_images ({self.num_images}) must be a multiple of the model's {num_classes} classes, "
                 f"so that they are balanced; the nearest is {nearest}"
             )
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1; got {self.batch_size}")
 
     def part(self, model: Model, index: range, on_progress: Callable[[int, int], None] | None = None) -> Samples:
         """Generate the images of the given indices.

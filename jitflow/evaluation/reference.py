@@ -24,6 +24,7 @@ from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.frechet import Statistics, load_statistics
 from jitflow.evaluation.moments import Moments
 from jitflow.host import full_float32
+from jitflow.io.cores import available_cores
 from jitflow.io.file_tree import list_tree
 from jitflow.io.files import file_checksum
 from jitflow.io.npz_file import iter_npz_rows, npz_names, read_npz
@@ -124,7 +125,9 @@ def image_batches(
 ) -> tuple[Iterator[Tensor], int]:
     """Read the images of a folder in batches; returns the batches and the number of images."""
     dataset = ImageFiles(folder, img_size, channels)
-    return iter(DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)), len(dataset)
+    return iter(DataLoader(dataset, batch_size=batch_size, num_workers=min(num_workers, available_cores()))), len(
+        dataset
+    )
 
 
 def _holds_images(path: Path) -> bool:

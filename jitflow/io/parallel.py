@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any, TypeVar
 
-from jitflow.errors import ConfigError
+from jitflow.errors import MOST_PROCESSES, ConfigError, check_count
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -40,6 +40,7 @@ def map_processes(
     Raises:
         ConfigError: If a process was killed from outside, as happens when memory runs out.
     """
+    check_count("worker processes", workers, most=MOST_PROCESSES)
     if workers == 1:
         yield from _map_in_process(work, tasks, on_items)
         return

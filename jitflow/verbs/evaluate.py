@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jitflow.applications import load_object
-from jitflow.errors import ConfigError
+from jitflow.errors import MOST_PROCESSES, ConfigError, check_count
 from jitflow.evaluation.request import EvaluationRequest, Judge
 from jitflow.training.sections import ComputeOptions, PrecisionOptions, SamplingOptions
 from jitflow.verbs.commandline import run_command
@@ -190,8 +190,9 @@ def _stats(
     from jitflow.io.progress import meter
     from jitflow.model import default_device
 
-    if keep_features < 0:
-        raise ConfigError(f"--keep_features must not be negative; got {keep_features}")
+    check_count("--keep_features", keep_features, least=0)
+    check_count("--batch_size", compute.batch_size)
+    check_count("--num_workers", compute.num_workers, least=0, most=MOST_PROCESSES)
     target = Path(out or f"fid_stats/{Path(folder).resolve().name}_{img_size}.npz")
     batches, num_images = image_batches(
         folder, img_size, channels, batch_size=compute.batch_size, num_workers=compute.num_workers

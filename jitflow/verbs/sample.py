@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from jitflow.errors import ConfigError
+from jitflow.errors import MOST_SAMPLES, check_count
 from jitflow.training.sections import PrecisionOptions, SamplingOptions
 from jitflow.verbs.commandline import run_command
 
@@ -74,6 +74,7 @@ def _sample(
 
     settings = sampling.settings()
     check_numbers(count, settings)
+    check_count("--batch_size", compute.batch_size)
     model = load(checkpoint, device=compute.device, vavae_path=vavae_path)
     given = {"labels": labels, "users": users, "prompt": prompt, "num": count}
     condition: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -125,8 +126,7 @@ def check_numbers(count: int, settings: Mapping[str, Any]) -> None:
     from jitflow.core.solver import get_solver
     from jitflow.core.times import time_grid
 
-    if count < 1:
-        raise ConfigError(f"--count must be at least 1; got {count}")
+    check_count("--count", count, most=MOST_SAMPLES)
     if "solver" in settings:
         get_solver(settings["solver"])
     if "steps" in settings:

@@ -17,7 +17,7 @@ from jitflow.apps.microdoppler.labelled_images import read_real
 from jitflow.apps.microdoppler.sections import RealDataOptions
 from jitflow.apps.microdoppler.stages import GENERATED
 from jitflow.apps.microdoppler.user_images import find_user_images
-from jitflow.errors import ConfigError
+from jitflow.errors import MOST_SAMPLES, ConfigError, check_count
 from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.request import EvaluationRequest
 from jitflow.io.files import file_checksum
@@ -45,6 +45,7 @@ class UserJudge(RealDataOptions):
             raise ConfigError(_NO_REFERENCE)
         users = find_user_images(request.reference, val_fraction=self.val_fraction, seed=self.split_seed).user_ids
         number = _EACH * len(users) if request.num_images is None else request.num_images
+        check_count("num_images", number, most=MOST_SAMPLES)
         if number < 1 or number % len(users):
             raise ConfigError(f"num_images must be a multiple of the {len(users)} users; got {number}")
         given = request.settings("guidance", "interval", "solver", "steps")

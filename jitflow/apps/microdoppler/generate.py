@@ -13,7 +13,7 @@ from jitflow.apps.microdoppler.sampling import UserSamples
 from jitflow.core.seeding import mix_seeds
 from jitflow.core.solver import get_solver
 from jitflow.core.times import time_grid
-from jitflow.errors import ConfigError
+from jitflow.errors import MOST_SAMPLES, ConfigError, check_count
 from jitflow.io.files import read_json, writable_folder
 from jitflow.io.progress import meter
 from jitflow.model import BUILTIN, load
@@ -68,8 +68,7 @@ def generate(
         ConfigError: If a setting is out of range, a user unknown, or the VA-VAE a different one.
         CheckpointError: If the checkpoint is not a user-conditioned model.
     """
-    if num_samples_per_user < 1:
-        raise ConfigError(f"num_samples_per_user must be at least 1; got {num_samples_per_user}")
+    check_count("num_samples_per_user", num_samples_per_user, most=MOST_SAMPLES)
     if not user_ids:
         raise ConfigError("user_ids is empty; give at least one user, such as --user_ids 1 2 3")
     if len(set(user_ids)) != len(user_ids):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jitflow.errors import ConfigError
+from jitflow.errors import MOST_SAMPLES, ConfigError, check_count
 
 TIMES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 RECOVERY_TIME = 0.3
@@ -42,11 +42,9 @@ class TextEvaluation:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.num_texts < 1 or self.num_samples < 0 or self.batch_size < 1:
-            raise ConfigError(
-                f"num_texts and batch_size must be at least 1 and num_samples at least 0; "
-                f"got {self.num_texts}, {self.batch_size} and {self.num_samples}"
-            )
+        check_count("num_texts", self.num_texts, most=MOST_SAMPLES)
+        check_count("batch_size", self.batch_size)
+        check_count("num_samples", self.num_samples, least=0, most=MOST_SAMPLES)
         if not self.times or not all(0 < t < 1 for t in self.times):
             raise ConfigError(f"times must be numbers between 0 and 1; got {list(self.times)}")
         if not 0 <= self.recovery_time < 1:
