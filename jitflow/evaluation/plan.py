@@ -46,6 +46,8 @@ class Plan:
         """
         check_count("num_images", self.num_images, least=0, most=MOST_SAMPLES)
         check_count("batch_size", self.batch_size)
+        # The seeds of the images follow the first one.
+        check_count("seed", self.seed, least=0, most=(1 << 63) - self.num_images)
         if self.num_images < 2 or self.num_images % num_classes:
             nearest = max(1, round(self.num_images / num_classes)) * num_classes
             raise ConfigError(

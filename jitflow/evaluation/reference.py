@@ -125,9 +125,8 @@ def image_batches(
 ) -> tuple[Iterator[Tensor], int]:
     """Read the images of a folder in batches; returns the batches and the number of images."""
     dataset = ImageFiles(folder, img_size, channels)
-    return iter(DataLoader(dataset, batch_size=batch_size, num_workers=min(num_workers, available_cores()))), len(
-        dataset
-    )
+    workers = min(num_workers, available_cores())
+    return iter(DataLoader(dataset, batch_size=batch_size, num_workers=workers)), len(dataset)
 
 
 def _holds_images(path: Path) -> bool:
