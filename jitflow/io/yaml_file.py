@@ -18,7 +18,7 @@ class RepeatedKeyError(yaml.MarkedYAMLError):
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also refuses a key that a mapping gives twice.
+    """Loader of YAML files: PyYAML's safe one, which also refuses a key that a mapping gives twice.
 
     A key that is merged from another mapping (``<<``) may be given again: replacing it is what merging is for.
     """
