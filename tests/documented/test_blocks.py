@@ -19,6 +19,7 @@ import pytest
 import torch
 from documented_cases import CASES, DOCUMENTS, KINDS, read_blocks, source_of
 from documented_checks import CHECKS, samples
+from forked_python import forked_python
 
 ROOT = Path(__file__).parents[2]
 RUNS = [(name, i) for name, case in CASES.items() for i in range(max(1, len(case.alternatives)))]
@@ -186,7 +187,7 @@ def run_uninstalled(*lines):
         ]
     )
     environment = {**os.environ, "PYTHONPATH": ""}
-    command = [sys.executable, "-S", "-c", code]
+    command = [forked_python(), "-S", "-c", code]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     return done

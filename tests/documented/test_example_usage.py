@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forked_python import forked_python
+
 ROOT = Path(__file__).parents[2]
 NAMES = [
     "ema",
@@ -28,7 +30,7 @@ def run(*words, cwd, packages=True):
     # -S leaves out site-packages and with it an editable install; the libraries come back by path.
     path = os.pathsep.join(p for p in sys.path if "site-packages" in p) if packages else ""
     environment = {**os.environ, "PYTHONPATH": path}
-    command = [sys.executable, "-S", str(ROOT / "example_usage.py"), *words]
+    command = [forked_python() if packages else sys.executable, "-S", str(ROOT / "example_usage.py"), *words]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked_python import forked_python
 
 ROOT = Path(__file__).parents[2]
 LINES = [
@@ -46,7 +47,7 @@ def imported():
     # -S hides site-packages' .pth files, with them the editable install; the libraries come back by path.
     packages = [p for p in sys.path if "site-packages" in p]
     code = _PROGRAM.format(root=str(ROOT), packages=packages, lines=LINES)
-    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([forked_python(), "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     return dict(json.loads(line) for line in done.stdout.splitlines()), done.stderr
 
 

@@ -6,8 +6,9 @@ import ast
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
+
+from forked_python import forked_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +25,7 @@ def test_the_names_that_the_readme_imports_need_no_checkout(tmp_path):
     # As if installed: the package alone is on the path, not the folder that holds the documented names.
     (tmp_path / "jitflow").symlink_to(ROOT / "jitflow")
     run = subprocess.run(
-        [sys.executable, "-c", "\n".join(imports)],
+        [forked_python(), "-c", "\n".join(imports)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked_python import forked_python
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "add_an_application.md"
@@ -25,7 +26,7 @@ def run(code: str, *words, cwd: Path, path: Path | None = None) -> subprocess.Co
     """Run code in a process of its own that finds the packages in ``path`` before those of the checkout."""
     found_in = os.pathsep.join(str(place) for place in (path, ROOT) if place is not None)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": found_in}
-    command = [sys.executable, "-c", code, *map(str, words)]
+    command = [forked_python(), "-c", code, *map(str, words)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+from forked_python import forked_python
 from interruption import Interruption, RandomImages, SaveAndStop, make_trainer
 
 from jitflow.data.base import ImageDataModule, LoaderSettings
@@ -299,7 +300,7 @@ def test_two_processes_share_an_epoch(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(TWO_PROCESSES.format(here=str(Path(__file__).parent), out=str(tmp_path))))
     done = subprocess.run(
-        [sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=120, env=_environment()
+        [forked_python(), script], cwd=ROOT, capture_output=True, text=True, timeout=120, env=_environment()
     )
     assert done.returncode == 0, done.stderr[-2000:]
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
@@ -313,4 +314,4 @@ def test_two_processes_share_an_epoch(tmp_path):
 def _environment():
     import os
 
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

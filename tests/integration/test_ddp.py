@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked_python import forked_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,7 +21,7 @@ def train(folder: Path, processes: int, accumulate: int) -> list[dict]:
     script = Path(__file__).with_name("ddp_run.py")
     # The limit is what catches a callback that waits for the other rank.
     done = subprocess.run(
-        [sys.executable, str(script), str(folder), str(processes), str(accumulate)],
+        [forked_python(), str(script), str(folder), str(processes), str(accumulate)],
         env=environment,
         capture_output=True,
         text=True,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from evaluation_runs import diverged, fit, make_callback, make_module
+from forked_python import forked_python
 
 from jitflow.apps.images.module import JiTLightningModule
 from jitflow.callbacks.samples import SampleGridCallback
@@ -55,7 +56,7 @@ def run_script(folder: Path, processes: int) -> list[dict]:
         environment.pop(name, None)
     # The limit is what catches a process that waits for another.
     done = subprocess.run(
-        [sys.executable, __file__, str(folder), str(processes)],
+        [forked_python(), __file__, str(folder), str(processes)],
         env=environment,
         capture_output=True,
         text=True,

@@ -2,11 +2,11 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 import torch
 import yaml
+from forked_python import forked_python
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -163,7 +163,7 @@ def test_the_script_needs_torch_only(images, programs, tmp_path):
     block = "import sys; sys.modules['jitflow'] = None; import runpy; sys.argv = sys.argv[1:]; "
     words = [folder / "sample.py", "--labels", "3,0", "--seeds", "5,6", "--out", tmp_path]
     code = block + "runpy.run_path(sys.argv[0], run_name='__main__')"
-    subprocess.run([sys.executable, "-c", code, *map(str, words)], check=True, cwd=tmp_path, timeout=200)
+    subprocess.run([forked_python(), "-c", code, *map(str, words)], check=True, cwd=tmp_path, timeout=200)
     expected = ours(images)
     for pixels, name in zip(expected, ("class3_seed5.png", "class0_seed6.png"), strict=False):
         made = torch.frombuffer(bytearray(Image.open(tmp_path / name).tobytes()), dtype=torch.uint8)

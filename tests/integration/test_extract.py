@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked_python import forked_python
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -290,7 +291,8 @@ def test_another_batch_size_goes_on_too(data, done, tmp_path, monkeypatch):
 
 
 KILLED = """
-import sys, time
+import os, sys, time
+print(os.getpid(), flush=True)
 from jitflow.apps.microdoppler import extract as pipeline
 pipeline.RECORD_EVERY_SEC = 0
 fill = pipeline.fill_rows
@@ -304,14 +306,16 @@ pipeline.extract(sys.argv[1], sys.argv[2], img_size=32, batch_size=4, device="cp
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(data, done, tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(data), str(tmp_path)], cwd=ROOT)
+    words = [forked_python(), "-c", KILLED, str(data), str(tmp_path)]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    number = int(process.stdout.readline())
     progress = tmp_path / "extraction.progress.json"
     for _ in range(2000):
         if progress.exists() and len(json.loads(progress.read_text())["done"].get("train", [])):
             break
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
+    os.kill(number, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert (tmp_path / "train.safetensors.part").exists()
     there = json.loads(progress.read_text())["done"]["train"]

@@ -7,13 +7,13 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from forked_python import forked_python
 from interruption import At, send
 
 from jitflow.apps.images.module import JiTLightningModule
@@ -303,7 +303,7 @@ def run_fault(folder, kind, rank, processes=2):
     folder = folder / "run"
     # Hanging would take half an hour.
     done = subprocess.run(
-        [sys.executable, str(script), str(folder), kind, str(rank), str(processes)],
+        [forked_python(), str(script), str(folder), kind, str(rank), str(processes)],
         env=environment,
         capture_output=True,
         text=True,

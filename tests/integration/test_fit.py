@@ -2,10 +2,10 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked_python import forked_python
 
 from jitflow.cli import main
 from jitflow.errors import ConfigError, DataError
@@ -35,7 +35,7 @@ assert fit(recipe, "run").steps == 2
 
 
 def test_a_recipe_is_trained_without_the_library_of_the_command_line(tmp_path):
-    command = [sys.executable, "-c", _WITHOUT_COMMAND_LINE, str(ROOT)]
+    command = [forked_python(), "-c", _WITHOUT_COMMAND_LINE, str(ROOT)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
 

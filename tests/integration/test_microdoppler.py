@@ -3,11 +3,11 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked_python import forked_python
 from PIL import Image
 from safetensors import safe_open
 
@@ -47,7 +47,7 @@ def outputs(data, tmp_path_factory):
 
 
 def script(name, *words):
-    command = [sys.executable, str(ROOT / name), *map(str, words)]
+    command = [forked_python(), str(ROOT / name), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+from forked_python import forked_python
 from tiny import TEXT_NET, epochs_done, train_text, write_corpus
 
 import jitflow
@@ -70,7 +70,8 @@ def test_a_page_is_memorised_and_sampled_back_word_for_word(tmp_path):
 
 
 def test_train_py_says_what_it_is():
-    done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    words = [forked_python(), "train.py", "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "text as colour" in done.stdout and "jitflow train" in done.stdout
     documented = (
@@ -84,7 +85,12 @@ def test_train_py_says_what_it_is():
 
 def test_train_sh_runs_and_resumes(tmp_path):
     """The documented script on a small corpus, then the documented resume command."""
-    script = ROOT / "train.sh"
+    # A checkout, whose .venv the script prefers.
+    script, python = tmp_path / "checkout" / "train.sh", tmp_path / "checkout" / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(forked_python())
+    for name in ("train.sh", "train.py"):
+        (tmp_path / "checkout" / name).symlink_to(ROOT / name)
     assert os.access(script, os.X_OK)
     write_corpus(tmp_path / "data" / "train")
     small = {"MODEL": "JiT-N/4", "EPOCHS": "1", "IMG_SIZE": "16", "LR": "1e-3", "SAVE_INTERVAL": "1"}
@@ -98,7 +104,7 @@ def test_train_sh_runs_and_resumes(tmp_path):
     assert (run / "best_model.pth").exists() and (run / "checkpoint_epoch_1.pth").exists()
     assert load_checkpoint(run / "checkpoint_epoch_1.pth")["hyper_parameters"]["learning_rate"] == 1e-3
     resume = ["--resume", "./run/jit_v1/checkpoint_epoch_1.pth", "--data_path", "./data/train", "--epochs", "2"]
-    command = [sys.executable, str(ROOT / "train.py"), *resume, "--trainer.accelerator", "cpu"]
+    command = [forked_python(), str(ROOT / "train.py"), *resume, "--trainer.accelerator", "cpu"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert epochs_done(run / "checkpoint-last.pth") == 2
