@@ -25,14 +25,40 @@ _hide_cuda()
 
 
 @pytest.fixture(scope="session")
-def quick_demo(tmp_path_factory):
+def shared(tmp_path_factory):
+    """Folder for what is made once for all processes of the suite, each under a lock."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def shared_digits_classifier(shared):
+    """Train the extractor of digits once: it takes four seconds, and always ends with the same weights."""
+    from filelock import FileLock
+    from safetensors.torch import load_file, save_file
+
+    from jitflow.evaluation import digits_features
+
+    train, path = digits_features.train_weights, shared / "digits_classifier.safetensors"
+
+    def train_once(images, labels):
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                save_file(train(images, labels), path)
+        return load_file(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits_features, "train_weights", train_once)
+        yield
+
+
+@pytest.fixture(scope="session")
+def quick_demo(shared, shared_digits_classifier):
     """Folder of the images demo's quick run, made once for all processes of the suite; to be copied, not changed."""
     from filelock import FileLock
 
     from jitflow.verbs.demo import run_demo
 
-    own = tmp_path_factory.getbasetemp()
-    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     folder = shared / "quick_demo" / "images"
     with FileLock(shared / "quick_demo.lock"):
         if not (folder / "metrics.json").exists():

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import gc
 import importlib
 import io
+import itertools
 import json
+import multiprocessing
 import os
 import runpy
 import select
@@ -39,6 +42,8 @@ LIBRARIES = (
     "numpy", "PIL.Image", "safetensors.torch", "tensorboard.compat.proto.event_pb2", "sklearn.datasets",
 )  # fmt: skip
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# The second is what processes of multiprocessing are given; here all share the compiled files.
+_FLAGS = ("-S", "-B")
 _SERVER, _CLIENT = "--serve", "--run"
 
 
@@ -68,10 +73,12 @@ def forked_python() -> str:
 
 def _run(address: str, words: list[str]) -> int:
     """Have a process forked that runs words with this one's streams; return its status, or end by its signal."""
-    request = json.dumps([words, str(Path.cwd()), dict(os.environ)]).encode()
+    # Those that this process was given, among them the standard streams; its own are not inheritable.
+    numbers = [number for number in map(int, os.listdir("/proc/self/fd")) if _is_inheritable(number)]  # noqa: PTH208
+    request = json.dumps([numbers, words, str(Path.cwd()), dict(os.environ)]).encode()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
-        socket.send_fds(connection, [len(request).to_bytes(8, "big")], [0, 1, 2])
+        socket.send_fds(connection, [len(request).to_bytes(8, "big")], numbers)
         connection.sendall(request)
         replies = connection.makefile()
         process = int(replies.readline())
@@ -89,6 +96,14 @@ def _run(address: str, words: list[str]) -> int:
         signal.signal(-int(status), signal.SIG_DFL) if -int(status) in FORWARDED else None
         os.kill(os.getpid(), -int(status))
     return int(status)
+
+
+def _is_inheritable(number: int) -> bool:
+    try:
+        return os.get_inheritable(number)
+    except OSError:
+        # Of the listing itself, which has ended.
+        return False
 
 
 # ------------------------------------------------------------------------------------- in the process to be forked
@@ -125,7 +140,7 @@ def _reap() -> None:
 
 def _supervise(connection: socket.socket, program: str) -> None:
     """Fork once more, report the process and its end; kill it if the program that asked for it is gone."""
-    header, descriptors, _, _ = socket.recv_fds(connection, 8, 3)
+    header, descriptors, _, _ = socket.recv_fds(connection, 8, 250)
     size, request = int.from_bytes(header, "big"), b""
     while len(request) < size:
         request += connection.recv(size - len(request))
@@ -147,24 +162,29 @@ def _supervise(connection: socket.socket, program: str) -> None:
     os._exit(0)
 
 
-def _become(descriptors: list[int], words: list[str], cwd: str, environment: dict[str, str], program: str) -> None:
+def _become(
+    descriptors: list[int], numbers: list[int], words: list[str], cwd: str, environment: dict[str, str], program: str
+) -> None:
     """Take over streams, folder, environment and module path of the process that was asked for, and run it."""
-    for number, descriptor in enumerate(descriptors):
+    # Out of the way of the numbers that they had there.
+    kept = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 500) for descriptor in descriptors]
+    os.closerange(min(descriptors), 500)
+    for number, descriptor in zip(numbers, kept, strict=True):
         os.dup2(descriptor, number)
         os.close(descriptor)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
     sys.path[:0] = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]
-    if words[0] == "-S":
-        del words[0]
-    else:
+    flags = list(itertools.takewhile(lambda word: word in _FLAGS, words))
+    if "-S" not in flags:
         site.main()
     sys.executable = program
+    multiprocessing.set_executable(program)
     # The sources of jitflow are compiled once for all processes.
     sys.pycache_prefix, sys.dont_write_bytecode = str(Path(program).with_name("pycache")), False
     try:
-        _execute(words)
+        _execute(words[len(flags) :])
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             _end(end.code or 0)
@@ -189,15 +209,16 @@ def _execute(words: list[str]) -> None:
         sys.argv, sys.path[:0] = words, [str(Path(kind).resolve().parent)]
         runpy.run_path(kind, run_name="__main__")
     else:
-        raise ValueError(f"a forked Python takes -S before -c, -m or a script; got {kind}")
+        raise ValueError(f"a forked Python takes -S and -B before -c, -m or a script; got {kind}")
 
 
 def _end(status: int) -> NoReturn:
     """End as the interpreter does, but for taking every imported module apart, which takes half a second."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if not stream.closed:
+            stream.flush()
     os._exit(status)
 
 

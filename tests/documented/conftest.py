@@ -14,6 +14,11 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def digits_classifier(shared_digits_classifier):
+    """tests/unit/evaluation/test_digits_features.py trains it; here it is only used."""
+
+
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
     """Two classes of 16 training and 4 validation images, 40 x 30 px."""
@@ -38,7 +43,13 @@ def names(tmp_path, image_folder, monkeypatch):
     return {"__name__": "documented", "fit": fit, "tiny": tiny, "index_order": index_order}
 
 
-TINY = {"model_name": "JiT-N/4", "img_size": 16, "num_classes": 5, "num_sampling_steps": 3}
+TINY = {
+    "model_name": "JiT-N/4",
+    "img_size": 16,
+    "num_classes": 5,
+    "num_sampling_steps": 3,
+    "net_settings": {"depth": 2, "in_context_start": 1},
+}
 
 
 def tiny(cls, **settings):

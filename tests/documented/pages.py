@@ -124,27 +124,39 @@ def stale(page: str) -> list[str]:
 # The images of the test are 32 of training and 8 of validation, 40 x 30 px.
 _FEW = "--data.batch_size 8 --data.num_workers 0"
 _SMALL_NET = {'"JiT-B/16"': '"JiT-N/4"', "img_size=256": "img_size=16"}
-_FEW_SCORED = {"--num_images 1000": "--num_images 100", "--num_images 200": "--num_images 40"}
+_FEW_SCORED = {"--num_images 1000": "--num_images 40", "--num_images 200": "--num_images 20"}
+# What a dry run estimates and a training saves does not depend on how many blocks there are.
+_SHALLOW = """--model.net_settings '{"depth": 2, "in_context_start": 1}'"""
+_FEW_STEPS = "--trainer.limit_train_batches 4"
 # A page that is not named here runs exactly as it stands.
 PAGES = {
     README: Page(
         replace={**_SMALL_NET, **_FEW_SCORED, "batch_size=128": "batch_size=8", "max_epochs=600": "max_epochs=1"},
         more={
-            "jitflow train --config images/jit_b16_256": _FEW,
+            "jitflow train --config images/jit_b16_256": f"{_FEW} {_SHALLOW}",
+            "jitflow sample": "--steps 4",
             "jitflow evaluate": "--steps 4",
             "jitflow sweep": "--steps 4 --extractor pixels",
             "jitflow models": "'JiT-N*'",
-            "jitflow train --config images/digits": "--trainer.max_epochs 1 --schedule.warmup_epochs 0",
+            "jitflow train --config images/digits": f"--trainer.max_epochs 1 --schedule.warmup_epochs 0 {_FEW_STEPS}",
         },
         leaves=("three.png", "digits.safetensors", "outputs/digits/README.md", "data/imagenet-256/manifest.json"),
     ),
+    # tests/documented/test_example_usage.py runs all patterns.
+    "callbacks.md": Page(replace={"--pattern all": "--pattern schedule"}),
     "coming_from_jit.md": Page(
-        more={"jitflow train": f"{_FEW} --dry_run"},
+        more={"jitflow train": f"{_FEW} {_SHALLOW} --dry_run"},
         leaves=("run.ckpt", "back.pth", "model.safetensors", "fid_stats/mine.npz", "outputs/evaluation/report.json"),
     ),
     "coming_from_lightningdit.md": Page(leaves=("lightningdit.safetensors",)),
+    "concept_averages.md": Page(more={"jitflow train": _SHALLOW}),
     "evaluation.md": Page(
-        replace={**_FEW_SCORED, "--extractor digits": "--extractor pixels", "--steps 20": "--steps 4"},
+        replace={
+            **_FEW_SCORED,
+            "--guidance 1:3:1": "--guidance 1:3:2",
+            "--extractor digits": "--extractor pixels",
+            "--steps 20": "--steps 4",
+        },
         more={"jitflow stats": "--extractor pixels", "jitflow evaluate runs": "--steps 4"},
         leaves=("outputs/other/report.json", "outputs/sweep/sweep.png", "fid_stats/jit_in256_stats.npz"),
     ),
@@ -154,7 +166,9 @@ PAGES = {
         leaves=("outputs/exported_weights/model.safetensors", "outputs/exported_program/velocity.pt2", "images"),
     ),
     "how_to.md": Page(leaves=("runs/tuned/checkpoints/last.ckpt",)),
-    "large_runs.md": Page(more={"jitflow train": _FEW, "jitflow train --config": "--trainer.accelerator cpu"}),
+    "large_runs.md": Page(
+        more={"jitflow train": f"{_FEW} {_SHALLOW}", "jitflow train --config": "--trainer.accelerator cpu"}
+    ),
     "microdoppler.md": Page(
         replace={
             "--vavae_path pretrained/vavae-imagenet256-f16d32-dinov2.pt": "",
@@ -174,7 +188,11 @@ PAGES = {
             "warmup_epochs: 5": "warmup_epochs: 1",
             "max_epochs 120": "max_epochs 3",
         },
-        more={"jitflow sample": "--steps 4", "python outputs/mine_program/sample.py": "--steps 4"},
+        more={
+            "jitflow train --config mine.yaml": _FEW_STEPS,
+            "jitflow sample": "--steps 4",
+            "python outputs/mine_program/sample.py": "--steps 4",
+        },
         leaves=("three.png", "outputs/mine/grid.png", "outputs/mine_drawn", "runs/mine/report.html"),
     ),
     "text_as_colour.md": Page(

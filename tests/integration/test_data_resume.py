@@ -314,4 +314,4 @@ def test_two_processes_share_an_epoch(tmp_path):
 def _environment():
     import os
 
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"}

@@ -88,7 +88,7 @@ def test_a_damaged_part_is_made_again(checkpoint, tmp_path, monkeypatch):
     assert evaluate(checkpoint, Plan(80), out=tmp_path / "odd", **PIXELS)["metrics"] == whole["metrics"]
 
 
-def test_two_processes_score_like_one(checkpoint, tmp_path, monkeypatch):
+def test_two_processes_score_like_one(checkpoint, tmp_path, monkeypatch, forked_workers):
     monkeypatch.setattr(parts, "MIN_IMAGES_IN_PART", 40)
     one = evaluate(checkpoint, Plan(80), out=tmp_path / "one", **PIXELS)
     two = evaluate(checkpoint, Plan(80), out=tmp_path / "two", processes=2, **PIXELS)

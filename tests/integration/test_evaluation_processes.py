@@ -51,7 +51,11 @@ def run_processes(folder: Path, processes: int) -> None:
 
 def run_script(folder: Path, processes: int) -> list[dict]:
     folder.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "OMP_NUM_THREADS": "1",
+    }
     for name in ("PL_GLOBAL_SEED", "WORLD_SIZE", "LOCAL_RANK"):
         environment.pop(name, None)
     # The limit is what catches a process that waits for another.

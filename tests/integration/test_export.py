@@ -1,5 +1,6 @@
 """What leaves this library draws what this library draws."""
 
+import functools
 import json
 import subprocess
 
@@ -51,7 +52,13 @@ def image_run(tmp_path_factory):
     (run / "checkpoints").mkdir()
     torch.manual_seed(0)
     module = JiTLightningModule(
-        "JiT-N/4", img_size=(16, 24), num_classes=5, num_sampling_steps=4, cfg_scale=2.0, cfg_interval=(0.1, 0.8)
+        "JiT-N/4",
+        img_size=(16, 24),
+        num_classes=5,
+        num_sampling_steps=4,
+        cfg_scale=2.0,
+        cfg_interval=(0.1, 0.8),
+        net_settings={"depth": 2, "in_context_start": 1},
     )
     saved(module, run / "checkpoints" / "last.ckpt")
     data = {"class_path": "a.Module", "init_args": {"data_path": "/home/somebody/secret/birds", "batch_size": 8}}
@@ -148,8 +155,16 @@ def programs(images, latents, tmp_path_factory):
     return {path: export(path, folder / path.stem, format="torch_export") for path in (images, latents)}
 
 
+@pytest.fixture(scope="module")
+def loaded_once():
+    """Loading a program takes longer than drawing with it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.export, "load", functools.cache(torch.export.load))
+        yield
+
+
 @pytest.mark.parametrize("solver", ["euler", "heun", "midpoint", "multistep"])
-def test_programs_draw_the_same_images(checkpoint, programs, solver):
+def test_programs_draw_the_same_images(checkpoint, programs, loaded_once, solver):
     drawn = standalone(programs[checkpoint], LABELS, SEEDS, solver=solver)
     assert same(drawn, ours(checkpoint, solver=solver))
     assert not torch.equal(drawn, ours(checkpoint, solver=solver, ema=0))

@@ -324,7 +324,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(data, done, tmp_path):
     same_files(tmp_path, done)
 
 
-def test_two_processes_give_the_same_bits_as_one(data, done_vae, vae_file, tmp_path):
+def test_two_processes_give_the_same_bits_as_one(data, done_vae, vae_file, tmp_path, forked_workers):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     extract(data, tmp_path, vavae_path=vae_file, img_size=SIDE, batch_size=4, num_processes=2, device="cpu")
@@ -332,7 +332,7 @@ def test_two_processes_give_the_same_bits_as_one(data, done_vae, vae_file, tmp_p
     same_files(tmp_path, done_vae)
 
 
-def test_a_damaged_image_stops_several_processes_and_is_named(tmp_path, vae_file):
+def test_a_damaged_image_stops_several_processes_and_is_named(tmp_path, vae_file, forked_workers):
     data = make_data(tmp_path / "data")
     (data / "val" / "ID_5" / "003.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"cannot read .*val/ID_5/003\.png"):
