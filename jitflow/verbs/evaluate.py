@@ -14,6 +14,7 @@ from rich.table import Table
 from jitflow.applications import load_object
 from jitflow.errors import MOST_PROCESSES, ConfigError, check_count
 from jitflow.evaluation.request import EvaluationRequest, Judge
+from jitflow.io.files import existing_file, writable_folder
 from jitflow.training.sections import ComputeOptions, PrecisionOptions, SamplingOptions
 from jitflow.verbs.commandline import run_command
 
@@ -57,16 +58,22 @@ def evaluate(args: list[str]) -> None:
     if args[:1] == ["compare"]:
         run_command("evaluate compare", _compare, args[1:])
         return
-    run_command("evaluate", _evaluate, args, further=_judge_of(args))
-
-
-def _judge_of(args: list[str]) -> type:
-    """Return the judge of the checkpoint's application; the general judge if the first argument is no checkpoint."""
     path = next((arg for arg in args if not arg.startswith("-")), None)
-    from jitflow.checkpoint.formats import FORMATS, read_state
+    try:
+        run_command("evaluate", _evaluate, args, further=_judge_of(path))
+    except ConfigError:
+        from jitflow.checkpoint.formats import FORMATS
 
-    # One that does not exist is named here: without its application, its options would be called unknown.
-    if path is not None and (Path(path).expanduser().is_file() or Path(path).suffix in FORMATS):
+        # The options of an application are unknown without its checkpoint: that it is missing is the cause.
+        if path is not None and Path(path).suffix in FORMATS:
+            existing_file(path, what="checkpoint")
+        raise
+
+
+def _judge_of(path: str | None) -> type:
+    """Return the judge of the checkpoint's application; the general judge if the first argument is no checkpoint."""
+    if path is not None and Path(path).expanduser().is_file():
+        from jitflow.checkpoint.formats import read_state
         from jitflow.checkpoint.state import application_of
 
         own = application_of(read_state(path), path, otherwise="evaluate another checkpoint").judge
@@ -186,7 +193,6 @@ def _stats(
     from jitflow.evaluation.extractors import make_extractor
     from jitflow.evaluation.frechet import save_statistics
     from jitflow.evaluation.reference import image_batches, reference_features
-    from jitflow.io.files import writable_folder
     from jitflow.io.progress import meter
     from jitflow.model import default_device
 

@@ -79,3 +79,8 @@ def test_a_number_is_taken_or_named(command, option, name, taken, refused, given
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert line.startswith("error: ") and name in line, (value, line)
         assert not [path for path in tmp_path.glob("refused*") if path.is_file() or any(path.iterdir())], value
+
+
+def test_a_missing_checkpoint_is_named_and_not_the_options_of_its_application(tmp_path, capsys):
+    assert cli.main(["evaluate", str(tmp_path / "a.ckpt"), "--num_texts", "2"]) == 1
+    assert "a.ckpt does not exist" in capsys.readouterr().err
