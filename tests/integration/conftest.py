@@ -29,3 +29,11 @@ def forked_workers():
     multiprocessing.set_executable(forked_python())
     yield
     multiprocessing.set_executable(sys.executable)
+
+
+@pytest.fixture(scope="module")
+def no_reports():
+    """A report takes longer than a training of seconds; test_cli.py has one that leaves it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jitflow.run.fit.write_final_report", lambda folder: None)
+        yield

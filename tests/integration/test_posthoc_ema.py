@@ -75,7 +75,8 @@ def make_trainer(*callbacks, max_steps: int, accumulate: int = 1) -> pl.Trainer:
 
 def make_module(depth_of: str = "JiT-N/4", *, learning_rate: float = 2e-3) -> JiTLightningModule:
     pl.seed_everything(5, verbose=False)
-    return JiTLightningModule(depth_of, 16, 10, in_channels=1, learning_rate=learning_rate)
+    net = {"depth": 1, "in_context_start": 0}
+    return JiTLightningModule(depth_of, 16, 10, in_channels=1, learning_rate=learning_rate, net_settings=net)
 
 
 def fit(folder: Path, *more, max_steps: int, stop: int | None = None, resume: Path | None = None, **settings):

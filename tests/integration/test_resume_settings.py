@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import lightning.pytorch as pl
 import pytest
@@ -18,10 +19,10 @@ from jitflow.run.curves import read_curves
 
 NET = {"depth": 2, "hidden_size": 16, "num_heads": 2, "bottleneck_dim": 8, "in_context_len": 2}
 WORDS = ["train", "--config", "mine.yaml"]
+pytestmark = pytest.mark.usefixtures("no_reports")
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
+def write_recipe(folder):
     recipe = {
         "model": {
             "class_path": "jitflow.apps.images.module.JiTLightningModule",
@@ -41,9 +42,25 @@ def folder(tmp_path, monkeypatch):
         "trainer": {"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1, "enable_progress_bar": False},
         "schedule": {"warmup_epochs": 0},
     }
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "mine.yaml").write_text(yaml.safe_dump(recipe))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    write_recipe(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run of the recipe, to be copied."""
+    place = tmp_path_factory.mktemp("trained")
+    write_recipe(place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert run("--run_dir", "r") == 0
+    return place / "r"
 
 
 def run(*words):
@@ -58,8 +75,8 @@ def record(folder):
 @pytest.mark.parametrize(
     ("option", "value"), [("learning_rate", "1e-5"), ("weight_decay", "0.3"), ("label_drop_prob", "0.5")]
 )
-def test_settings_of_the_optimiser_are_refused_with_a_way_that_works(folder, capsys, way, option, value):
-    assert run("--run_dir", "r") == 0
+def test_settings_of_the_optimiser_are_refused_with_a_way_that_works(trained, folder, capsys, way, option, value):
+    shutil.copytree(trained, folder / "r", symlinks=True)
     before = {file: file.read_bytes() for file in (folder / "r").rglob("*") if file.is_file()}
     capsys.readouterr()
     assert run("--run_dir", "r", "--trainer.max_epochs", "2", f"--model.{option}", value, *way) == 1
