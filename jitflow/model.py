@@ -34,7 +34,7 @@ from jitflow.training.sampling_settings import settings_from_words
 log = logging.getLogger(__name__)
 OnProgress = Callable[[int, int], None]
 BUILTIN = "builtin"
-# Evaluations of a small network whose launches take about as long as compiling it.
+# Evaluations of a small network whose launches take about as long as compiling it, by an estimate.
 _MANY_EVALUATIONS = 3000
 
 

@@ -49,7 +49,12 @@ _SERVER, _CLIENT = "--serve", "--run"
 
 @functools.cache
 def forked_python() -> str:
-    """Start the process that is forked, which ends with this one; return the path of the program ``python3``."""
+    """Start the process that is forked, which ends with this one; return the path of the program ``python3``.
+
+    Elsewhere than on Linux it is Python itself.
+    """
+    if sys.platform != "linux":
+        return sys.executable
     folder = Path(tempfile.mkdtemp(prefix="forked_python"))
     address, program = folder / "socket", folder / "python3"
     run = shlex.join([sys.executable, "-I", "-S", __file__, _CLIENT, str(address)])

@@ -42,3 +42,13 @@ def next_power_of_2(size: int) -> int:
 def row_contiguous(x: Tensor) -> Tensor:
     """Return ``x`` if its last two dimensions are contiguous, as the kernels read them, else a contiguous copy."""
     return x if x.stride(-1) == 1 and x.stride(-2) == x.shape[-1] else x.contiguous()
+
+
+def pointers(present: Tensor, *tensors: Tensor | None) -> list[Tensor]:
+    """Return tensors for a kernel's arguments, with one that is present for each that it does not read."""
+    return [present if tensor is None else tensor for tensor in tensors]
+
+
+def sample_strides(*tensors: Tensor | None) -> list[int]:
+    """Return the strides from sample to sample of tensors; 0 for those that a kernel does not read."""
+    return [0 if tensor is None else tensor.stride(0) for tensor in tensors]

@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 from torch.library import triton_op
 
-from jitflow.kernels.launch import next_power_of_2, row_contiguous, wrap_triton
+from jitflow.kernels.launch import next_power_of_2, pointers, row_contiguous, sample_strides, wrap_triton
 from jitflow.kernels.residual_norm_passes import backward_kernel, forward_kernel
 
 # Tokens of a program, and of one turn of its loop. A program reads the modulation once, and sums its gradient.
@@ -29,28 +29,15 @@ def _launch_forward(
 ) -> None:
     """Fill the sum, the normalised tokens and the reciprocal norms (those that are not None)."""
     batch, num_tokens, dim = x.shape
-    total, out, rstd = outputs
     block = next_power_of_2(dim)
     wrap_triton(forward_kernel)[(triton.cdiv(num_tokens, _CHUNK), batch)](
-        x,
-        x if branch is None else branch,
-        x if gate is None else gate,
-        x if weight is None else weight,
-        x if shift is None else shift,
-        x if scale is None else scale,
-        x if total is None else total,
-        x if out is None else out,
-        x if rstd is None else rstd,
+        *pointers(x, x, branch, gate, weight, shift, scale, *outputs),
         num_tokens,
         dim,
-        x.stride(0),
-        0 if branch is None else branch.stride(0),
-        0 if gate is None else gate.stride(0),
-        0 if shift is None else shift.stride(0),
-        0 if scale is None else scale.stride(0),
+        *sample_strides(x, branch, gate, shift, scale),
         EPS=eps,
         HAS_BRANCH=branch is not None,
-        HAS_NORM=out is not None,
+        HAS_NORM=scale is not None,
         HAS_SHIFT=shift is not None,
         CHUNK=_CHUNK,
         ROWS=_ROWS,
@@ -106,10 +93,6 @@ def _gated_add_norm_modulate(
     return total, out, rstd
 
 
-def _dtype(tensor: Tensor | None, otherwise: Tensor) -> torch.dtype:
-    return (otherwise if tensor is None else tensor).dtype
-
-
 @triton_op("jitflow::residual_norm_backward", mutates_args={})
 def _backward(
     x: Tensor,
@@ -138,17 +121,10 @@ def _backward(
         return torch.empty((batch, chunks, dim) if exist else (0,), dtype=torch.float32, device=x.device)
 
     d_x = _like(x, x.dtype)
-    d_branch = torch.empty(x.shape if with_branch else (0,), dtype=_dtype(branch, x), device=x.device)
+    d_branch = sums(False) if branch is None else _like(x, branch.dtype)
     d_gate, d_factor, d_shift = sums(with_branch), sums(with_norm), sums(with_norm and has_shift)
     wrap_triton(backward_kernel)[(chunks, batch)](
-        x,
-        x if branch is None else branch,
-        x if gate is None else gate,
-        x if weight is None else weight,
-        x if scale is None else scale,
-        x if rstd is None else rstd,
-        x if d_sum is None else d_sum,
-        x if d_out is None else d_out,
+        *pointers(x, x, branch, gate, weight, scale, rstd, d_sum, d_out),
         d_x,
         d_branch,
         d_gate,
@@ -156,10 +132,7 @@ def _backward(
         d_shift,
         num_tokens,
         dim,
-        x.stride(0),
-        0 if branch is None else branch.stride(0),
-        0 if gate is None else gate.stride(0),
-        0 if scale is None else scale.stride(0),
+        *sample_strides(x, branch, gate, scale),
         HAS_BRANCH=with_branch,
         HAS_NORM=with_norm,
         HAS_SHIFT=has_shift,

@@ -18,7 +18,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 DEVICES = {"cuda"}
 # Triton compiles a little C for each kernel that it launches, and so do compiled networks on CUDA.
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-HAS_C_COMPILER = bool(os.environ.get("CC") or any(shutil.which(name) for name in ("gcc", "clang", "cc")))
+HAS_C_COMPILER = bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
 # Ampere and later; older GPUs have no bfloat16 for Triton.
 _CAPABILITY = (8, 0)
 NO_KERNELS = (

@@ -57,7 +57,7 @@ def _tokens_of(x: Tensor, patches: nn.Conv2d) -> Tensor:
     """Apply a convolution of patches to images ``(B, C, H, W)``, giving tokens ``(B, N, D)``."""
     if x.device.type == "cpu":
         return patches(x).flatten(2).transpose(1, 2)
-    # The same as one product of matrices, which accelerators compute several times faster than the convolution.
+    # The same as one product of matrices, which needs no copies to the layout of an accelerator's convolutions.
     side = patches.stride[0]
     x = x.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5)  # B, rows, cols, C, P, P
     return F.linear(x.flatten(3).flatten(1, 2), patches.weight.flatten(1), patches.bias)

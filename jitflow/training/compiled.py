@@ -55,6 +55,8 @@ class CompiledLoss:
     def __init__(self, module: FlowModule) -> None:
         self._module = module
         self.variants: dict[bool, LossParts] = {}
+        # By batch size: counting the weights in each step would take a small network's time.
+        self._is_launch_bound: dict[int, bool] = {}
 
     def __call__(self, x1: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return the parts of the loss, as :meth:`FlowModule.loss_parts` does."""
@@ -70,7 +72,7 @@ class CompiledLoss:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is compiled: it belongs to this module, and not to a copy."""
-        return {"_module": self._module, "variants": {}}
+        return {**vars(self), "variants": {}}
 
     def can_graph(self, x1: Tensor) -> bool:
         """Whether a step of a batch should be a CUDA graph: launches are its limit, and nothing keeps its gradients."""
@@ -79,7 +81,10 @@ class CompiledLoss:
             return False
         if not (x1.is_cuda and self._module.is_one_graph):
             return False
-        return is_launch_bound(self._module.net, len(x1), passes=3)
+        size = len(x1)
+        if size not in self._is_launch_bound:
+            self._is_launch_bound[size] = is_launch_bound(self._module.net, size, passes=3)
+        return self._is_launch_bound[size]
 
 
 def is_launch_bound(net: nn.Module, batch: int, *, passes: int) -> bool:
