@@ -66,9 +66,8 @@ class CompiledLoss:
             wanted = "reduce-overhead" if graphed else None
             compiled = torch.compile(self._module.loss_parts, dynamic=False, mode=wanted)
             self.variants[graphed] = cast("LossParts", compiled)
-        parts = self.variants[graphed](x1, *args, **kwargs)
-        # The next replay overwrites its results, which callbacks may still hold.
-        return {name: part.clone() for name, part in parts.items()} if graphed else parts
+        # The next replay of a graph overwrites these; a step computes new tensors from them for its callbacks.
+        return self.variants[graphed](x1, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is compiled: it belongs to this module, and not to a copy."""

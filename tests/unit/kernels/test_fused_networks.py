@@ -103,11 +103,11 @@ def test_what_the_kernels_do_not_take(monkeypatch):
 
 
 def test_a_stream_in_bfloat16_changes_the_network_only_under_autocast():
-    net = built(JiT, bf16_stream=True)
+    net, other = built(JiT, bf16_stream=True), built(JiT)
     with plain_formulas():
-        expected = gradients(built(JiT))[0]
-    with plain_formulas():
-        assert torch.equal(gradients(net)[0], expected)
+        exact = gradients(other)[0]
+        assert torch.equal(gradients(net)[0], exact)
     with torch.autocast("cpu", torch.bfloat16):
-        got = gradients(net)[0]
-    assert 0 < (got.float() - expected).norm() < 0.05 * expected.norm()
+        with_stream, without = gradients(net)[0].float(), gradients(other)[0].float()
+    assert not torch.equal(with_stream, without)
+    assert (with_stream - exact).norm() < 0.05 * exact.norm()
