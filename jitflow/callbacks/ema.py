@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,14 +11,18 @@ from torch import Tensor
 
 from jitflow.core.ema import copy_parameters, update_ema_
 from jitflow.errors import ConfigError
+from jitflow.training.ema_history import EMAHistory
 from jitflow.training.module import FlowModule
+
+log = logging.getLogger(__name__)
 
 
 class EMACallback(pl.Callback):
     """Keep two averages of a module's weights, updated once after every optimiser step.
 
     The module holds, saves and restores the averages (``ema_params1``, ``ema_params2``); this callback initialises them
-    with a copy of the weights and updates them. Its decays override the module's.
+    with a copy of the weights and updates them. Its decays override the module's; if the module's ``ema_warmup`` is
+    set, the first updates have smaller decays (:func:`jitflow.core.ema.warmed_up_decay`).
 
     Args:
         ema_decay1: Decay of the first average, in ``[0, 1]``; higher is smoother.
@@ -63,6 +68,8 @@ class EMACallback(pl.Callback):
         # Collected once: walking through all layers in each step would cost a small network a fifth of its time.
         weights = self._weights = dict(module.named_parameters())
         ema_device = "cpu" if self.on_cpu else None
+        if not module.ema_params1:
+            module.ema_history = EMAHistory()
         module.ema_params1 = module.ema_params1 or copy_parameters(weights, device=ema_device)
         module.ema_params2 = module.ema_params2 or copy_parameters(weights, device=ema_device)
         self._steps_seen = trainer.global_step
@@ -75,8 +82,16 @@ class EMACallback(pl.Callback):
             return
         self._steps_seen = trainer.global_step
         module = _flow(pl_module)
-        update_ema_(module.ema_params1, self._weights, self.ema_decay1)
-        update_ema_(module.ema_params2, self._weights, self.ema_decay2)
+        decays = module.ema_history.next_decays((self.ema_decay1, self.ema_decay2), warmup=module.ema_warmup)
+        for averages, decay in zip((module.ema_params1, module.ema_params2), decays, strict=True):
+            update_ema_(averages, self._weights, decay)
+        module.ema_history = module.ema_history.after_update(decays)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log one line if the first average still holds much of the weights that the training started from."""
+        warning = _flow(pl_module).ema_history.start_warning(1)
+        if warning is not None and trainer.is_global_zero:
+            log.warning(warning)
 
     def get_ema_state_dict(self, pl_module: pl.LightningModule, ema_version: int = 1) -> dict[str, Tensor]:
         """Return a copy of the module's state dict with an average in place of the weights.

@@ -204,6 +204,8 @@ class FIDEvaluationCallback(pl.Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             log.info("no evaluation in a fast_dev_run")
             return {}
+        if self.use_ema:
+            as_flow_module(pl_module, self).warn_of_start()
         started = time.monotonic()
         # Frees cached memory of the training for the extractor.
         _release_memory(pl_module.device)

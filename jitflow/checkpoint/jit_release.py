@@ -17,6 +17,7 @@ from jitflow.checkpoint.optimizer_state import fit_optimizer, parameter_order, s
 from jitflow.checkpoint.state import PEAK_LR, ModelState
 from jitflow.checkpoint.variant import detect_jit
 from jitflow.errors import CheckpointError
+from jitflow.training.ema_history import ENTRY, EMAHistory
 
 # Argument of this library's module -> the release's name. The release has two names for the guidance interval.
 RELEASE_NAMES = {
@@ -99,11 +100,14 @@ def from_jit_release(checkpoint: Mapping[str, Any], path: Path, given: Mapping[s
         step=steps_done(fitted) if fitted is not None else 0,
         args=dict(args),
         application=RELEASES["JiT"],
+        extra={name: value for name, value in checkpoint.get("jitflow", {}).items() if name == ENTRY},
     )
 
 
 def to_jit_release(state: ModelState) -> dict[str, Any]:
     """Convert a model's state to the checkpoint format of the JiT (Just image Transformers) release."""
+    # Without averages the weights take their place.
+    history = state.ema_history if state.ema1 is not None else EMAHistory(None, (0.0, 0.0))
     checkpoint: dict[str, Any] = {
         "model": state.weights,
         "epoch": state.epoch,
@@ -111,7 +115,7 @@ def to_jit_release(state: ModelState) -> dict[str, Any]:
         "model_ema1": state.chosen(1) if state.ema1 is not None else dict(state.weights),
         "model_ema2": state.chosen(2) if state.ema2 is not None else dict(state.weights),
         # Settings without an argument in the release (prediction, time shift, network sizes), which ignores this entry.
-        "jitflow": {"version": __version__, "settings": state.settings},
+        "jitflow": {"version": __version__, "settings": state.settings, **history.state()},
     }
     # A user's own class may have grouped its parameters in another way.
     optimizer, _ = read_optimizer(state.optimizer, state.weights)

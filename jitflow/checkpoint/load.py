@@ -16,6 +16,7 @@ from jitflow.applications import application_name
 from jitflow.checkpoint.formats import read_state
 from jitflow.checkpoint.state import ModelState, application_of, errors_of_damage
 from jitflow.errors import CheckpointError
+from jitflow.training.ema_history import EMAHistory
 from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,8 @@ def load_module(
     averages = {"model_ema1": state.ema1, "model_ema2": state.ema2}
     with errors_of_damage(path):
         module.load_state_dict(state.weights)
-        module.on_load_checkpoint({"jitflow": state.extra, **{k: v for k, v in averages.items() if v is not None}})
+        held = {k: v for k, v in averages.items() if v is not None}
+        module.on_load_checkpoint({"jitflow": state.extra, "global_step": state.step, **held})
     return module.eval()
 
 
@@ -186,7 +188,7 @@ def init_from(module: FlowModule, path: str | Path, *, ema: int = 1) -> str:
         weights = {**weights, _LABEL_TABLE: ours}
     check_state_dict(own, weights, path)
     module.load_state_dict(weights)
-    module.ema_params1, module.ema_params2 = {}, {}
+    module.ema_params1, module.ema_params2, module.ema_history = {}, {}, EMAHistory()
     source = f"EMA {ema}" if ema else "the weights"
     summary = f"initialised {len(own)} tensors from {source} of {path}{omitted}"
     log.info(summary)

@@ -13,6 +13,7 @@ from torch import Tensor
 from jitflow.applications import application_name, get_application, list_applications
 from jitflow.errors import CheckpointError, ConfigError, JitflowError
 from jitflow.training.application import Application
+from jitflow.training.ema_history import EMAHistory
 
 PEAK_LR = "peak_lr"
 """Entry of an optimiser's parameter group: the learning rate between warm-up and decay."""
@@ -60,6 +61,11 @@ class ModelState:
         if not isinstance(self.application, str) or not isinstance(self.module, str):
             raise TypeError("the names of the application and of the class must be text")
         self.application = application_name(self.application or self.module)
+
+    @property
+    def ema_history(self) -> EMAHistory:
+        """Updates of the averages so far."""
+        return EMAHistory.from_state(self.extra, steps=self.step, settings=self.settings)
 
     def chosen(self, ema: int) -> dict[str, Tensor]:
         """Return an average (1 or 2) or the weights (0); raise CheckpointError if the file has no such average."""

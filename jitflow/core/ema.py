@@ -26,6 +26,19 @@ def copy_parameters(params: Mapping[str, Tensor], *, device: str | None = None) 
     return {name: p.detach().to(device or p.device, torch.float32, copy=True) for name, p in params.items()}
 
 
+def warmed_up_decay(decay: float, num_updates: int) -> float:
+    """Return the decay of an EMA in its warm-up: ``min(decay, (1 + n) / (10 + n))``.
+
+    An average with a constant decay remembers the initial weights for thousands of steps; with this one it forgets them
+    in a few and then grows to the length of ``decay``.
+
+    Args:
+        decay: Decay after the warm-up, in ``[0, 1]``.
+        num_updates: Number ``n`` of the update, from 1.
+    """
+    return min(decay, (1 + num_updates) / (10 + num_updates))
+
+
 @torch.no_grad()
 def update_ema_(averages: Mapping[str, Tensor], params: Mapping[str, Tensor], decay: float) -> None:
     """Update exponential moving averages of parameters in place: ``ema = decay * ema + (1 - decay) * p``.

@@ -16,6 +16,7 @@ from jitflow.evaluation.protocol import claim_folder, protocol_card, read_report
 from jitflow.evaluation.scores import reference_of, sample_size_warnings, score
 from jitflow.io.files import clear_leftovers, writable_folder, write_json
 from jitflow.model import Model, default_device, load
+from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def evaluate(
     report = {
         "metrics": score(features, logits, real, made),
         "protocol": card,
-        "warnings": sample_size_warnings(plan.num_images, made, real),
+        "warnings": [*sample_size_warnings(plan.num_images, made, real), *_start_warnings(module, plan.ema)],
     }
     # Temporary files of an evaluation that was killed.
     for folder in (out, out / "images"):
@@ -96,3 +97,9 @@ def evaluate(
     write_json(finished, report)
     parts.remove()
     return report
+
+
+def _start_warnings(module: FlowModule, ema: float) -> list[str]:
+    """Return a warning if the average that was evaluated still holds much of the initial weights."""
+    warning = module.ema_history.start_warning(int(ema)) if ema in (1, 2) else None
+    return [] if warning is None else [warning]

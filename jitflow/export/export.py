@@ -97,6 +97,8 @@ def export(
     if ema != "all":
         state.chosen(int(ema))
     module = _load(checkpoint, state, vavae_path, needs_images=format != "safetensors")
+    if ema in (1, 2):
+        module.warn_of_start(int(ema))
     reports = find_reports(checkpoint, ema=ema, given=report)
     if dry_run:
         return target

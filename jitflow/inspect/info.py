@@ -59,6 +59,7 @@ def _run(path: Path) -> Info:
         "application": run.application,
         "network": run.network,
         "state": f"{run.state} ({run.detail})" if run.detail else run.state,
+        "note": run.note,
         "best score": f"{run.score[0]} {run.score[1]:.4g}" if run.score else "",
         "checkpoint": str(run.checkpoint) if run.checkpoint else "none",
         "data": _data(run.data),

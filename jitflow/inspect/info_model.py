@@ -43,11 +43,10 @@ def describe_model_file(path: Path) -> tuple[str, dict[str, str], list[str]]:
     facts["parameters"] = format_count(sum(value.numel() for value in state.weights.values()))
     facts["training"] = _training(state)
     averages = [(n, value) for n, value in ((1, state.ema1), (2, state.ema2)) if value is not None]
-    decays = {n: state.settings.get(f"ema_decay{n}") for n, _ in averages}
-    facts["averages"] = (
-        ", ".join(f"EMA {n}" + (f" (decay {decays[n]})" if decays[n] else "") for n, _ in averages)
-        or "none; samples come from the weights themselves"
+    facts["averages"] = ", ".join(_average(state, n) for n, _ in averages) or (
+        "none; samples come from the weights themselves"
     )
+    facts["note"] = state.ema_history.start_warning(1) or "" if state.ema1 is not None else ""
     facts["optimiser"] = _optimizer(state)
     foreign = _unknown_settings(state)
     if foreign:
@@ -56,6 +55,12 @@ def describe_model_file(path: Path) -> tuple[str, dict[str, str], list[str]]:
         f"{word} {_plain(state.settings[name])}" for name, word in _SAMPLING.items() if name in state.settings
     )
     return _kind(path, state), {name: fact for name, fact in facts.items() if fact}, _commands(path, usable=not foreign)
+
+
+def _average(state: ModelState, version: int) -> str:
+    decay = state.settings.get(f"ema_decay{version}")
+    warmup = " after a warm-up" if state.settings.get("ema_warmup") else ""
+    return f"EMA {version}" + (f" (decay {decay}{warmup})" if decay else "")
 
 
 def _optimizer(state: ModelState) -> str:

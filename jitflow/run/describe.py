@@ -22,6 +22,7 @@ from jitflow.io.yaml_file import read_yaml
 from jitflow.run.curves import Curve, history_curve, read_curves
 from jitflow.run.folder import CONFIG_NAME, DATA_NAME, ENVIRONMENT_NAME, RUN_NAME, RunRecord, read_run_record
 from jitflow.run.start import epochs_done
+from jitflow.training.ema_history import EMAHistory
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Run:
         environment: Machine, versions and command of the run.
         data: Sizes and fingerprint of the training data.
         history: Losses stored in the checkpoint.
+        note: Warning about its samples; empty if there is none.
     """
 
     folder: Path
@@ -81,6 +83,7 @@ class Run:
     environment: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     history: Curve = field(default_factory=list)
+    note: str = ""
 
 
 def find_runs(folders: Sequence[str | Path]) -> list[Path]:
@@ -168,6 +171,7 @@ def _describe(folder: Path, training: Path) -> Run:
         environment=environment,
         data=record.data if record is not None and record.data else _plain_json(training / DATA_NAME),
         history=history_curve(content),
+        note=EMAHistory.of_checkpoint(content).start_warning(1) or "" if "model_ema1" in content else "",
     )
 
 

@@ -165,7 +165,9 @@ def _lead(run: Run) -> str:
     parts.append(format_bytes(run.num_bytes))
     facts = " · ".join(html.escape(part) for part in parts)
     detail = f" {html.escape(run.detail)}" if run.detail else ""
-    return f'<p class="lead"><span class="state {run.state}">{run.state}</span>{detail}</p><p class="lead">{facts}</p>'
+    note = f'<p class="lead">{html.escape(run.note)}</p>' if run.note else ""
+    state = f'<p class="lead"><span class="state {run.state}">{run.state}</span>{detail}</p>'
+    return f'{state}<p class="lead">{facts}</p>{note}'
 
 
 def _section(title: str, body: str) -> str:

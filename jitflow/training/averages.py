@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.trainer.states import TrainerStatus
 from torch import Tensor
 
 from jitflow.errors import CheckpointError, ConfigError
+from jitflow.training.ema_history import EMAHistory
 from jitflow.training.sharing import SharedMode, SharedWeights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+log = logging.getLogger(__name__)
 
 
 class WeightAverages(pl.LightningModule):
@@ -25,14 +30,21 @@ class WeightAverages(pl.LightningModule):
             buffers, so that state dict, optimiser and DDP ignore them.
         ema_params2: Second average.
         ema_on_cpu: Whether both averages stay in host memory, whatever the device of the weights.
+        ema_history: Their number of updates, and what is left of the initial weights.
     """
+
+    ema_decay1: float
+    ema_decay2: float
+    ema_warmup: bool
 
     def __init__(self) -> None:
         super().__init__()
         self.ema_params1: dict[str, Tensor] = {}
         self.ema_params2: dict[str, Tensor] = {}
         self.ema_on_cpu = False
+        self.ema_history = EMAHistory()
         self._warned_no_ema = False
+        self._warned_of_start: set[int] = set()
         self._shared_weights = SharedWeights()
         self._shared_mode = SharedMode()
 
@@ -74,8 +86,22 @@ class WeightAverages(pl.LightningModule):
             raise ConfigError(f"there is no EMA {version}: train with EMACallback, or load a checkpoint that has one")
         return averages
 
+    def warn_of_start(self, version: int = 1) -> None:
+        """Log one line, once, if an average still holds much of the weights that its training started from.
+
+        Args:
+            version: 1 or 2.
+        """
+        warning = self.ema_history.start_warning(version)
+        if warning is not None and version not in self._warned_of_start:
+            self._warned_of_start.add(version)
+            log.warning(warning)
+
     def _has_ema(self) -> bool:
         if self.ema_params1:
+            # A picture drawn during the training shows its progress.
+            if self._trainer is None or self._trainer.state.status != TrainerStatus.RUNNING:
+                self.warn_of_start()
             return True
         if not self._warned_no_ema:
             self._warned_no_ema = True
@@ -93,10 +119,11 @@ class WeightAverages(pl.LightningModule):
         return self
 
     def save_averages(self, checkpoint: dict[str, Any]) -> None:
-        """Add the averages to a checkpoint, as ``model_ema1`` and ``model_ema2``."""
+        """Add the averages to a checkpoint, as ``model_ema1`` and ``model_ema2``, and their history."""
         for key, average in (("model_ema1", self.ema_params1), ("model_ema2", self.ema_params2)):
             if average:
                 checkpoint[key] = dict(average)
+                checkpoint.setdefault("jitflow", {}).update(self.ema_history.state())
 
     def load_averages(self, checkpoint: Mapping[str, Any]) -> None:
         """Restore the averages that a checkpoint holds; raise CheckpointError if one does not fit."""
@@ -115,3 +142,6 @@ class WeightAverages(pl.LightningModule):
             device = "cpu" if self.ema_on_cpu else self.device
             averages = {name: stored[name].to(device, torch.float32, copy=True) for name in expected}
             setattr(self, key.replace("model_ema", "ema_params"), averages)
+            self.ema_history = EMAHistory.from_state(
+                checkpoint.get("jitflow", {}), steps=checkpoint.get("global_step", 0), settings=vars(self)
+            )

@@ -23,6 +23,8 @@ class FlowSettings(SamplingSettings):
         ema_decay1: Decay of the first average of the weights, the one that is sampled from. In a recipe null
             derives both decays from the length of the training.
         ema_decay2: Decay of the second average.
+        ema_warmup: Start both averages with small decays, ``min(decay, (1 + n) / (10 + n))`` in update ``n``, so that
+            they soon forget the initial weights.
         P_mean: Mean of the logit of the training times.
         P_std: Standard deviation of the logit of the training times.
         noise_scale: Standard deviation of the noise; the JiT release uses image size / 256.
@@ -42,6 +44,7 @@ class FlowSettings(SamplingSettings):
     weight_decay: float = 0.0
     ema_decay1: float | None = 0.9999
     ema_decay2: float | None = 0.9996
+    ema_warmup: bool = False
     P_mean: float = -0.8
     P_std: float = 0.8
     noise_scale: float = 1.0

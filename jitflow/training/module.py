@@ -70,8 +70,6 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
     is_one_graph: ClassVar[bool] = True
     settings_class: ClassVar[type[FlowSettings]] = FlowSettings
 
-    ema_decay1: float
-    ema_decay2: float
     P_mean: float
     P_std: float
     label_drop_prob: float
@@ -321,7 +319,6 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add both averages, and the metadata to rebuild the module, to the checkpoint."""
-        self.save_averages(checkpoint)
         checkpoint["jitflow"] = {
             "version": __version__,
             "application": self.application,
@@ -329,6 +326,7 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
             "run_seed": self.run_seed,
             **self.extra_state(),
         }
+        self.save_averages(checkpoint)
 
     def describe_labels(self) -> dict[str, Any]:
         """Return metadata of the labels for an export, plain values by name; empty by default."""
