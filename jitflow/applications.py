@@ -70,15 +70,15 @@ def application_name(recorded: str, *, default: str = "images") -> str:
     return current if current and "." not in current else default
 
 
-def summaries() -> dict[str, tuple[str, str]]:
-    """Return a one-line summary and an example command of each built-in application that has commands.
+def summaries() -> dict[str, tuple[str, dict[str, str]]]:
+    """Return a one-line summary, and an example of each command, of each built-in application that has commands.
 
-    Both stand in the application's package (``SUMMARY``, ``EXAMPLE``), which imports nothing else.
+    Both stand in the application's package (``SUMMARY``, ``EXAMPLES``), which imports nothing else.
     """
     packages = {
         name: importlib.import_module(path.partition(":")[0].rpartition(".")[0]) for name, path in BUILT_IN.items()
     }
-    return {name: (p.SUMMARY, p.EXAMPLE) for name, p in packages.items() if hasattr(p, "SUMMARY")}
+    return {name: (p.SUMMARY, p.EXAMPLES) for name, p in packages.items() if hasattr(p, "SUMMARY")}
 
 
 def list_applications() -> list[str]:

@@ -12,8 +12,8 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from jitflow import __version__
 from jitflow.applications import list_applications, summaries
@@ -30,19 +30,33 @@ class Verb:
         function: The function, ``main(args: list[str])``.
         summary: One line of help.
         example: An example command line.
+        examples: Example of each command of the verb, by command.
     """
 
     module: str
     function: str
     summary: str
     example: str
+    examples: Mapping[str, str] = field(default_factory=dict)
+
+    def example_of(self, words: Sequence[str]) -> str:
+        """Return an example of a command line of the verb: that of its command, if it names one.
+
+        Args:
+            words: Words after the verb.
+        """
+        return self.examples.get(words[0], self.example) if words else self.example
 
 
 _APPLICATIONS = summaries()
 _DEMO = "runs/demo/images/checkpoints/last.ckpt"
 VERBS = {
     "demo": Verb(
-        "jitflow.verbs.demo", "demo", "train and sample on built-in data, from nothing", "jitflow demo images"
+        "jitflow.verbs.demo",
+        "demo",
+        "train and sample on built-in data, from nothing",
+        "jitflow demo images",
+        {name: f"jitflow demo {name}" for name in _APPLICATIONS},
     ),
     "train": Verb(
         "jitflow.verbs.train",
@@ -67,6 +81,7 @@ VERBS = {
         "evaluate",
         "score a checkpoint against real images, with a protocol card",
         f"jitflow evaluate {_DEMO} --reference digits --extractor digits --num_images 1000",
+        {"compare": "jitflow evaluate compare outputs/evaluation/report.json outputs/other/report.json"},
     ),
     "stats": Verb(
         "jitflow.verbs.evaluate",
@@ -85,6 +100,7 @@ VERBS = {
         "data",
         "image folders: prepare shards for fast training, check for bad files",
         "jitflow data prepare ./data/imagenet ./data/imagenet-256 --img_size 256",
+        {"check": "jitflow data check ./data/imagenet"},
     ),
     "export": Verb(
         "jitflow.verbs.export",
@@ -113,8 +129,8 @@ VERBS = {
         "jitflow.verbs.models", "models", "list networks with their size and cost", "jitflow models 'JiT-B*'"
     ),
     **{
-        name: Verb("jitflow.verbs.application", "application", *summary_and_example)
-        for name, summary_and_example in _APPLICATIONS.items()
+        name: Verb("jitflow.verbs.application", "application", summary, next(iter(examples.values())), examples)
+        for name, (summary, examples) in _APPLICATIONS.items()
     },
 }
 
@@ -186,6 +202,21 @@ def _print_in_any_encoding() -> None:
             stream.reconfigure(errors="replace")
 
 
+class StderrHandler(logging.Handler):
+    """Log handler that writes to the ``sys.stderr`` of the moment.
+
+    A progress bar replaces ``sys.stderr`` to print above itself; a handler of the stream before it would write into the
+    bar.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record as a line."""
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+        except (OSError, ValueError):
+            self.handleError(record)
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line: parse the verb and its options.
 
@@ -205,7 +236,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         sys.stdout.write(f"jitflow {__version__}\n")
         return 0
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[StderrHandler()])
     logging.getLogger("jitflow").setLevel(logging.INFO)
     # Lightning also prints through its own handlers, and its hints would drown the commands' output.
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -222,7 +253,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if verb is None:
             raise unknown_name("verb", words[0], VERBS, hint="`jitflow --help` lists all.")
         if {"-h", "--help"} & set(words[1:]):
-            sys.stdout.write(f"example: {verb.example}\n\n")
+            sys.stdout.write(f"example: {verb.example_of(words[1:])}\n\n")
         run = getattr(importlib.import_module(verb.module), verb.function)
         run(*([words[0]] if words[0] in list_applications() else []), words[1:])
     except JitflowError as error:

@@ -104,7 +104,7 @@ def split_folders(root: str | Path) -> dict[str, Path]:
     classes = class_folders(root)
     if "val" in folders:
         raise DataError(f"{root} has val/ but no train/; {LAYOUT}")
-    _log.info("%s has no train/; its %d sub-folders are taken as the training classes", root, len(classes))
+    log_once(f"{root} has no train/; its {len(classes)} sub-folders are taken as the training classes")
     return {"train": root}
 
 

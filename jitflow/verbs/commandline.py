@@ -86,7 +86,7 @@ def run_command(
     kinds = {**option_kinds(function), **(option_kinds(further) if further is not None else {})}
     spelt = spell_out(args, kinds)
     try:
-        parsed = parser.instantiate_classes(parser.parse_args(spelt))
+        parsed = parser.instantiate(parser.parse_args(spelt))
     except argparse.ArgumentError as error:
         raise ConfigError(_as_typed(str(option_error(str(error), prog)), args, kinds)) from None
     given = dict(vars(parsed))

@@ -149,7 +149,7 @@ def _help(application: str, documented: Documented) -> list[Any]:
         table.add_row(f"--{option}", f"{text} (default {documented.default_dir})" if option == "output_dir" else text)
     intro = (
         f"usage: jitflow {application} train [--option value ...] [--model.x value ...]\n\n"
-        f"{summaries().get(application, (application,))[0]}\n\n"
+        f"{summaries().get(application, (application, {}))[0]}\n\n"
         f"Train with the recipe {documented.recipe} and the options that its documents name (for images: `jitflow "
         "train`). Run it again to resume; a finished training is left unchanged. Every other setting is a dotted "
         "option, such as --model.P_mean -1 or --trainer.accelerator cpu: `jitflow train --help`.\n"

@@ -1,5 +1,6 @@
 """The example of every verb: shown by its help, and understood by its parser."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jitflow import cli
+from jitflow.applications import BUILT_IN as APPLICATIONS
 from jitflow.run import fit
 from jitflow.verbs import commandline
 
@@ -25,7 +27,7 @@ def only_parse(monkeypatch):
         read.update(given)
 
     def stop(recipe, run_dir, *args, **kwargs):
-        read.update(recipe)
+        read.update(recipe, run_dir=str(run_dir))
         raise Understood
 
     monkeypatch.setattr(commandline, "call", note)
@@ -46,19 +48,37 @@ def test_the_list_shows_an_example_of_each(words, capsys):
         assert verb.example.split()[:2] == ["jitflow", name]
 
 
-@pytest.mark.parametrize("name", sorted(cli.VERBS))
-def test_the_example_is_understood(name, only_parse, tmp_path, monkeypatch):
+# Every example, and the number of words before its arguments.
+EXAMPLES = {verb.example: 2 for name, verb in cli.VERBS.items() if verb.example not in verb.examples.values()}
+EXAMPLES |= {example: 3 for verb in cli.VERBS.values() for example in verb.examples.values()}
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES))
+def test_the_example_is_understood(example, only_parse, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("data/imagenet").mkdir(parents=True)
     try:
-        status = cli.main(shlex.split(cli.VERBS[name].example)[1:])
+        status = cli.main(shlex.split(example)[1:])
     except Understood:
         status = 0
     assert status == 0
     values = str(only_parse)
-    for word in shlex.split(cli.VERBS[name].example)[2:]:
-        if word[0] != "-" and "--config" not in cli.VERBS[name].example:
-            assert word.split(",")[0] in values or word in ("images", "run", "sample", "prepare"), word
+    for word in shlex.split(example)[EXAMPLES[example] :]:
+        if word[0] != "-" and "--config" not in example:
+            assert word.split(",")[0] in values or word in ("images", "prepare"), word
+
+
+@pytest.mark.parametrize("name", ["text", "microdoppler", "data", "demo", "evaluate"])
+def test_every_command_of_a_verb_has_its_own_example(name, capsys):
+    verb = cli.VERBS[name]
+    if name in APPLICATIONS or name == "data":
+        cli.main([name])
+        listed = re.findall(rf"^jitflow {name} (\w+)", capsys.readouterr().out, re.MULTILINE)
+        assert {verb.example_of([command]).split()[2] for command in listed} == set(listed)
+    for command, example in verb.examples.items():
+        assert example.split()[:3] == ["jitflow", name, command]
+        assert verb.example_of([command, "--help"]) == example
+    assert verb.example_of(["--help"]) == verb.example
 
 
 @pytest.mark.parametrize("name", ["sample", "text", "doctor", "studio", "train"])
