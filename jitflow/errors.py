@@ -36,6 +36,10 @@ class CheckpointError(JitflowError, RuntimeError):
     """A checkpoint is damaged, of another model, or unsafe to load."""
 
 
+# Names listed in an error where none is near.
+_SHOWN = 40
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "") -> ConfigError:
     """Build the ConfigError for an unknown name of a model, solver or option, with the nearest known names.
 
@@ -51,7 +55,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "
     names = list(known)
     folded = {n.lower(): n for n in names}
     near = [folded[n] for n in difflib.get_close_matches(str(name).lower(), folded, n=3, cutoff=0.55)]
-    suggestion = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}."
+    listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    suggestion = f"did you mean {' or '.join(near)}?" if near else f"known: {listed}."
     return ConfigError(f"unknown {kind} {name!r}; {suggestion}{' ' + hint if hint else ''}")
 
 

@@ -23,7 +23,7 @@ from jitflow.host import allow_tf32
 from jitflow.layers.fusion import runs_kernels
 from jitflow.layers.transformer import AdaLNTransformer
 from jitflow.training.application import Application
-from jitflow.training.asked import Asked, Numbers
+from jitflow.training.asked import Asked, Labels
 from jitflow.training.compiled import is_launch_bound
 from jitflow.training.module import FlowModule
 from jitflow.training.posthoc_ema import reconstruct_ema
@@ -111,7 +111,7 @@ class Model:
             return self.compile() if is_worth else self
         return self
 
-    def ask(self, labels: Numbers | None = None, **asked: Any) -> Asked:
+    def ask(self, labels: Labels | None = None, **asked: Any) -> Asked:
         """Validate a call of :meth:`sample` and return the samples it asks for, without generating them.
 
         Args:
@@ -126,7 +126,7 @@ class Model:
 
     def sample(
         self,
-        labels: Numbers | None = None,
+        labels: Labels | None = None,
         seeds: Sequence[int] | int = 0,
         *,
         guidance: float | None = None,
@@ -145,7 +145,8 @@ class Model:
         """Generate samples. A setting that is ``None`` takes the model's own. Threads may share a model.
 
         Args:
-            labels: Label of each sample, or text such as ``"0,3,7-9"`` or ``"all"``; None for every class.
+            labels: Label of each sample, as number or name, or text such as ``"0,3,7-9"``, ``"cat,dog"`` or ``"all"``;
+                None for every class.
             seeds: A seed for each sample, or the first of consecutive ones. A seed determines a
                 sample whatever the batch size.
             guidance: Guidance scale; 1 for none.

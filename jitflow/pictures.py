@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from jitflow.io.files import atomic_path
 
@@ -33,7 +34,15 @@ def to_image(pixels: Pixels, *, scale: int = 1) -> Image.Image:
     return image if scale == 1 else image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
-def grid(pixels: Pixels, *, columns: int, scale: int = 1, gap_px: int = 2, background: int = 255) -> Image.Image:
+def grid(
+    pixels: Pixels,
+    *,
+    columns: int,
+    scale: int = 1,
+    gap_px: int = 2,
+    background: int = 255,
+    captions: Sequence[str] = (),
+) -> Image.Image:
     """Arrange images in a grid, row by row.
 
     Args:
@@ -42,6 +51,7 @@ def grid(pixels: Pixels, *, columns: int, scale: int = 1, gap_px: int = 2, backg
         scale: Whole factor by which pixels are repeated.
         gap_px: Space between images, and around them.
         background: Grey value of the space.
+        captions: Caption of each image, drawn above the first of equal ones in a row; none by default.
 
     Returns:
         One image; the last row may be shorter.
@@ -50,12 +60,45 @@ def grid(pixels: Pixels, *, columns: int, scale: int = 1, gap_px: int = 2, backg
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     width, height = images[0].size
-    size = (columns * (width + gap_px) + gap_px, rows * (height + gap_px) + gap_px)
+    font = caption_font(width)
+    top_px = sum(font.getmetrics()) + gap_px if any(captions) else 0
+    size = (columns * (width + gap_px) + gap_px, rows * (top_px + height + gap_px) + gap_px)
     canvas = Image.new(images[0].mode, size, background if images[0].mode == "L" else (background,) * 3)
+    draw = ImageDraw.Draw(canvas)
     for i, image in enumerate(images):
-        corner = (gap_px + (i % columns) * (width + gap_px), gap_px + (i // columns) * (height + gap_px))
-        canvas.paste(image, corner)
+        row, column = divmod(i, columns)
+        corner = (gap_px + column * (width + gap_px), gap_px + row * (top_px + height + gap_px))
+        canvas.paste(image, (corner[0], corner[1] + top_px))
+        if top_px and (column == 0 or captions[i] != captions[i - 1]):
+            in_row = captions[i : (row + 1) * columns]
+            alike = next((n for n, other in enumerate(in_row) if other != captions[i]), len(in_row))
+            text = truncate(captions[i], font, alike * (width + gap_px) - gap_px)
+            draw.text(corner, text, font=font, fill="black" if background > 127 else "white")
     return canvas
+
+
+@cache
+def caption_font(width_px: int) -> ImageFont.FreeTypeFont:
+    """Return the font of captions of images of a width, in pixels: Matplotlib's, which has most alphabets."""
+    import matplotlib
+
+    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(file), min(18, max(12, width_px // 12)))
+
+
+def truncate(text: str, font: ImageFont.FreeTypeFont, width_px: float) -> str:
+    """Truncate a caption to a width in pixels; dots stand for what is left out."""
+    if font.getlength(text) <= width_px:
+        return text
+    kept = next((n for n in range(len(text) - 1, 0, -1) if font.getlength(f"{text[:n]}...") <= width_px), 0)
+    return f"{text[:kept]}..." if kept else ""
+
+
+def can_draw(text: str) -> bool:
+    """Whether the font of captions has every letter of a text; it has none of Chinese, for example."""
+    font = caption_font(0)
+    missing = bytes(font.getmask("\uffff"))
+    return all(c.isascii() or bytes(font.getmask(c)) != missing for c in set(text))
 
 
 def display_scale(side_px: int, *, target_px: int = 64) -> int:

@@ -17,7 +17,7 @@ from jitflow.checkpoint.optimizer_state import fit_optimizer, parameter_order, s
 from jitflow.checkpoint.state import PEAK_LR, ModelState
 from jitflow.checkpoint.variant import detect_jit
 from jitflow.errors import CheckpointError
-from jitflow.training.ema_history import ENTRY, EMAHistory
+from jitflow.training.ema_history import EMAHistory
 
 # Argument of this library's module -> the release's name. The release has two names for the guidance interval.
 RELEASE_NAMES = {
@@ -82,7 +82,8 @@ def from_jit_release(checkpoint: Mapping[str, Any], path: Path, given: Mapping[s
     args = vars(args) if isinstance(args, argparse.Namespace) else dict(args or {})
     weights = _state_dict(checkpoint, "model", path)
     fitted, left_out = read_optimizer(checkpoint.get("optimizer"), weights)
-    name_here = checkpoint.get("jitflow", {}).get("settings", {})
+    record = checkpoint.get("jitflow", {})
+    name_here = record.get("settings", {})
     settings = {**settings_from_release_args(args), **_hyper_parameters(checkpoint)}
     if "learning_rate" not in settings and fitted is not None:
         settings["learning_rate"] = float(fitted["param_groups"][0]["lr"])
@@ -100,7 +101,7 @@ def from_jit_release(checkpoint: Mapping[str, Any], path: Path, given: Mapping[s
         step=steps_done(fitted) if fitted is not None else 0,
         args=dict(args),
         application=RELEASES["JiT"],
-        extra={name: value for name, value in checkpoint.get("jitflow", {}).items() if name == ENTRY},
+        extra={name: value for name, value in record.items() if name not in ("version", "settings")},
     )
 
 
@@ -114,8 +115,13 @@ def to_jit_release(state: ModelState) -> dict[str, Any]:
         "args": argparse.Namespace(**(state.args or release_args(state.settings))),
         "model_ema1": state.chosen(1) if state.ema1 is not None else dict(state.weights),
         "model_ema2": state.chosen(2) if state.ema2 is not None else dict(state.weights),
-        # Settings without an argument in the release (prediction, time shift, network sizes), which ignores this entry.
-        "jitflow": {"version": __version__, "settings": state.settings, **history.state()},
+        # What has no argument in the release (prediction, time shift, class names), which ignores this entry.
+        "jitflow": {
+            **state.lasting_extra(),
+            "version": __version__,
+            "settings": state.settings,
+            **history.state(),
+        },
     }
     # A user's own class may have grouped its parameters in another way.
     optimizer, _ = read_optimizer(state.optimizer, state.weights)

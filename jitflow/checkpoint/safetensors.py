@@ -24,8 +24,6 @@ _EXTRA = "extra."
 # Prefix of the module's own parameters, as opposed to its network's.
 _OWN = "module."
 _AVERAGES = ("ema1.", "ema2.")
-# Entries of a run that a model file does not have, or stores separately.
-_RUN_ENTRIES = ("version", "application", "module", "run_seed")
 # JSON has no tuples.
 _TUPLES = ("cfg_interval", "img_size", "latent_shape")
 
@@ -51,7 +49,7 @@ def write_safetensors(state: ModelState, path: Path, *, ema: int | str = 1) -> N
     else:
         raise ConfigError(f"ema must be 0, 1, 2 or all; got {ema!r}")
     network = {_name_in_file(name): value.detach().contiguous() for name, value in tensors.items()}
-    plain, record = split_tensors({k: v for k, v in state.extra.items() if k not in _RUN_ENTRIES})
+    plain, record = split_tensors(state.lasting_extra())
     metadata = {
         "format": "pt",
         "jitflow": __version__,

@@ -18,6 +18,9 @@ from jitflow.training.ema_history import EMAHistory
 PEAK_LR = "peak_lr"
 """Entry of an optimiser's parameter group: the learning rate between warm-up and decay."""
 
+# Entries of a run that a model file does not have, or stores separately.
+_RUN_ENTRIES = ("version", "application", "module", "run_seed", "settings")
+
 
 @dataclass
 class ModelState:
@@ -75,6 +78,10 @@ class ModelState:
         if found is None:
             raise CheckpointError(f"the checkpoint has no EMA {ema}; use ema=0 for the weights themselves")
         return {**self.weights, **found}
+
+    def lasting_extra(self) -> dict[str, Any]:
+        """Return the additional state without the entries of a run, which every format of checkpoints keeps."""
+        return {name: value for name, value in self.extra.items() if name not in _RUN_ENTRIES}
 
 
 def application_of(state: ModelState, path: str | Path, *, otherwise: str) -> Application:

@@ -91,7 +91,8 @@ def evaluate(
     for folder in (out, out / "images"):
         clear_leftovers(folder)
     if keep_png:
-        save_png(out / "images", [part["pixels"] for part in made_parts], plan, module.num_classes)
+        names = model.ask(range(module.num_classes)).names
+        save_png(out / "images", [part["pixels"] for part in made_parts], plan, names)
     if keep_npz:
         save_npz(out / "samples.npz", [part["pixels"] for part in made_parts], plan, module.num_classes)
     write_json(finished, report)

@@ -14,17 +14,17 @@ from jitflow.evaluation.plan import Plan
 from jitflow.io.files import atomic_path
 
 
-def save_png(folder: Path, parts: Sequence[Tensor], plan: Plan, num_classes: int) -> None:
+def save_png(folder: Path, parts: Sequence[Tensor], plan: Plan, names: Sequence[str]) -> None:
     """Write every image as a PNG that is named by index, class and seed.
 
     Args:
         folder: Target folder; created if missing.
         parts: The images in order, shape ``(N, C, H, W)`` each, uint8.
         plan: The evaluation plan.
-        num_classes: Classes of the model.
+        names: Part of the file name for each class, such as ``cat`` or ``class3``.
     """
     for index, pixels in enumerate(image for part in parts for image in part.numpy()):
-        name = f"{index:06d}_class{index % num_classes}_seed{plan.seed + index}.png"
+        name = f"{index:06d}_{names[index % len(names)]}_seed{plan.seed + index}.png"
         pictures.save_image(pictures.to_image(pixels), folder / name)
 
 

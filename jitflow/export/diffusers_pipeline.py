@@ -73,9 +73,9 @@ class JitflowPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: int | Sequence[int] | Tensor | None = None,
+        class_labels: int | str | Sequence[int | str] | Tensor | None = None,
         *,
-        user_ids: Sequence[int] | None = None,
+        user_ids: Sequence[int | str] | None = None,
         seeds: Sequence[int] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         num_inference_steps: int | None = None,
@@ -88,8 +88,8 @@ class JitflowPipeline(DiffusionPipeline):
         """Generate one image for each label. A setting that is None takes the model's own.
 
         Args:
-            class_labels: Classes, from 0.
-            user_ids: User ids of the data set, in place of labels, for a user-conditioned model.
+            class_labels: Classes, as numbers from 0 or names.
+            user_ids: User ids of the data set, or names, in place of labels, for a user-conditioned model.
             seeds: A seed for each image; gives the same images as ``jitflow sample``.
             generator: In place of seeds, one for all images or one for each.
             num_inference_steps: Steps of the solver.
@@ -133,12 +133,15 @@ class JitflowPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _labels(self, class_labels: int | Sequence[int] | Tensor | None, user_ids: Sequence[int] | None) -> Tensor:
+    def _labels(
+        self, class_labels: int | str | Sequence[int | str] | Tensor | None, user_ids: Sequence[int | str] | None
+    ) -> Tensor:
         if (class_labels is None) == (user_ids is None):
             raise ConfigError("say what to draw: class_labels or user_ids, one of them")
         asked: dict[str, Any] = {} if user_ids is None else {"users": list(user_ids)}
         if class_labels is not None:
-            asked["labels"] = torch.as_tensor(class_labels).reshape(-1)
+            one = isinstance(class_labels, (int, Tensor))
+            asked["labels"] = torch.as_tensor(class_labels).reshape(-1) if one else class_labels
         labels = Model(self.model.module).ask(**asked).condition.label
         assert labels is not None
         return labels

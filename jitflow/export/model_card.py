@@ -19,6 +19,8 @@ from jitflow.io.yaml_file import read_yaml
 log = logging.getLogger(__name__)
 
 UNKNOWN_LICENSE = "unknown"
+# More names of classes would hide the rest of the card.
+_SHOWN_CLASSES = 100
 # Paths of the training machine are private.
 _PATHS = ("_path", "_dir", "_file", "folder")
 
@@ -115,7 +117,7 @@ def find_data(checkpoint: Path, extra: Mapping[str, Any]) -> dict[str, Any] | No
 
     Args:
         checkpoint: The file that is exported; ``config.yaml`` of its run is searched for beside and above it.
-        extra: Additional state in the file; for latents, codec and users.
+        extra: Additional state in the file: names of classes; for latents, codec and users.
 
     Returns:
         Plain values, without the machine's paths; None if nothing is known.
@@ -128,6 +130,10 @@ def find_data(checkpoint: Path, extra: Mapping[str, Any]) -> dict[str, Any] | No
             if isinstance(section, Mapping):
                 data.update(_without_paths(section))
             break
+    names = list(extra.get("classes") or ())
+    if names:
+        more = [f"and {len(names) - _SHOWN_CLASSES} more"] if len(names) > _SHOWN_CLASSES else []
+        data["classes"] = [*map(str, names[:_SHOWN_CLASSES]), *more]
     latents = extra.get("latents")
     if isinstance(latents, Mapping):
         data["latents_of"] = dict(latents["codec"])

@@ -2,6 +2,8 @@
 
     python sample.py --labels 0,1,2 --seeds 0,1,2 --out images
 
+Labels may be names of classes, where ``sampling.json`` lists them.
+
 The folder of this file holds ``velocity.pt2`` (state, time, label -> velocity), ``decoder.pt2`` (one state -> pixels)
 and ``sampling.json`` (all other settings that determine an image).
 """
@@ -9,7 +11,9 @@ and ``sampling.json`` (all other settings that determine an image).
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
+import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -102,29 +106,49 @@ def sample(folder: str | Path, labels: Sequence[int], seeds: Sequence[int], **ch
     return torch.cat([decoder(one) for one in x.split(1)])
 
 
+def read_label(word: str, names: Sequence[str]) -> int:
+    """Read a class label: a number, or one of the classes' names; ValueError with the nearest name for another word.
+
+    Args:
+        word: The label.
+        names: Names of the classes by label.
+    """
+    if word.isdigit():
+        return int(word)
+    if word in names:
+        return names.index(word)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    raise ValueError(f"there is no class {word!r}" + (f"; did you mean {near[0]}?" if near else "; give its number"))
+
+
 def main() -> None:
     """Generate images into a folder."""
     from PIL import Image
 
     parser = argparse.ArgumentParser(description="Draw images with an exported program.")
-    parser.add_argument("--labels", default="0", help="classes, such as 0,1,2")
+    parser.add_argument("--labels", default="0", help="classes, as numbers or names, such as 0,1,2")
     parser.add_argument("--seeds", default="0", help="a seed for each image")
     parser.add_argument("--guidance", type=float, help="guidance scale; 1 for none")
     parser.add_argument("--steps", type=int, help="steps of the solver")
     parser.add_argument("--solver", choices=("euler", "heun", "midpoint", "multistep"))
     parser.add_argument("--out", default="images", help="folder of the images")
     args = parser.parse_args()
-    labels, seeds = ([int(word) for word in words.split(",")] for words in (args.labels, args.seeds))
+    folder = Path(__file__).parent
+    names = json.loads((folder / "sampling.json").read_text(encoding="utf-8")).get("classes", [])
+    try:
+        labels = [read_label(word.strip(), names) for word in args.labels.split(",")]
+    except ValueError as error:
+        parser.error(str(error))
+    seeds = [int(word) for word in args.seeds.split(",")]
     if len(labels) != len(seeds):
         parser.error(f"{len(labels)} labels and {len(seeds)} seeds; give as many of one as of the other")
     given = {"guidance": args.guidance, "steps": args.steps, "solver": args.solver}
-    images = sample(Path(__file__).parent, labels, seeds, **{k: v for k, v in given.items() if v is not None})
+    images = sample(folder, labels, seeds, **{k: v for k, v in given.items() if v is not None})
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     for pixels, label, seed in zip(images.permute(0, 2, 3, 1).numpy(), labels, seeds, strict=True):
-        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(
-            out / f"class{label}_seed{seed}.png"
-        )
+        name = re.sub(r"[^\w.+-]+", "-", names[label]) if label < len(names) else f"class{label}"
+        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(out / f"{name}_seed{seed}.png")
 
 
 if __name__ == "__main__":

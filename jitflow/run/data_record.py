@@ -25,7 +25,7 @@ def describe_data(info: Mapping[str, Any], samples: Iterable[tuple[str, int]] = 
         samples: Path and label of each training file, if there are files.
 
     Returns:
-        Sizes, and ``fingerprint``, 64 hexadecimal digits or the data's own.
+        Sizes, names of the classes, and ``fingerprint``, 64 hexadecimal digits or the data's own.
     """
     fingerprint = info.get("fingerprint")
     if fingerprint is None:
@@ -34,4 +34,7 @@ def describe_data(info: Mapping[str, Any], samples: Iterable[tuple[str, int]] = 
         for path, label in samples:
             digest.update(f"{'/'.join(PurePath(path).parts[-2:])} {label}\n".encode())
         fingerprint = digest.hexdigest()
-    return {**{name: info[name] for name in _SHOWN if name in info}, "fingerprint": str(fingerprint)}
+    names = list(map(str, info.get("classes") or ()))
+    # A single name distinguishes nothing.
+    named = {"classes": names} if len(names) > 1 else {}
+    return {**{name: info[name] for name in _SHOWN if name in info}, **named, "fingerprint": str(fingerprint)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from jitflow import pictures
 from jitflow.model import BUILTIN, Model
 from jitflow.studio.request import Request, check, sample_arguments
 from jitflow.training.module import FlowModule
+from jitflow.training.samples import drawable_captions
 from jitflow.training.sections import parse_interval
 
 OnFrame = Callable[[int, int, Image.Image], None]
@@ -31,7 +32,7 @@ class Drawing:
     """Samples of a request, with frames of the sampling and a record to reproduce them.
 
     Attributes:
-        subjects: Captions of the samples, such as ``class 3``, each once; empty if samples have none.
+        subjects: Captions of the samples, such as ``cat`` or ``class 3``, each once; empty if samples have none.
         texts: Decoded text of each sample; empty unless it is a text model.
         frames: Grids of all images from noise to data, evenly spaced over the steps.
         times: Time of each frame, in ``(0, 1]``, increasing.
@@ -73,8 +74,10 @@ def draw(model: Model, request: Request, *, vavae_path: str = BUILTIN, on_frame:
     """
     check(request, model)
     arguments = sample_arguments(request, model)
-    subjects = [caption for caption in dict.fromkeys(model.ask(**arguments).captions) if caption]
-    recorder = FrameRecorder(model.module, request.count if subjects else 1, on_frame)
+    wanted = model.ask(**arguments)
+    subjects = [caption for caption in dict.fromkeys(wanted.captions) if caption]
+    captions = drawable_captions(wanted.captions, wanted.labels)
+    recorder = FrameRecorder(model.module, request.count if subjects else 1, on_frame, captions)
     with model.module.watch_sampling(recorder.record_step):
         drawn = model.sample(
             **arguments,
@@ -138,10 +141,13 @@ def sample_expression(record: dict[str, Any]) -> str:
 class FrameRecorder:
     """Recorder of image frames during sampling, evenly spaced over the steps."""
 
-    def __init__(self, module: FlowModule, num_alike: int, on_frame: OnFrame | None) -> None:
+    def __init__(
+        self, module: FlowModule, num_alike: int, on_frame: OnFrame | None, captions: Sequence[str] = ()
+    ) -> None:
         self.module = module
         self.num_alike = num_alike
         self.on_frame = on_frame
+        self.captions = captions
         self.frames: list[Image.Image] = []
         self.times: list[float] = []
 
@@ -151,7 +157,7 @@ class FrameRecorder:
         wanted = math.sqrt(1.3 * len(pixels)) / self.num_alike
         columns = min(8, self.num_alike * max(1, round(wanted)))
         scale = pictures.display_scale(pixels.shape[-1], target_px=_WIDTH_PX // columns)
-        self.frames.append(pictures.grid(pixels.numpy(), columns=columns, scale=scale))
+        self.frames.append(pictures.grid(pixels.numpy(), columns=columns, scale=scale, captions=self.captions))
         self.times.append(t)
 
     def record_step(self, done: int, total: int, t: float, x: Tensor) -> None:

@@ -94,7 +94,7 @@ class Subject:
 
     word: str = "labels"
     title: str = "Classes"
-    example: str = "Such as 0,3,7-9, or all"
+    example: str = "Such as 0,3,7-9, names such as cat,dog, or all"
     count_title: str = "Images of each"
     first: str = "jitflow.training.asked:first_classes"
 

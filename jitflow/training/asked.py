@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from jitflow.core.condition import Condition
-from jitflow.errors import ConfigError
+from jitflow.errors import ConfigError, unknown_name
+from jitflow.training.class_names import names_by_label, safe_name
 
 if TYPE_CHECKING:
     from jitflow.training.module import FlowModule
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
-Numbers = str | Sequence[int] | Tensor
+_NUMBERS = re.compile(r"[\d\s-]*")
+Labels = str | Sequence[int | str] | Tensor
+"""Labels or users, as numbers or names; or text such as ``"0,3,7-9"``, ``"cat,dog"`` or ``"all"``."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +35,8 @@ class Asked:
     Attributes:
         condition: Condition of all samples. The label is always set, shape ``(N,)``; known parts and masks may have
             the shape of one sample, ``(1, *S)``, and then apply to all.
-        names: Part of each sample's file name, such as ``class3``; empty strings if there is none.
-        captions: Caption of each sample, such as ``class 3``; empty strings if there is none.
+        names: Part of each sample's file name, such as ``cat`` or ``class3``; empty strings if there is none.
+        captions: Caption of each sample, such as ``cat`` or ``class 3``; empty strings if there is none.
         start: Data in the model space, shape ``(N, *S)``, and the time in ``[0, 1)`` up to which noise is added:
             sampling starts from there. None starts from pure noise.
         record: Further settings of the request besides labels, plain values.
@@ -62,14 +71,14 @@ class Asked:
 
 
 def ask_for_classes(
-    module: FlowModule, *, labels: Numbers | None = None, num: int | None = None, **unknown: Any
+    module: FlowModule, *, labels: Labels | None = None, num: int | None = None, **unknown: Any
 ) -> Asked:
     """Build a request for samples of classes.
 
     Args:
         module: The model.
-        labels: Label of each sample; text such as ``"0,3,7-9"`` or ``"all"``; None for every class. ``num_classes``
-            means "any class".
+        labels: Label of each sample, as number or name; text such as ``"0,3,7-9"``, ``"cat,dog"`` or ``"all"``; None
+            for every class. ``num_classes`` means "any class".
         num: Number of samples of each label, one after the other; None for one.
         unknown: Arguments of other applications.
 
@@ -77,32 +86,40 @@ def ask_for_classes(
         The request.
 
     Raises:
-        ConfigError: If there is no label, one is out of range, or an argument is unknown.
+        ConfigError: If there is no label, one is unknown or out of range, or an argument is unknown.
     """
     refuse_words(unknown, module.application or type(module).__name__, takes=("labels", "num"))
     chosen = repeat_each(read_labels(labels, module), num, what="labels")
+    named = names_by_label(module.class_names, chosen)
     return Asked(
         Condition(label=torch.tensor(chosen)),
-        [f"class{y}" for y in chosen],
-        ["any class" if y == module.num_classes else f"class {y}" for y in chosen],
+        [safe_name(named.get(y, "")) or f"class{y}" for y in chosen],
+        [named.get(y, "any class" if y == module.num_classes else f"class {y}") for y in chosen],
+        record={"classes": {str(y): name for y, name in named.items()}} if named else {},
     )
 
 
-def read_labels(labels: Numbers | None, module: FlowModule) -> list[int]:
-    """Read labels as :func:`ask_for_classes` takes them; raise ConfigError if one is out of range."""
+def read_labels(labels: Labels | None, module: FlowModule) -> list[int]:
+    """Read labels as :func:`ask_for_classes` takes them; raise ConfigError if one is unknown or out of range."""
     if labels is None or (isinstance(labels, str) and labels.strip() == "all"):
         # A model without classes only has the label "any class".
         return list(range(module.num_classes)) or [0]
     if isinstance(labels, str):
-        return parse_labels(labels, module.num_classes)
-    chosen = [int(y) for y in labels]
+        return parse_labels(labels, module.num_classes, module.class_names)
+    chosen: list[int] = []
+    for y in labels:
+        chosen += parse_labels(y, module.num_classes, module.class_names) if isinstance(y, str) else [int(y)]
     module.check_labels(torch.tensor(chosen, dtype=torch.int64))
     return chosen
 
 
 def first_classes(module: FlowModule) -> str:
-    """Return the first classes, four at most, as text that :func:`ask_for_classes` reads."""
-    return ",".join(map(str, range(min(4, module.num_classes)))) or "0"
+    """Return the first classes, four at most, as text that :func:`ask_for_classes` reads: names, or else numbers."""
+    labels = range(min(4, module.num_classes))
+    named = names_by_label(module.class_names, labels)
+    # A name that reads as a number would be taken for a label.
+    is_named = len(named) == len(labels) and not any(name[:1].isdigit() for name in named.values())
+    return ",".join(named.values() if is_named else map(str, labels)) or "0"
 
 
 def repeat_each(values: Iterable[T], num: int | None, *, what: str) -> list[T]:
@@ -136,11 +153,14 @@ def refuse_words(unknown: Iterable[str], application: str, *, takes: Sequence[st
         )
 
 
-def parse_numbers(text: str, *, what: str, example: str = "0,3,7-9") -> list[range]:
-    """Parse labels such as ``"0,3,7-9"`` into ranges.
+def parse_numbers(
+    text: str, named: Mapping[str, int] = MappingProxyType({}), *, what: str, example: str = "0,3,7-9"
+) -> list[range]:
+    """Parse labels such as ``"0,3,7-9"`` or ``"cat,dog"`` into ranges.
 
     Args:
-        text: The numbers.
+        text: Numbers, ranges of numbers, and names. What reads as a number is one, even if there is such a name.
+        named: Number of each name; a name may hold commas.
         what: Name of the argument, for errors.
         example: Example of a valid value, for errors.
 
@@ -148,23 +168,54 @@ def parse_numbers(text: str, *, what: str, example: str = "0,3,7-9") -> list[ran
         Ranges, whose bounds are still to be checked: a range costs nothing, however long it is.
 
     Raises:
-        ConfigError: If the text is invalid.
+        ConfigError: If the text is invalid; with the nearest name if there are names.
     """
-    runs = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        try:
-            runs.append(range(int(first), (int(last) if dash else int(first)) + 1))
-        except ValueError:
-            raise ConfigError(f"{what} must look like {example} or all; got {text!r}") from None
+    parts, runs = deque(text.split(",")), []
+    most_parts = 1 + max((name.count(",") for name in named), default=0)
+    while parts:
+        sizes = range(min(most_parts, len(parts)), 0, -1)
+        words = {size: ",".join(islice(parts, size)).strip() for size in sizes}
+        found = next(((size, run) for size, word in words.items() if (run := _range_of(word, named)) is not None), None)
+        if found is None:
+            if named and not _NUMBERS.fullmatch(words[1]):
+                raise unknown_name(f"name in {what}", words[1], named)
+            raise ConfigError(f"{what} must look like {example} or all; got {text!r}")
+        runs.append(found[1])
+        for _ in range(found[0]):
+            parts.popleft()
     return runs
 
 
-def parse_labels(text: str, num_classes: int) -> list[int]:
-    """Parse labels such as ``"0,3,7-9"`` or ``"all"``; raise ConfigError if they are invalid or out of range."""
+def _range_of(word: str, named: Mapping[str, int]) -> range | None:
+    first, dash, last = word.partition("-")
+    try:
+        return range(int(first), (int(last) if dash else int(first)) + 1)
+    except ValueError:
+        return range(named[word], named[word] + 1) if word in named else None
+
+
+def parse_labels(text: str, num_classes: int, names: Sequence[str] = ()) -> list[int]:
+    """Parse labels such as ``"0,3,7-9"``, ``"cat,dog"`` or ``"all"``.
+
+    Args:
+        text: The labels.
+        num_classes: Number of classes, which as a label means "any class".
+        names: Names of the classes by label.
+
+    Returns:
+        The labels; a number that is also the name of another class is logged.
+
+    Raises:
+        ConfigError: If one is invalid, unknown or out of range.
+    """
     if text == "all":
         return list(range(num_classes))
-    runs = parse_numbers(text, what="labels")
+    named = {name: y for y, name in enumerate(names)}
+    runs = parse_numbers(text, named, what="labels")
     if any(end < 0 or end > num_classes for run in runs if run for end in (run[0], run[-1])) or not any(runs):
         raise ConfigError(f"labels {text!r}: this model has classes 0 to {num_classes - 1} ({num_classes}: any class)")
-    return [y for run in runs for y in run]
+    labels = [y for run in runs for y in run]
+    mistaken = next((y for y in labels if named.get(str(y), y) != y), None)
+    if mistaken is not None and mistaken < len(names):
+        log.warning("a number is a label, not a name: label %d is the class %s", mistaken, names[mistaken])
+    return labels

@@ -1,8 +1,8 @@
 """The base LightningModule of all applications: a codec, a network, and the flow between noise and data.
 
 Every application trains and samples through this class (sampling is inherited from sampling.py, the averages of the
-weights from averages.py, the optimiser from optim.py). Users override its methods (``generate``,
-``_forward_sample``, ``_euler_step``, ...), so all other code calls these methods and never bypasses them.
+weights from averages.py, the optimiser from optim.py, class names from class_names.py). Users override its methods
+(``generate``, ``_forward_sample``, ``_euler_step``, ...), so other code calls these methods and never bypasses them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from jitflow.core.path import (
 from jitflow.core.seeding import mix_seeds, noise_from_seeds, uniform_from_indices
 from jitflow.core.times import TimeDistribution, TimeKind
 from jitflow.errors import ConfigError
+from jitflow.training.class_names import NamedClasses
 from jitflow.training.compiled import CompiledLoss, compiles_loss, prepare_cuda
 from jitflow.training.flow_settings import FlowSettings
 from jitflow.training.lightning_counters import ExactResume
@@ -43,7 +44,7 @@ from jitflow.training.terms import FlowState, LossTerm
 _STREAM_BATCH, _STREAM_LABEL, _STREAM_VALIDATION = 1, 2, 3
 
 
-class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
+class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
     """Train a flow-matching network, and sample from it.
 
     Args:
@@ -328,21 +329,6 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
         }
         self.save_averages(checkpoint)
 
-    def describe_labels(self) -> dict[str, Any]:
-        """Return metadata of the labels for an export, plain values by name; empty by default."""
-        return {}
-
-    def extra_state(self) -> dict[str, Any]:
-        """Return an application's further checkpoint entries besides weights and settings: tensors and plain values."""
-        return {}
-
-    def load_extra_state(self, extra: dict[str, Any]) -> None:
-        """Restore the entries of :meth:`extra_state`; raise CheckpointError if they do not fit.
-
-        Args:
-            extra: The checkpoint's ``jitflow`` entry.
-        """
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore both averages, the seed of the run, and the position of trainer and data."""
         super().on_load_checkpoint(checkpoint)
@@ -357,17 +343,18 @@ class FlowModule(ExactResume, AdamWOptimization, FlowSampling):
     def _time_distribution(self) -> TimeDistribution:
         return TimeDistribution(self.time_kind, self.P_mean, self.P_std)
 
-    def adopt_data(self, info: dict[str, Any]) -> None:
-        """Adopt settings from the data before training starts; an application may override it."""
-
     def check_data(self, info: dict[str, Any]) -> None:
-        """Raise ConfigError if the data's description (``get_dataset_info``) does not fit this module."""
+        """Raise ConfigError if the data's description (``get_dataset_info``) does not fit this module.
+
+        Also if the data have other classes than the resumed checkpoint.
+        """
         num_classes = info.get("num_classes")
         if num_classes is not None and num_classes > self.num_classes:
             raise ConfigError(
                 f"the data has {num_classes} classes but the model only {self.num_classes}; "
                 f"set num_classes={num_classes}"
             )
+        self.check_class_names(info)
         size = info.get("img_size")
         if size is not None and isinstance(self.codec, PixelCodec):
             given = (size, size) if isinstance(size, int) else tuple(size)

@@ -32,7 +32,7 @@ class Samples:
         pixels: Shape ``(N, C, H, W)``, uint8, on the CPU.
         labels: Label of each sample.
         seeds: Seed of each sample.
-        names: Part of each sample's file name, such as ``class3``; empty strings if there is none.
+        names: Part of each sample's file name, such as ``cat`` or ``class3``; empty strings if there is none.
         captions: Caption of each sample, such as ``class 3``; empty strings if there is none.
         settings: Sampling settings, plain values.
         texts: Text of each sample, for an application of text; else empty.
@@ -87,12 +87,16 @@ class Samples:
         return [pictures.to_image(p) for p in self.pixels.numpy()]
 
     def grid(self, *, columns: int | None = None) -> Image.Image:
-        """Arrange the images in a grid, with one row per label if labels repeat."""
+        """Arrange the images in a grid with captions, with one row per label if labels repeat."""
         if columns is None:
             same = next((i for i, y in enumerate(self.labels) if y != self.labels[0]), len(self.labels))
             columns = same if 1 < same <= _WIDEST_ROW else min(_COLUMNS, len(self))
-        scale = pictures.display_scale(self.pixels.shape[-1])
-        return pictures.grid(self.pixels.numpy(), columns=columns, scale=scale)
+        return pictures.grid(
+            self.pixels.numpy(),
+            columns=columns,
+            scale=pictures.display_scale(self.pixels.shape[-1]),
+            captions=drawable_captions(self.captions, self.labels),
+        )
 
     def file_names(self) -> list[str]:
         """Return the file name of each image, from its index, name and seed."""
@@ -120,6 +124,16 @@ class Samples:
             pictures.save_image(image, folder / name)
         pictures.save_image(self.grid(), folder / self.grid_name)
         return folder
+
+
+def drawable_captions(captions: Sequence[str], labels: Sequence[int]) -> list[str]:
+    """Return captions for a grid of images: the number of the class where the font lacks letters of its name.
+
+    Args:
+        captions: Caption of each image.
+        labels: Label of each image.
+    """
+    return [c if pictures.can_draw(c) else f"class {y}" for c, y in zip(captions, labels, strict=True)]
 
 
 def present_pixels(module: FlowModule, x: Tensor, asked: Asked, seeds: list[int]) -> Samples:

@@ -55,8 +55,9 @@ def _sample(
 
     Args:
         checkpoint: File to load.
-        labels: Classes, such as 0,3,7-9 or all (by default); the number of classes means "any class".
-        users: For micro-Doppler: users' numbers, such as 1,4,7-9 or all (by default).
+        labels: Classes, as names or numbers, such as cat,dog or 0,3,7-9, or all (by default); the number of classes
+            means "any class".
+        users: For micro-Doppler: users' numbers or names, such as 1,4,7-9, user04 or all (by default).
         prompt: For text: the prefix of every text.
         count: Images for each label or user; texts.
         seed: Seed of the first sample; the others follow.

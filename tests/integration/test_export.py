@@ -60,6 +60,7 @@ def image_run(tmp_path_factory):
         cfg_interval=(0.1, 0.8),
         net_settings={"depth": 2, "in_context_start": 1},
     )
+    module.adopt_data({"classes": ["wren", "blue tit", "owl", "crow", "猫"]})
     saved(module, run / "checkpoints" / "last.ckpt")
     data = {"class_path": "a.Module", "init_args": {"data_path": "/home/somebody/secret/birds", "batch_size": 8}}
     (run / "config.yaml").write_text(yaml.safe_dump({"data": data}))
@@ -136,7 +137,7 @@ def test_card_says_what_is_known_and_no_more(image_run, images, tmp_path):
     _, front, body = card.split("---\n", 2)
     assert yaml.safe_load(front)["license"] == "cc-by-4.0" and "under `cc-by-4.0`" in body
     assert body.count("| fid |") == 1 and "| fid | 12.35 |" in body and "solver: heun" in body
-    assert "data_path: birds" in body and "somebody" not in card
+    assert "data_path: birds" in body and "somebody" not in card and "- blue tit" in body
     # Scores of one average are not those of another.
     card = (export(images, tmp_path / "b", ema=2) / "README.md").read_text()
     assert "None recorded for these weights" in card and "license: unknown" in card and "not stated" in card
@@ -176,11 +177,11 @@ def test_the_script_needs_torch_only(images, programs, tmp_path):
     folder = programs[images]
     assert json.loads((folder / "sampling.json").read_text())["checked"]["largest_difference"] <= 1e-4
     block = "import sys; sys.modules['jitflow'] = None; import runpy; sys.argv = sys.argv[1:]; "
-    words = [folder / "sample.py", "--labels", "3,0", "--seeds", "5,6", "--out", tmp_path]
+    words = [folder / "sample.py", "--labels", "crow,0", "--seeds", "5,6", "--out", tmp_path]
     code = block + "runpy.run_path(sys.argv[0], run_name='__main__')"
     subprocess.run([forked_python(), "-c", code, *map(str, words)], check=True, cwd=tmp_path, timeout=200)
     expected = ours(images)
-    for pixels, name in zip(expected, ("class3_seed5.png", "class0_seed6.png"), strict=False):
+    for pixels, name in zip(expected, ("crow_seed5.png", "wren_seed6.png"), strict=False):
         made = torch.frombuffer(bytearray(Image.open(tmp_path / name).tobytes()), dtype=torch.uint8)
         assert same(made.view(16, 24, 3).permute(2, 0, 1), pixels)
 
@@ -213,6 +214,9 @@ def test_pipeline_draws_the_same_images(checkpoint, pipelines):
     drawn = pipe(class_labels=LABELS, generator=generators, solver="euler", output_type="np", **settings).images
     expected = ours(checkpoint, steps=6, guidance=3.0, solver="euler")
     assert same(torch.from_numpy(drawn).permute(0, 3, 1, 2) * 255, expected)
+    names = jitflow.load(checkpoint, device="cpu").module.class_names
+    named = pipe(class_labels=[names[y] for y in LABELS], seeds=SEEDS, output_type="pt").images
+    assert same(named * 255, ours(checkpoint))
     # What was asked for once is not kept.
     assert same(pipe(class_labels=LABELS, seeds=SEEDS, output_type="pt", return_dict=False)[0] * 255, ours(checkpoint))
 

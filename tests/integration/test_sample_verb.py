@@ -124,6 +124,14 @@ def test_images_of_classes(images, path, tmp_path):
     assert len(set(model.sample(steps=1).labels)) == model.module.num_classes
 
 
+def test_classes_by_their_names(images, tmp_path, capsys):
+    words = ["sample", images["documented"], "--steps", 1, "--out", tmp_path]
+    command(*words, "--labels", "dog,0")
+    assert (tmp_path / "000000_dog_seed0.png").exists() and (tmp_path / "000001_cat_seed1.png").exists()
+    assert json.loads((tmp_path / "settings.json").read_text())["classes"] == {"0": "cat", "1": "dog"}
+    assert "did you mean dog?" in error_of(capsys, *words, "--labels", "dogs")
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_texts(texts, path, tmp_path, capsys):
     words = ["--prompt", "Line", "--count", 3, "--seed", 7, "--steps", 3, "--churn", 0.5, "--temperature", 0.8]

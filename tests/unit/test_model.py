@@ -138,6 +138,7 @@ def test_users_by_their_own_numbers(users):
         assert torch.equal(users.sample(**words, seeds=3).pixels, drawn.pixels)
     assert users.sample().captions == ["user 1", "user 4", "user 17"]
     assert users.sample([3]).names == ["any"]
+    assert users.ask(users="user17,1").labels == users.ask(users=[17, "user01"]).labels == [2, 0]
 
 
 @pytest.mark.parametrize("grid", [[17, 17, 1, 1], [17, 1, 1], [4]])
@@ -250,7 +251,9 @@ def test_a_codec_that_is_not_in_the_checkpoint(tmp_path):
         ("users", {"users": [2]}, "no user 2"),
         ("users", {"users": "1-4"}, "no user 2"),
         ("users", {"users": "1-999999999999"}, "no user 999999999999"),
-        ("users", {"users": "x"}, "users must look like"),
+        ("users", {"users": "x"}, "unknown name in users 'x'"),
+        ("users", {"users": ["user71"]}, "did you mean user17"),
+        ("users", {"users": "1-"}, "users must look like"),
         ("users", {"users": []}, "users is empty"),
         ("users", {"users": [1], "labels": [0]}, "one of them"),
         ("users", {"prompt": "a"}, "accepts users, labels, num"),

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFile, ImageOps
 
-from jitflow.apps.images.class_names import log_numeric_order
 from jitflow.apps.images.image_check import (
     CheckTask,
     Finding,
@@ -19,6 +18,7 @@ from jitflow.apps.images.image_check import (
     collect_findings,
     inspect_files,
 )
+from jitflow.apps.images.numeric_order import log_numeric_order
 from jitflow.apps.images.shard_record import verify_shard
 from jitflow.apps.images.shards import open_shard_folder
 from jitflow.data.folder_scan import ImageListing, list_images, split_folders, unused_folders

@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 from torchvision import transforms
 
 from jitflow.apps.images.bad_images import BadImages, check_share
-from jitflow.apps.images.class_names import log_numeric_order
 from jitflow.apps.images.listed_folder import ListedImageFolder
+from jitflow.apps.images.numeric_order import log_numeric_order
 from jitflow.apps.images.shards import (
     MirroredImages,
     ShardFolder,

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from jitflow.apps.images.class_names import check_same_names
 from jitflow.checkpoint.jit_release import release_args
 from jitflow.checkpoint.load import load_module
 from jitflow.codec.pixel import PixelCodec
-from jitflow.errors import CheckpointError, ConfigError
+from jitflow.errors import ConfigError
 from jitflow.layers.transformer import CompiledParts
 from jitflow.nets.jit import JiT
 from jitflow.nets.registry import create_model
@@ -63,8 +62,6 @@ class JiTLightningModule(FlowModule):
 
     application: ClassVar[str] = "images"
     has_release_format: ClassVar[bool] = True
-    # Names of the classes by label; empty until data or a checkpoint provides them.
-    class_names: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -163,32 +160,6 @@ class JiTLightningModule(FlowModule):
         module = load_module(checkpoint_path, module_class=cls, **kwargs).train()
         assert isinstance(module, cls)
         return module if map_location is None else module.to(map_location)
-
-    def adopt_data(self, info: dict[str, Any]) -> None:
-        """Copy the names of the classes from the data, unless a checkpoint provided them."""
-        names = info.get("classes")
-        if not self.class_names and names:
-            self.class_names = tuple(map(str, names))
-
-    def check_data(self, info: dict[str, Any]) -> None:
-        """Raise ConfigError if the data do not fit, or have other classes than the resumed checkpoint."""
-        super().check_data(info)
-        check_same_names(self.class_names, tuple(map(str, info.get("classes") or ())))
-
-    def describe_labels(self) -> dict[str, Any]:
-        """Return the names of the classes by label, if known."""
-        return {"classes": list(self.class_names)} if self.class_names else {}
-
-    def extra_state(self) -> dict[str, Any]:
-        """Return the names of the classes, for the checkpoint."""
-        return {"classes": list(self.class_names)} if self.class_names else {}
-
-    def load_extra_state(self, extra: dict[str, Any]) -> None:
-        """Restore the names of the classes."""
-        names = extra.get("classes") or ()
-        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-            raise CheckpointError("the checkpoint's names of classes are damaged: they are no list of words")
-        self.class_names = tuple(names)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the checkpoint entries of the JiT release, sharing every tensor with Lightning's entries."""

@@ -116,6 +116,11 @@ class UserConditionedDiT(FlowModule):
         self.save_hyperparameters(flow.arguments())
         self.save_hyperparameters()
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the users by label, ``user01`` and so on."""
+        return tuple(f"user{user:02d}" for user in self.user_ids)
+
     def labels_of(self, user_ids: Sequence[int]) -> Tensor:
         """Translate user ids to labels.
 
@@ -178,8 +183,8 @@ class UserConditionedDiT(FlowModule):
         self.attach_codec(load_image_codec(path, img_size=size if isinstance(size, int) else tuple(size)))
 
     def describe_labels(self) -> dict[str, Any]:
-        """Return the user id of each label, for an export."""
-        return {"user_of_label": list(self.user_ids)}
+        """Return names and ids of the users by label, for an export."""
+        return {**super().describe_labels(), "user_of_label": list(self.user_ids)}
 
     def extra_state(self) -> dict[str, Any]:
         """Return latent statistics, codec and user ids for the checkpoint."""

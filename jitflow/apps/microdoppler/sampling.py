@@ -17,7 +17,7 @@ from jitflow.apps.microdoppler.module import UserConditionedDiT
 from jitflow.core.condition import Condition
 from jitflow.errors import ConfigError
 from jitflow.io.files import write_json
-from jitflow.training.asked import Asked, Numbers, parse_numbers, read_labels, refuse_words, repeat_each
+from jitflow.training.asked import Asked, Labels, parse_numbers, read_labels, refuse_words, repeat_each
 from jitflow.training.samples import Samples
 
 _NAME = re.compile(r"micro_doppler_(user\d+|any)_\d+\.png")
@@ -43,7 +43,7 @@ class UserSamples(Samples):
         return names
 
     def grid(self, *, columns: int | None = None) -> Image.Image:
-        """Arrange the pictures in a grid, one row per user; a large set is truncated."""
+        """Arrange the pictures in a grid with captions, one row per user; a large set is truncated."""
         each = next((i for i, name in enumerate(self.names) if name != self.names[0]), len(self))
         rows, rest = divmod(len(self), each)
         if (
@@ -52,9 +52,13 @@ class UserSamples(Samples):
             or any(len(set(self.names[i : i + each])) > 1 for i in range(0, len(self), each))
         ):
             return super().grid(columns=columns)
-        shown = self.pixels.unflatten(0, (rows, each))[: 2 * _GRID_SIDE, :_GRID_SIDE].flatten(0, 1)
-        scale = pictures.display_scale(shown.shape[-1])
-        return pictures.grid(shown.numpy(), columns=min(each, _GRID_SIDE), scale=scale)
+        shown = torch.arange(len(self)).view(rows, each)[: 2 * _GRID_SIDE, :_GRID_SIDE].flatten()
+        return pictures.grid(
+            self.pixels[shown].numpy(),
+            columns=min(each, _GRID_SIDE),
+            scale=pictures.display_scale(self.pixels.shape[-1]),
+            captions=[self.captions[i] for i in shown],
+        )
 
     def save(self, folder: str | Path, *, asked: Mapping[str, Any] | None = None) -> Path:
         """Write the pictures, their grid and the record; return the folder.
@@ -80,9 +84,9 @@ class UserSamples(Samples):
 def ask_for_users(
     module: UserConditionedDiT,
     *,
-    labels: Numbers | None = None,
+    labels: Labels | None = None,
     num: int | None = None,
-    users: Numbers | None = None,
+    users: Labels | None = None,
     **unknown: Any,
 ) -> Asked:
     """Build and check a request for spectrograms of users.
@@ -91,7 +95,7 @@ def ask_for_users(
         module: The model.
         labels: Labels of the network, from 0, in place of users; the number of users means "any user".
         num: Pictures of each user, one after the other; None for one.
-        users: User ids; text such as ``"1,4,7-9"`` or ``"all"``; None for every user.
+        users: User ids, or names such as ``"user04"``; text such as ``"1,4,7-9"`` or ``"all"``; None for every user.
         unknown: Arguments of other applications.
 
     Returns:
@@ -110,11 +114,12 @@ def ask_for_users(
         chosen = repeat_each(module.labels_of(numbers).tolist(), num, what="users")
     else:
         chosen = repeat_each(read_labels(labels, module), num, what="labels")
-    of_label = [*(f"user {user}" for user in module.user_ids), "any user"]
+    captions = [*(f"user {user}" for user in module.user_ids), "any user"]
+    names = [*module.class_names, "any"]
     return Asked(
         Condition(label=torch.tensor(chosen)),
-        [f"user{module.user_ids[y]:02d}" if y < module.num_classes else "any" for y in chosen],
-        [of_label[y] for y in chosen],
+        [names[y] for y in chosen],
+        [captions[y] for y in chosen],
         unit=UserSamples.unit,
     )
 
@@ -129,12 +134,16 @@ def first_users(module: UserConditionedDiT) -> str:
     return ",".join(map(str, module.user_ids[:4]))
 
 
-def _read_users(users: Numbers, module: UserConditionedDiT) -> list[int]:
-    if not isinstance(users, str):
-        return [int(user) for user in users]
-    if users.strip() == "all":
+def _read_users(users: Labels, module: UserConditionedDiT) -> list[int]:
+    if isinstance(users, str) and users.strip() == "all":
         return module.user_ids
-    runs = parse_numbers(users, what="users", example="1,4,7-9")
+    named = dict(zip(module.class_names, module.user_ids, strict=True))
+    runs: list[range] = []
+    for given in [users] if isinstance(users, str) else users:
+        if isinstance(given, str):
+            runs += parse_numbers(given, named, what="users", example="1,4,7-9")
+        else:
+            runs.append(range(int(given), int(given) + 1))
     # Check the ends of a range first, before a huge one is expanded.
     module.labels_of([end for run in runs if run for end in (run[0], run[-1])])
     return [user for run in runs for user in run]

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from jitflow.apps.images.check import check_folder
-from jitflow.apps.images.class_names import safe_name
 from jitflow.apps.images.data import JiTDataModule
 from jitflow.apps.images.prepare import prepare
 from jitflow.apps.microdoppler.user_images import find_user_images
@@ -21,6 +20,7 @@ from jitflow.evaluation.reference import ImageFiles
 from jitflow.inspect.doctor import check_data
 from jitflow.io.file_tree import list_tree, log_once
 from jitflow.run.fit import fit
+from jitflow.training.class_names import safe_name
 
 MODULE = "jitflow.apps.images.module.JiTLightningModule"
 NET = {"depth": 2, "hidden_size": 16, "num_heads": 2, "bottleneck_dim": 8, "in_context_len": 2}

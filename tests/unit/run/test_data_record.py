@@ -10,7 +10,8 @@ def test_it_does_not_depend_on_where_the_data_lie():
     moved = [(path.replace("/a/", "/somewhere/else/"), label) for path, label in SAMPLES]
     record = describe_data(INFO, SAMPLES)
     assert record == describe_data(dict(reversed(INFO.items())), moved)
-    assert len(record["fingerprint"]) == 64 and record["num_samples"] == 3 and "classes" not in record
+    assert len(record["fingerprint"]) == 64 and record["num_samples"] == 3
+    assert record["classes"] == ["cat", "dog"] and "classes" not in describe_data({**INFO, "classes": ["text"]})
 
 
 def test_it_changes_with_names_labels_order_and_sizes():

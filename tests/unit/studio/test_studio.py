@@ -86,8 +86,10 @@ def test_a_drawing_is_what_sampling_draws_and_its_film_ends_there(images):
     assert "watch_sampling" not in vars(images)
     expected = model.sample([0, 0, 3, 3], 5, guidance=1.0, interval=(0, 1), solver="euler", steps=4, ema=0)
     assert drawing.grid.tobytes() == draw(model, request).grid.tobytes()
-    # Rows of two, a gap of 2 pixels, each pixel repeated 48 times.
-    third = drawing.grid.crop((2, 2 + 384 + 2, 2 + 384, 2 * (2 + 384)))
+    # Rows of two, a gap of 2 pixels, each pixel repeated 48 times, and a caption above each row.
+    caption_px = (drawing.grid.height - 2) // 2 - 2 - 384
+    third = drawing.grid.crop((2, drawing.grid.height - 2 - 384, 2 + 384, drawing.grid.height - 2))
+    assert 10 < caption_px < 40
     assert third.resize((8, 8), 0).tobytes() == expected.images()[2].tobytes()
     assert seen == [(1, 4), (2, 4), (3, 4)]
     assert len(drawing.frames) == 4 and drawing.times == pytest.approx([0.25, 0.5, 0.75, 1.0])
@@ -128,7 +130,7 @@ def test_the_command_names_the_same_labels_and_seeds(images, subject):
 
 def test_users_and_texts(users, text):
     drawing = draw(Model(users), Request("4", count=2, ema=0, solver="euler", steps=3, guidance=2.0))
-    assert drawing.subjects == ["user 4"] and drawing.grid.size == (774, 388)
+    assert drawing.subjects == ["user 4"] and drawing.grid.width == 774
     assert "vavae_path" not in drawing.record["python"] + drawing.record["command"]
     request = Request("4", ema=0, solver="euler", steps=1)
     record = draw(Model(users, source="a.ckpt"), request, vavae_path="vavae.pt").record
