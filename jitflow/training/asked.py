@@ -93,9 +93,7 @@ def read_labels(labels: Numbers | None, module: FlowModule) -> list[int]:
     if labels is None or (isinstance(labels, str) and labels.strip() == "all"):
         # A model without classes only has the label "any class".
         return list(range(module.num_classes)) or [0]
-    if isinstance(labels, str):
-        return parse_labels(labels, module.num_classes)
-    chosen = [int(y) for y in labels]
+    chosen = parse_labels(labels, module.num_classes) if isinstance(labels, str) else [int(y) for y in labels]
     module.check_labels(torch.tensor(chosen, dtype=torch.int64))
     return chosen
 
