@@ -211,9 +211,8 @@ class Model:
             ConfigError: If one is out of range, or does not apply to the model.
         """
         given = settings_from_words(**words)
-        if given.get("cfg_scale", 1) != 1 and not self.module.label_drop_prob > 0:
-            raise ConfigError("this model was never trained without labels, so it cannot be guided; use guidance 1")
         with self.module.sampling(**given):
+            self.module.check_guidance()
             return given
 
     def check_ema(self, ema: float) -> None:

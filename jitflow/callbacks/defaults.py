@@ -11,7 +11,7 @@ from jitflow.callbacks.checkpoint import JiTModelCheckpoint
 from jitflow.callbacks.ema import EMACallback
 from jitflow.callbacks.evaluation import FIDEvaluationCallback
 from jitflow.callbacks.metrics import MetricLoggerCallback
-from jitflow.callbacks.schedule import LearningRateSchedulerCallback
+from jitflow.callbacks.schedule import LearningRateSchedulerCallback, shorten_warmup
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def create_default_callbacks(
         num_classes: Number of classes.
         img_size: Side of the images in pixels, which determines the statistics file.
         lr_schedule: ``"constant"`` or ``"cosine"``.
-        warmup_epochs: Length of the linear warm-up.
+        warmup_epochs: Length of the linear warm-up; shortened to half of the training if that is less.
         min_lr: Learning rate at the end of the cosine.
         epochs: Length of the training.
         log_freq: Batches between two metric lines.
@@ -65,7 +65,7 @@ def create_default_callbacks(
     callbacks: list[pl.Callback] = [
         EMACallback(ema_decay1, ema_decay2),
         JiTModelCheckpoint(save_dir, save_last_freq, save_milestone_freq),
-        LearningRateSchedulerCallback(lr_schedule, warmup_epochs, min_lr, epochs),
+        LearningRateSchedulerCallback(lr_schedule, shorten_warmup(warmup_epochs, epochs), min_lr, epochs),
         MetricLoggerCallback(log_freq),
     ]
     if enable_fid_eval is None:

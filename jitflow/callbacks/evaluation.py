@@ -144,14 +144,15 @@ class FIDEvaluationCallback(pl.Callback):
         """Check statistics, extractor and model before training, long before the first evaluation.
 
         Raises:
-            ConfigError: If the model has fewer classes or another image size, or the statistics are unusable or of
-                another dimension than the features.
+            ConfigError: If the model has fewer classes or another image size, or cannot be guided as it is set, or the
+                statistics are unusable or of another dimension than the features.
             MissingFileError: If statistics or weights are missing.
         """
         if stage != "fit":
             return
         self._epochs_done = self._evaluated_at = 0
         module = as_flow_module(pl_module, self)
+        module.check_guidance()
         if self.num_classes > module.num_classes:
             raise ConfigError(
                 f"FIDEvaluationCallback: num_classes is {self.num_classes}, but the model has {module.num_classes}"

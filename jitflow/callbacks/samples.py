@@ -68,7 +68,7 @@ class SampleGridCallback(pl.Callback):
         self._drawn_at = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check the labels against the model."""
+        """Check labels and guidance against the model."""
         if stage != "fit":
             return
         self._epochs_done = self._drawn_at = 0
@@ -76,6 +76,7 @@ class SampleGridCallback(pl.Callback):
         wrong = [label for label in self._labels(module) if not 0 <= label <= module.num_classes]
         if wrong:
             raise ConfigError(f"labels: {wrong[0]} is out of range, the model has {module.num_classes} classes")
+        module.check_guidance()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw a grid of samples every ``every_n_epochs`` epochs, and after the last."""

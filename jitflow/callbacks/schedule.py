@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import lightning.pytorch as pl
 
 from jitflow.errors import ConfigError, unknown_name
 
+log = logging.getLogger(__name__)
 SCHEDULES = ("constant", "cosine")
 
 
@@ -67,6 +69,20 @@ class ScheduleSettings:
             return self.min_lr
         done = (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
         return self.min_lr + (peak - self.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def shorten_warmup(warmup_epochs: float, epochs: float) -> float:
+    """Return the warm-up's length: half of the training at most, with a log message if it was longer.
+
+    Args:
+        warmup_epochs: Requested length of the warm-up.
+        epochs: Length of the training.
+    """
+    longest = epochs / 2
+    if warmup_epochs <= longest:
+        return warmup_epochs
+    log.warning("the warm-up of %g epochs is shortened to half of the training, %g", warmup_epochs, longest)
+    return longest
 
 
 class LearningRateSchedulerCallback(pl.Callback):

@@ -176,20 +176,30 @@ def init_from(module: FlowModule, path: str | Path, *, ema: int = 1) -> str:
         MissingFileError: If there is no such file.
         CheckpointError: If anything but the label table does not fit.
     """
+    weights, source = _initial_weights(module, path, ema)
+    module.load_state_dict(weights)
+    module.ema_params1, module.ema_params2, module.ema_history = {}, {}, EMAHistory()
+    summary = f"initialised {len(weights)} tensors from {source}"
+    log.info(summary)
+    return summary
+
+
+def check_init(module: FlowModule, path: str | Path, *, ema: int = 1) -> None:
+    """Check that :func:`init_from` can initialise a module, which may be on the meta device; same errors."""
+    _initial_weights(module, path, ema)
+
+
+def _initial_weights(module: FlowModule, path: str | Path, ema: int) -> tuple[dict[str, Tensor], str]:
+    """Return the state dict to initialise a module with, and its origin in words."""
     state = read_state(path)
     if ema and state.ema1 is None:
         ema = 0
     weights, own = state.chosen(ema), module.state_dict()
-    omitted = ""
+    source = f"{f'EMA {ema}' if ema else 'the weights'} of {path}"
     table = weights.get(_LABEL_TABLE)
     ours = own.get(_LABEL_TABLE)
     if table is not None and ours is not None and len(table) != len(ours) and table.shape[1:] == ours.shape[1:]:
-        omitted = f", except the label table ({len(table) - 1} classes there, {module.num_classes} here)"
+        source += f", except the label table ({len(table) - 1} classes there, {module.num_classes} here)"
         weights = {**weights, _LABEL_TABLE: ours}
     check_state_dict(own, weights, path)
-    module.load_state_dict(weights)
-    module.ema_params1, module.ema_params2, module.ema_history = {}, {}, EMAHistory()
-    source = f"EMA {ema}" if ema else "the weights"
-    summary = f"initialised {len(own)} tensors from {source} of {path}{omitted}"
-    log.info(summary)
-    return summary
+    return weights, source

@@ -82,11 +82,15 @@ class ImageDataModule(pl.LightningDataModule):
         class_balanced: Give every class the same share of a training epoch, by repeating samples of small classes and
             skipping some of large ones. The training set needs ``targets``, its labels.
 
+    Attributes:
+        unit: Name of the samples in the plural, for messages.
+
     Raises:
         ConfigError: If a number is out of range.
     """
 
     channels: int = 3
+    unit: ClassVar[str] = "images"
     settings_class: ClassVar[type[LoaderSettings]] = LoaderSettings
 
     num_workers: int
@@ -125,9 +129,32 @@ class ImageDataModule(pl.LightningDataModule):
     @property
     def drops_last(self) -> bool:
         """Whether the last, smaller training batch is dropped."""
+        return self._drops_last(self._replicas()[0])
+
+    def _drops_last(self, num_processes: int) -> bool:
         if self.drop_last is not None:
             return self.drop_last
-        return len(self.dataset_train) >= self.batch_size * self._replicas()[0]
+        return len(self.dataset_train) >= self.batch_size * num_processes
+
+    def check_training_data(self, num_processes: int) -> None:
+        """Check that the training data, once set up, can be trained on, before a network is built.
+
+        Args:
+            num_processes: Processes that share the data.
+
+        Raises:
+            DataError: If the samples fill no batch, and a smaller one would be dropped.
+            ConfigError: If classes are to be balanced and there are no labels.
+        """
+        if self.class_balanced:
+            self._labels(self.dataset_train)
+        num = len(self.dataset_train)
+        share = num // num_processes
+        if share >= self.batch_size or not self._drops_last(num_processes):
+            return
+        each = f" on each of {num_processes} processes" if num_processes > 1 else ""
+        remedy = f"lower batch_size to {share} or less" if share else "train on fewer devices"
+        raise DataError(f"{num} training {self.unit} are too few for batch_size {self.batch_size}{each}; {remedy}")
 
     def get_dataset_info(self) -> dict[str, Any]:
         """Describe the training data.
@@ -157,13 +184,14 @@ class ImageDataModule(pl.LightningDataModule):
             Loader of :class:`ImageBatch`.
 
         Raises:
-            DataError: If there are too few images for one batch, or a checkpoint belongs to other data.
+            DataError: If there are too few samples for one batch, or a checkpoint belongs to other data.
             ConfigError: If a checkpoint was loaded into a module that does not call :meth:`resume_at`.
         """
         if self.dataset_train is None:
             self.setup("fit")
         dataset = self.dataset_train
         num_replicas, rank = self._replicas()
+        self.check_training_data(num_replicas)
         seed, position = self._seed_and_position(len(dataset), num_replicas)
         self._sampler = ResumableSampler(
             len(dataset),
@@ -177,11 +205,6 @@ class ImageDataModule(pl.LightningDataModule):
         # Set before any iterator exists: loader processes prefetch before Lightning calls set_epoch itself.
         self._sampler.set_epoch(position.epoch)
         self._sampler.skip(position.num_batches)
-        if self.drops_last and len(self._sampler) < self.batch_size:
-            raise DataError(
-                f"{len(dataset)} training images are too few for {num_replicas} x batch_size={self.batch_size}; "
-                "lower batch_size or set drop_last=False"
-            )
         return self._loader(dataset, self._sampler, seed, drop_last=self.drops_last)
 
     def val_dataloader(self) -> SeededLoader | list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jitflow.errors import ConfigError, unknown_name
+from jitflow.errors import ConfigError, MissingFileError, unknown_name
 from jitflow.evaluation.features import FeatureExtractor, InceptionExtractor, PixelExtractor
 
 EXTRACTOR_FORMS = ("inception", "inception:PATH", "pixels", "pixels:SIDE", "digits", "timm:MODEL[@SIDE]:PATH")
@@ -31,7 +31,10 @@ def make_extractor(spec: str, *, cache_dir: Path | None = None) -> FeatureExtrac
     if colon and not argument:
         raise ConfigError(f"extractor {spec!r} ends in a colon; known: {', '.join(EXTRACTOR_FORMS)}")
     if kind == "inception":
-        return InceptionExtractor(argument or None)
+        try:
+            return InceptionExtractor(argument or None)
+        except (ConfigError, MissingFileError) as error:
+            raise type(error)(f"{error}; or compare pixels, which needs no weights: --extractor pixels") from None
     if kind == "pixels":
         return PixelExtractor(_side(argument, spec)) if argument else PixelExtractor()
     if kind == "digits":

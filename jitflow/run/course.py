@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jitflow.callbacks.schedule import LearningRateSchedulerCallback
+from jitflow.callbacks.schedule import LearningRateSchedulerCallback, shorten_warmup
 from jitflow.errors import ConfigError
 from jitflow.run.strategy import count_devices
 
-log = logging.getLogger(__name__)
 # Length of the learning-rate schedule if neither max_epochs nor max_steps ends a training.
 _ENDLESS_EPOCHS = 600
 
@@ -25,11 +23,13 @@ class Course:
         batches_per_epoch: Batches of one process in an epoch.
         steps_per_epoch: Optimiser steps in an epoch.
         num_epochs: Epochs until the end, a fraction where steps end it first.
+        num_processes: Processes that share the data, one for each device.
     """
 
     batches_per_epoch: int
     steps_per_epoch: int
     num_epochs: float
+    num_processes: int
 
     @property
     def num_steps(self) -> float:
@@ -75,18 +75,13 @@ def plan_course(recipe: Mapping[str, Any], num_samples: int | None, *, batch_siz
         lengths.append(float(trainer["max_epochs"]))
     if trainer["max_steps"] > 0 and num_samples is not None:
         lengths.append(trainer["max_steps"] / steps)
-    return Course(batches, steps, min(lengths, default=float(_ENDLESS_EPOCHS)))
+    return Course(batches, steps, min(lengths, default=float(_ENDLESS_EPOCHS)), world)
 
 
 def schedule_of(recipe: Mapping[str, Any], course: Course) -> LearningRateSchedulerCallback:
     """Make the learning-rate schedule; a warm-up longer than half of the training is shortened."""
     settings = dict(recipe["schedule"])
-    longest = course.num_epochs / 2
-    if settings["warmup_epochs"] > longest:
-        log.info(
-            "the warm-up of %g epochs is shortened to half of the training, %g", settings["warmup_epochs"], longest
-        )
-        settings["warmup_epochs"] = longest
+    settings["warmup_epochs"] = shorten_warmup(settings["warmup_epochs"], course.num_epochs)
     return LearningRateSchedulerCallback(**settings, epochs=course.num_epochs)
 
 

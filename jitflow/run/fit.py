@@ -7,13 +7,15 @@ import os
 import shlex
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
@@ -29,20 +31,21 @@ from jitflow.callbacks.signals import resumable_exit
 from jitflow.checkpoint.convert import resumable
 from jitflow.checkpoint.find import find_checkpoint
 from jitflow.checkpoint.formats import read_state
-from jitflow.checkpoint.load import init_from
+from jitflow.checkpoint.load import check_init, init_from
+from jitflow.data.base import ImageDataModule
 from jitflow.errors import ConfigError, DataError
 from jitflow.host import allow_tf32
 from jitflow.io.files import writable_folder
 from jitflow.run.course import Course, ema_decays, plan_course, schedule_of
 from jitflow.run.data_record import describe_data
 from jitflow.run.describe import Run, describe_run
-from jitflow.run.folder import RUN_NAME, RunRecord, read_run_record
+from jitflow.run.folder import RunRecord, read_run_record
 from jitflow.run.model import build_model, check_model, check_same_model, kept_settings
 from jitflow.run.recipe import build, build_nested, override
 from jitflow.run.recorder import RunRecorder
 from jitflow.run.report import write_final_report
 from jitflow.run.settings import LOGGING, complete, describe_changes
-from jitflow.run.start import AUTO, CONVERTED, Start, find_start, run_set_aside
+from jitflow.run.start import AUTO, CONVERTED, Start, find_start, nothing_left_of_a_refused_run, run_set_aside
 from jitflow.run.strategy import is_first_process, precision_arguments, strategy_for
 from jitflow.training.module import FlowModule
 
@@ -107,7 +110,7 @@ def fit(
         MissingFileError: If a path does not exist.
     """
     run_dir = Path(run_dir).expanduser()
-    with no_folder_without_a_run(run_dir):
+    with nothing_left_of_a_refused_run(run_dir):
         training = prepare(recipe, run_dir, resume, callbacks, restart=restart, foreign=foreign)
         if training is not None:
             resume_command = command or shlex.join(["jitflow", "train", "--resume", str(run_dir)])
@@ -153,7 +156,7 @@ def prepare(
 ) -> Training | None:
     """Build a training and check its settings, data, model and checkpoint.
 
-    Only the data cache (``run_dir/cache``) is written; see :func:`no_folder_without_a_run`.
+    Only the data cache (``run_dir/cache``) is written; see :func:`jitflow.run.start.nothing_left_of_a_refused_run`.
 
     Args:
         recipe: As in :func:`fit`, as are all further arguments.
@@ -210,19 +213,29 @@ def _prepare(
         batch_size=getattr(data, "batch_size", 1),
         drop_last=bool(getattr(data, "drops_last", getattr(data, "drop_last", False))),
     )
-    _seed(recipe["seed_everything"])
-    chosen = ema_decays(recipe["model"]["init_args"], course)
-    module = build_model(recipe, info, {**chosen, **kept}, foreign=foreign)
-    module.optimizer_on_cpu = recipe["optimizer_on_cpu"]
-    module.check_data(info)
+    if isinstance(data, ImageDataModule):
+        data.check_training_data(course.num_processes)
+    chosen = {**ema_decays(recipe["model"]["init_args"], course), **kept}
+    # Everything is checked on a model without weights first: a large one takes minutes to build.
+    make_model = partial(build_model, recipe, info, chosen, foreign=foreign)
+    with torch.device("meta"):
+        sketch = make_model()
+    sketch.check_data(info)
+    weights = None
     if start.checkpoint is not None:
         # Checked before any file of the run is overwritten.
-        module.load_extra_state(dict(read_state(start.checkpoint).extra))
-        module.check_data(info)
-        start = replace(start, checkpoint=resumable(start.checkpoint, module, run_dir / CONVERTED))
+        sketch.load_extra_state(dict(read_state(start.checkpoint).extra))
+        sketch.check_data(info)
+        start = replace(start, checkpoint=resumable(start.checkpoint, sketch, run_dir / CONVERTED))
     elif recipe["init_from"] is not None:
-        init_from(module, find_checkpoint(recipe["init_from"]), ema=recipe["init_ema"])
-    trainer = _build_trainer(recipe, run_dir, module, course, callbacks, foreign=foreign)
+        weights = find_checkpoint(recipe["init_from"])
+        check_init(sketch, weights, ema=recipe["init_ema"])
+    trainer = _build_trainer(recipe, run_dir, sketch, course, callbacks, foreign=foreign)
+    _seed(recipe["seed_everything"])
+    module = make_model()
+    module.optimizer_on_cpu = recipe["optimizer_on_cpu"]
+    if weights is not None:
+        init_from(module, weights, ema=recipe["init_ema"])
     return Training(recipe, run_dir, start, module, data, info, course, trainer)
 
 
@@ -343,17 +356,6 @@ def _loggers(logging_settings: Mapping[str, Any], run_dir: Path) -> list[Logger]
         loggers.append(WandbLogger(save_dir=str(run_dir), **logging_settings["wandb"]))
     assert set(logging_settings) == set(LOGGING)
     return loggers
-
-
-@contextmanager
-def no_folder_without_a_run(run_dir: Path) -> Iterator[None]:
-    """Remove a run's folder that was created for a training that did not start (refused, or a dry run)."""
-    existed = run_dir.exists()
-    try:
-        yield
-    finally:
-        if not existed and not (run_dir / RUN_NAME).exists() and is_first_process():
-            shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def describe_model(module: FlowModule) -> str:

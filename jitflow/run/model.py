@@ -18,6 +18,8 @@ from jitflow.run.strategy import check_precision
 from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)
+# Stand for arguments that depend on the length of the training.
+_PLACEHOLDERS = {"ema_decay1": 0.0, "ema_decay2": 0.0}
 
 
 def kept_settings(checkpoint: Path) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def build_model(
     Raises:
         ConfigError: If a setting is invalid.
     """
-    cls = find_class(recipe["model"], foreign=foreign)
+    cls = _model_class(recipe, foreign=foreign)
     return cls(**_arguments(cls, recipe["model"]["init_args"], {**cls.settings_from_data(info), **chosen}))
 
 
@@ -61,7 +63,8 @@ def check_same_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, fore
     if not kept:
         return
     given = recipe["model"]["init_args"]
-    made = _build_without_memory(_model_class(recipe, foreign=foreign), given, {})
+    with torch.device("meta"):
+        made = build_model(recipe, {}, _PLACEHOLDERS, foreign=foreign)
     differing = fixed_settings(_differences(given, dict(made.hparams), kept))
     if differing:
         raise CheckpointError(
@@ -82,11 +85,9 @@ def check_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, foreign: 
         ConfigError: If a setting is invalid, the precision cannot be used, or the model's state does not fit into
             memory.
     """
-    module = _build_without_memory(_model_class(recipe, foreign=foreign), recipe["model"]["init_args"], kept)
-    if module.num_classes and not module.label_drop_prob > 0 and module.cfg_scale != 1:
-        raise ConfigError(
-            "guidance needs a network trained with dropped labels: set label_drop_prob above 0, or cfg_scale to 1"
-        )
+    with torch.device("meta"):
+        module = build_model(recipe, {}, {**_PLACEHOLDERS, **kept}, foreign=foreign)
+    module.check_guidance()
     check_precision(recipe["trainer"]["precision"], recipe["trainer"]["accelerator"], module.net)
     check_state_fits(
         module,
@@ -101,13 +102,6 @@ def _model_class(recipe: Mapping[str, Any], *, foreign: bool) -> type[FlowModule
     if not issubclass(cls, FlowModule):
         raise ConfigError(f"the recipe's model must be a FlowModule; got {recipe['model']['class_path']}")
     return cls
-
-
-def _build_without_memory(cls: type[FlowModule], given: Mapping[str, Any], kept: Mapping[str, Any]) -> FlowModule:
-    # Placeholders for arguments that depend on the data or the length of the training.
-    placeholders = {"ema_decay1": 0.0, "ema_decay2": 0.0, **cls.settings_from_data({})}
-    with torch.device("meta"):
-        return cls(**_arguments(cls, given, {**placeholders, **kept}))
 
 
 def _differences(

@@ -20,6 +20,7 @@ from jitflow.io.yaml_file import read_yaml
 from jitflow.run.folder import CONFIG_NAME, RUN_NAME, read_run_record
 from jitflow.run.recipe import flatten, override, read_recipe
 from jitflow.run.settings import changed_settings, complete, describe_changes, fixed_settings, is_other
+from jitflow.run.strategy import is_first_process
 
 log = logging.getLogger(__name__)
 
@@ -262,7 +263,7 @@ def clear_run(run_dir: Path) -> None:
     The data cache (``cache``) is named by its content and stays: the next training may already have opened it.
     """
     for path in _written_by_a_run(run_dir):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        _delete(path)
     # Fails if the folder holds other files.
     with suppress(OSError):
         (run_dir / "checkpoints").rmdir()
@@ -291,6 +292,43 @@ def run_set_aside(run_dir: Path, has_started: Callable[[], bool]) -> Iterator[No
                 back.parent.mkdir(parents=True, exist_ok=True)
                 path.rename(back)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def nothing_left_of_a_refused_run(run_dir: Path) -> Iterator[None]:
+    """Delete what a training that did not start (refused, or a dry run) wrote into its folder, and a folder it made.
+
+    Files that were there before stay, as does a folder with a run.
+
+    Args:
+        run_dir: The run's folder.
+    """
+    made = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
+    before = _left_by_a_run(run_dir)
+    try:
+        yield
+    finally:
+        if is_first_process() and not (run_dir / RUN_NAME).exists():
+            for path in made[:1] or _left_by_a_run(run_dir):
+                # Fails if something else is writing there, or nothing was made.
+                with suppress(OSError):
+                    if path not in before:
+                        _delete(path)
+            for folder in made[1:]:
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+def _left_by_a_run(run_dir: Path) -> list[Path]:
+    folders = (run_dir / "checkpoints", run_dir / "cache")
+    return [*_written_by_a_run(run_dir), *(folder for folder in folders if folder.exists())]
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _written_by_a_run(run_dir: Path) -> list[Path]:

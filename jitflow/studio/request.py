@@ -93,8 +93,7 @@ def check(request: Request, model: Model) -> None:
     time_grid(request.steps)
     if not _is_number(request.guidance):
         raise ConfigError(f"guidance must be a number; got {_shown(request.guidance)}")
-    if request.guidance != 1 and not module.label_drop_prob > 0:
-        raise ConfigError('this model never saw "no class" in training, so it cannot be guided; use guidance 1')
+    model.check_settings(guidance=request.guidance)
     parse_interval(request.interval)
     if not (_is_number(request.churn) and request.churn >= 0):
         raise ConfigError(f"churn must be a number of at least 0; got {_shown(request.churn)}")

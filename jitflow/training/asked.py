@@ -104,10 +104,8 @@ def read_labels(labels: Labels | None, module: FlowModule) -> list[int]:
     if labels is None or (isinstance(labels, str) and labels.strip() == "all"):
         # A model without classes only has the label "any class".
         return list(range(module.num_classes)) or [0]
-    if isinstance(labels, str):
-        return parse_labels(labels, module.num_classes, module.class_names)
     chosen: list[int] = []
-    for y in labels:
+    for y in [labels] if isinstance(labels, str) else labels:
         chosen += parse_labels(y, module.num_classes, module.class_names) if isinstance(y, str) else [int(y)]
     module.check_labels(torch.tensor(chosen, dtype=torch.int64))
     return chosen

@@ -32,6 +32,7 @@ class FlowSampling(WeightAverages):
         prediction: Prediction target of the network: ``data``, ``velocity`` or ``noise``.
         t_eps: Smallest ``1 - t`` that a data prediction is divided by.
         noise_scale: Standard deviation of the noise.
+        label_drop_prob: Share of training labels replaced by the null label.
         sampling_method: Solver.
         num_sampling_steps: Steps of the solver.
         cfg_scale: Guidance scale.
@@ -52,6 +53,7 @@ class FlowSampling(WeightAverages):
     prediction: Prediction
     t_eps: float
     noise_scale: float
+    label_drop_prob: float
     sampling_method = CallSetting[str]()
     num_sampling_steps = CallSetting[int]()
     cfg_scale = CallSetting[float]()
@@ -125,6 +127,7 @@ class FlowSampling(WeightAverages):
         labels = self.check_labels(condition.label)
         weights = self.ema_weights() if use_ema and self._has_ema() else self.present_weights()
         with open_call(self, condition=condition) as call, self._shared_mode.evaluation(self), weights:
+            self.check_guidance()
             times = time_grid(self.num_sampling_steps, shift=self.time_shift)
             seeds = current_seeds(len(labels))
             if start is None:
@@ -281,8 +284,16 @@ class FlowSampling(WeightAverages):
         with self.sampling(on_step=on_step):
             yield
 
+    def check_guidance(self) -> None:
+        """Raise ConfigError if the guidance scale is not 1 and the network was never trained without labels."""
+        if self.cfg_scale != 1 and not self.label_drop_prob > 0:
+            raise ConfigError(
+                f"guidance {self.cfg_scale:g} needs the null label, which label_drop_prob 0 never trains: use guidance "
+                "(cfg_scale) 1, or train with label_drop_prob above 0"
+            )
+
     def check_labels(self, labels: Tensor) -> Tensor:
-        """Return labels ``(B,)`` on the module's device; raise ConfigError if they are invalid or out of range."""
+        """Return labels ``(B,)`` on the module's device; raise ConfigError if the model knows no such label."""
         labels = torch.as_tensor(labels, device=self.device)
         if labels.ndim != 1 or labels.is_floating_point():
             raise ConfigError(f"labels must be whole numbers of shape (B,); got {tuple(labels.shape)}, {labels.dtype}")
@@ -291,6 +302,11 @@ class FlowSampling(WeightAverages):
             raise ConfigError(
                 f"label {int(wrong[0])} is out of range: this model has classes 0 to {self.num_classes - 1} "
                 f"({self.num_classes} means any class)"
+            )
+        if self.num_classes and not self.label_drop_prob > 0 and bool((labels == self.num_classes).any()):
+            raise ConfigError(
+                f"label {self.num_classes} (any class) is one that label_drop_prob 0 never trains; sample the classes "
+                f"0 to {self.num_classes - 1}"
             )
         return labels
 

@@ -39,8 +39,8 @@ def train(args: list[str]) -> None:
     """
     args, recipe_name = _with_recipe_paths(spell_out(args, {**_RUN_OPTIONS, **_SWITCHES}))
     # These imports load torch; a missing recipe was reported above, without it.
-    from jitflow.run.fit import fit, no_folder_without_a_run, prepare
-    from jitflow.run.start import AUTO, resumed_folder
+    from jitflow.run.fit import fit, prepare
+    from jitflow.run.start import AUTO, nothing_left_of_a_refused_run, resumed_folder
     from jitflow.verbs.option_errors import explain_option_error
     from jitflow.verbs.train_options import describe_dry_run, train_parser
 
@@ -58,7 +58,7 @@ def train(args: list[str]) -> None:
     # "auto" on the command line requires an existing run.
     start: str | Path = AUTO if resume is None else folder if resume == AUTO else resume
     if parsed.dry_run:
-        with no_folder_without_a_run(folder):
+        with nothing_left_of_a_refused_run(folder):
             training = prepare(recipe, folder, start, restart=parsed.restart, foreign=True)
             if training is not None:
                 describe_dry_run(training)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from evaluation_runs import Classifying, assert_fails_before_training, fit, make_callback, make_module, reference
+from PIL import Image
 
 from jitflow.callbacks.evaluation import FIDEvaluationCallback
+from jitflow.cli import main
 from jitflow.errors import ConfigError, MissingFileError
 from jitflow.evaluation.frechet import save_statistics
 
@@ -71,6 +73,24 @@ def test_missing_weights_fail_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     callback = FIDEvaluationCallback(1, 20, 4, 10, 16, reference=(torch.zeros(2048), torch.eye(2048)))
     assert_fails_before_training(MissingFileError, "Inception weights .* are missing", callback)
+
+
+def test_an_evaluation_without_weights_names_an_extractor_that_needs_none(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch_fidelity")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "images" / "0.png")
+    words = ["stats", str(tmp_path / "images"), "--img_size", "16", "--num_workers", "0"]
+    assert main([*words, "--out", str(tmp_path / "a.npz")]) == 1
+    assert "--extractor pixels" in capsys.readouterr().err
+
+
+def test_guidance_that_was_never_trained_fails_before_training():
+    callback = make_callback(reference=(torch.zeros(16), torch.eye(16)))
+    module = make_module()
+    module.cfg_scale, module.label_drop_prob = 2.0, 0.0
+    with pytest.raises(ConfigError, match="label_drop_prob"):
+        callback.setup(pl.Trainer(logger=False, accelerator="cpu"), module, "fit")
 
 
 def test_too_few_images_are_warned_of():

@@ -246,7 +246,7 @@ def test_a_codec_that_is_not_in_the_checkpoint(tmp_path):
         ("text", {"texts": ["a"]}, "start_time"),
         ("text", {"start_time": 0.3}, "start_time"),
         ("text", {"texts": ["a"], "start_time": 0.3, "prompt": "b"}, "one of them"),
-        ("text", {"guidance": 2.0}, "cannot be guided"),
+        ("text", {"guidance": 2.0}, "label_drop_prob"),
         ("text", {"temperature": 0.0}, "temperature"),
         ("users", {"users": [2]}, "no user 2"),
         ("users", {"users": "1-4"}, "no user 2"),

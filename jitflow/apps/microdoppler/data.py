@@ -34,6 +34,8 @@ class LatentDataModule(ImageDataModule):
         ConfigError: If a number is out of range.
     """
 
+    unit = "latents"
+
     def __init__(
         self,
         latent_dir: str | Path,

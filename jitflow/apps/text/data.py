@@ -58,6 +58,8 @@ class TextDataModule(ImageDataModule):
         ConfigError: If a number is out of range.
     """
 
+    unit = "windows of text"
+
     def __init__(
         self,
         data_path: str | Path | None = None,

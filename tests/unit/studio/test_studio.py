@@ -75,7 +75,7 @@ def test_subjects_are_classes_or_users(images, users, text):
 def test_a_model_that_cannot_be_guided_says_so(images, monkeypatch):
     monkeypatch.setattr(images, "label_drop_prob", 0.0)
     check(Request(**GOOD), Model(images))
-    with pytest.raises(ConfigError, match="cannot be guided"):
+    with pytest.raises(ConfigError, match="label_drop_prob"):
         check(Request(**GOOD, guidance=2.0), Model(images))
 
 

@@ -11,6 +11,7 @@ from jitflow.core.condition import Condition
 from jitflow.core.ema import copy_parameters
 from jitflow.core.seeding import noise_from_seeds, use_seeds
 from jitflow.errors import ConfigError
+from jitflow.model import Model
 
 
 def draw(module, seeds, use_ema=False, labels=None):
@@ -49,6 +50,21 @@ def test_without_seeds_images_are_fresh_and_follow_the_global_generator(make_mod
     assert not torch.equal(first[0], first[1])
     torch.manual_seed(3)
     assert torch.equal(first, module.generate(labels, use_ema=False))
+
+
+def test_a_null_label_that_was_never_trained_is_not_sampled(make_module):
+    module = make_module(label_drop_prob=0.0, cfg_scale=2.0)
+    with pytest.raises(ConfigError, match="label_drop_prob"):
+        draw(module, [0])
+    with pytest.raises(ConfigError, match="guidance"):
+        Model(module).sample([0], ema=0)
+    module.cfg_scale = 1.0
+    assert len(draw(module, [0, 1])) == 2
+    with pytest.raises(ConfigError, match=r"label 5 .*label_drop_prob"):
+        draw(module, [0], labels=torch.tensor([5]))
+    for labels in ("0,5", [0, 5]):
+        with pytest.raises(ConfigError, match=r"label 5 .*label_drop_prob"):
+            Model(module).ask(labels)
 
 
 def test_starts_from_scaled_noise_and_ends_in_float32(make_module):

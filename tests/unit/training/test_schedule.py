@@ -1,5 +1,6 @@
 """Learning rate: its formula, and the rate of every step of a fit."""
 
+import logging
 import math
 
 import lightning.pytorch as pl
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from jitflow.callbacks import create_default_callbacks
 from jitflow.callbacks.schedule import LearningRateSchedulerCallback, ScheduleSettings
 from jitflow.data.base import ImageDataModule
 from jitflow.errors import ConfigError
@@ -126,3 +128,19 @@ def test_the_rate_goes_on_after_a_resume(make_module, make_trainer, loader, tmp_
     second = make_trainer(max_epochs=4, limit_train_batches=5, callbacks=[schedule(), rates])
     second.fit(make_module(learning_rate=0.01), loader, ckpt_path=tmp_path / "last.ckpt")
     assert rates.of_batch == pytest.approx(expected_rates([3], 5))
+
+
+def test_the_default_callbacks_shorten_a_warm_up_longer_than_half_of_the_training(caplog):
+    caplog.set_level(logging.INFO)
+    rates = {epochs: _schedule_of_defaults(epochs).warmup_epochs for epochs in (2, 10, 600)}
+    assert rates == {2: 1, 10: 5, 600: 5}
+    (line,) = [message for message in caplog.messages if "warm-up" in message]
+    assert "5 epochs" in line and "half of the training, 1" in line
+    with pytest.raises(ConfigError, match="epochs must be positive"):
+        create_default_callbacks(epochs=0, warmup_epochs=0, enable_fid_eval=False)
+
+
+def _schedule_of_defaults(epochs):
+    made = create_default_callbacks(epochs=epochs, enable_fid_eval=False)
+    (schedule,) = [callback for callback in made if isinstance(callback, LearningRateSchedulerCallback)]
+    return schedule
