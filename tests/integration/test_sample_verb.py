@@ -195,7 +195,7 @@ def test_words_that_an_application_does_not_know(images, texts, users, tmp_path,
     )
     assert "'prompt' means nothing" in error_of(capsys, "sample", users["recipe"], "--prompt", "a", *out)
     assert "no user 3" in error_of(capsys, "sample", users["recipe"], "--users", "1-3", *out)
-    assert "guided" in error_of(capsys, "sample", texts["recipe"], "--guidance", 2, *out)
+    assert "null label" in error_of(capsys, "sample", texts["recipe"], "--guidance", 2, *out)
     assert "temperature" in error_of(capsys, "sample", images["recipe"], "--temperature", 0.5, *out)
     assert "no latents" in error_of(capsys, "sample", images["recipe"], "--vavae_path", "vae.pt", *out)
     assert "no model of text" in error_of(capsys, "text", "sample", images["recipe"], *out)
