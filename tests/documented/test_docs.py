@@ -127,6 +127,23 @@ def test_options_of_microdoppler_exist():
     assert not set(flags) - known - set(flatten(recipe)) - {"init_from"}
 
 
+def headings_of(name):
+    """Return the anchors of a page's headings, as the site makes them."""
+    lines = re.sub(r"^```.*?^```", "", text_of(name), flags=re.MULTILINE | re.DOTALL).splitlines()
+    titles = [re.sub(r"[`*]", "", line.lstrip("# ")) for line in lines if re.match(r"#+ ", line)]
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
+
+
+def test_pages_link_to_headings_that_exist():
+    checked = 0
+    for name in NAMES:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text_of(name)):
+            page = name if not target else Path(target).name
+            assert page in NAMES and anchor in headings_of(page), f"{name}: {target}#{anchor}"
+            checked += 1
+    assert checked > 10
+
+
 def test_pages_link_to_what_exists():
     for name in NAMES:
         folder = ROOT if name == README else ROOT / "docs"
