@@ -37,7 +37,7 @@ DOCUMENTED = Documented(
         "latent_dir": "Folder of stage 1.",
         "batch_size": "",
         "max_epochs": "Length of the training.",
-        "lr": "Peak learning rate; the schedule ends at a tenth of it.",
+        "lr": "Peak learning rate, by default that for the network; the schedule ends at a tenth of it.",
         "devices": "Number of GPUs, or of processes on the CPU.",
         "precision": "16-mixed, bf16-mixed, fp8-mixed or 32-true; on a CPU half precision becomes 32-true.",
         "max_steps": "Largest number of steps, whatever the epochs; -1 for no limit.",

@@ -25,7 +25,6 @@ from jitflow.training.sections import ComputeOptions, PrecisionOptions, parse_in
 log = logging.getLogger(__name__)
 # The documented batch size.
 _EXTRACTING, _SAMPLING = ComputeOptions(batch_size=32), PrecisionOptions(batch_size=32)
-_USERS = [1, 2, 3, 4, 5]
 
 
 def simulate(
@@ -128,7 +127,7 @@ def sample(
     dit_checkpoint: str,
     output_dir: str,
     vavae_path: str = "builtin",
-    user_ids: list[int] = _USERS,
+    user_ids: list[int] | None = None,
     num_samples_per_user: int = 4,
     seed: int = 42,
     generation: GenerationOptions = GenerationOptions(),  # noqa: B008 (frozen)
@@ -143,7 +142,7 @@ def sample(
         dit_checkpoint: best.ckpt of stage 2, or a checkpoint of the LightningDiT release.
         output_dir: Folder of the results.
         vavae_path: The VA-VAE that made the latents; builtin takes the codec inside the checkpoint.
-        user_ids: User ids, 1-based.
+        user_ids: User ids, 1-based; every user of the model by default.
         num_samples_per_user: Spectrograms of each user.
         seed: Seed that determines all spectrograms.
         generation: Guidance scale and steps.
@@ -165,7 +164,7 @@ def sample(
         **dataclasses.asdict(generation),
         **dataclasses.asdict(compute),
     )
-    log.info("%d pictures in %s; look at %s", len(user_ids) * num_samples_per_user, folder, folder / GRID_NAME)
+    log.info("pictures in %s; look at %s", folder, folder / GRID_NAME)
 
 
 def evaluate(
@@ -195,9 +194,9 @@ def run(
     vavae_path: str = "builtin",
     batch_size: int = 32,
     max_epochs: int = 100,
-    lr: float = 1e-4,
+    lr: float | None = None,
     devices: int = 1,
-    generate_user_ids: list[int] = _USERS,
+    generate_user_ids: list[int] | None = None,
     num_samples_per_user: int = 4,
     seed: int = 42,
     extraction: ExtractionOptions = ExtractionOptions(),  # noqa: B008 (frozen)
@@ -215,9 +214,9 @@ def run(
         vavae_path: A VA-VAE such as vavae-imagenet256-f16d32-dinov2.pt; builtin fits principal components instead.
         batch_size: Pictures or latents at a time.
         max_epochs: Length of the training.
-        lr: Peak learning rate.
+        lr: Peak learning rate; by default the one for the network, 1e-4 for LightningDiT-XL/1.
         devices: GPUs, or processes on the CPU, of the training.
-        generate_user_ids: User ids to sample, 1-based.
+        generate_user_ids: User ids to sample, 1-based; every user of the data by default.
         num_samples_per_user: Spectrograms of each user.
         seed: Seed of all random generators.
         extraction: Settings of stage 1.

@@ -2,24 +2,85 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
+from jitflow.nets.registry import get_variant
+
+log = logging.getLogger(__name__)
+# The documented network: its width, and the learning rate for it.
+_WIDTH, _LEARNING_RATE = 1152, 1e-4
+# Channels of the latents of f16d32, and of the built-in codec.
+_CHANNELS = 32
+
 
 def derive_settings(given: Mapping[str, Any], resumed: bool) -> dict[str, Any]:
-    """Derive the final learning rate, and how often the last checkpoint is saved.
+    """Derive learning rate and noise scale from the network, the final rate, and the interval of saving.
 
     Args:
         given: Values by documented option and by dotted name.
-        resumed: Whether a run is resumed.
+        resumed: Whether a run is resumed, which keeps the settings of its network.
 
     Returns:
         Settings by dotted name.
+
+    Raises:
+        ConfigError: If there is no such network.
     """
     settings: dict[str, Any] = {}
-    if "lr" in given:
-        settings["schedule.min_lr"] = given["lr"] / 10
+    model = given.get("model", given.get("model.model_name"))
+    if model is not None and not resumed:
+        prediction = given.get("model.prediction", "velocity")
+        settings.update(settings_of_network(model, _net_settings(given), prediction))
+        chosen = {name: value for name, value in settings.items() if not _is_given(name, given)}
+        if chosen:
+            log.info("chosen for %s: %s", model, ", ".join(f"{name} {value:g}" for name, value in chosen.items()))
+    rate = given.get("lr", given.get("model.learning_rate", settings.get("model.learning_rate")))
+    if rate is not None:
+        settings["schedule.min_lr"] = rate / 10
     if "max_epochs" in given:
         # An interrupted short training should lose little.
         settings["checkpoint.save_last_freq"] = max(1, given["max_epochs"] // 40)
     return settings
+
+
+def settings_of_network(model: str, net_settings: Mapping[str, Any], prediction: str = "velocity") -> dict[str, float]:
+    """Choose learning rate and noise scale for a network, by dotted name.
+
+    The rate falls with the width, from the documented 1e-4 at a width of 1,152 (arXiv:2203.03466). The noise scale is
+    1, as in the release, but for a network that predicts the data the side of its patches: a token of P x P positions
+    shows its content through P times as much noise, and what a whole picture shares, such as the phase of a gait, must
+    be decided above that (the reason for the JiT release's 2 at 512 px).
+
+    Args:
+        model: Name of the network.
+        net_settings: Settings that replace the variant's.
+        prediction: What the network predicts: ``velocity``, ``data`` or ``noise``.
+
+    Raises:
+        ConfigError: If there is no such network.
+    """
+    sizes = {**get_variant(model).settings, **net_settings}
+    width, patch = sizes.get("hidden_size", _WIDTH), sizes.get("patch_size", 1)
+    if not all(isinstance(size, int) and size > 0 for size in (width, patch)):
+        # The network itself names the wrong size.
+        return {}
+    if prediction != "data" and patch**2 * _CHANNELS > width:
+        log.warning(
+            "a token of %s holds %d numbers in a width of %d, too narrow for the noise in a %s: --model.prediction "
+            "data gives cleaner pictures",
+            *(model, patch**2 * _CHANNELS, width, prediction),
+        )
+    scale = float(patch) if prediction == "data" else 1.0
+    return {"model.learning_rate": float(f"{_LEARNING_RATE * _WIDTH / width:.2g}"), "model.noise_scale": scale}
+
+
+def _net_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    whole, prefix = given.get("model.net_settings"), "model.net_settings."
+    single = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+    return {**(whole if isinstance(whole, Mapping) else {}), **single}
+
+
+def _is_given(name: str, given: Mapping[str, Any]) -> bool:
+    return name in given or (name == "model.learning_rate" and "lr" in given)

@@ -30,7 +30,7 @@ def generate(
     output_dir: str | Path,
     *,
     vavae_path: str | Path = BUILTIN,
-    user_ids: Sequence[int] = (1, 2, 3, 4, 5),
+    user_ids: Sequence[int] | None = None,
     num_samples_per_user: int = 4,
     guidance_scale: float | None = 4.0,
     num_steps: int | None = 250,
@@ -48,7 +48,7 @@ def generate(
         dit_checkpoint: ``best.ckpt`` or any other checkpoint of stage 2.
         output_dir: Folder for ``micro_doppler_user01_001.png`` and so on, the grid and ``generation.json``.
         vavae_path: The VA-VAE that made the latents, or ``builtin`` for the codec inside the checkpoint.
-        user_ids: User ids, 1-based.
+        user_ids: User ids, 1-based; every user of the model by default.
         num_samples_per_user: Pictures of each user.
         guidance_scale: Guidance scale; 1 for none; None for the model's own.
         num_steps: Steps of the solver; None for the model's own.
@@ -69,9 +69,9 @@ def generate(
         CheckpointError: If the checkpoint is not a user-conditioned model.
     """
     check_count("num_samples_per_user", num_samples_per_user, most=MOST_SAMPLES)
-    if not user_ids:
+    if user_ids is not None and not user_ids:
         raise ConfigError("user_ids is empty; give at least one user, such as --user_ids 1 2 3")
-    if len(set(user_ids)) != len(user_ids):
+    if user_ids is not None and len(set(user_ids)) != len(user_ids):
         raise ConfigError(f"user_ids names a user twice: {list(user_ids)}")
     if num_steps is not None:
         time_grid(num_steps)
@@ -79,6 +79,9 @@ def generate(
         get_solver(solver)
     model = load(dit_checkpoint, application=UserConditionedDiT.application, device=device, vavae_path=vavae_path)
     precision = resolve_precision(precision, model.module.device)
+    if user_ids is None:
+        assert isinstance(model.module, UserConditionedDiT)
+        user_ids = model.module.user_ids
     # Raises for an unknown user before the folder is made.
     model.ask(users=user_ids, num=num_samples_per_user)
     seeds = [mix_seeds(seed, user, number + 1) for user in user_ids for number in range(num_samples_per_user)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,28 @@ class ReleaseOptions:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Training of the network.
+    """Training of the network; what is not given is chosen for the network, the data and the length.
 
     Attributes:
         model: Name of the network (jitflow models 'LightningDiT*').
         precision: 16-mixed, bf16-mixed, fp8-mixed or 32-true; on a CPU half precision becomes 32-true.
         max_steps: Optimiser steps after which training stops; -1 for no limit.
+        prediction: What the network predicts: velocity, data or noise; velocity by default.
+        noise_scale: Standard deviation of the noise, by default 1, or the side of a patch if data are predicted.
+        ema_decay: Decay of the average of the weights, by default 1 - 10 / steps.
     """
 
     model: str = "LightningDiT-XL/1"
     precision: str = "16-mixed"
     max_steps: int = -1
+    prediction: Literal["velocity", "data", "noise"] | None = None
+    noise_scale: float | None = None
+    ema_decay: float | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the settings by option of stage 2; those that are None are chosen there."""
+        dotted = {"prediction": "prediction", "noise_scale": "noise_scale", "ema_decay": "ema_decay1"}
+        return {f"model.{dotted[k]}" if k in dotted else k: value for k, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,9 @@ class PipelineSettings:
         vavae_path: File of the VA-VAE, or ``builtin``.
         batch_size: Pictures or latents at a time.
         max_epochs: Length of the training.
-        lr: Peak learning rate.
+        lr: Peak learning rate; None for the one that suits the network.
         devices: Processes of the training.
-        generate_user_ids: User ids to sample, 1-based.
+        generate_user_ids: User ids to sample, 1-based; None for every user of the data.
         num_samples_per_user: Pictures of each user.
         seed: Seed of all random generators.
         device: Device of extraction and sampling; the fastest available by default.
@@ -73,9 +73,9 @@ class PipelineSettings:
     vavae_path: str
     batch_size: int
     max_epochs: int
-    lr: float
+    lr: float | None
     devices: int
-    generate_user_ids: Sequence[int]
+    generate_user_ids: Sequence[int] | None
     num_samples_per_user: int
     seed: int
     device: str | None
@@ -138,7 +138,7 @@ def _training(settings: PipelineSettings, latents: Path, trained: Path) -> list[
         lr=settings.lr,
         devices=settings.devices,
         seed=settings.seed,
-        **asdict(settings.training),
+        **settings.training.options(),
         **{"trainer.accelerator": "cpu" if settings.device == "cpu" else None},
     )
 
