@@ -23,7 +23,7 @@ def digits_classifier(shared_digits_classifier):
     """tests/unit/evaluation/test_digits_features.py trains it; here it is only used."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def forked_workers():
     """Let the processes that multiprocessing starts be forked from one that has imported torch."""
     multiprocessing.set_executable(forked_python())
@@ -31,9 +31,10 @@ def forked_workers():
     multiprocessing.set_executable(sys.executable)
 
 
-@pytest.fixture(scope="module")
-def no_reports():
-    """A report takes longer than a training of seconds; test_cli.py has one that leaves it."""
+@pytest.fixture(scope="module", autouse=True)
+def no_reports(request):
+    """Leave out the report after a training, which takes longer than one of seconds, but in files that look at it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jitflow.run.fit.write_final_report", lambda folder: None)
+        if request.node.get_closest_marker("reports") is None:
+            patch.setattr("jitflow.run.fit.write_final_report", lambda folder: None)
         yield

@@ -28,7 +28,6 @@ from jitflow.run.recipe import override, read_recipe
 from jitflow.run.report import write_report
 
 WAYS = ("documented", "recipe")
-pytestmark = pytest.mark.usefixtures("no_reports")
 
 
 def words(way: str, text: Path | str, out: Path, *, epochs: int = 1) -> list[str]:

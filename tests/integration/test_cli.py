@@ -20,6 +20,8 @@ from jitflow.run.recipe import find_recipe, list_recipes, read_recipe
 from jitflow.training.asked import parse_labels
 from jitflow.training.sections import parse_interval
 
+pytestmark = pytest.mark.reports
+
 
 @pytest.fixture(scope="module")
 def demo(quick_demo, tmp_path_factory) -> Path:

@@ -44,7 +44,7 @@ class Interrupt(pl.Callback):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, quick_demo):
+def runs(tmp_path_factory, quick_demo, forked_workers):
     """Folder and metrics of each demo; made when they are asked for."""
     copied = shutil.copytree(quick_demo, tmp_path_factory.mktemp("demo") / "images", symlinks=True)
     made = {"images": (copied, read_json(copied / "metrics.json"))}

@@ -31,7 +31,6 @@ from jitflow.verbs.documented import train_documented
 NET = {"depth": 2, "hidden_size": 16, "num_heads": 2, "bottleneck_dim": 8}
 DIT_NET = {"depth": 2, "hidden_size": 32, "num_heads": 2}
 SAVE_EVERY_STEPS = 2
-pytestmark = pytest.mark.usefixtures("no_reports")
 # Of four and of five batches an epoch; the second ends inside its third epoch.
 BY_EPOCHS = {"max_epochs": 2, "limit_train_batches": 4}
 BY_STEPS = {"max_epochs": 100, "max_steps": 7, "limit_train_batches": 5, "accumulate_grad_batches": 2}

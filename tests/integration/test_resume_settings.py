@@ -19,7 +19,6 @@ from jitflow.run.curves import read_curves
 
 NET = {"depth": 2, "hidden_size": 16, "num_heads": 2, "bottleneck_dim": 8, "in_context_len": 2}
 WORDS = ["train", "--config", "mine.yaml"]
-pytestmark = pytest.mark.usefixtures("no_reports")
 
 
 def write_recipe(folder):

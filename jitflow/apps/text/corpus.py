@@ -13,6 +13,7 @@ import re
 import sys
 import sysconfig
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,9 @@ _MIN_REPEAT = 40
 _MAX_LOST = 0.5
 _RULE = re.compile(r"\s*([-=*~^#+_\"'.`])\1{2,}\s*")
 _PARAGRAPH = re.compile(r"\n{2,}")
+_Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+# Fields of a statement that hold further statements.
+_BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")
 
 
 @dataclass(frozen=True)
@@ -122,10 +126,17 @@ def docstrings(source: bytes) -> list[str]:
         warnings.simplefilter("ignore", SyntaxWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         tree = ast.parse(source)
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = [node for node in ast.walk(tree) if isinstance(node, kinds)]
-    nodes.sort(key=lambda node: getattr(node, "lineno", 0))
+    nodes = sorted(_definitions(tree), key=lambda node: getattr(node, "lineno", 0))
     return [text for node in nodes if (text := ast.get_docstring(node))]
+
+
+def _definitions(node: ast.AST) -> Iterator[_Definition]:
+    """Walk the statements of a syntax tree, not their expressions, which are most of it and define nothing."""
+    if isinstance(node, _Definition):
+        yield node
+    for name in _BLOCKS:
+        for child in getattr(node, name, ()):
+            yield from _definitions(child)
 
 
 @functools.cache
