@@ -218,11 +218,12 @@ class Model:
     def check_ema(self, ema: float) -> None:
         """Raise ConfigError unless the model has this average of the weights; a score must not silently use another.
 
-        An average that still holds much of the weights that its training started from is logged.
+        After the training, an average that still holds much of the weights that it started from is logged.
         """
         if ema in (1, 2):
             self.module.ema_parameters(int(ema))
-            self.module.warn_of_start(int(ema))
+            if not self.module.is_in_training:
+                self.module.warn_of_start(int(ema))
         elif not 0 <= ema < 1:
             raise ConfigError(f"ema must be 0, 1, 2, or a width between 0 and 1; got {ema:g}")
         elif ema and self.snapshots is None:

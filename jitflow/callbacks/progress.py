@@ -73,7 +73,7 @@ class TrainingProgress(pl.callbacks.ProgressBar):
                 TimeElapsedColumn(),
                 console=console,
             )
-            self._task = self._bar.add_task("", total=_total_steps(trainer), completed=trainer.global_step, numbers="")
+            self._task = self._bar.add_task("", total=total_steps(trainer), completed=trainer.global_step, numbers="")
             self._bar.start()
 
     def on_train_batch_end(
@@ -94,7 +94,7 @@ class TrainingProgress(pl.callbacks.ProgressBar):
             self._bar.update(self._task, completed=trainer.global_step, numbers=numbers)
         elif now - self._lined >= self.line_every_sec:
             self._lined = now
-            total = _total_steps(trainer)
+            total = total_steps(trainer)
             log.info("step %d%s  %s", trainer.global_step, f"/{total}" if total else "", numbers)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -121,13 +121,13 @@ class TrainingProgress(pl.callbacks.ProgressBar):
         if self._best_rate is not None:
             parts.append(f"MFU {rate / self._best_rate:.0%}")
         parts.append(f"{peak_memory_gib(self._device):.1f} GiB")
-        total, pace = _total_steps(trainer), (trainer.global_step - step) / seconds
+        total, pace = total_steps(trainer), (trainer.global_step - step) / seconds
         if total and pace:
             parts.append(f"ETA {format_seconds((total - trainer.global_step) / pace)}")
         return "  ".join(parts)
 
 
-def _total_steps(trainer: pl.Trainer) -> int | None:
-    """Optimiser steps of the whole training, or None if it has no end."""
+def total_steps(trainer: pl.Trainer) -> int | None:
+    """Return the optimiser steps of the whole training; None if it has no end."""
     steps = trainer.estimated_stepping_batches
     return int(steps) if 0 < steps < float("inf") else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -84,8 +85,12 @@ class TrainingWatch(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restart the clock, so that a validation does not look like slow steps."""
+        self.skip(time.perf_counter() - self._paused)
+
+    def skip(self, seconds: float) -> None:
+        """Leave seconds out of the speed of training, which went into something else."""
         if self._active:
-            self._since += time.perf_counter() - self._paused
+            self._since += seconds
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Release the stored sums of losses."""
@@ -121,6 +126,22 @@ class TrainingWatch(pl.Callback):
         self._grad_norm = None
         self._logged_at = trainer.global_step
         self._images, self._since = 0, time.perf_counter()
+
+
+@contextmanager
+def paused_watches(trainer: pl.Trainer) -> Iterator[None]:
+    """Leave the time of the ``with`` block out of the training speed that every :class:`TrainingWatch` logs.
+
+    Args:
+        trainer: Trainer with the callbacks.
+    """
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, TrainingWatch):
+                callback.skip(time.perf_counter() - started)
 
 
 def _norm(tensors: Iterable[Tensor | None]) -> Tensor | None:

@@ -28,6 +28,7 @@ from jitflow.callbacks import (
     TrainingWatch,
 )
 from jitflow.callbacks.signals import resumable_exit
+from jitflow.callbacks.training_pictures import FOLDER_NAME, TrainingPictures
 from jitflow.checkpoint.convert import resumable
 from jitflow.checkpoint.find import find_checkpoint
 from jitflow.checkpoint.formats import read_state
@@ -335,6 +336,7 @@ def _callbacks(recipe: Mapping[str, Any], run_dir: Path, module: FlowModule, cou
         *([TrainingProgress()] if recipe["trainer"]["enable_progress_bar"] is not False else []),
         TrainingWatch(),
         FiniteGuard(**recipe["guard"]),
+        TrainingPictures(run_dir / FOLDER_NAME, **recipe["pictures"]),
         JiTModelCheckpoint(run_dir / saving.pop("dirpath"), **saving),
     ]
     every = recipe["ema_snapshots_every_n_steps"]

@@ -2,62 +2,36 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import logging
-import os
-import re
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 import jitflow
-from jitflow import pictures
 from jitflow.applications import get_application
 from jitflow.errors import JitflowError
 from jitflow.io.files import read_json, writable_folder, write_text
 from jitflow.io.units import format_bytes
-from jitflow.run.curves import Curve, read_curves
+from jitflow.run.curves import read_curves
 from jitflow.run.describe import Run, describe_run
+from jitflow.run.report_curves import curve_figures
+from jitflow.run.report_figures import figure_of_file
+from jitflow.run.report_slider import STYLE as SLIDER_STYLE
+from jitflow.run.report_slider import training_pictures
 
 log = logging.getLogger(__name__)
 REPORT_NAME = "report.html"
 _SCORE_FILES = ("metrics.json", "evaluation/evaluation.json", "evaluation/report.json", "report.json")
-_DURING = re.compile(r"samples_epoch(\d+)\.png")
 # Pictures of any run, shown before those of its application; a pattern may match several.
 _PICTURES = {
     "samples.png": "Samples",
     "samples/grid.png": "Samples",
     "evaluation/*.png": "Evaluation",
 }
-_MAX_DURING = 6
-_MAX_WIDTH_PX = 1200
-# A larger PNG is embedded as JPEG, so that the page opens quickly.
-_MAX_PNG_BYTES = 400_000
 _MAX_TEXT_CHARS = 6000
 _MAX_ROWS = 80
-_TITLES = {
-    "train/loss": "Training loss",
-    "val/loss": "Loss on held-out data",
-    "val/loss_ema": "Loss on held-out data, first EMA",
-    "train/lr": "Learning rate",
-    "eval/fid": "FID",
-    "train/grad_norm": "Norm of the gradient, before clipping",
-    "train/weight_norm": "Norm of the weights",
-    "train/ema1_norm": "Norm of the first EMA",
-    "train/ema2_norm": "Norm of the second EMA",
-    "perf/images_per_sec": "Images per second",
-    "perf/memory_gib": "Largest memory so far, GiB",
-    "perf/mfu": "Share of the device's peak (MFU)",
-}
-# Prefix of the curves of loss by time, which TrainingWatch logs.
-_BY_TIME = "loss_at/"
 _STYLE = """
 :root { color-scheme: light; --line: #d8dee4; --soft: #57606a; --accent: #0b63b5; }
 * { box-sizing: border-box; }
@@ -69,7 +43,6 @@ p.lead { color: var(--soft); margin: .3rem 0 0; }
 .state { display: inline-block; padding: .05rem .6rem; border-radius: 1rem; color: #fff; background: #9a6700; }
 .state.finished { background: #1a7f37; } .state.damaged { background: #cf222e; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(28rem, 1fr)); gap: 1.2rem; }
-.figures.small { grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); }
 figure { margin: 0; } figure.wide { grid-column: 1 / -1; }
 figure img { max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: 4px; display: block; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .3rem; }
@@ -125,12 +98,12 @@ def render(run: Run) -> str:
     if run.history and "train/loss" not in curves:
         curves["train/loss"] = run.history
     sections = [
-        _section("Commands", _commands(run)),
         _section("Scores", _score_tables(run)),
-        _section("Curves", _curve_figures(curves)),
-        _section("Samples over the training", _during_figures(run)),
+        _section("Curves", curve_figures(curves)),
+        _section("Samples over the training", training_pictures(run.folder, run.training)),
         _section("Pictures", _picture_figures(run)),
         _section("Texts", _texts(run)),
+        _section("Commands", _commands(run)),
         _section("Data", _table(_flat(run.data))),
         _section("Settings", _table(_flat(run.settings))),
         _section("Environment", _table(_flat(run.environment))),
@@ -146,7 +119,7 @@ def render(run: Run) -> str:
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
-<style>{_STYLE}</style>
+<style>{_STYLE}{SLIDER_STYLE}</style>
 </head>
 <body>
 <h1>{title}</h1>
@@ -203,100 +176,14 @@ def _score_tables(run: Run) -> str:
     return "".join(tables)
 
 
-def _curve_figures(curves: Mapping[str, Curve]) -> str:
-    first = [name for name in _TITLES if name in curves]
-    by_time = {name.removeprefix(_BY_TIME): curves[name] for name in curves if name.startswith(_BY_TIME)}
-    names = first + [name for name in curves if name not in _TITLES and not name.startswith(_BY_TIME)]
-    figures = []
-    for name in names:
-        points = curves[name]
-        # A single point is not a curve.
-        if len(points) > 1:
-            title = _TITLES.get(name, name)
-            figures.append(_figure(_plot(points, title), f"{title}, {len(points)} points, last {points[-1][1]:.4g}"))
-    if any(len(points) > 1 for points in by_time.values()):
-        caption = "Training loss by time; 0 is noise, 1 is data"
-        figures.insert(min(1, len(figures)), _figure(_plot_together(by_time, caption), caption))
-    return f'<div class="figures">{"".join(figures)}</div>' if figures else ""
-
-
-def _plot_together(curves: Mapping[str, Curve], title: str) -> bytes:
-    """Plot curves of one kind in one figure, from the first (dark) to the last (light)."""
-    os.environ.setdefault("MPLBACKEND", "Agg")
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    for i, (name, points) in enumerate(sorted(curves.items())):
-        axes.plot(*zip(*points, strict=True), color=colormaps["viridis"](0.9 * i / len(curves)), label=name)
-    axes.set_yscale("log")
-    axes.set_xlabel("optimiser step")
-    axes.set_ylabel("loss")
-    axes.set_title(title)
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def _plot(points: Sequence[tuple[int, float]], title: str) -> bytes:
-    steps, values = zip(*points, strict=True)
-    smooth = min(50, max(3, len(values) // 10)) if len(values) >= 20 else 1
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "curve.png"
-        pictures.plot_curve(
-            path, steps, values, xlabel="optimiser step", ylabel=title.lower(), title=title, smooth=smooth
-        )
-        return path.read_bytes()
-
-
-def _during_figures(run: Run) -> str:
-    found = {int(m[1]): p for p in run.folder.rglob("samples_epoch*.png") if (m := _DURING.fullmatch(p.name))}
-    epochs = sorted(found)
-    if len(epochs) > _MAX_DURING:
-        epochs = [epochs[i] for i in np.linspace(0, len(epochs) - 1, _MAX_DURING).round().astype(int)]
-    figures = [_figure_of_file(found[epoch], f"after {epoch} epochs") for epoch in epochs]
-    return f'<div class="figures small">{"".join(figures)}</div>' if figures else ""
-
-
 def _picture_figures(run: Run) -> str:
     figures = []
     own = get_application(run.application).pictures if run.application else {}
     for pattern, caption in {**_PICTURES, **own}.items():
         for path in sorted(run.folder.glob(pattern)):
             words = caption if path.name == Path(pattern).name else f"{caption}: {_readable_name(path.stem)}"
-            figures.append(_figure_of_file(path, words))
+            figures.append(figure_of_file(path, words))
     return f'<div class="figures">{"".join(figures)}</div>' if figures else ""
-
-
-def _figure_of_file(path: Path, caption: str) -> str:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            small = image.copy()
-    except OSError as error:
-        return f"<p>{html.escape(f'{path.name} cannot be read ({error})')}</p>"
-    small.thumbnail((_MAX_WIDTH_PX, 4 * _MAX_WIDTH_PX))
-    data = _encoded(small, "PNG")
-    if len(data) > _MAX_PNG_BYTES:
-        data = _encoded(small.convert("RGB"), "JPEG", quality=88)
-    return _figure(data, caption, wide=small.width > 2 * small.height or small.width >= 900)
-
-
-def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format=kind, **options)
-    return buffer.getvalue()
-
-
-def _figure(data: bytes, caption: str, *, wide: bool = False) -> str:
-    mime = "image/jpeg" if data[:2] == b"\xff\xd8" else "image/png"
-    text = html.escape(caption, quote=True)
-    source = f"data:{mime};base64,{base64.b64encode(data).decode()}"
-    mark = ' class="wide"' if wide else ""
-    return f'<figure{mark}><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
 
 
 def _texts(run: Run) -> str:

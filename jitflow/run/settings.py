@@ -9,16 +9,18 @@ from typing import Any
 import lightning.pytorch as pl
 
 from jitflow.callbacks import FiniteGuard, JiTModelCheckpoint, LearningRateSchedulerCallback
+from jitflow.callbacks.training_pictures import TrainingPictures
 from jitflow.errors import ConfigError, unknown_name
 from jitflow.run.arguments import arguments_of
 from jitflow.run.recipe import copy_nested, find_class
 
 # Sections of a recipe whose values are arguments of one callable, with the arguments that the run itself sets.
-_ARGUMENTS: dict[str, tuple[Callable[..., Any], set[str]]] = {
+SECTIONS: dict[str, tuple[Callable[..., Any], set[str]]] = {
     "trainer": (pl.Trainer, set()),
     "schedule": (LearningRateSchedulerCallback, {"epochs"}),
     "checkpoint": (JiTModelCheckpoint, set()),
     "guard": (FiniteGuard, set()),
+    "pictures": (TrainingPictures, {"dirpath"}),
 }
 _DEFAULTS: dict[str, Any] = {
     "seed_everything": 0,
@@ -42,6 +44,7 @@ _MAY_CHANGE = (
     "logging.",
     "model.compile",
     "optimizer_on_cpu",
+    "pictures.",
     "trainer.enable_",
     "trainer.log_every_n_steps",
     "trainer.logger",
@@ -75,7 +78,7 @@ def complete(recipe: Mapping[str, Any], *, foreign: bool = False) -> dict[str, A
     Raises:
         ConfigError: If a section or an argument is unknown, or ``model`` or ``data`` is missing.
     """
-    known = ("model", "data", *_ARGUMENTS, "logging", *_DEFAULTS)
+    known = ("model", "data", *SECTIONS, "logging", *_DEFAULTS)
     for name in recipe:
         if name not in known:
             raise unknown_name("section of a recipe", name, known)
@@ -88,7 +91,7 @@ def complete(recipe: Mapping[str, Any], *, foreign: bool = False) -> dict[str, A
         given = _section(spec.get("init_args"), f"{name}.init_args")
         path = f"{cls.__module__}.{cls.__qualname__}"
         done[name] = {"class_path": path, "init_args": {**_arguments(cls, given, name), **given}}
-    for name, (function, left_out) in _ARGUMENTS.items():
+    for name, (function, left_out) in SECTIONS.items():
         given = _section(recipe.get(name), name)
         done[name] = {**_arguments(function, given, name, left_out), **given}
     if "dirpath" not in _section(recipe.get("checkpoint"), "checkpoint"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jitflow.applications import get_application
+from jitflow.callbacks.training_pictures import FOLDER_NAME
 from jitflow.checkpoint.find import find_checkpoint, resume_point
 from jitflow.checkpoint.lightning import recorded_application
 from jitflow.checkpoint.recipe import held_recipe
@@ -32,7 +33,7 @@ CONVERTED = "converted"
 _KEPT_BY_THE_RUN = ("seed_everything", "data.seed")
 _SECTIONS = (
     *("seed_everything", "init_from", "init_ema", "model", "data"),
-    *("trainer", "schedule", "checkpoint", "guard", "logging"),
+    *("trainer", "schedule", "checkpoint", "guard", "pictures", "logging"),
 )
 
 
@@ -338,5 +339,5 @@ def _written_by_a_run(run_dir: Path) -> list[Path]:
         file for pattern in patterns for place in (run_dir, run_dir / "checkpoints") for file in place.glob(pattern)
     ]
     names: tuple[str, ...] = ("csv", "tensorboard", "lightning_logs", "ema_snapshots", CONVERTED, RUN_NAME, CONFIG_NAME)
-    names += ("environment.json", "data.json", "report.html", "training.json")
+    names += (FOLDER_NAME, "environment.json", "data.json", "report.html", "training.json")
     return [*dict.fromkeys(files), *(run_dir / name for name in names if (run_dir / name).exists())]

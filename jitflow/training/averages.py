@@ -86,6 +86,11 @@ class WeightAverages(pl.LightningModule):
             raise ConfigError(f"there is no EMA {version}: train with EMACallback, or load a checkpoint that has one")
         return averages
 
+    @property
+    def is_in_training(self) -> bool:
+        """Whether a Trainer runs: a picture drawn then shows the progress of the averages."""
+        return self._trainer is not None and self._trainer.state.status == TrainerStatus.RUNNING
+
     def warn_of_start(self, version: int = 1) -> None:
         """Log one line, once, if an average still holds much of the weights that its training started from.
 
@@ -99,8 +104,7 @@ class WeightAverages(pl.LightningModule):
 
     def _has_ema(self) -> bool:
         if self.ema_params1:
-            # A picture drawn during the training shows its progress.
-            if self._trainer is None or self._trainer.state.status != TrainerStatus.RUNNING:
+            if not self.is_in_training:
                 self.warn_of_start()
             return True
         if not self._warned_no_ema:

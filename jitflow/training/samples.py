@@ -98,6 +98,10 @@ class Samples:
             captions=drawable_captions(self.captions, self.labels),
         )
 
+    def sheet(self) -> Image.Image:
+        """Draw all images as one picture for people: the grid; an application may add axes."""
+        return self.grid()
+
     def file_names(self) -> list[str]:
         """Return the file name of each image, from its index, name and seed."""
         named = zip(self.names, self.seeds, strict=True)

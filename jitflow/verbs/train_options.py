@@ -9,10 +9,9 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser
 
-from jitflow.callbacks import FiniteGuard, JiTModelCheckpoint, LearningRateSchedulerCallback
 from jitflow.run.fit import Training, describe_model
 from jitflow.run.memory import describe_fit
-from jitflow.run.settings import CHECKPOINTS
+from jitflow.run.settings import CHECKPOINTS, SECTIONS
 from jitflow.training.float8 import FP8_MIXED, float8_layers
 from jitflow.training.module import FlowModule
 from jitflow.verbs.commandline import WORDS
@@ -61,10 +60,9 @@ def train_parser() -> LightningArgumentParser:
     parser.add_lightning_class_args(FlowModule, "model", subclass_mode=True)
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
     _add_trainer(parser)
-    sections = {"schedule": LearningRateSchedulerCallback, "checkpoint": JiTModelCheckpoint, "guard": FiniteGuard}
-    for name, function in sections.items():
-        skip = {"epochs"} if name == "schedule" else set()
-        parser.add_class_arguments(function, name, skip=skip, instantiate=False, sub_configs=False)
+    for name, (function, left_out) in SECTIONS.items():
+        if name != "trainer":
+            parser.add_class_arguments(function, name, skip=left_out, instantiate=False, sub_configs=False)
     # Relative to the run's folder.
     parser.set_defaults({"checkpoint.dirpath": CHECKPOINTS})
     parser.add_argument("--logging.tensorboard", type=str | None, default="tensorboard", help="TensorBoard folder.")

@@ -17,6 +17,7 @@ from jitflow.callbacks import (
     SampleGridCallback,
     TrainingProgress,
 )
+from jitflow.callbacks.training_pictures import TrainingPictures
 from jitflow.core.seeding import mix_seeds, noise_from_seeds
 from jitflow.data.digits import DigitsDataModule
 from jitflow.run.strategy import strategy_for
@@ -66,6 +67,7 @@ def main(folder: Path, processes: int, accumulate: int) -> None:
             LearningRateSchedulerCallback("cosine", warmup_epochs=1, epochs=2),
             MetricLoggerCallback(2),
             SampleGridCallback(1, dirpath=folder / "grids"),
+            TrainingPictures(folder / "pictures", share=0.5, num=2),
             TrainingProgress(),
             losses,
         ],

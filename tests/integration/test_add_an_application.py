@@ -69,7 +69,7 @@ def test_a_toy_application_goes_through_the_ordinary_verbs(installed, tmp_path):
     checkpoint = torch.load(tmp_path / "runs" / "toy" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["jitflow"]["application"] == "toy"
     assert checkpoint["global_step"] == 5 * 4
-    assert len(list((tmp_path / "drawn").glob("*_class1_seed*.png"))) == 4
+    assert len(list((tmp_path / "drawn").glob("*_down_seed*.png"))) == 4
     assert (tmp_path / "judged" / "report.json").is_file()
     assert (tmp_path / "exported" / "model.safetensors").is_file()
     assert "toy" in done.stdout

@@ -168,6 +168,11 @@ def test_spectrograms_of_users(users, path, tmp_path):
         assert torch.equal(pixels_of(tmp_path / name), pixels)
     assert drawn.captions == ["user 2", "user 2", "user 1", "user 1"]
     assert torch.equal(model.sample([1, 1, 0, 0], steps=2, guidance=2.0).pixels, drawn.pixels)
+    # The simulated data know their axes, and the checkpoint has them from the latents.
+    assert drawn.settings["axes"] == {"duration_sec": 2.5, "velocity_min_m_s": -3.0, "velocity_max_m_s": 9.0}
+    named = np.asarray(drawn.sheet())
+    drawn.settings.pop("axes")
+    assert drawn.sheet().size == named.shape[1::-1] and not np.array_equal(np.asarray(drawn.sheet()), named)
     # Fewer pictures into the same folder: none of before is left to be taken for one of these.
     command("sample", users[path], "--users", "1", "--steps", 2, "--out", tmp_path)
     assert [p.name for p in tmp_path.glob("*user*.png")] == ["micro_doppler_user01_001.png"]

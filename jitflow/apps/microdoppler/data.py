@@ -12,8 +12,11 @@ from jitflow.apps.microdoppler.latent_file import STAGE_1, LatentFile
 from jitflow.apps.microdoppler.latent_shards import has_shards, open_shards
 from jitflow.data.base import ImageDataModule, LoaderSettings
 from jitflow.errors import ConfigError, DataError, MissingFileError
+from jitflow.io.files import read_json
 
 LINEAR_CODEC_NAME = "linear_codec.safetensors"
+DONE_NAME = "extraction.json"
+"""Final record of an extraction."""
 _SHOWN = 5
 
 
@@ -101,7 +104,8 @@ class LatentDataModule(ImageDataModule):
             The entries of the base class (``img_size`` is that of the images, in pixels), and ``user_ids`` (numbers
             from 1, by label), ``latent_shape``, ``mean``, ``std`` (a number for each channel), ``codec`` (``id``,
             ``checksum``, ``img_size`` of the image codec), ``linear_codec`` (the file of a linear codec,
-                if present; else None), ``fingerprint`` (checksum of the extraction's images and settings).
+                if present; else None), ``fingerprint`` (checksum of the extraction's images and settings), ``axes``
+                (time and velocity of the images' edges, if known; else None).
         """
         info = super().get_dataset_info()
         file: LatentFile = self.dataset_train
@@ -119,6 +123,7 @@ class LatentDataModule(ImageDataModule):
             },
             "linear_codec": str(linear) if file.info.codec_id.startswith("linear") and linear.is_file() else None,
             "fingerprint": file.info.fingerprint,
+            "axes": read_json(record).get("axes") if (record := self.latent_dir / DONE_NAME).is_file() else None,
         }
 
     def _open_parts(self) -> tuple[LatentFile, LatentFile]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
+from jitflow.apps.microdoppler.data import DONE_NAME
 from jitflow.apps.microdoppler.extract import extract
-from jitflow.apps.microdoppler.extraction_folder import DONE_NAME, RECONSTRUCTION_NAME
+from jitflow.apps.microdoppler.extraction_folder import RECONSTRUCTION_NAME
 from jitflow.apps.microdoppler.gait import Variation, radar_for_carrier, settings_for_radar, write_dataset
 from jitflow.apps.microdoppler.generate import GRID_NAME, generate
 from jitflow.apps.microdoppler.judge import evaluate

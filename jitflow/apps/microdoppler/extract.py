@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jitflow.apps.microdoppler.data import LINEAR_CODEC_NAME
+from jitflow.apps.microdoppler.data import DONE_NAME, LINEAR_CODEC_NAME
 from jitflow.apps.microdoppler.extraction_folder import (
-    DONE_NAME,
     RECONSTRUCTION_NAME,
     STATISTICS_NAME,
     ExtractionFolder,
@@ -25,6 +24,7 @@ from jitflow.apps.microdoppler.latent_rows import RowsTask, fill_rows
 from jitflow.apps.microdoppler.latent_statistics import channel_statistics, save_statistics
 from jitflow.apps.microdoppler.latent_writer import LatentWriter
 from jitflow.apps.microdoppler.reconstruction import save_reconstruction
+from jitflow.apps.microdoppler.spectrogram_axes import find_axes
 from jitflow.apps.microdoppler.user_images import UserImages, find_user_images, read_user_image, spread_indices
 from jitflow.codec.latent import ImageCodec, load_image_codec
 from jitflow.codec.linear import LinearCodec
@@ -203,6 +203,7 @@ def _conclude(writer: LatentWriter, images: UserImages, codec: ImageCodec) -> di
         "user_ids": list(images.user_ids),
         "latent_shape": list(codec.shape),
         "codec": {"id": codec.id, "checksum": codec.checksum, "img_size": list(codec.img_size)},
+        "axes": dataclasses.asdict(axes) if (axes := find_axes(images.root)) is not None else None,
         # JSON has no infinity; null says that nothing was lost.
         "psnr": {
             name: None if isinstance(value, float) and math.isinf(value) else value

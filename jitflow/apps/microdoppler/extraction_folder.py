@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jitflow.apps.microdoppler.data import LINEAR_CODEC_NAME
+from jitflow.apps.microdoppler.data import DONE_NAME, LINEAR_CODEC_NAME
 from jitflow.errors import ConfigError
 from jitflow.io.array_file import part_path
 from jitflow.io.files import read_json, writable_folder, write_json
 
-DONE_NAME = "extraction.json"
 STATISTICS_NAME = "latents_stats.pt"
 RECONSTRUCTION_NAME = "reconstruction.png"
 SPLITS = ("train", "val")

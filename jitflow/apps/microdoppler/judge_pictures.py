@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from jitflow.apps.microdoppler.gait import SpectrogramSettings
 from jitflow.apps.microdoppler.labelled_images import ImageSets
+from jitflow.apps.microdoppler.spectrogram_axes import axis_names, new_figure, show_spectrogram
 from jitflow.io.files import atomic_path
 
 if TYPE_CHECKING:
@@ -137,9 +137,10 @@ def draw_real_and_generated(
     """
     left, right = max(map(len, real)), max(map(len, generated))
     num_rows, widths = len(user_ids), [*[1.0] * left, 0.12, *[1.0] * right]
-    figure = _figure(_PANEL_IN * sum(widths) + 1.0, _PANEL_IN * num_rows + 0.9)
+    figure = new_figure(_PANEL_IN * sum(widths) + 1.0, _PANEL_IN * num_rows + 0.9)
     grid = figure.add_gridspec(num_rows, len(widths), width_ratios=widths)
     middle = {0: "real, held out", left + 1: "generated"}
+    time, velocity = axis_names(settings)
     for row, user_id in enumerate(user_ids):
         for column in range(len(widths)):
             if column == left:
@@ -149,17 +150,17 @@ def draw_real_and_generated(
             if index >= len(images):
                 continue
             axes = figure.add_subplot(grid[row, column])
-            _show(axes, images[index], settings)
+            show_spectrogram(axes, images[index], settings)
             if row == 0 and column in middle:
                 axes.set_title(middle[column], loc="left", fontsize=12)
             if column > left and taken_for[row][index] != user_id:
                 _note(axes, f"taken for user {taken_for[row][index]}")
             if column == 0:
-                axes.set_ylabel(f"user {user_id}\nvelocity{' (m/s)' if settings else ''} \N{RIGHTWARDS ARROW}")
+                axes.set_ylabel(f"user {user_id}\n{velocity}")
             if column != 0:
                 axes.set_yticks([])
             if row == num_rows - 1:
-                axes.set_xlabel(f"time{' (s)' if settings else ''} \N{RIGHTWARDS ARROW}")
+                axes.set_xlabel(time)
             else:
                 axes.set_xticks([])
     _save(figure, path)
@@ -175,7 +176,7 @@ def draw_confusion(path: str | Path, panels: dict[str, Any], *, user_ids: Sequen
     """
     num = len(user_ids)
     side = max(3.2, 0.32 * num + 1)
-    figure = _figure(len(panels) * side + 1.2, side + 0.6)
+    figure = new_figure(len(panels) * side + 1.2, side + 0.6)
     shown = None
     everyone = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, counts) in zip(everyone, panels.items(), strict=True):
@@ -197,28 +198,9 @@ def draw_confusion(path: str | Path, panels: dict[str, Any], *, user_ids: Sequen
     _save(figure, path)
 
 
-def _show(axes: Axes, image: Tensor, settings: SpectrogramSettings | None) -> None:
-    picture = image.expand(3, -1, -1).permute(1, 2, 0).numpy()
-    if settings is None:
-        axes.imshow(picture, aspect="auto")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        return
-    extent = (0.0, settings.duration_sec, settings.velocity_min_m_s, settings.velocity_max_m_s)
-    axes.imshow(picture, aspect="auto", extent=extent)
-
-
 def _note(axes: Axes, text: str) -> None:
     box = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.5}
     axes.text(0.03, 0.96, text, transform=axes.transAxes, va="top", fontsize=8, color=_ORANGE, bbox=box)
-
-
-def _figure(width: float, height: float) -> Figure:
-    # No display is needed, whatever backend the environment asks for.
-    os.environ.setdefault("MPLBACKEND", "Agg")
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
 def _save(figure: Figure, path: str | Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from jitflow.apps.microdoppler.spectrogram_axes import SpectrogramAxes
 from jitflow.codec.latent import LatentCodec, load_image_codec
 from jitflow.codec.linear import LinearCodec
 from jitflow.core.path import Prediction
@@ -62,6 +63,7 @@ class UserConditionedDiT(FlowModule):
     Attributes:
         user_ids: User ids by label, 1-based unless the data differ.
         codec_record: Codec of the latents: ``id``, ``checksum`` and ``img_size``; None before training.
+        axes: Time and velocity of the images' edges, as :class:`SpectrogramAxes` takes them; None if unknown.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -113,6 +115,7 @@ class UserConditionedDiT(FlowModule):
         self.model_name = model_name
         self.user_ids = list(range(1, num_users + 1))
         self.codec_record: dict[str, Any] | None = None
+        self.axes: dict[str, float] | None = None
         self.save_hyperparameters(flow.arguments())
         self.save_hyperparameters()
 
@@ -195,6 +198,7 @@ class UserConditionedDiT(FlowModule):
             "std": self.latents.std.clone(),
             "codec": self.codec_record,
             "user_ids": self.user_ids,
+            "axes": self.axes,
         }
         if isinstance(self.latents.images, LinearCodec):
             entry["linear"] = self.latents.images.state()
@@ -223,6 +227,8 @@ class UserConditionedDiT(FlowModule):
         self.user_ids = [int(user) for user in record["user_ids"]]
         if record.get("linear") is not None:
             self.latents.attach(LinearCodec.from_state(record["linear"]))
+        axes = record.get("axes")
+        self.axes = None if axes is None else {f.name: float(axes[f.name]) for f in fields(SpectrogramAxes)}
         self.codec_record = codec
 
 

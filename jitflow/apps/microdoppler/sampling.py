@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jitflow import pictures
 from jitflow.apps.microdoppler.module import UserConditionedDiT
+from jitflow.apps.microdoppler.spectrogram_axes import SpectrogramAxes, draw_spectrograms
 from jitflow.core.condition import Condition
 from jitflow.errors import ConfigError
 from jitflow.io.files import write_json
@@ -59,6 +60,11 @@ class UserSamples(Samples):
             scale=pictures.display_scale(self.pixels.shape[-1]),
             captions=[self.captions[i] for i in shown],
         )
+
+    def sheet(self) -> Image.Image:
+        """Draw the spectrograms with their axes."""
+        axes = self.settings.get("axes")
+        return draw_spectrograms(self.pixels, self.captions, None if axes is None else SpectrogramAxes(**axes))
 
     def save(self, folder: str | Path, *, asked: Mapping[str, Any] | None = None) -> Path:
         """Write the pictures, their grid and the record; return the folder.
@@ -120,6 +126,7 @@ def ask_for_users(
         Condition(label=torch.tensor(chosen)),
         [names[y] for y in chosen],
         [captions[y] for y in chosen],
+        record={} if module.axes is None else {"axes": module.axes},
         unit=UserSamples.unit,
     )
 

@@ -120,6 +120,22 @@ def test_a_validation_does_not_look_like_slow_steps(tmp_path, monkeypatch):
     assert [rate for _, rate in read_curves(tmp_path)["perf/images_per_sec"]] == pytest.approx([4.0, 4.0])
 
 
+def test_pictures_of_a_training_do_not_look_like_slow_steps(tmp_path, monkeypatch):
+    """A step and its surroundings take a second each, a picture a thousand."""
+    now = [0.0]
+    monkeypatch.setattr(watch_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    class Slow(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            now[0] += 1
+            with watch_module.paused_watches(trainer):
+                now[0] += 1000
+
+    fit(module(), TrainingWatch(4), Slow(), max_steps=8, folder=tmp_path)
+    # A point comes before the second of its own step.
+    assert [rate for _, rate in read_curves(tmp_path)["perf/images_per_sec"]] == pytest.approx([16 / 3, 4.0])
+
+
 def test_a_step_that_tells_the_loss_alone_leaves_out_the_losses_at_times(tmp_path):
     class LossAlone(Noted):
         def training_step(self, batch, batch_idx):

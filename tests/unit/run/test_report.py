@@ -87,10 +87,28 @@ def test_pictures_are_whole_and_samples_spread_over_the_training(folder):
     for image in images:
         image.load()
     during = [image.getpixel((0, 0))[0] for image in images if image.size == (20, 20)]
-    assert len(during) == 6 and during[0] == 1 and during[-1] == 20 and during == sorted(during)
+    assert during == list(range(1, 21))
     assert "after 1 epochs" in page.text and "after 20 epochs" in page.text
     assert "Training loss, 120 points, last 0.81" in page.text
     assert sum(image.size == (64, 64) for image in images) == 3
+
+
+def test_of_many_pictures_over_the_training_some_are_shown(folder):
+    for epoch in range(21, 101):
+        Image.new("RGB", (20, 20), (epoch, 0, 0)).save(folder / "samples" / f"samples_epoch{epoch:04d}.png")
+    page = Page(write_report(folder).read_text())
+    assert page.tags.count("input") == 24 and "after 1 epochs" in page.text and "after 100 epochs" in page.text
+
+
+def test_other_curves_than_loss_rate_and_score_are_folded_away(folder):
+    (folder / "csv").mkdir()
+    names = ["train/loss", "train/lr", "val/loss", "eval/fid", "perf/images_per_sec", "train/grad_norm"]
+    rows = [",".join([str(step), *["0.5"] * len(names)]) for step in (1, 2)]
+    (folder / "csv" / "metrics.csv").write_text("\n".join([",".join(["step", *names]), *rows]) + "\n")
+    shown, _, folded = write_report(folder).read_text().partition("<summary>2 more curves</summary>")
+    for said in ("Training loss, 2", "Learning rate", "Loss on held-out data", "FID"):
+        assert said in shown, said
+    assert "Norm of the gradient" not in shown and "Norm of the gradient" in folded and "Images per second" in folded
 
 
 def test_large_pictures_are_made_small(folder):
