@@ -156,7 +156,7 @@ def test_training_goes_on_and_refuses_other_settings(outputs, tmp_path, capsys, 
     words = ["train", "--latent_dir", outputs / "latent_features", "--output_dir", folder, "--batch_size", 4, *MODEL]
     # As the pipeline gave them.
     words += ["--devices", 1, "--precision", "16-mixed", "--seed", 42, "--max_steps", -1]
-    assert "model.learning_rate 0.00045 (now 0.5)" in error_of(capsys, *words, "--max_epochs", 1, "--lr", 0.5)
+    assert "model.learning_rate 0.00097 (now 0.5)" in error_of(capsys, *words, "--max_epochs", 1, "--lr", 0.5)
     before = read_run_record(folder)
     assert main(["microdoppler", *map(str, words), "--max_epochs", "1"]) == 0
     assert "is finished" in caplog.text and read_run_record(folder) == before

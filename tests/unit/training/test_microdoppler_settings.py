@@ -18,9 +18,9 @@ RATE, NOISE, END = "model.learning_rate", "model.noise_scale", "schedule.min_lr"
     [
         ({}, {}),
         ({"model": "LightningDiT-XL/1"}, {RATE: 1e-4, NOISE: 1.0, END: 1e-5}),
-        ({"model.model_name": "LightningDiT-B/1"}, {RATE: 1.5e-4, NOISE: 1.0, END: 1.5e-5}),
-        ({"model": "LightningDiT-N/4"}, {RATE: 4.5e-4, NOISE: 1.0, END: 4.5e-5}),
-        ({"model": "LightningDiT-N/4", "model.prediction": "data"}, {RATE: 4.5e-4, NOISE: 4.0, END: 4.5e-5}),
+        ({"model.model_name": "LightningDiT-B/1"}, {RATE: 2.3e-4, NOISE: 1.0, END: 2.3e-5}),
+        ({"model": "LightningDiT-N/4"}, {RATE: 9.7e-4, NOISE: 1.0, END: 9.7e-5}),
+        ({"model": "LightningDiT-N/4", "model.prediction": "data"}, {RATE: 9.7e-4, NOISE: 4.0, END: 9.7e-5}),
         ({"model": "LightningDiT-XL/2", "model.prediction": "data"}, {RATE: 1e-4, NOISE: 2.0, END: 1e-5}),
         (
             {"model": "LightningDiT-XL/1", "model.net_settings": {"hidden_size": 2304}},
@@ -60,7 +60,7 @@ def test_what_was_chosen_is_said(caplog):
     caplog.clear()
     with caplog.at_level(logging.INFO):
         derive_settings({"model": "LightningDiT-B/1"}, resumed=False)
-    assert "learning_rate 0.00015" in caplog.text and "prediction" not in caplog.text
+    assert "learning_rate 0.00023" in caplog.text and "prediction" not in caplog.text
 
 
 def test_unknown_network():
