@@ -53,9 +53,9 @@ def settings_of_network(model: str, net_settings: Mapping[str, Any], prediction:
     documented 1e-4 at a width of 1,152 and 28 blocks. In 300 steps of LightningDiT-N/4 on five simulated users it
     reached a loss of 1.77, against 1.89 with half of it (one seed each).
 
-    The noise scale is 1, as in the release, but for a network that predicts the data the side of its patches: a token of
-    P x P positions shows its content through P times as much noise, and what a whole picture shares, such as the phase
-    of a gait, must be decided above that (the reason for the JiT release's 2 at 512 px).
+    The noise scale is 1, as in the release, but for a network that predicts the data the side of its patches: a token
+    of P x P positions shows its content through P times as much noise, and what a whole picture shares, such as the
+    phase of a gait, must be decided above that (the reason for the JiT release's 2 at 512 px).
 
     Args:
         model: Name of the network.
