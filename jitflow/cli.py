@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from jitflow import __version__
 from jitflow.applications import list_applications, summaries
-from jitflow.errors import ConfigError, JitflowError, unknown_name
+from jitflow.errors import ConfigError, JitflowError, broken_package, unknown_name
 from jitflow.host import keep_freed_memory, let_threads_wait_briefly
 
 
@@ -264,6 +264,12 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         missing = missing_package(error.name.split(".")[0])
         sys.stderr.write(f"error: {missing}\n")
+        return 1
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        sys.stderr.write(f"error: {broken_package(package, error)}\n")
         return 1
     except OSError as error:
         line = _system_error(error)

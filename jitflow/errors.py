@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class JitflowError(Exception):
@@ -58,6 +59,38 @@ def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "
     listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     suggestion = f"did you mean {' or '.join(near)}?" if near else f"known: {listed}."
     return ConfigError(f"unknown {kind} {name!r}; {suggestion}{' ' + hint if hint else ''}")
+
+
+@contextmanager
+def optional_package(name: str, *, missing: str) -> Iterator[None]:
+    """Turn a failed import of an optional package, such as the one of a tokenizer, into one ConfigError.
+
+    A package that is not installed is told from one that is installed and fails, which installing does not mend.
+
+    Args:
+        name: Name of the package that the block imports.
+        missing: What needs it, and how to install it.
+
+    Raises:
+        ConfigError: If it is missing, or fails while it is imported; the latter keeps the reason.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise ConfigError(missing) from None
+        raise broken_package(name, error) from error
+
+
+def broken_package(name: str, error: ImportError) -> ConfigError:
+    """Return the error for a package, such as the one of a tokenizer, that is installed but fails to be imported.
+
+    Args:
+        name: Name of the package.
+        error: What its import raised.
+    """
+    reason = " ".join(str(error).split())
+    return ConfigError(f"the package {name} is installed, but cannot be imported ({reason}); repair or reinstall it")
 
 
 MOST = 2**31 - 1

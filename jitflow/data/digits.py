@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from jitflow.data.base import ImageDataModule, LoaderSettings
 from jitflow.data.crop import height_and_width
-from jitflow.errors import ConfigError
+from jitflow.errors import ConfigError, optional_package
 
 # Fixed, so that a classifier trained on one split never sees the other, whatever the run's seed.
 _SPLIT_SEED = 0
@@ -124,10 +124,8 @@ def digits_arrays(split: Split, *, val_fraction: float = 0.2) -> tuple[np.ndarra
 @functools.cache
 def all_digits() -> tuple[np.ndarray, np.ndarray]:
     """Return all scans of digits and their labels, loaded once; raise ConfigError without scikit-learn."""
-    try:
+    with optional_package("sklearn", missing="the digits come with scikit-learn; pip install 'jitflow[demo]'"):
         from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ConfigError("the digits come with scikit-learn; pip install 'jitflow[demo]'") from error
     bunch = load_digits()
     return bunch.images[:, None].astype(np.uint8), bunch.target.astype(np.int64)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jitflow.errors import ConfigError
+from jitflow.errors import ConfigError, optional_package
 
 PREFIX = "hf://"
 _DEFAULT_FILE = "model.safetensors"
@@ -71,10 +71,8 @@ def check_repository(repository: str) -> str:
 
 
 def _client() -> Any:
-    try:
+    with optional_package("huggingface_hub", missing="a model hub needs its client; run pip install 'jitflow[hub]'"):
         from huggingface_hub import HfApi
-    except ModuleNotFoundError:
-        raise ConfigError("a model hub needs its client; run pip install 'jitflow[hub]'") from None
     return HfApi()
 
 

@@ -64,12 +64,15 @@ def existing_file(path: str | Path, *, what: str = "file") -> Path:
 
 
 def writable_folder(path: str | Path) -> Path:
-    """Create a folder and return it; raise ConfigError, before long work starts, if no file can be written there."""
+    """Create a folder and return it; raise ConfigError, before long work starts, if no file can be written there.
+
+    On a full disk an empty file can still be created, hence a byte is written.
+    """
     folder = Path(path).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
     except OSError as error:
         raise ConfigError(f"cannot write into {folder} ({error.strerror or error}); choose another folder") from None
     return folder

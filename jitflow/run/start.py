@@ -117,13 +117,19 @@ def _start_from(checkpoint: Path, recipe: Mapping[str, Any], run_dir: Path) -> S
                 f"{run_dir} holds another run than {checkpoint}; leave out --run_dir to resume in the checkpoint's own "
                 "folder, or choose an empty folder"
             )
+    finished = is_finished(checkpoint, recipe)
+    if finished and own is None:
+        raise ConfigError(
+            f"{checkpoint} has reached the requested epochs or steps, and {run_dir} holds no run; request "
+            "more to train longer, or start a new run from its weights with --init_from"
+        )
     before, now = recorded_settings(run_folder_of(checkpoint), checkpoint) or {}, flatten(recipe)
     if now["init_from"] not in (None, before.get("init_from")):
         raise ConfigError("resume continues a run, init_from starts a new one; give one of them")
     changed = {name: (before[name], now.get(name)) for name in before if is_other(before[name], now.get(name))}
     kept = {name: before[name] for name in _KEPT_BY_THE_RUN if name in changed and before[name] is not None}
     changed = {name: pair for name, pair in changed.items() if name not in kept}
-    return Start(checkpoint, is_finished(checkpoint, recipe), False, changed, kept)
+    return Start(checkpoint, finished, False, changed, kept)
 
 
 def is_finished(checkpoint: Path, recipe: Mapping[str, Any]) -> bool:

@@ -11,8 +11,8 @@ from jitflow.checkpoint.formats import read_state
 from jitflow.errors import CheckpointError
 from jitflow.verbs.commandline import run_group
 from jitflow.verbs.documented import documented_train
-from jitflow.verbs.evaluate import evaluate
-from jitflow.verbs.sample import sample
+from jitflow.verbs.evaluate import evaluate, evaluated_checkpoint
+from jitflow.verbs.sample import sample, sampled_checkpoint
 
 Command = Callable[[list[str]], None]
 
@@ -31,8 +31,12 @@ def application(name: str, args: list[str]) -> None:
     general: dict[str, Callable[..., Any]] = {}
     if chosen.documented is not None:
         general["train"] = _documented_train(name)
-    general["sample"] = _restrict_to(name, sample, "Draw samples from a checkpoint: the same as `jitflow sample`.")
-    general["evaluate"] = _restrict_to(name, evaluate, "Evaluate a checkpoint: the same as `jitflow evaluate`.")
+    general["sample"] = _restrict_to(
+        name, sample, sampled_checkpoint, "Draw samples from a checkpoint: the same as `jitflow sample`."
+    )
+    general["evaluate"] = _restrict_to(
+        name, evaluate, evaluated_checkpoint, "Evaluate a checkpoint: the same as `jitflow evaluate`."
+    )
     own = {command: load_object(path) for command, path in chosen.commands.items()}
     run_group(name, {**own, **{command: verb for command, verb in general.items() if command not in own}}, args)
 
@@ -45,11 +49,11 @@ def _documented_train(name: str) -> Command:
     return train
 
 
-def _restrict_to(name: str, verb: Command, summary: str) -> Command:
-    """Restrict a verb to the checkpoints of one application."""
+def _restrict_to(name: str, verb: Command, find: Callable[[list[str]], str | None], summary: str) -> Command:
+    """Restrict a verb to the checkpoints of one application, which ``find`` finds among its arguments."""
 
     def command(args: list[str]) -> None:
-        path = next((arg for arg in args if not arg.startswith("-")), None)
+        path = find(args)
         if path is not None and Path(path).expanduser().is_file():
             owner = read_state(path).application
             if owner != name:

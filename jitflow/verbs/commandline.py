@@ -95,6 +95,22 @@ def run_command(
     return call(function, given)
 
 
+def split_arguments(args: list[str], *described: Callable[..., Any]) -> tuple[list[str], list[str]]:
+    """Split a command's arguments into positional ones, such as its checkpoint, and options in normalised form.
+
+    Args:
+        args: Arguments after the verb.
+        described: Functions and dataclasses whose parameters are the options. An option of none of them takes the
+            argument after it as its value.
+
+    Returns:
+        The positional arguments and the options, each in order.
+    """
+    kinds = {name: kind for function in described for name, kind in option_kinds(function).items()}
+    words = spell_out(args, kinds)
+    return [word for word in words if not word.startswith("-")], [word for word in words if word.startswith("-")]
+
+
 def _as_typed(text: str, args: list[str], kinds: Mapping[str, str]) -> str:
     """Name options in an error message as the user typed them, with their section or without."""
     for arg in args:

@@ -16,7 +16,7 @@ from jitflow.errors import MOST_PROCESSES, ConfigError, check_count
 from jitflow.evaluation.request import EvaluationRequest, Judge
 from jitflow.io.files import existing_file, writable_folder
 from jitflow.training.sections import ComputeOptions, PrecisionOptions, SamplingOptions
-from jitflow.verbs.commandline import run_command
+from jitflow.verbs.commandline import run_command, split_arguments
 
 log = logging.getLogger(__name__)
 GENERAL_JUDGE = "jitflow.evaluation.image_judge:ImageJudge"
@@ -58,7 +58,7 @@ def evaluate(args: list[str]) -> None:
     if args[:1] == ["compare"]:
         run_command("evaluate compare", _compare, args[1:])
         return
-    path = next((arg for arg in args if not arg.startswith("-")), None)
+    path = evaluated_checkpoint(args)
     try:
         run_command("evaluate", _evaluate, args, further=_judge_of(path))
     except ConfigError:
@@ -68,6 +68,12 @@ def evaluate(args: list[str]) -> None:
         if path is not None and Path(path).suffix in FORMATS:
             existing_file(path, what="checkpoint")
         raise
+
+
+def evaluated_checkpoint(args: list[str]) -> str | None:
+    """Return the checkpoint that the arguments of ``jitflow evaluate`` name, wherever it stands; None without one."""
+    # Before the checkpoint is known, so are only the options that all have and those of the general judge.
+    return next(iter(split_arguments(args, _evaluate, load_object(GENERAL_JUDGE))[0]), None)
 
 
 def _judge_of(path: str | None) -> type:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from jitflow.errors import MOST_SAMPLES, check_count
 from jitflow.training.sections import PrecisionOptions, SamplingOptions
-from jitflow.verbs.commandline import run_command
+from jitflow.verbs.commandline import run_command, split_arguments
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class CompileOptions(PrecisionOptions):
 def sample(args: list[str]) -> None:
     """Draw samples from a checkpoint, ``jitflow sample``."""
     run_command("sample", _sample, args)
+
+
+def sampled_checkpoint(args: list[str]) -> str | None:
+    """Return the checkpoint that the arguments of ``jitflow sample`` name, wherever it stands; None without one."""
+    return next(iter(split_arguments(args, _sample)[0]), None)
 
 
 def _sample(

@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 
 from jitflow.errors import ConfigError
-from jitflow.verbs.commandline import run_command
+from jitflow.verbs.commandline import run_command, split_arguments
 
 log = logging.getLogger(__name__)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -31,11 +31,8 @@ class ServerOptions:
 
 def studio(args: list[str]) -> None:
     """Open the studio for checkpoints, ``jitflow studio``."""
-    checkpoints = []
-    while args and not args[0].startswith("-"):
-        checkpoints.append(args[0])
-        args = args[1:]
-    run_command("studio", _studio, [f"--checkpoints={json.dumps(checkpoints)}", *args], positional=False)
+    checkpoints, options = split_arguments(args, _studio)
+    run_command("studio", _studio, [f"--checkpoints={json.dumps(checkpoints)}", *options], positional=False)
 
 
 def _studio(

@@ -120,6 +120,15 @@ def test_resume_of_another_run_goes_on_there(folder):
     assert before == {file: file.read_bytes() for file in mine.rglob("*") if file.is_file()}
 
 
+def test_a_finished_checkpoint_begins_no_run_elsewhere(trained, folder, capsys):
+    for resume in (trained, trained / "checkpoints" / "checkpoint-last.pth"):
+        capsys.readouterr()
+        assert run("--resume", str(resume), "--run_dir", "new") == 1
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert "checkpoint-last.pth" in line and "--init_from" in line
+        assert not (folder / "new").exists()
+
+
 def test_a_trainer_of_ones_own_obeys_the_module(tmp_path, caplog):
     def fit(epochs, resume=None, **settings):
         module = JiTLightningModule(

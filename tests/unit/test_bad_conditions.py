@@ -22,7 +22,7 @@ from jitflow.checkpoint.state import ModelState
 from jitflow.errors import CheckpointError, ConfigError, WriteError
 from jitflow.evaluation.frechet import save_statistics
 from jitflow.inspect.info import describe_path
-from jitflow.io.files import atomic_path, clear_leftovers, write_json, write_text
+from jitflow.io.files import atomic_path, clear_leftovers, writable_folder, write_json, write_text
 from jitflow.pictures import save_image
 from jitflow.run.recipe import read_recipe
 
@@ -69,6 +69,18 @@ def test_a_full_disk_is_one_line_and_changes_nothing(tmp_path, full_disk, state,
         WRITERS[name](tmp_path / name, state)
     assert "\n" not in str(error.value) and "another folder" in str(error.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {name: b"before"}
+
+
+def test_a_quite_full_disk_is_found_before_the_work(tmp_path):
+    """An empty file can still be made there."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(ConfigError, match="cannot write into"):
+            writable_folder(tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])

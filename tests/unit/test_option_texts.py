@@ -89,6 +89,40 @@ def test_home_is_home_in_every_option(given, command):
             assert {name: values[name] for name in names} == dict.fromkeys(names, meant)
 
 
+CHECKPOINTS = Path(__file__).parents[1] / "data" / "checkpoints_7ea7bf0"
+TEXT = str(CHECKPOINTS / "text_recipe" / "checkpoints" / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--device", "cpu", TEXT, "--num_texts", "3"],
+        ["--num_texts", "3", "--batch-size", "2", TEXT],
+        ["--npz", TEXT, "--num_texts=3"],
+        ["--dry_run", TEXT, "--num_texts", "3"],
+    ],
+)
+def test_a_checkpoint_is_found_behind_the_options(monkeypatch, capsys, words):
+    found = []
+    monkeypatch.setattr(commandline, "call", lambda function, given: found.append(given))
+    if "--npz" in words:
+        # An option of images: the judge of text, which has been found, does not take it.
+        assert cli.main(["evaluate", *words]) == 1 and "npz" in capsys.readouterr().err
+        return
+    assert cli.main(["evaluate", *words]) == 0
+    assert found[0]["checkpoint"] == TEXT and found[0]["further"].num_texts == 3
+    assert cli.main(["text", "evaluate", *words]) == 0
+    for command in (["images", "evaluate", *words], ["images", "sample", "--device", "cpu", TEXT]):
+        assert cli.main(command) == 1 and "belongs to text" in capsys.readouterr().err
+
+
+def test_the_studio_takes_checkpoints_anywhere(monkeypatch):
+    found = []
+    monkeypatch.setattr(commandline, "call", lambda function, given: found.append(given))
+    assert cli.main(["studio", "--device", "cpu", "a.ckpt", "--port", "7", "~/b.ckpt"]) == 0
+    assert found[0]["checkpoints"] == ["a.ckpt", str(Path.home() / "b.ckpt")] and found[0]["device"] == "cpu"
+
+
 def test_no_command_is_left_out():
     """A verb that takes options is in the table, but for those with a parser or words of their own."""
     own = {"demo", "train", "data", "studio", "text", "images", "microdoppler"}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jitflow.data.digits import DigitsDataModule, digits_arrays
-from jitflow.errors import ConfigError
+from jitflow.errors import optional_package
 from jitflow.evaluation.digits_features import DigitsExtractor
 from jitflow.evaluation.frechet import frechet_distance
 from jitflow.evaluation.moments import Moments
@@ -28,10 +28,8 @@ class DigitJudge:
     """
 
     def __init__(self) -> None:
-        try:
+        with optional_package("sklearn", missing="the digits' judge needs scikit-learn; pip install 'jitflow[demo]'"):
             from sklearn.svm import SVC
-        except ImportError as error:
-            raise ConfigError("the digits' judge needs scikit-learn; pip install 'jitflow[demo]'") from error
         images, labels = digits_arrays("train")
         self._svm = SVC(C=10, gamma="scale").fit(images.reshape(len(images), -1), labels)
         images, labels = digits_arrays("val")

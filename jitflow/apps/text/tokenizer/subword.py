@@ -10,19 +10,18 @@ from types import ModuleType
 from typing import Any
 
 from jitflow.apps.text.tokenizer.base import fingerprint_of, well_formed
-from jitflow.errors import ConfigError
+from jitflow.errors import ConfigError, optional_package
 
 
 def tokenizers_library() -> ModuleType:
     """Import the ``tokenizers`` library for subword tokenizers; raise ConfigError if it is not installed."""
     # Set explicitly, or the library prints a warning whenever a loader forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    try:
+    with optional_package(
+        "tokenizers",
+        missing="this tokenizer needs the package tokenizers; pip install 'jitflow[text]', or choose bytes",
+    ):
         import tokenizers
-    except ImportError:
-        raise ConfigError(
-            "this tokenizer needs the package tokenizers; pip install 'jitflow[text]', or choose the tokenizer bytes"
-        ) from None
     return tokenizers
 
 
