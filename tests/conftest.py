@@ -1,5 +1,6 @@
 """What several folders of tests share."""
 
+import multiprocessing
 import os
 import sys
 
@@ -31,9 +32,22 @@ def shared(tmp_path_factory):
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
+@pytest.fixture(scope="module")
+def forked_workers():
+    """Let the processes that multiprocessing starts be forked from one that has imported torch."""
+    from forked_python import forked_python
+
+    multiprocessing.set_executable(forked_python())
+    yield
+    multiprocessing.set_executable(sys.executable)
+
+
 @pytest.fixture(scope="session")
 def shared_digits_classifier(shared):
-    """Train the extractor of digits once: it takes four seconds, and always ends with the same weights."""
+    """Train the extractor of digits once: it takes four seconds, and always ends with the same weights.
+
+    Return the function that really trains.
+    """
     from filelock import FileLock
     from safetensors.torch import load_file, save_file
 
@@ -49,7 +63,7 @@ def shared_digits_classifier(shared):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits_features, "train_weights", train_once)
-        yield
+        yield train
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture(scope="session", autouse=True)
 def digits_classifier(shared_digits_classifier):
-    """tests/unit/evaluation/test_digits_features.py trains it; here it is only used."""
+    """tests/unit/evaluation/test_digits_features.py trains it anew; here it is only used."""
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,9 @@
 """Let the tests of this folder import what they share by its bare name, as their scripts do."""
 
-import multiprocessing
 import sys
 from pathlib import Path
 
 import pytest
-from forked_python import forked_python
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -20,15 +18,7 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def digits_classifier(shared_digits_classifier):
-    """tests/unit/evaluation/test_digits_features.py trains it; here it is only used."""
-
-
-@pytest.fixture(scope="module")
-def forked_workers():
-    """Let the processes that multiprocessing starts be forked from one that has imported torch."""
-    multiprocessing.set_executable(forked_python())
-    yield
-    multiprocessing.set_executable(sys.executable)
+    """tests/unit/evaluation/test_digits_features.py trains it anew; here it is only used."""
 
 
 @pytest.fixture(scope="module", autouse=True)

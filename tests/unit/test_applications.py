@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from forked_python import forked_python
 
 from jitflow.applications import (
     BUILT_IN,
@@ -66,11 +67,11 @@ def package(folder, name="toy", code=TOY, entry="toy = toy:TOY", distribution=No
     return folder
 
 
-def python(cwd, *words, path=()):
+def python(cwd, *words, path=(), program=sys.executable):
     """Run Python in a folder; the checkout and further folders are on its PYTHONPATH."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT])), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False
+        [program, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
 
 
@@ -104,18 +105,18 @@ def test_an_installed_package_is_listed_without_import_and_imported_when_named(t
     site = package(tmp_path / "site")
     listed = said(python(tmp_path, "-c", LIST, path=[site])).split()
     assert listed == [*BUILT_IN, "toy"]
-    assert said(python(tmp_path, "-c", GET, path=[site])) == f"toy toy {site / 'toy.py'}"
+    assert said(python(tmp_path, "-c", GET, path=[site], program=forked_python())) == f"toy toy {site / 'toy.py'}"
 
 
 def test_nothing_is_taken_from_the_working_folder_unless_pythonpath_names_it(tmp_path):
     here = package(tmp_path / "here")
     assert said(python(here, "-c", LIST)).split() == list(BUILT_IN)
-    assert said(python(here, "-c", GET)).startswith("ConfigError unknown application 'toy'")
+    assert said(python(here, "-c", GET, program=forked_python())).startswith("ConfigError unknown application 'toy'")
     # A script's folder is where Python looks first as well.
     (here / "script.py").write_text(LIST)
     assert said(python(here, "script.py")).split() == list(BUILT_IN)
     assert said(python(here, "-c", LIST, path=[here])).split() == [*BUILT_IN, "toy"]
-    assert said(python(here, "-c", GET, path=["."])) == f"toy toy {here / 'toy.py'}"
+    assert said(python(here, "-c", GET, path=["."], program=forked_python())) == f"toy toy {here / 'toy.py'}"
 
 
 @pytest.mark.slow

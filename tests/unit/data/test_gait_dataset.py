@@ -104,7 +104,7 @@ def test_an_interrupted_set_is_finished(tmp_path):
     assert contents(tmp_path / "part") == contents(tmp_path / "whole")
 
 
-def test_processes_change_nothing(tmp_path):
+def test_processes_change_nothing(tmp_path, forked_workers):
     write_dataset(tmp_path / "one", **(SET | {"images_per_user": 8}))
     told = []
     write_dataset(

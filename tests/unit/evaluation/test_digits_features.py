@@ -25,13 +25,8 @@ def cache_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def extractor(cache_dir):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "digits_arrays", train_only)
-        state, threads = torch.get_rng_state(), torch.get_num_threads()
-        made = DigitsExtractor(cache_dir)
-        assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
-    return made
+def extractor(cache_dir, shared_digits_classifier):
+    return DigitsExtractor(cache_dir)
 
 
 def held_out(img_size):
@@ -49,14 +44,18 @@ def test_knows_digits_it_has_not_seen(extractor, img_size):
     assert float((logits.argmax(dim=1) == labels).double().mean()) >= 0.97
 
 
-def test_training_is_the_same_whatever_the_program_does(extractor):
+def test_training_is_the_same_whatever_the_program_does(extractor, shared_digits_classifier, monkeypatch):
+    monkeypatch.setattr(module, "train_weights", shared_digits_classifier)
+    monkeypatch.setattr(module, "digits_arrays", train_only)
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     try:
         torch.set_num_threads(2)
         torch.set_default_dtype(torch.float64)
         with torch.random.fork_rng(), torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
             torch.manual_seed(17)
+            state = torch.get_rng_state()
             again = DigitsExtractor()
+            assert torch.equal(torch.get_rng_state(), state)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)

@@ -11,10 +11,10 @@ from jitflow.nets.jit import JiT
 from jitflow.nets.lightningdit import LightningDiT
 
 JIT = {
-    "img_size": 16, "patch_size": 4, "hidden_size": 24, "depth": 3, "num_heads": 2, "num_classes": 5,
+    "img_size": 8, "patch_size": 4, "hidden_size": 24, "depth": 3, "num_heads": 2, "num_classes": 5,
     "bottleneck_dim": 8, "in_context_len": 3, "in_context_start": 1,
 }  # fmt: skip
-DIT = {"input_size": 8, "in_channels": 4, "hidden_size": 24, "depth": 2, "num_heads": 2, "num_classes": 5}
+DIT = {"input_size": 4, "in_channels": 4, "hidden_size": 24, "depth": 2, "num_heads": 2, "num_classes": 5}
 DIT_KINDS = {"use_qknorm": True, "use_swiglu": True, "use_rope": True, "use_rmsnorm": True}
 
 
@@ -30,7 +30,7 @@ def built(kind, **settings):
 
 def gradients(net):
     torch.manual_seed(1)
-    side = 16 if isinstance(net, JiT) else 8
+    side = 8 if isinstance(net, JiT) else 4
     x, t, y = torch.randn(2, net.in_channels, side, side), torch.rand(2), torch.tensor([1, 4])
     out = net(x, t, y)
     trained = [p for p in net.parameters() if p.requires_grad]

@@ -1,10 +1,10 @@
 """The precision that ``auto`` stands for, and what TF32 leaves alone."""
 
 import subprocess
-import sys
 
 import pytest
 import torch
+from forked_python import forked_python
 
 from jitflow.errors import ConfigError
 from jitflow.model import Model
@@ -66,5 +66,6 @@ def test_samples_record_what_auto_was(make_module):
     ],
 )
 def test_tf32_is_for_cuda_and_a_users_flag_stays(before, after, expected):
-    done = subprocess.run([sys.executable, "-c", TF32, before, after], capture_output=True, text=True, check=False)
+    command = [forked_python(), "-c", TF32, before, after]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == expected, done.stderr
