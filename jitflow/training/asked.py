@@ -208,7 +208,7 @@ def parse_labels(text: str, num_classes: int, names: Sequence[str] = ()) -> list
     """
     if text == "all":
         return list(range(num_classes))
-    named = {name: y for y, name in enumerate(names)}
+    named = {name: y for y, name in names_by_label(names, range(len(names))).items()}
     runs = parse_numbers(text, named, what="labels")
     if any(end < 0 or end > num_classes for run in runs if run for end in (run[0], run[-1])) or not any(runs):
         raise ConfigError(f"labels {text!r}: this model has classes 0 to {num_classes - 1} ({num_classes}: any class)")

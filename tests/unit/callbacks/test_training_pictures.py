@@ -12,10 +12,10 @@ NET = {"depth": 2, "hidden_size": 16, "num_heads": 2, "bottleneck_dim": 8}
 @pytest.mark.parametrize(
     ("settings", "cost"),
     [
-        # 10 Heun steps are 19 evaluations of 8 samples; a step is three passes over 32.
-        ({"sampling_method": "heun", "num_sampling_steps": 10}, 19 * 8 / 96),
+        # 10 Heun steps are 19 evaluations of 8 samples, which cost 8 more; a step is three passes over 32.
+        ({"sampling_method": "heun", "num_sampling_steps": 10}, 19 * (8 + 8) / 96),
         # Guidance doubles the passes; of 250 steps 25 are taken.
-        ({"sampling_method": "euler", "num_sampling_steps": 250, "cfg_scale": 4.0}, 2 * 25 * 8 / 96),
+        ({"sampling_method": "euler", "num_sampling_steps": 250, "cfg_scale": 4.0}, 25 * (2 * 8 + 8) / 96),
     ],
 )
 def test_the_cost_is_counted_in_steps_of_the_training(settings, cost):
