@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from jitflow.applications import get_application, load_object
 from jitflow.checkpoint.formats import read_state
 from jitflow.errors import CheckpointError
-from jitflow.verbs.commandline import run_group
+from jitflow.verbs.commandline import checkpoint_in, run_group
 from jitflow.verbs.documented import documented_train
 from jitflow.verbs.evaluate import evaluate
 from jitflow.verbs.sample import sample
@@ -49,8 +48,8 @@ def _restrict_to(name: str, verb: Command, summary: str) -> Command:
     """Restrict a verb to the checkpoints of one application."""
 
     def command(args: list[str]) -> None:
-        path = next((arg for arg in args if not arg.startswith("-")), None)
-        if path is not None and Path(path).expanduser().is_file():
+        path = checkpoint_in(args)
+        if path is not None:
             owner = read_state(path).application
             if owner != name:
                 raise CheckpointError(f"{path} is no model of {name}; it belongs to {owner or 'another class'}")

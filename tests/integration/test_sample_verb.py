@@ -168,9 +168,11 @@ def test_spectrograms_of_users(users, path, tmp_path):
         assert torch.equal(pixels_of(tmp_path / name), pixels)
     assert drawn.captions == ["user 2", "user 2", "user 1", "user 1"]
     assert torch.equal(model.sample([1, 1, 0, 0], steps=2, guidance=2.0).pixels, drawn.pixels)
-    # Fewer pictures into the same folder: none of before is left to be taken for one of these.
+    # Fewer pictures: none of before can be taken for one of these, and none is lost.
     command("sample", users[path], "--users", "1", "--steps", 2, "--out", tmp_path)
-    assert [p.name for p in tmp_path.glob("*user*.png")] == ["micro_doppler_user01_001.png"]
+    beside = tmp_path.with_name(f"{tmp_path.name}-2")
+    assert [p.name for p in beside.glob("*user*.png")] == ["micro_doppler_user01_001.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(expected)
 
 
 def test_a_dry_run_says_what_would_be_drawn(images, texts, users, tmp_path, capsys):
