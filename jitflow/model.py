@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from jitflow.applications import get_application, load_object
+from jitflow.checkpoint.find import find_model
 from jitflow.checkpoint.load import load_module
 from jitflow.core.condition import Condition
 from jitflow.core.path import interpolate
@@ -296,7 +297,7 @@ def load(
     """Load a trained model of any application.
 
     Args:
-        path: A checkpoint file.
+        path: A checkpoint file, or a run's folder for its best checkpoint, else its last.
         device: Device of the model; by default a GPU if there is one.
         module_class: Class of the module, if you trained your own subclass. By default that of the application in the
             file; no other class is loaded from a file, which could name any code.
@@ -311,6 +312,7 @@ def load(
         CheckpointError: If it cannot be loaded completely, or is of another application.
         ConfigError: If the VA-VAE is not the one that made the latents, or the model takes none.
     """
+    path = find_model(path)
     module = load_module(path, module_class=module_class)
     if application is not None and module.application != application:
         raise CheckpointError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from jitflow.checkpoint.find import find_model
 from jitflow.checkpoint.formats import read_state, write_state
 from jitflow.checkpoint.jit_release import read_optimizer
 from jitflow.checkpoint.lightning import holds_counters, with_optimizer
@@ -64,7 +65,7 @@ def convert(source: str | Path, target: str | Path, *, ema: int | str = 1, overw
     """Convert a checkpoint to another file format; see :func:`jitflow.checkpoint.formats.write_state`.
 
     Args:
-        source: File to read.
+        source: File to read, or a run's folder.
         target: File to write; its suffix sets the format.
         ema: For ``.safetensors``: which weights, 0, 1, 2 or ``"all"``.
         overwrite: Whether to replace an existing target; never the source itself.
@@ -75,7 +76,7 @@ def convert(source: str | Path, target: str | Path, *, ema: int | str = 1, overw
     Raises:
         ConfigError: If the target exists.
     """
-    source, target = Path(source), Path(target)
+    source, target = find_model(source), Path(target)
     if target.exists():
         if source.exists() and target.samefile(source):
             raise ConfigError(f"{target} is the source itself; choose another target")

@@ -10,6 +10,8 @@ from jitflow.checkpoint.folder import CheckpointFolder
 from jitflow.errors import CheckpointError, MissingFileError
 
 log = logging.getLogger(__name__)
+TRAINING_FOLDERS = ("trained_models", "training")
+"""Sub-folders in which pipelines of several stages keep their training."""
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -36,8 +38,56 @@ def find_checkpoint(path: str | Path) -> Path:
         raise MissingFileError(f"there is no checkpoint at {path}: no such file or folder")
     found = _newest_intact(path)
     if found is None:
-        raise MissingFileError(f"there is no complete checkpoint (.pth or .ckpt) in {path}")
+        raise _nothing_in(path)
     return found
+
+
+def find_model(path: str | Path) -> Path:
+    """Find the checkpoint to sample, evaluate or export: a file itself, or the best of a run's folder, else its last.
+
+    Which one it is is logged.
+
+    Args:
+        path: A file, which need not exist, a run's folder, or a folder of checkpoints.
+
+    Returns:
+        The file.
+
+    Raises:
+        MissingFileError: If a folder holds no intact checkpoint.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return path
+    found, which = best_or_last(path)
+    log.info("%s: its %s checkpoint, %s", path, which, found.name)
+    return found
+
+
+def best_or_last(folder: str | Path) -> tuple[Path, str]:
+    """Return the best checkpoint of a run's folder, or its last one if none was saved as the best, and which it is.
+
+    Raises:
+        MissingFileError: If the folder holds no intact checkpoint.
+    """
+    folder = Path(folder).expanduser()
+    # The training of a run of several stages is in a sub-folder.
+    stages = [folder, *(folder / name for name in TRAINING_FOLDERS)]
+    for place in [place for stage in stages for place in _folders(stage)]:
+        records = place.records()
+        for name in reversed(place.names_of_kind("best")):
+            file = place.folder / name
+            if file.is_file() and place.problem(file, records) is None:
+                return file, "best"
+    for stage in stages:
+        newest = _newest_intact(stage)
+        if newest is not None:
+            return newest, "last"
+    raise _nothing_in(folder)
+
+
+def _nothing_in(folder: Path) -> MissingFileError:
+    return MissingFileError(f"there is no complete checkpoint (.pth or .ckpt) in {folder}")
 
 
 def resume_point(path: str | Path) -> Path | None:

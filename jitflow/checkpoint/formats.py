@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from jitflow.checkpoint.bare_weights import find_bare_weights, from_bare_weights
+from jitflow.checkpoint.find import find_model
 from jitflow.checkpoint.jit_release import from_jit_release, to_jit_release
 from jitflow.checkpoint.lightning import from_lightning, is_lightning, to_lightning
 from jitflow.checkpoint.lightningdit_release import find_sections, from_lightningdit_release
@@ -29,7 +30,7 @@ def read_state(path: str | Path, **given: Any) -> ModelState:
     """Read a trained model from a checkpoint of any format, which is detected by content.
 
     Args:
-        path: The file.
+        path: The file, or a run's folder.
         given: Settings that override the file's; needed if neither file nor shapes determine them (``img_size``,
             ``in_context_start``).
 
@@ -40,7 +41,7 @@ def read_state(path: str | Path, **given: Any) -> ModelState:
         MissingFileError: If there is no such file.
         CheckpointError: If it is damaged, of an unknown format, unsafe to read, or malformed.
     """
-    path = existing_file(path, what="checkpoint")
+    path = existing_file(find_model(path), what="checkpoint")
     with errors_of_damage(path):
         state = _read_any(path, given)
     check_state(state, path)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from jitflow.checkpoint.find import find_model
 from jitflow.evaluation.extractors import make_extractor
 from jitflow.evaluation.image_files import save_npz, save_png
 from jitflow.evaluation.parts import EvaluationParts, make_missing
@@ -37,11 +38,12 @@ def evaluate(
     """Evaluate a checkpoint and write a report; a repeated call resumes an interrupted evaluation.
 
     Args:
-        checkpoint: The model's file.
+        checkpoint: The model's file, or its run's folder.
         plan: The sampling plan.
         reference: See :func:`jitflow.evaluation.reference.load_reference`.
         extractor: See :func:`jitflow.evaluation.extractors.make_extractor`.
-        out: Folder of ``report.json`` and, until it is finished, of the parts.
+        out: Folder of ``report.json`` and, until it is finished, of the parts; a numbered one beside it if it holds
+            another evaluation.
         device: Device; the fastest available by default.
         processes: Processes that share the parts; on GPUs, one for each.
         keep_png: Also write every image.
@@ -52,9 +54,10 @@ def evaluate(
         The report: ``metrics``, ``protocol``, ``warnings``.
 
     Raises:
-        ConfigError: If a setting is invalid, or the folder holds another evaluation.
+        ConfigError: If a setting is invalid.
     """
-    out = writable_folder(out)
+    checkpoint = find_model(checkpoint)
+    writable_folder(out)
     made = make_extractor(extractor)
     model = model or load(checkpoint, device=device or default_device())
     module = model.module
@@ -71,10 +74,10 @@ def evaluate(
         extractor=made,
         reference=real.record,
     )
-    card = claim_folder(out, card)
+    out, card = claim_folder(out, card)
     finished = out / "report.json"
     if finished.exists() and not (keep_png or keep_npz):
-        log.info("%s is finished already", out)
+        log.info("finished already; report: %s", finished)
         return dict(read_report(finished))
     keep_pixels = keep_png or keep_npz
     parts = EvaluationParts(str(checkpoint), plan, extractor, out / "parts", keep_pixels)
@@ -96,6 +99,7 @@ def evaluate(
     if keep_npz:
         save_npz(out / "samples.npz", [part["pixels"] for part in made_parts], plan, module.num_classes)
     write_json(finished, report)
+    log.info("report: %s", finished)
     parts.remove()
     return report
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -72,7 +71,6 @@ class ImageJudge:
         for warning in report["warnings"]:
             log.warning("warning: %s", warning)
         print_report(report)
-        messages.print(f"report: {Path(request.out) / 'report.json'}")
 
 
 def print_report(report: dict[str, Any]) -> None:

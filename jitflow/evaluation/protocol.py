@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import torch
 import jitflow
 from jitflow.errors import ConfigError
 from jitflow.evaluation.features import FeatureExtractor
-from jitflow.io.files import file_checksum, read_json, write_json
+from jitflow.io.files import file_checksum, read_json, writable_folder, write_json
+from jitflow.io.results_folder import free_folder
 
+log = logging.getLogger(__name__)
+_CARD_NAME = "protocol.json"
 # Differences in these leave scores comparable.
 _INFORMATIVE = ("versions", "batch_size", "device")
 
@@ -74,28 +78,33 @@ def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dic
     return {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)}
 
 
-def claim_folder(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+def claim_folder(out: str | Path, card: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
     """Reserve an output folder for one protocol card, so that interrupted work can be resumed.
 
     Args:
-        folder: The folder; ``protocol.json`` in it holds the card.
+        out: The requested folder; a numbered one beside it if it holds work under another protocol, see
+            :func:`jitflow.io.results_folder.free_folder`.
         card: The protocol card of the evaluation.
 
     Returns:
-        The card as read back from JSON (which has no tuples).
-
-    Raises:
-        ConfigError: If the folder holds work under another protocol; names what differs.
+        The folder, in which ``protocol.json`` holds the card, and the card as read back from JSON (which has no
+        tuples).
     """
-    path = folder / "protocol.json"
+    plain = json.loads(json.dumps(card))
+
+    def is_taken(folder: Path) -> bool:
+        path = folder / _CARD_NAME
+        differences = card_differences(read_json(path), plain) if path.exists() else {}
+        for name, (there, now) in differences.items():
+            log.info("%s holds work of another protocol: %s %s there, %s now", folder, name, there, now)
+        return bool(differences)
+
+    folder = writable_folder(free_folder(out, is_taken))
+    path = folder / _CARD_NAME
     if not path.exists():
-        write_json(path, dict(card))
+        write_json(path, plain)
     stored: dict[str, Any] = read_json(path)
-    differences = card_differences(stored, json.loads(json.dumps(card)))
-    if differences:
-        difference_list = "; ".join(f"{name}: {a} there, {b} now" for name, (a, b) in differences.items())
-        raise ConfigError(f"{folder} holds work of another protocol ({difference_list}); choose another --out")
-    return stored
+    return folder, stored
 
 
 def read_report(path: str | Path) -> dict[str, Any]:

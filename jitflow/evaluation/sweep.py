@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import logging
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,8 @@ from jitflow.evaluation.scorer import Scorer
 from jitflow.io.files import read_json, writable_folder, write_json, write_text
 from jitflow.io.progress import meter
 from jitflow.model import Model
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -96,18 +99,19 @@ def sweep(model: Model, grid: Grid, base: Plan, scorer: Scorer, out: str | Path)
         base: Number of samples, seed, precision and batch size. The seeds, and so the noise, are the same at
             every point.
         scorer: Scorer of the points.
-        out: Folder of ``points/``, ``sweep.csv`` and ``sweep.png``.
+        out: Folder of ``points/``, ``sweep.csv`` and ``sweep.png``; a numbered one beside it if it holds points of
+            another sweep.
 
     Returns:
         One row for each point: its settings and scores, the best first.
 
     Raises:
-        ConfigError: If a setting is invalid, or the folder holds points of another sweep.
+        ConfigError: If a setting is invalid.
     """
-    out = writable_folder(out)
+    writable_folder(out)
     for ema in grid.emas:
         model.check_ema(ema)
-    claim_folder(out, scorer.card)
+    out, _ = claim_folder(out, scorer.card)
     rows = []
     with meter("sweep", len(grid) * base.num_images, unit=scorer.unit) as progress:
         for done, plan in enumerate(grid.plans(base)):
@@ -124,6 +128,7 @@ def sweep(model: Model, grid: Grid, base: Plan, scorer: Scorer, out: str | Path)
     rows.sort(key=lambda row: float(row[scorer.score_name]), reverse=not scorer.lower_is_better)
     _write_table(out / "sweep.csv", rows)
     _draw(out / "sweep.png", rows, grid, base.num_images, scorer)
+    log.info("all points: %s, heat map: %s", out / "sweep.csv", out / "sweep.png")
     return rows
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from jitflow.applications import get_application
+from jitflow.checkpoint.find import find_model
 from jitflow.checkpoint.formats import read_state
 from jitflow.checkpoint.load import load_module
 from jitflow.checkpoint.state import ModelState
@@ -63,7 +64,7 @@ def export(
     """Export a checkpoint to a new folder with a model card; the folder is created atomically.
 
     Args:
-        checkpoint: A checkpoint of any format.
+        checkpoint: A checkpoint of any format, or a run's folder.
         target: Folder to create; if it exists it must be empty.
         format: ``safetensors``: the weights, bit-equal. ``torch_export``: programs that need only torch, and a script
             that samples with them. ``diffusers``: a folder for ``DiffusionPipeline.from_pretrained``.
@@ -89,7 +90,7 @@ def export(
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} exists already; choose another target, or remove it")
-    checkpoint = Path(checkpoint).expanduser()
+    checkpoint = find_model(checkpoint)
     state = read_state(checkpoint)
     takes = get_application(state.application).exports if state.application else FORMATS
     if format not in takes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jitflow.applications import BUILT_IN, application_name, get_application, list_applications
+from jitflow.checkpoint.find import TRAINING_FOLDERS
 from jitflow.checkpoint.folder import CheckpointFolder, Record
 from jitflow.checkpoint.lightning import recorded_application
 from jitflow.checkpoint.state import errors_of_damage
@@ -29,8 +30,6 @@ log = logging.getLogger(__name__)
 State = Literal["finished", "unfinished", "damaged"]
 PLACES = ("runs", "outputs", "output", "run")
 """Default folders of runs in the working directory."""
-# Sub-folders in which pipelines of several stages keep their training.
-_TRAININGS = ("trained_models", "training")
 _MAX_DEPTH = 4
 # Scores by preference; the first one found is the headline of the run.
 _REPORTS = ("metrics.json", "evaluation/evaluation.json", "evaluation/report.json", "report.json")
@@ -106,7 +105,7 @@ def training_folder(folder: str | Path) -> Path | None:
     marks = (RUN_NAME, ENVIRONMENT_NAME, "training.json")
     trained = {
         candidate: bool(_checkpoint_folders(candidate))
-        for candidate in (folder, *(folder / name for name in _TRAININGS))
+        for candidate in (folder, *(folder / name for name in TRAINING_FOLDERS))
     }
     found = [
         candidate for candidate in trained if trained[candidate] or any((candidate / mark).is_file() for mark in marks)
@@ -212,7 +211,7 @@ def continue_command(folder: Path, training: Path, record: RunRecord | None, rec
     if words[:2] == ["jitflow", "demo"]:
         name = words[2] if len(words) > 2 and not words[2].startswith("-") else list_applications()[0]
         # The training of a demo is resumed by the demo command.
-        is_stage = folder.name in _TRAININGS and (folder.parent / RUN_NAME).is_file()
+        is_stage = folder.name in TRAINING_FOLDERS and (folder.parent / RUN_NAME).is_file()
         return shlex.join(["jitflow", "demo", name, "--out", str(folder.parent if is_stage else folder)])
     if record is not None or (training / CONFIG_NAME).is_file():
         return shlex.join(["jitflow", "train", "--resume", str(training)])

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
+from jitflow.checkpoint.find import find_model
 from jitflow.errors import ConfigError
 from jitflow.io.files import existing_file
 from jitflow.model import BUILTIN, Model, load
@@ -18,7 +19,7 @@ class Library:
     """Checkpoints by name, of which the two most recently used models stay in memory.
 
     Args:
-        checkpoints: Checkpoint files of any format.
+        checkpoints: Checkpoint files of any format, or runs' folders.
         device: Device of the models; the fastest available by default.
         vavae_path: The VA-VAE that latent models need, or ``builtin`` for the codec inside the checkpoint.
 
@@ -33,7 +34,7 @@ class Library:
     def __init__(
         self, checkpoints: Sequence[str | Path], *, device: str | None = None, vavae_path: str = BUILTIN
     ) -> None:
-        paths = [existing_file(path, what="checkpoint") for path in checkpoints]
+        paths = [existing_file(find_model(path), what="checkpoint") for path in checkpoints]
         if not paths:
             raise ConfigError("name at least one checkpoint: jitflow studio runs/demo/images/checkpoints/last.ckpt")
         self._paths = {str(path): path for path in paths}

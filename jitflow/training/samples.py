@@ -118,7 +118,7 @@ class Samples:
         folder = self._save_images(folder)
         listed = zip(self.file_names(), self.labels, self.seeds, strict=True)
         records = [{"file": name, "label": y, "seed": s} for name, y, s in listed]
-        write_json(folder / self.record_name, {**self.settings, self.unit: records})
+        write_json(folder / self.record_name, {**self.settings, "grid": self.grid_name, self.unit: records})
         return folder
 
     def _save_images(self, folder: str | Path) -> Path:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from jitflow.applications import get_application, load_object
 from jitflow.checkpoint.formats import read_state
 from jitflow.errors import CheckpointError
-from jitflow.verbs.commandline import run_group
+from jitflow.verbs.commandline import checkpoint_at, run_group
 from jitflow.verbs.documented import documented_train
 from jitflow.verbs.evaluate import evaluate, evaluated_checkpoint
 from jitflow.verbs.sample import sample, sampled_checkpoint
@@ -53,8 +52,8 @@ def _restrict_to(name: str, verb: Command, find: Callable[[list[str]], str | Non
     """Restrict a verb to the checkpoints of one application, which ``find`` finds among its arguments."""
 
     def command(args: list[str]) -> None:
-        path = find(args)
-        if path is not None and Path(path).expanduser().is_file():
+        path = checkpoint_at(find(args))
+        if path is not None:
             owner = read_state(path).application
             if owner != name:
                 raise CheckpointError(f"{path} is no model of {name}; it belongs to {owner or 'another class'}")

@@ -7,6 +7,8 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import jsonargparse
@@ -14,7 +16,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from jitflow.errors import ConfigError, option_error, unknown_name
+from jitflow.errors import ConfigError, MissingFileError, option_error, unknown_name
 from jitflow.io.yaml_file import check_repeated_keys
 from jitflow.verbs.words import full_name, spell_out
 
@@ -163,3 +165,18 @@ def _load_value(text: str) -> Any:
 
 
 jsonargparse.set_loader(WORDS, _load_value, (yaml.YAMLError,))
+
+
+def checkpoint_at(path: str | None) -> Path | None:
+    """Return the checkpoint file that an argument names, itself or as a run's folder; None if there is none."""
+    from jitflow.checkpoint.find import best_or_last
+
+    if path is None:
+        return None
+    file = Path(path).expanduser()
+    if not file.is_dir():
+        return file if file.is_file() else None
+    # A folder without checkpoints may be the value of an option.
+    with suppress(MissingFileError):
+        return best_or_last(file)[0]
+    return None

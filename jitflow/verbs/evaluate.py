@@ -16,7 +16,7 @@ from jitflow.errors import MOST_PROCESSES, ConfigError, check_count
 from jitflow.evaluation.request import EvaluationRequest, Judge
 from jitflow.io.files import existing_file, writable_folder
 from jitflow.training.sections import ComputeOptions, PrecisionOptions, SamplingOptions
-from jitflow.verbs.commandline import run_command, split_arguments
+from jitflow.verbs.commandline import checkpoint_at, run_command, split_arguments
 
 log = logging.getLogger(__name__)
 GENERAL_JUDGE = "jitflow.evaluation.image_judge:ImageJudge"
@@ -60,7 +60,7 @@ def evaluate(args: list[str]) -> None:
         return
     path = evaluated_checkpoint(args)
     try:
-        run_command("evaluate", _evaluate, args, further=_judge_of(path))
+        run_command("evaluate", _evaluate, args, further=_judge_of(checkpoint_at(path)))
     except ConfigError:
         from jitflow.checkpoint.formats import FORMATS
 
@@ -76,9 +76,9 @@ def evaluated_checkpoint(args: list[str]) -> str | None:
     return next(iter(split_arguments(args, _evaluate, load_object(GENERAL_JUDGE))[0]), None)
 
 
-def _judge_of(path: str | None) -> type:
-    """Return the judge of the checkpoint's application; the general judge if the first argument is no checkpoint."""
-    if path is not None and Path(path).expanduser().is_file():
+def _judge_of(path: Path | None) -> type:
+    """Return the judge of the checkpoint's application; the general judge without a checkpoint."""
+    if path is not None:
         from jitflow.checkpoint.formats import read_state
         from jitflow.checkpoint.state import application_of
 
@@ -128,7 +128,7 @@ def _evaluate(
     again to resume an interrupted evaluation. `jitflow evaluate compare A B` lists the differences of two reports.
 
     Args:
-        checkpoint: File of any format.
+        checkpoint: File of any format, or a run's folder for its best checkpoint, else its last.
         num_images: Samples to draw, a multiple of the classes; 50000 images, 40 spectrograms of each user, 64 texts.
         reference: Real data: an .npz of statistics, a folder of images, digits or digits:val, by default fid_stats/ is
             searched; for text the training text, by default the recorded one; for micro-Doppler the real
@@ -136,14 +136,20 @@ def _evaluate(
         seed: Seed of the first sample; the others follow.
         ema: Average of the weights: 1 or 2; 0 for the weights; a width such as 0.1 for a post-hoc average. 1 by
             default, if the checkpoint has averages.
-        out: Folder of the report.
+        out: Folder of the report; a numbered one beside it if it holds another evaluation.
         dry_run: Check everything, print what would be done, and do nothing.
         sampling: How samples are drawn; the model's own settings by default.
         compute: Device, batch size and precision.
         further: Judge of the checkpoint's application.
     """
+    from jitflow.checkpoint.find import find_model
+
     settings = sampling.settings()
-    further(EvaluationRequest(checkpoint, num_images, reference, seed, ema, out, settings, compute, dry_run))
+    further(
+        EvaluationRequest(
+            str(find_model(checkpoint)), num_images, reference, seed, ema, out, settings, compute, dry_run
+        )
+    )
 
 
 def _compare(first: str, second: str) -> None:
@@ -209,6 +215,8 @@ def _stats(
     batches, num_images = image_batches(
         folder, img_size, channels, batch_size=compute.batch_size, num_workers=compute.num_workers
     )
+    if target.exists():
+        raise ConfigError(f"{target} exists already; choose another --out, or remove it")
     network = make_extractor(extractor)
     console = Console(stderr=True, soft_wrap=True)
     if dry_run:
@@ -260,12 +268,12 @@ def _sweep(
     section can be given without it: --guidance 1:3:0.5, --steps 25,50.
 
     Args:
-        checkpoint: File of any format.
+        checkpoint: File of any format, or a run's folder for its best checkpoint, else its last.
         num_images: Samples at each point; for class-conditional models a multiple of the number of classes.
         reference: Real data, as for `jitflow evaluate`.
         extractor: inception, inception:FILE, digits, pixels, pixels:SIDE, timm:MODEL:FILE.
         seed: Seed of the first sample; the others follow.
-        out: Folder of the results.
+        out: Folder of the results; a numbered one beside it if it holds another sweep.
         dry_run: Check everything, list the points, and do nothing.
         grid: Sampling settings to sweep over.
         compute: Device, batch size and precision.
@@ -308,8 +316,7 @@ def _sweep(
     for row in rows[:12]:
         table.add_row(*(_format(value) for value in row.values()))
     Console().print(table)
-    console.print(f"all points: {Path(out) / 'sweep.csv'}, heat map: {Path(out) / 'sweep.png'}")
-    command = final_command(checkpoint, rows[0], base, scorer, out=f"{out}_final")
+    command = final_command(model.source or checkpoint, rows[0], base, scorer, out=f"{out}_final")
     console.print(f"final evaluation of the best: {command}")
 
 

@@ -55,7 +55,7 @@ def _export(
     """Export a model with a model card: its weights, programs that need only torch, or a diffusers pipeline.
 
     Args:
-        checkpoint: File to export, or hf://user/name for the model.safetensors of a model hub.
+        checkpoint: File to export, a run's folder, or hf://user/name for the model.safetensors of a model hub.
         target: Folder to create.
         format: safetensors for the weights, torch_export for programs, diffusers for a pipeline.
         ema: Average to export, 1 or 2; 0 for the weights themselves; all for every one of them in safetensors.

@@ -40,7 +40,7 @@ def _convert(
     The target's suffix selects the format. Converting to .pth or .ckpt and back keeps every weight.
 
     Args:
-        source: File to read.
+        source: File to read, or a run's folder.
         target: File to write.
         ema: For .safetensors, the weights to write: 1 or 2 for an average, 0 for the weights themselves, or all.
         overwrite: Replace a target that exists.

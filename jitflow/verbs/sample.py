@@ -59,7 +59,7 @@ def _sample(
     Options of a section can be given without it: --guidance 2, --steps 50, --batch_size 16.
 
     Args:
-        checkpoint: File to load.
+        checkpoint: File to load, or a run's folder for its best checkpoint, else its last.
         labels: Classes, as names or numbers, such as cat,dog or 0,3,7-9, or all (by default); the number of classes
             means "any class".
         users: For micro-Doppler: users' numbers or names, such as 1,4,7-9, user04 or all (by default).
@@ -68,7 +68,7 @@ def _sample(
         seed: Seed of the first sample; the others follow.
         ema: Average of the weights: 1 or 2; 0 for the weights themselves; a width such as 0.1 for an average
             reconstructed from the run's snapshots. 1 by default, if the checkpoint has averages.
-        out: Folder of the results.
+        out: Folder of the results; a numbered one beside it, such as samples-2, if it holds pictures already.
         vavae_path: For latents: the VA-VAE that made them; builtin takes the codec inside the checkpoint.
         dry_run: Print what would be drawn, and draw nothing.
         sampling: How samples are drawn; the model's own settings by default.
@@ -76,6 +76,7 @@ def _sample(
     """
     from jitflow.io.files import writable_folder
     from jitflow.io.progress import meter
+    from jitflow.io.results_folder import free_folder, holds_pictures
     from jitflow.model import load
 
     settings = sampling.settings()
@@ -89,11 +90,12 @@ def _sample(
     if ema is not None:
         model.check_ema(ema)
     num, unit = len(request), request.unit
+    folder = free_folder(out, holds_pictures)
     messages = Console(stderr=True, soft_wrap=True)
     if dry_run:
-        messages.print(f"would draw {num} {unit}, seeds {seed} to {seed + num - 1}, into {out}", markup=False)
+        messages.print(f"would draw {num} {unit}, seeds {seed} to {seed + num - 1}, into {folder}", markup=False)
         return
-    writable_folder(out)
+    writable_folder(folder)
     if compute.compile is None:
         model.compile_for(num, compute.batch_size)
     else:
@@ -110,7 +112,7 @@ def _sample(
             on_progress=progress.update_share,
         )
     rate = num / (time.monotonic() - started)
-    folder = drawn.save(out)
+    drawn.save(folder)
     console = Console(soft_wrap=True)
     for number, text in zip(drawn.seeds, drawn.texts, strict=False):
         console.rule(f"seed {number}", align="left")

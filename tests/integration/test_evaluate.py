@@ -95,10 +95,13 @@ def test_two_processes_score_like_one(checkpoint, tmp_path, monkeypatch, forked_
     close(one["metrics"], two["metrics"])
 
 
-def test_another_evaluation_in_the_folder_is_refused_and_the_difference_named(checkpoint, tmp_path):
-    evaluate(checkpoint, Plan(40), out=tmp_path, **PIXELS)
-    with pytest.raises(ConfigError, match=r"guidance: 1\.0 there, 2\.0 now"):
-        evaluate(checkpoint, Plan(40, guidance=2.0), out=tmp_path, **PIXELS)
+def test_another_evaluation_in_the_folder_stays_and_the_difference_is_named(checkpoint, tmp_path, caplog):
+    caplog.set_level("INFO")
+    first = evaluate(checkpoint, Plan(40), out=tmp_path / "a", **PIXELS)
+    evaluate(checkpoint, Plan(40, guidance=2.0), out=tmp_path / "a", **PIXELS)
+    assert any("guidance 1.0 there, 2.0 now" in line for line in caplog.messages)
+    assert (tmp_path / "a-2" / "report.json").is_file()
+    assert evaluate(checkpoint, Plan(40), out=tmp_path / "a", **PIXELS) == first
 
 
 def test_a_finished_evaluation_is_reported_and_not_done_again(checkpoint, tmp_path, monkeypatch):
@@ -272,8 +275,9 @@ def test_a_sweep_scores_every_point_draws_them_and_goes_on(checkpoint, tmp_path)
     with Image.open(tmp_path / "sweep.png") as image:
         assert min(image.size) > 200
     assert len((tmp_path / "sweep.csv").read_text().splitlines()) == 13
-    with pytest.raises(ConfigError, match="another protocol"):
-        run(Plan(80))
+    more = run(Plan(20))
+    assert len(more) == 12 and (tmp_path.parent / f"{tmp_path.name}-2" / "sweep.csv").is_file()
+    assert len((tmp_path / "sweep.csv").read_text().splitlines()) == 13
 
 
 @pytest.mark.parametrize(

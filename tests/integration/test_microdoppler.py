@@ -131,7 +131,7 @@ def test_pictures_are_named_by_their_seed_and_user(outputs, tmp_path, capsys):
             for p in (tmp_path, outputs / "generated_images")
         )
         assert (ours - theirs).abs().max() <= 1
-    # Fewer pictures into the same folder: none of before is left to be taken for one of these.
+    # Fewer pictures: none of before can be taken for one of these, and none is lost.
     assert (
         main(
             [
@@ -147,7 +147,9 @@ def test_pictures_are_named_by_their_seed_and_user(outputs, tmp_path, capsys):
         )
         == 0
     )
-    assert sorted(p.name for p in tmp_path.glob("*user*.png")) == ["micro_doppler_user01_001.png"]
+    beside = tmp_path.with_name(f"{tmp_path.name}-2")
+    assert sorted(p.name for p in beside.glob("*user*.png")) == ["micro_doppler_user01_001.png"]
+    assert len(list(tmp_path.glob("*user*.png"))) == 4
 
 
 def test_training_goes_on_and_refuses_other_settings(outputs, tmp_path, capsys, caplog):

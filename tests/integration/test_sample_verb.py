@@ -173,9 +173,11 @@ def test_spectrograms_of_users(users, path, tmp_path):
     named = np.asarray(drawn.sheet())
     drawn.settings.pop("axes")
     assert drawn.sheet().size == named.shape[1::-1] and not np.array_equal(np.asarray(drawn.sheet()), named)
-    # Fewer pictures into the same folder: none of before is left to be taken for one of these.
+    # Fewer pictures: none of before can be taken for one of these, and none is lost.
     command("sample", users[path], "--users", "1", "--steps", 2, "--out", tmp_path)
-    assert [p.name for p in tmp_path.glob("*user*.png")] == ["micro_doppler_user01_001.png"]
+    beside = tmp_path.with_name(f"{tmp_path.name}-2")
+    assert [p.name for p in beside.glob("*user*.png")] == ["micro_doppler_user01_001.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(expected)
 
 
 def test_a_dry_run_says_what_would_be_drawn(images, texts, users, tmp_path, capsys):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from jitflow.apps.microdoppler.generate import generate
 from jitflow.apps.microdoppler.identity import train_classifier
-from jitflow.apps.microdoppler.judge import evaluate
+from jitflow.apps.microdoppler.judge import REPORT_NAME, evaluate
 from jitflow.apps.microdoppler.labelled_images import read_real
 from jitflow.apps.microdoppler.sections import RealDataOptions
 from jitflow.apps.microdoppler.stages import GENERATED
@@ -21,6 +20,7 @@ from jitflow.errors import MOST_SAMPLES, ConfigError, check_count
 from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.request import EvaluationRequest
 from jitflow.io.files import file_checksum
+from jitflow.io.results_folder import free_folder
 from jitflow.model import BUILTIN, Model
 from jitflow.training.precision import resolve_precision
 
@@ -49,12 +49,13 @@ class UserJudge(RealDataOptions):
         if number < 1 or number % len(users):
             raise ConfigError(f"num_images must be a multiple of the {len(users)} users; got {number}")
         given = request.settings("guidance", "interval", "solver", "steps")
+        out = free_folder(request.out, lambda folder: (folder / REPORT_NAME).exists())
         if request.dry_run:
-            log.info("would draw %d spectrograms of %d users into %s", number, len(users), request.out)
+            log.info("would draw %d spectrograms of %d users into %s", number, len(users), out)
             return
         drawn = generate(
             request.checkpoint,
-            Path(request.out) / GENERATED,
+            out / GENERATED,
             vavae_path=self.vavae_path,
             user_ids=users,
             num_samples_per_user=number // len(users),
@@ -69,7 +70,7 @@ class UserJudge(RealDataOptions):
             ema=1 if request.ema is None else request.ema,
         )
         real = {name: getattr(self, name) for name in ("val_fraction", "split_seed", "settings")}
-        evaluate(request.reference, str(drawn), request.out, request.seed, **real)
+        evaluate(request.reference, str(drawn), str(out), request.seed, **real)
 
 
 class IdentityScorer:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from pathlib import Path
 
 from jitflow.apps.microdoppler.sections import (
     DatasetOptions,
@@ -139,8 +138,8 @@ def sample(
     Options of a section can be given without it: --guidance_scale 4, --num_steps 250, --ema 0.
 
     Args:
-        dit_checkpoint: best.ckpt of stage 2, or a checkpoint of the LightningDiT release.
-        output_dir: Folder of the results.
+        dit_checkpoint: best.ckpt of stage 2, its run's folder, or a checkpoint of the LightningDiT release.
+        output_dir: Folder of the results; a numbered one beside it if it holds pictures of other settings.
         vavae_path: The VA-VAE that made the latents; builtin takes the codec inside the checkpoint.
         user_ids: User ids, 1-based; every user of the model by default.
         num_samples_per_user: Spectrograms of each user.
@@ -179,13 +178,17 @@ def evaluate(
     Args:
         data_dir: Real pictures, as for stage 1.
         generated_dir: Spectrograms of stage 3, of every user.
-        out: Folder of evaluation.json, real_and_generated.png and confusion.png.
+        out: Folder of evaluation.json, real_and_generated.png and confusion.png; a numbered one beside it if it holds
+            an evaluation already.
         seed: Seed of the classifiers.
         real: Split and settings of the real pictures.
     """
+    from jitflow.apps.microdoppler.judge import REPORT_NAME
     from jitflow.apps.microdoppler.judge import evaluate as judge
+    from jitflow.io.results_folder import free_folder
 
-    judge(data_dir, generated_dir, out, seed, **dataclasses.asdict(real))
+    folder = free_folder(out, lambda taken: (taken / REPORT_NAME).exists())
+    judge(data_dir, generated_dir, str(folder), seed, **dataclasses.asdict(real))
 
 
 def run(
@@ -224,7 +227,7 @@ def run(
         generation: Settings of stage 3.
         stages: Stages to skip, and the device of the others.
     """
-    from jitflow.apps.microdoppler.stages import GENERATED, PipelineSettings, plan, run_stages
+    from jitflow.apps.microdoppler.stages import PipelineSettings, plan, run_stages
 
     settings = PipelineSettings(
         data_dir,
@@ -243,4 +246,4 @@ def run(
         generation,
     )
     run_stages(plan(settings, skip=stages.names()))
-    log.info("done: %s", Path(output_dir) / GENERATED)
+    log.info("done: see %s", output_dir)

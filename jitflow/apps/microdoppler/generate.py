@@ -10,12 +10,14 @@ from typing import Any
 
 from jitflow.apps.microdoppler.module import UserConditionedDiT
 from jitflow.apps.microdoppler.sampling import UserSamples
+from jitflow.checkpoint.find import find_model
 from jitflow.core.seeding import mix_seeds
 from jitflow.core.solver import get_solver
 from jitflow.core.times import time_grid
 from jitflow.errors import MOST_SAMPLES, ConfigError, check_count
 from jitflow.io.files import read_json, writable_folder
 from jitflow.io.progress import meter
+from jitflow.io.results_folder import free_folder
 from jitflow.model import BUILTIN, load
 from jitflow.training.precision import AUTO, resolve_precision
 
@@ -45,8 +47,9 @@ def generate(
     """Sample spectrograms of users; a folder finished with the same settings is left unchanged.
 
     Args:
-        dit_checkpoint: ``best.ckpt`` or any other checkpoint of stage 2.
-        output_dir: Folder for ``micro_doppler_user01_001.png`` and so on, the grid and ``generation.json``.
+        dit_checkpoint: ``best.ckpt`` or any other checkpoint of stage 2, or the run's folder.
+        output_dir: Folder for ``micro_doppler_user01_001.png`` and so on, the grid and ``generation.json``. If it holds
+            pictures of other settings, these go to a numbered folder beside it.
         vavae_path: The VA-VAE that made the latents, or ``builtin`` for the codec inside the checkpoint.
         user_ids: User ids, 1-based; every user of the model by default.
         num_samples_per_user: Pictures of each user.
@@ -77,6 +80,7 @@ def generate(
         time_grid(num_steps)
     if solver is not None:
         get_solver(solver)
+    dit_checkpoint = find_model(dit_checkpoint)
     model = load(dit_checkpoint, application=UserConditionedDiT.application, device=device, vavae_path=vavae_path)
     precision = resolve_precision(precision, model.module.device)
     if user_ids is None:
@@ -99,7 +103,9 @@ def generate(
         "ema": ema,
         "precision": precision,
     }
-    folder = writable_folder(output_dir)
+    # As it is read from a record.
+    requested = json.loads(json.dumps(requested))
+    folder = writable_folder(free_folder(output_dir, lambda taken: _asked_of(taken) not in (None, requested)))
     if _is_finished(folder, requested):
         log.info("%s already holds these %d pictures", folder, len(seeds))
         return folder
@@ -126,7 +132,12 @@ def _is_finished(folder: Path, requested: dict[str, Any]) -> bool:
     path = folder / RECORD_NAME
     if not path.exists():
         return False
-    record = read_json(path)
-    names = [entry["file"] for entry in record.get("images", [])]
-    is_same: bool = record.get("asked") == json.loads(json.dumps(requested))
-    return is_same and all((folder / name).exists() for name in [*names, GRID_NAME])
+    names = [entry["file"] for entry in read_json(path).get("images", [])]
+    return _asked_of(folder) == requested and all((folder / name).exists() for name in [*names, GRID_NAME])
+
+
+def _asked_of(folder: Path) -> Any:
+    """Return the settings that a folder's pictures were made with; None if it has no record."""
+    path = folder / RECORD_NAME
+    # A folder of `jitflow sample` or of an export has no such settings, and is no folder of stage 3.
+    return read_json(path).get("asked", {}) if path.exists() else None

@@ -82,7 +82,7 @@ class UserSamples(Samples):
         self._save_images(folder)
         users = [_user_of(name) for name in self.names]
         listed = [{"file": n, "user": u, "seed": s} for n, u, s in zip(names, users, self.seeds, strict=True)]
-        record = {"settings": self.settings, "images": listed}
+        record = {"settings": self.settings, "grid": self.grid_name, "images": listed}
         write_json(folder / self.record_name, record if asked is None else {"asked": dict(asked), **record})
         return folder
 

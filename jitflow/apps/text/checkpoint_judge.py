@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
@@ -12,6 +11,7 @@ from jitflow.apps.text.judge import PLOT_NAME, REPORT_NAME, evaluate
 from jitflow.apps.text.tables import print_report
 from jitflow.errors import ConfigError
 from jitflow.evaluation.request import EvaluationRequest
+from jitflow.io.results_folder import free_folder
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,21 @@ class TextJudge:
             precision=request.compute.precision,
         )
         console = Console(stderr=True, soft_wrap=True)
+        out = free_folder(request.out, lambda folder: (folder / REPORT_NAME).exists())
         if request.dry_run:
             console.print(
                 f"would read {settings.num_texts} texts and generate {settings.num_samples} with {request.checkpoint} "
-                f"into {request.out}",
+                f"into {out}",
                 markup=False,
             )
             return
         report = evaluate(
             request.checkpoint,
             request.reference,
-            request.out,
+            out,
             settings,
             val_path=self.val_path,
             device=request.compute.device,
         )
         print_report(report)
-        console.print(f"{Path(request.out) / REPORT_NAME}, {Path(request.out) / PLOT_NAME}", markup=False)
+        console.print(f"{out / REPORT_NAME}, {out / PLOT_NAME}", markup=False)

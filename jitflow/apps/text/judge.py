@@ -15,6 +15,7 @@ from jitflow.apps.text.noisy_reading import score_readings, values_by_time
 from jitflow.apps.text.plots import plot_accuracy
 from jitflow.apps.text.sample_judge import judge_samples
 from jitflow.apps.text.sampling import TextSamples
+from jitflow.checkpoint.find import find_model
 from jitflow.io.files import writable_folder, write_json
 from jitflow.io.progress import meter
 from jitflow.model import Model, load
@@ -42,7 +43,7 @@ def evaluate(
       held-out text (compared with the other half and its shuffled bytes), repetition, real words, copies.
 
     Args:
-        checkpoint: Checkpoint of a text model.
+        checkpoint: Checkpoint of a text model, or its run's folder.
         data_path: Training text, of which the same part is held out as in training. None takes the path recorded in
             the checkpoint; if there is none the built-in corpus, with a warning.
         out: Folder of ``evaluation.json``, ``accuracy.png`` and the samples.
@@ -59,6 +60,7 @@ def evaluate(
         CheckpointError: If the checkpoint is damaged or of another application.
         DataError: If there is no text, or no held-out part of it.
     """
+    checkpoint = find_model(checkpoint)
     model = load(checkpoint, device=device, application=TextLightningModule.application)
     module = model.module
     assert isinstance(module, TextLightningModule)

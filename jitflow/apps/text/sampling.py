@@ -79,7 +79,7 @@ class TextSamples(Samples):
         listed = list(zip(self.seeds, self.file_names(), self.texts, strict=True))
         write_text(folder / TEXTS_NAME, "".join(f"--- seed {seed}\n{text}\n\n" for seed, _, text in listed))
         records = [{"seed": seed, "file": name, "text": text} for seed, name, text in listed]
-        write_json(folder / self.record_name, {"settings": self.settings, "samples": records})
+        write_json(folder / self.record_name, {"settings": self.settings, "grid": self.grid_name, "samples": records})
         return folder
 
 
