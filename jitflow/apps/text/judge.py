@@ -66,8 +66,10 @@ def evaluate(
     assert isinstance(module, TextLightningModule)
     ema = (1 if module.ema_params1 else 0) if settings.ema is None else settings.ema
     settings = replace(settings, ema=ema)
-    # Raises before the text is read if the average does not exist.
-    model.check_ema(ema)
+    if ema:
+        # Raises before the text is read if the average does not exist.
+        module.ema_parameters(ema)
+        module.warn_of_start(ema)
     folder = writable_folder(out)
     texts = read_texts(module, checkpoint, data_path, val_path)
     ids = spread_windows(texts.held_out, settings.num_texts)
