@@ -17,7 +17,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 from jitflow.callbacks import (
     EMACallback,
@@ -41,6 +41,7 @@ from jitflow.run.course import Course, ema_decays, plan_course, schedule_of
 from jitflow.run.data_record import describe_data
 from jitflow.run.describe import Run, describe_run
 from jitflow.run.folder import RunRecord, read_run_record
+from jitflow.run.loggers import RunCSVLogger, RunTensorBoardLogger, log_threads_without_tracebacks
 from jitflow.run.model import build_model, check_model, check_same_model, kept_settings
 from jitflow.run.recipe import build, build_nested, override
 from jitflow.run.recorder import RunRecorder
@@ -136,7 +137,7 @@ def _train(training: Training, command: str, *, restart: bool) -> None:
     if start.checkpoint is not None:
         log.info("resuming from %s", start.checkpoint)
     old_run = run_set_aside(run_dir, lambda: recorder.has_started) if restart else nullcontext()
-    with old_run, warnings.catch_warnings(), recorder.end_recorded(trainer):
+    with old_run, warnings.catch_warnings(), log_threads_without_tracebacks(), recorder.end_recorded(trainer):
         # Hints on worker counts and small data sets.
         warnings.filterwarnings("ignore", module="lightning")
         with resumable_exit(trainer, "the same command resumes it"):
@@ -348,10 +349,10 @@ def _callbacks(recipe: Mapping[str, Any], run_dir: Path, module: FlowModule, cou
 def _loggers(logging_settings: Mapping[str, Any], run_dir: Path) -> list[Logger]:
     loggers: list[Logger] = []
     if logging_settings["tensorboard"]:
-        loggers.append(TensorBoardLogger(run_dir, "", logging_settings["tensorboard"]))
+        loggers.append(RunTensorBoardLogger(run_dir, "", logging_settings["tensorboard"]))
     if logging_settings["csv"]:
         # A new folder for each part of a run: this logger empties its folder.
-        loggers.append(CSVLogger(run_dir, logging_settings["csv"]))
+        loggers.append(RunCSVLogger(run_dir, logging_settings["csv"]))
     if logging_settings["wandb"] is not None:
         from lightning.pytorch.loggers import WandbLogger
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 import lightning.pytorch as pl
 
 from jitflow.checkpoint.recipe import RECIPE_ENTRY
+from jitflow.errors import WriteError
 from jitflow.io.files import writable_folder
 from jitflow.run.describe import describe_run
 from jitflow.run.folder import RunRecord, RunState, outcome_recorded, write_run_folder, write_run_record
+
+log = logging.getLogger(__name__)
 
 
 class RunRecorder(pl.Callback):
@@ -54,7 +58,13 @@ class RunRecorder(pl.Callback):
 
         def write(state: RunState, detail: str) -> None:
             if self.has_started and trainer.is_global_zero:
-                self._write(trainer, state, detail)
+                try:
+                    self._write(trainer, state, detail)
+                except WriteError as error:
+                    if state == "finished":
+                        raise
+                    # The reason of the end must not be hidden by this one.
+                    log.warning("%s; the run is recorded as running", error)
                 if state == "finished":
                     self._record = replace(self._record, score=describe_run(self._run_dir).score)
                     self._write(trainer, state)
