@@ -166,8 +166,9 @@ def plot_curve(
     if min(y, default=0) > 0:
         axes.set_yscale("log")
     axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.set_title(title)
+    # Names of metrics are text, also with a dollar sign.
+    axes.set_ylabel(ylabel, parse_math=False)
+    axes.set_title(title, parse_math=False)
     axes.grid(alpha=0.25)
     if smooth > 1 or marks:
         axes.legend(frameon=False)

@@ -18,6 +18,7 @@ from jitflow.checkpoint.names import NET_PREFIX, module_names
 from jitflow.checkpoint.state import ModelState
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import atomic_path
+from jitflow.io.json_text import parse_json
 from jitflow.io.mistaken_file import unreadable
 
 _EXTRA = "extra."
@@ -84,9 +85,9 @@ def read_safetensors(path: Path, given: Mapping[str, Any]) -> ModelState:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        settings = json.loads(metadata.get("settings", "{}"))
-        extra = json.loads(metadata.get("extra", "{}"))
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        settings = parse_json(metadata.get("settings", "{}"))
+        extra = parse_json(metadata.get("extra", "{}"))
+    except (SafetensorError, ValueError, OSError) as error:
         raise CheckpointError(unreadable(path, f"no safetensors file ({error})")) from None
     if not isinstance(settings, dict) or not isinstance(extra, dict):
         raise CheckpointError(f"{path} is damaged: its settings are no values by name")

@@ -23,6 +23,7 @@ from jitflow.codec.vae import weights_checksum
 from jitflow.errors import CheckpointError, ConfigError, DataError
 from jitflow.host import full_float32
 from jitflow.io.files import atomic_path, existing_file
+from jitflow.io.json_text import parse_json
 from jitflow.io.mistaken_file import unreadable
 
 FORMAT = "jitflow linear_codec"
@@ -259,7 +260,7 @@ class LinearCodec:
         if metadata.get("format") != FORMAT or weights.keys() != {"components", "patch_mean"}:
             raise CheckpointError(f"{path} is no linear codec; it holds {', '.join(weights) or 'nothing'}")
         try:
-            img_size = json.loads(metadata.get("img_size", ""))
+            img_size = parse_json(metadata.get("img_size", ""))
         except ValueError:
             raise CheckpointError(f"{path} says it is a linear codec, but its settings cannot be read") from None
         return cls.from_state({**weights, "img_size": img_size, "checksum": metadata.get("checksum")}, source=path)

@@ -22,6 +22,7 @@ from jitflow.codec.base import check_pixel_range
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.host import full_float32
 from jitflow.io.files import atomic_path, existing_file, load_checkpoint
+from jitflow.io.json_text import parse_json
 from jitflow.io.mistaken_file import unreadable
 from jitflow.nets.autoencoder_kl import AutoencoderKL, GaussianLatents
 from jitflow.nets.weights import load_strictly, strip_prefix, summarise
@@ -303,6 +304,6 @@ def _slim_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, A
     if metadata.get("format") != _SLIM_FORMAT:
         return {}, None
     try:
-        return dict(json.loads(metadata["config"])), metadata["checksum"]
+        return dict(parse_json(metadata["config"])), metadata["checksum"]
     except (KeyError, ValueError, TypeError):
         raise CheckpointError(f"{path} says it is a slim autoencoder, but its settings cannot be read") from None

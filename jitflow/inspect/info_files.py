@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from jitflow.applications import BUILT_IN, get_application, load_object
 from jitflow.codec.linear import FORMAT as LINEAR_FORMAT
+from jitflow.data.image_file import UNREADABLE, reading_error
 from jitflow.errors import CheckpointError, ConfigError, JitflowError
 from jitflow.inspect.info_model import describe_model_file
 from jitflow.io.files import load_checkpoint, read_json
@@ -179,8 +180,8 @@ def _picture(path: Path) -> Info:
         with Image.open(path) as image:
             width, height = image.size
             return Info(path, "image", {"width x height": f"{width} x {height}", "mode": image.mode})
-    except (UnidentifiedImageError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as an image ({error}); replace it") from None
+    except UNREADABLE as error:
+        raise ConfigError(f"{path} cannot be read as an image ({reading_error(error)}); replace it") from None
 
 
 def _unfinished(path: Path) -> Info:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError, WriteError
+from jitflow.io.json_text import parse_json
 from jitflow.io.mistaken_file import describe_mistaken_file, unreadable
 
 # Errors of a disk that is full, read-only or broken.
@@ -204,7 +205,7 @@ def read_json(path: str | Path) -> Any:
     """Read a JSON file; raise ConfigError, naming it, if it is not valid or gives a key twice."""
     path = existing_file(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
+        return parse_json(path.read_text(encoding="utf-8"), on_pairs=_unique_keys)
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON ({error})") from None
 

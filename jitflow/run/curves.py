@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ Curve = list[tuple[int, float]]
 """Points (optimiser step, value), in the order of the steps."""
 _CSV_NAME = "metrics.csv"
 _NO_CURVES = ("epoch", "step")
+# Whole numbers up to here are exact as floating-point numbers; beyond, a step is damage.
+_MOST_STEPS = 2**53
 
 
 def read_curves(folder: str | Path) -> dict[str, Curve]:
@@ -29,9 +31,9 @@ def read_curves(folder: str | Path) -> dict[str, Curve]:
     merged: dict[str, dict[int, float]] = {}
     for file in files:
         with file.open(newline="", encoding="utf-8", errors="replace") as lines:
-            for row in csv.DictReader(lines):
+            for row in _rows(lines):
                 step = _number(row.get("step"))
-                if step is None:
+                if step is None or abs(step) > _MOST_STEPS:
                     continue
                 for name, text in row.items():
                     value = _number(text)
@@ -45,6 +47,14 @@ def history_curve(checkpoint: Mapping[str, Any]) -> Curve:
     kept = checkpoint.get("callbacks", {}).get("TrainingHistory", {})
     losses = kept.get("losses", []) if isinstance(kept, Mapping) else []
     return [(step, float(loss)) for step, loss in enumerate(losses, 1) if math.isfinite(loss)]
+
+
+def _rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a CSV log up to the first that is no CSV, as after a crash."""
+    try:
+        yield from csv.DictReader(lines)
+    except csv.Error:
+        return
 
 
 def _number(text: Any) -> float | None:

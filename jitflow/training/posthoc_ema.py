@@ -21,6 +21,7 @@ from jitflow import __version__
 from jitflow.core.power_ema import exponent_from_width, predicted_error, reconstruction_coefficients
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.io.files import atomic_path, existing_file
+from jitflow.io.json_text import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def read_snapshot(path: str | Path) -> Snapshot:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         if text is None:
             raise CheckpointError(f"{path} is not an EMA snapshot; move it out of the folder")
-        given = json.loads(text)
+        given = parse_json(text)
         step, width, gamma = int(given["step"]), float(given["width"]), float(given["gamma"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from None

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from jitflow.apps.microdoppler.latent_statistics import Rows
 from jitflow.errors import DataError
 from jitflow.io.array_file import open_arrays
+from jitflow.io.json_text import parse_json
 
 FORMAT = "jitflow latents"
 STAGE_1 = "run stage1_extract_features.py"
@@ -69,8 +70,8 @@ class LatentInfo:
             DataError: If an entry is missing or invalid.
         """
         try:
-            mean, std = (tuple(float(v) for v in json.loads(metadata[name])) for name in ("mean", "std"))
-            height, width = (int(side) for side in json.loads(metadata["img_size"]))
+            mean, std = (tuple(float(v) for v in parse_json(metadata[name])) for name in ("mean", "std"))
+            height, width = (int(side) for side in parse_json(metadata["img_size"]))
             info = cls(
                 mean,
                 std,
