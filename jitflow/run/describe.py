@@ -96,7 +96,9 @@ def find_runs(folders: Sequence[str | Path]) -> list[Path]:
         if not candidate.is_dir():
             raise MissingFileError(f"there is no folder {candidate}; name the folder of your runs: jitflow runs FOLDER")
         found += _below(candidate, _MAX_DEPTH)
-    return sorted(set(found))
+    # A run that links lead to as well is named by its own place, or by the shortest path.
+    found.sort(key=lambda run: (run.absolute() == run.resolve(), -len(run.parts), run))
+    return sorted({run.resolve(): run for run in found}.values())
 
 
 def training_folder(folder: str | Path) -> Path | None:
@@ -239,7 +241,7 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
     if depth == 0:
         return
     for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
+        if child.is_dir() and not child.name.startswith("."):
             yield from _below(child, depth - 1)
 
 

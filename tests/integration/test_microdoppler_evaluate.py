@@ -256,6 +256,7 @@ def test_generated_images_are_read_by_user_and_number(data, tmp_path):
     for name, level in (("a_user12_002", 2), ("a_user12_001", 1), ("a_user07_001", 7), ("b_user12_010", 10)):
         Image.new("RGB", (6, 4), (level, level, level)).save(tmp_path / f"{name}.png")
     (tmp_path / "notes_user07_001.txt").write_text("no image")
+    (tmp_path / "._a_user12_001.png").write_bytes(b"what an archive of another system leaves")
     images, labels = read_generated(tmp_path, [7, 9, 12])
     assert images.shape == (4, 3, 4, 6)
     assert images[:, 0, 0, 0].tolist() == [7, 1, 2, 10]

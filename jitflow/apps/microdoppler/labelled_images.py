@@ -16,6 +16,7 @@ from jitflow.apps.microdoppler.user_images import EXTENSIONS, UserImage, UserIma
 from jitflow.data.image_file import open_image
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.evaluation.features import check_images
+from jitflow.io.file_tree import is_left_out
 from jitflow.io.progress import meter
 
 _GENERATED_NAME = re.compile(r".*user(\d+)_(\d+)")
@@ -140,6 +141,7 @@ def read_generated(folder: str | Path, user_ids: Sequence[int]) -> LabelledImage
         (int(match[1]), int(match[2]), path)
         for path in root.iterdir()
         if (match := _GENERATED_NAME.fullmatch(path.stem)) and path.suffix.lower() in EXTENSIONS
+        if not is_left_out(path.name)
     )
     if not files:
         found = ", ".join(sorted(path.name for path in root.iterdir())[:3]) or "nothing"

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +140,11 @@ def test_runs_are_found_below_a_folder_and_a_stage_belongs_to_its_run(run_folder
     write_checkpoint(stage / "trained_models" / "checkpoints" / "best.ckpt", images)
     (tmp_path / "runs" / "no run").mkdir()
     assert find_runs([tmp_path / "runs"]) == [stage, run_folder]
+    # On another disk, once more under its name of today, and a loop.
+    shutil.copytree(run_folder, tmp_path / "disk" / "far")
+    for link, place in {"linked": tmp_path / "disk", "latest": run_folder, "loop": tmp_path / "runs"}.items():
+        (tmp_path / "runs" / link).symlink_to(place)
+    assert find_runs([tmp_path / "runs"]) == [stage, tmp_path / "runs" / "linked" / "far", run_folder]
     runs([str(tmp_path / "runs")])
     said = capsys.readouterr().out
     assert str(run_folder) in said and "unfinished" in said and f"--resume {run_folder}" in said
