@@ -1,5 +1,6 @@
 """What several folders of tests share."""
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -23,6 +24,12 @@ def _hide_cuda():
 
 
 _hide_cuda()
+
+
+def pytest_collection_finish():
+    """Leave what was imported to no further collection of garbage, which would take longer with each module."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -55,10 +55,6 @@ class Record:
             raise ValueError("a record holds no checksum")
         return record
 
-    def describes(self, path: Path) -> bool:
-        """Whether a file has the record's size and checksum."""
-        return path.stat().st_size == self.num_bytes and file_checksum(path) == self.sha256
-
 
 class CheckpointFolder:
     """Checkpoint folder to which complete files are committed, each recorded in ``manifest.json``.
@@ -74,6 +70,8 @@ class CheckpointFolder:
         self.folder = Path(folder)
         # Names that this object committed, for which older records are out of date.
         self._own: dict[str, Record] = {}
+        # Reading a large file takes minutes, and each of its records asks for its checksum.
+        self._checksums: dict[tuple[Path | int, ...], str] = {}
 
     @property
     def manifest(self) -> Path:
@@ -116,7 +114,7 @@ class CheckpointFolder:
         """
         found = (self.records() if records is None else records).get(path.name)
         if found:
-            if any(record.describes(path) for record in found):
+            if any(self._describes(record, path) for record in found):
                 return None
             sizes = {record.num_bytes for record in found}
             size = path.stat().st_size
@@ -194,8 +192,18 @@ class CheckpointFolder:
         found = records.get(path.name, [])
         if len(found) > 1:
             # A save was interrupted between manifest and file.
-            found = [record for record in found if record.describes(path)]
+            found = [record for record in found if self._describes(record, path)]
         return found[-1].step if found else None
+
+    def _describes(self, record: Record, path: Path) -> bool:
+        """Whether a file has the record's size and checksum, which is computed again only for a changed file."""
+        status = path.stat()
+        if status.st_size != record.num_bytes:
+            return False
+        state = (path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if state not in self._checksums:
+            self._checksums[state] = file_checksum(path)
+        return self._checksums[state] == record.sha256
 
     def _write(self, records: dict[str, list[Record]]) -> None:
         files = {name: [asdict(record) for record in found] for name, found in records.items() if found}

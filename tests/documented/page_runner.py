@@ -21,6 +21,7 @@ from pages import ROOT, Block, Page, commands_of, replaced
 
 from jitflow.apps.microdoppler.gait import write_dataset
 from jitflow.cli import main
+from jitflow.run import fit
 from jitflow.verbs import demo
 
 # What the pages use of a checkout.
@@ -46,9 +47,15 @@ def make_checkout(folder: Path, page: Page, images: Path | None) -> None:
         shutil.copytree(images, folder / "runs" / "demo" / "images", symlinks=True)
 
 
-def quicken_demos(patch: pytest.MonkeyPatch) -> None:
-    """Let the demos train for two epochs: what their commands do is the same, what they draw is not readable."""
+def quicken(patch: pytest.MonkeyPatch, page: Page) -> None:
+    """Let the demos train for two epochs, and write the report of a training where the page leaves one.
+
+    What their commands do is the same; what they draw is not readable.
+    """
     patch.setattr(demo, "run_demo", partial(demo.run_demo, quick=True))
+    if not any(name.endswith("report.html") for name in page.leaves):
+        for module in (fit, demo):
+            patch.setattr(module, "write_final_report", lambda folder: None)
 
 
 def execute(block: Block, page: Page, names: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ def test_page(name, names, monkeypatch, request):
     uses_demo = "runs/demo/images" in code or "jitflow demo images" in code
     case = PAGES.get(name, Page())
     page_runner.make_checkout(Path.cwd(), case, request.getfixturevalue("quick_demo") if uses_demo else None)
-    page_runner.quicken_demos(monkeypatch)
+    page_runner.quicken(monkeypatch, case)
     for block in blocks_of(name):
         if not block.reason:
             page_runner.execute(block, case, names)

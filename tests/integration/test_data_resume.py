@@ -1,5 +1,6 @@
 """An interrupted and resumed run sees exactly the batches of an uninterrupted one."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -54,9 +55,15 @@ class Recorder(ExactResume):
 
 
 def uninterrupted(limits, **options):
+    return list(_uninterrupted(frozenset(limits.items()), frozenset(options.items())))
+
+
+@functools.cache
+def _uninterrupted(limits, options):
+    """The same for many points of interruption."""
     recorder = Recorder()
-    make_trainer(**limits).fit(recorder, datamodule=Data(**options))
-    return recorder.seen
+    make_trainer(**dict(limits)).fit(recorder, datamodule=Data(**dict(options)))
+    return tuple(recorder.seen)
 
 
 def fit_until_interrupted(recorder, data, stop, **limits):

@@ -1,12 +1,16 @@
 """LightningDiT by name: every size builds, and its parameters and costs are the published ones."""
 
+import functools
+
 import pytest
 import torch
 
 from jitflow.cli import main
-from jitflow.inspect.describe import describe_model
+from jitflow.inspect import describe
 from jitflow.nets.registry import create_model, get_variant, list_models
 
+# Counting the operations of a large network takes half a second.
+describe_model = functools.cache(describe.describe_model)
 SIZES = {"S": 32.6, "B": 129.81, "XL": 674.14}
 
 
@@ -25,6 +29,7 @@ def test_every_size_builds_and_is_described(name):
 
 def test_names_are_whole_in_a_narrow_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(describe, "describe_model", describe_model)
     assert main(["models", "LightningDiT-*"]) == 0
     shown = capsys.readouterr().out
     assert [name for name in list_models("LightningDiT-*") if f" {name} " not in shown] == []

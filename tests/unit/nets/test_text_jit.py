@@ -44,9 +44,8 @@ def test_sizes_are_those_of_the_image_network(name):
     assert net.patch_size == patch
     assert net.pos_embed.shape == (1, (64 // patch) ** 2, images.pos_embed.shape[2])
     other = {"y_embedder.embedding_table.weight", "in_context_posemb"}
-    assert list(net.state_dict()) == [key for key in images.state_dict() if key not in other]
-    for key, value in net.state_dict().items():
-        assert value.shape == images.state_dict()[key].shape
+    shapes, expected = ({key: value.shape for key, value in n.state_dict().items()} for n in (net, images))
+    assert list(shapes.items()) == [(key, shape) for key, shape in expected.items() if key not in other]
 
 
 def test_defaults_are_the_documented_ones():

@@ -71,6 +71,17 @@ def test_previous_moves_on_and_keeps_its_record(tmp_path):
     assert folder.problem(previous) == "its checksum differs"
 
 
+def test_a_file_is_read_once_to_find_the_newest(tmp_path, monkeypatch):
+    for step in range(1, 4):
+        put(CheckpointFolder(tmp_path), LAST_NAME, step, keep_previous=True)
+    # Several records of the same size, of which one describes the file.
+    assert len(CheckpointFolder(tmp_path).records()[LAST_NAME]) > 1
+    read, file_checksum = [], checkpoint_folder.file_checksum
+    monkeypatch.setattr(checkpoint_folder, "file_checksum", lambda path: read.append(path.name) or file_checksum(path))
+    assert step_of(resume_point(tmp_path)) == 3
+    assert sorted(read) == [LAST_NAME, PREVIOUS_NAME]
+
+
 @pytest.mark.parametrize("where", ["commit_file", "_link", "write_json"])
 def test_a_crash_at_any_point_leaves_only_whole_files(tmp_path, monkeypatch, where):
     first = CheckpointFolder(tmp_path)
