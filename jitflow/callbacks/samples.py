@@ -18,7 +18,9 @@ from torch import Tensor
 from jitflow import pictures
 from jitflow.core.seeding import use_seeds
 from jitflow.errors import ConfigError
+from jitflow.training.asked import ask_for_classes
 from jitflow.training.module import FlowModule
+from jitflow.training.samples import drawable_captions
 
 # Small enough for a device that also holds a training.
 _BATCH_SIZE = 32
@@ -28,8 +30,8 @@ _MAX_CLASSES = 8
 class SampleGridCallback(pl.Callback):
     """Save a grid of samples at intervals, always of the same labels and noise, so that progress is visible.
 
-    The grid has one row for each label. The files are ``samples_epoch{E:04d}.png``, where E counts the finished
-    epochs; TensorBoard gets the same grid as ``samples``.
+    The grid has one row for each label, with the class's name above it. The files are ``samples_epoch{E:04d}.png``,
+    where E counts the finished epochs; TensorBoard gets the same grid as ``samples``.
 
     Args:
         every_n_epochs: Epochs between two grids; one more is drawn at the end of the training.
@@ -108,8 +110,13 @@ class SampleGridCallback(pl.Callback):
                     for i, part in zip(range(0, len(labels), _BATCH_SIZE), labels.split(_BATCH_SIZE), strict=True)
                 ]
             )
-        scale = pictures.display_scale(pixels.shape[-1])
-        sheet = pictures.grid(pixels.numpy(), columns=self.per_class, scale=scale)
+        asked = ask_for_classes(module, labels=labels.tolist())
+        sheet = pictures.grid(
+            pixels.numpy(),
+            columns=self.per_class,
+            scale=pictures.display_scale(pixels.shape[-1]),
+            captions=drawable_captions(asked.captions, asked.labels),
+        )
         pictures.save_image(sheet, self.dirpath / f"samples_epoch{self._epochs_done:04d}.png")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

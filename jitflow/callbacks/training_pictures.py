@@ -122,8 +122,9 @@ class TrainingPictures(pl.Callback):
 
     def _choose_samples(self, trainer: pl.Trainer, module: FlowModule) -> tuple[dict[str, Any], int]:
         """Return the arguments of sampling and the number of samples; raise ConfigError if none can be drawn."""
-        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
-            raise ConfigError("its weights are sharded over the processes")
+        # Strategies with sharded weights derive from DDP's.
+        if not isinstance(trainer.strategy, SingleDeviceStrategy) and type(trainer.strategy) is not DDPStrategy:
+            raise ConfigError(f"with {type(trainer.strategy).__name__} one process may not have all weights")
         subject = Model(module).application.subject
         first = load_object(subject.first)(module)
         asked = Model(module).ask(**{subject.word: first})

@@ -11,7 +11,9 @@ from PIL import Image
 
 from jitflow.callbacks.samples import SampleGridCallback
 from jitflow.errors import ConfigError
+from jitflow.pictures import caption_font
 
+CAPTION_PX = sum(caption_font(64).getmetrics()) + 2
 # Few images for so many dimensions is what these tests want.
 pytestmark = pytest.mark.filterwarnings("ignore:num_images")
 
@@ -26,15 +28,15 @@ def test_grids_appear_and_repeat(tmp_path):
     for name in names:
         first, second = (np.asarray(Image.open(tmp_path / run / name)) for run in ("a", "b"))
         assert np.array_equal(first, second) and len(np.unique(first)) > 10
-    # Eight of ten classes in rows of three, each digit 64 px wide, with gaps of 2.
-    assert first.shape == (8 * 66 + 2, 3 * 66 + 2)
+    # Eight of ten classes in rows of three, each digit 64 px wide, with gaps of 2, and captions.
+    assert first.shape == (8 * (66 + CAPTION_PX) + 2, 3 * 66 + 2)
 
 
 def test_a_grid_of_chosen_labels_goes_to_tensorboard(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="", version="")
     fit(make_module(), SampleGridCallback(5, [7, 10], per_class=20, seed=4, dirpath=tmp_path), logger=logger)
     sheet = np.asarray(Image.open(tmp_path / "samples_epoch0001.png"))
-    assert sheet.shape == (2 * 66 + 2, 20 * 66 + 2)
+    assert sheet.shape == (2 * (66 + CAPTION_PX) + 2, 20 * 66 + 2)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
