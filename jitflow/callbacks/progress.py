@@ -12,11 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jitflow.callbacks.utilisation import peak_images_per_sec, peak_memory_gib
-from jitflow.io.units import format_seconds
+from jitflow.io.units import describe_time, format_seconds
 from jitflow.training.module import FlowModule
 from jitflow.training.outputs import read_outputs
 
 log = logging.getLogger(__name__)
+# The steps after the first, which is often slower, that the forecast of the whole training is made from; a first step
+# that takes longer than so many seconds is enough.
+_TIMED_STEPS, _LONG_FIRST_SEC = 3, 10.0
 
 
 class TrainingProgress(pl.callbacks.ProgressBar):
@@ -24,7 +27,7 @@ class TrainingProgress(pl.callbacks.ProgressBar):
 
     It shows loss, images per second, peak memory, model FLOPs utilisation (MFU, if the device's peak is known) and time
     left. The loss is read from the device only when it is shown, twice a second, so that the accelerator's queue never
-    runs empty.
+    runs empty. After the first steps the time of the whole training is logged, and how much of it fits into a day.
 
     Args:
         line_every_sec: Seconds between two log lines without a terminal.
@@ -57,6 +60,8 @@ class TrainingProgress(pl.callbacks.ProgressBar):
         self._shown = self._lined = time.monotonic()
         self._marks.clear()
         self._marks.append((self._shown, trainer.global_step, 0))
+        # Steps done and the time, at the start and after the first step.
+        self._begun, self._is_forecast = [(trainer.global_step, self._shown)], False
         self._device = pl_module.device
         self._best_rate = (
             peak_images_per_sec(pl_module, num_devices=trainer.world_size)
@@ -81,11 +86,17 @@ class TrainingProgress(pl.callbacks.ProgressBar):
     ) -> None:
         """Update the progress bar, at most twice a second."""
         self._images += len(batch[1]) * trainer.world_size
+        is_timed = self._enabled and self._is_timed(trainer.global_step)
+        loss = read_outputs(outputs).loss
+        if is_timed and loss is not None:
+            # Waits for an accelerator.
+            loss.item()
         now = time.monotonic()
+        if is_timed:
+            self._forecast(trainer, now)
         if not self._enabled or now - self._shown < 0.5:
             return
         self._shown = now
-        loss = read_outputs(outputs).loss
         if loss is not None:
             value = float(loss)
             self._loss = value if self._loss != self._loss else 0.8 * self._loss + 0.2 * value
@@ -104,6 +115,24 @@ class TrainingProgress(pl.callbacks.ProgressBar):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Close the progress bar."""
         self._close(trainer)
+
+    def _is_timed(self, step: int) -> bool:
+        """Whether this step is one from which the time of the training is forecast: the first, or a few later."""
+        done = step - self._begun[0][0]
+        return not self._is_forecast and step != self._begun[-1][0] and (done == 1 or done > _TIMED_STEPS)
+
+    def _forecast(self, trainer: pl.Trainer, now: float) -> None:
+        """Log the time that the rest of the training takes, from its first steps."""
+        step = trainer.global_step
+        # The first step is often slower, but not waited for again if it is long.
+        first = self._begun[-1]
+        self._begun.append((step, now))
+        if len(self._begun) == 2 and now - first[1] < _LONG_FIRST_SEC:
+            return
+        self._is_forecast = True
+        total, step_sec = total_steps(trainer), (now - first[1]) / (step - first[0])
+        if total is not None and total > step:
+            log.info("%s; without validation and saving", describe_time(step_sec, total - step))
 
     def _close(self, trainer: pl.Trainer) -> None:
         if self._bar is not None:

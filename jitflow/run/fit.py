@@ -41,6 +41,7 @@ from jitflow.run.course import Course, ema_decays, plan_course, schedule_of
 from jitflow.run.data_record import describe_data
 from jitflow.run.describe import Run, describe_run
 from jitflow.run.folder import RunRecord, read_run_record
+from jitflow.run.forecast import log_forecast
 from jitflow.run.loggers import RunCSVLogger, RunTensorBoardLogger, log_threads_without_tracebacks
 from jitflow.run.model import build_model, check_model, check_same_model, kept_settings
 from jitflow.run.recipe import build, build_nested, override
@@ -134,6 +135,7 @@ def _train(training: Training, command: str, *, restart: bool) -> None:
     # Last, because the other callbacks may still refuse to start.
     trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
     log.info("%s in %s: %s", describe_model(training.module), run_dir, describe_length(training))
+    log_forecast(training.module, training.data, trainer, training.course)
     if start.checkpoint is not None:
         log.info("resuming from %s", start.checkpoint)
     old_run = run_set_aside(run_dir, lambda: recorder.has_started) if restart else nullcontext()

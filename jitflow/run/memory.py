@@ -1,10 +1,8 @@
-"""Estimate the memory of a training and the largest batch that fits, without allocating anything."""
+"""Estimate the memory of a training step and the largest batch that fits, without allocating anything."""
 
 from __future__ import annotations
 
 import copy
-import logging
-import os
 import weakref
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,17 +16,13 @@ from torch.utils._pytree import tree_leaves
 
 from jitflow.core.loss import mse_per_sample
 from jitflow.core.path import interpolate
-from jitflow.errors import ConfigError
-from jitflow.io.units import format_bytes
 from jitflow.layers.fusion import kernels_on
 from jitflow.training.module import FlowModule
 
-log = logging.getLogger(__name__)
 # Batch sizes large enough that activations, not gradients, determine the peak.
 _PROBES = (16, 32)
 # The rest is lost to fragmentation and to the libraries of the device.
 _USABLE_SHARE = 0.9
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -98,79 +92,6 @@ def estimate_memory(
         fixed=max(0, peaks[0] - per_image * _PROBES[0]),
         per_image=per_image,
     )
-
-
-def describe_fit(module: FlowModule, batch: int | None, device: torch.device, *, precision: str = "32-true") -> str:
-    """Describe in one line the memory of a training step and the largest batch that fits.
-
-    Args:
-        module: The module.
-        batch: Images of one step on one device, if known.
-        device: Device of the training.
-        precision: Lightning's precision.
-    """
-    memory = estimate_memory(module, precision=precision, on_cuda=device.type == "cuda")
-    summary = f"memory: about {memory.state / _GIB:.2f} GiB of state"
-    if batch is not None:
-        summary += f", {memory.peak(batch) / _GIB:.2f} GiB at the peak of a step of {batch}"
-    capacity = device_memory(device)
-    if capacity is None:
-        return summary
-    largest = memory.largest_batch(capacity)
-    fits = f"a batch of up to {largest}" if largest else "not even one image"
-    return f"{summary}; {capacity / _GIB:.1f} GiB of {device.type} memory fit {fits}"
-
-
-def check_state_fits(
-    module: FlowModule, *, accelerator: Any = "auto", optimizer_on_cpu: bool = False, ema_on_cpu: bool = False
-) -> None:
-    """Check that the persistent memory of a training fits, before any is allocated.
-
-    Args:
-        module: The module; its tensors may be on the meta device.
-        accelerator: As Lightning's Trainer takes it.
-        optimizer_on_cpu: Whether the optimiser's moments are kept in host memory.
-        ema_on_cpu: Whether the averages are kept in host memory.
-
-    Raises:
-        ConfigError: If the training device has less memory.
-    """
-    parameters = sum(p.numel() for p in module.parameters())
-    # Weights, gradients, two moments of AdamW and two averages, each in float32.
-    copies = 2 + (0 if optimizer_on_cpu else 2) + (0 if ema_on_cpu else 2)
-    needed = 4 * copies * parameters
-    name = getattr(module, "model_name", type(module).__name__)
-    log.info(
-        "%s: %.1fM parameters, %s for weights, gradients, optimiser and averages, plus activations",
-        name,
-        parameters / 1e6,
-        format_bytes(needed),
-    )
-    available = _total_memory(accelerator)
-    if available is not None and needed > available:
-        raise ConfigError(
-            f"{name} needs at least {format_bytes(needed)} and this machine has {format_bytes(available)}; choose a "
-            "smaller one (`jitflow models`), or keep averages and optimiser in the host's memory (--ema_on_cpu, "
-            "--optimizer_on_cpu)"
-        )
-
-
-def _total_memory(accelerator: Any) -> int | None:
-    """Return the total memory of the training device in bytes; None if unknown."""
-    if torch.cuda.is_available() and accelerator != "cpu":
-        return int(torch.cuda.get_device_properties(0).total_memory)
-    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
-
-
-def device_memory(device: torch.device) -> int | None:
-    """Return the memory of an accelerator, or the free memory for a CPU, in bytes; None if unknown."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    if device.type == "cpu" and "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
 
 
 def _peak_of_step(module: FlowModule, batch: int, *, mixed: bool) -> int:

@@ -11,10 +11,10 @@ import torch
 
 from jitflow.checkpoint.formats import read_state
 from jitflow.errors import CheckpointError, ConfigError
-from jitflow.run.memory import check_state_fits
+from jitflow.run.memory_fit import check_state_fits
 from jitflow.run.recipe import copy_nested, find_class
 from jitflow.run.settings import describe_changes, fixed_settings
-from jitflow.run.strategy import check_precision
+from jitflow.run.strategy import check_precision, count_devices
 from jitflow.training.module import FlowModule
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,7 @@ def check_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, foreign: 
     check_state_fits(
         module,
         accelerator=recipe["trainer"]["accelerator"],
+        num_devices=max(1, count_devices(recipe["trainer"]["devices"], recipe["trainer"]["accelerator"])),
         optimizer_on_cpu=recipe["optimizer_on_cpu"],
         ema_on_cpu=recipe["ema_on_cpu"],
     )

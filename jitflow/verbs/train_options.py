@@ -9,8 +9,8 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser
 
-from jitflow.run.fit import Training, describe_model
-from jitflow.run.memory import describe_fit
+from jitflow.run.fit import Training, describe_length, describe_model
+from jitflow.run.forecast import forecast_lines
 from jitflow.run.settings import CHECKPOINTS, SECTIONS
 from jitflow.training.float8 import FP8_MIXED, float8_layers
 from jitflow.training.module import FlowModule
@@ -90,8 +90,7 @@ def _add_trainer(parser: LightningArgumentParser) -> None:
 
 
 def describe_dry_run(training: Training) -> None:
-    """Log the plan of a training: folder, model, data, devices, length, memory."""
-    training.data.train_dataloader()
+    """Log the plan of a training: folder, model, data, devices, length, memory, time, perhaps a warning."""
     trainer = training.trainer
     lines = {
         "run folder": training.run_dir,
@@ -99,13 +98,8 @@ def describe_dry_run(training: Training) -> None:
         "model": describe_model(training.module),
         "data": ", ".join(f"{k} {v}" for k, v in training.info.items() if isinstance(v, (int, str))),
         "devices": f"{trainer.num_devices} x {trainer.strategy.root_device.type}, {_describe_precision(training)}",
-        "length": f"{trainer.max_epochs} epochs",
-        "needs": describe_fit(
-            training.module,
-            getattr(training.data, "batch_size", None),
-            trainer.strategy.root_device,
-            precision=str(trainer.precision),
-        ),
+        "length": describe_length(training),
+        **forecast_lines(training.module, training.data, trainer, training.course),
     }
     log.info("dry run, nothing is trained:")
     for key, value in lines.items():

@@ -167,7 +167,11 @@ PAGES = {
     ),
     "how_to.md": Page(leaves=("runs/tuned/checkpoints/last.ckpt",)),
     "large_runs.md": Page(
-        more={"jitflow train": f"{_FEW} {_SHALLOW}", "jitflow train --config": "--trainer.accelerator cpu"}
+        # Eight processes share the images.
+        more={
+            "jitflow train": f"--data.batch_size 4 --data.num_workers 0 {_SHALLOW}",
+            "jitflow train --config": "--trainer.accelerator cpu",
+        }
     ),
     "microdoppler.md": Page(
         replace={

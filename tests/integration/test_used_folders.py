@@ -92,6 +92,33 @@ def test_an_evaluation_of_other_settings_goes_to_a_numbered_folder(tmp_path, cap
     assert sum("finished already" in line for line in caplog.messages) == 2
 
 
+def test_an_evaluation_of_texts_or_users_keeps_the_one_before(tmp_path, caplog, capsys):
+    caplog.set_level("INFO")
+    for name in ("texts", "users"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "evaluation.json").write_text("{}")
+    command("evaluate", SMALL / "text_recipe", "--dry_run", "--out", tmp_path / "texts")
+    assert "texts-2" in capsys.readouterr().err
+    (tmp_path / "real").mkdir()
+    for user in (1, 2):
+        for i in range(4):
+            shutil.copy(next((SMALL / "data" / "images").rglob("*.png")), tmp_path / "real" / f"user_{user:02}_{i}.png")
+    words = (
+        "--reference",
+        tmp_path / "real",
+        "--num_images",
+        2,
+        "--val_fraction",
+        0.5,
+        "--dry_run",
+        "--out",
+        tmp_path / "users",
+    )
+    command("evaluate", SMALL / "microdoppler_recipe", *words)
+    assert any("2 spectrograms of 2 users" in line and "users-2" in line for line in caplog.messages)
+    assert not (tmp_path / "users-2").exists()
+
+
 def test_statistics_are_not_overwritten(tmp_path, capsys):
     words = ["stats", SMALL / "data" / "images", "--img_size", 8, "--extractor", "pixels", "--num_workers", 0]
     command(*words, "--out", tmp_path / "a.npz")

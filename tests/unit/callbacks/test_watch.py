@@ -199,3 +199,24 @@ def test_without_a_terminal_lines_say_step_loss_speed_and_time_left(monkeypatch,
         found = re.fullmatch(r"step (\d+)/12  loss \d+\.\d{4}  4\.0 images/s  MFU 50%  \d+\.\d GiB  ETA 0:(\d\d)", line)
         assert found, line
         assert int(found[1]) == step and int(found[2]) == 12 - step
+
+
+@pytest.mark.parametrize(("first", "said_after"), [(7.0, 4), (30.0, 1)])
+def test_the_time_of_the_training_is_said_after_its_first_steps(first, said_after, monkeypatch, caplog):
+    """A first step of ``first`` seconds, later ones of three, and 100,000 of them."""
+    now = [0.0]
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    progress, trainer = TrainingProgress(line_every_sec=1e9), SimpleNamespace(global_step=0, world_size=1)
+    trainer.estimated_stepping_batches = 100_000
+    progress.on_train_start(trainer, pl.LightningModule())
+    caplog.set_level(logging.INFO)
+    for step in range(1, 8):
+        # Two batches for each step.
+        for seconds in (0.0, first if step == 1 else 3.0):
+            trainer.global_step += seconds > 0
+            now[0] += seconds
+            progress.on_train_batch_end(trainer, None, {"loss": torch.tensor(1.0)}, (None, [0]), 0)
+        assert len(caplog.messages) == (step >= said_after)
+    each = first if said_after == 1 else 3.0
+    (line,) = caplog.messages
+    assert f"{100_000 - said_after:,} steps of {each:g} s; {86400 / each:,.0f} of them fit into a day" in line
