@@ -6,6 +6,7 @@ Without a change it writes the same; `tests/documented/test_training_costs.py` c
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,18 +67,25 @@ class Cost:
         return "measured" if self.model == MEASURED_MODEL else "estimated"
 
 
+@functools.cache
+def count_macs(model: str) -> int:
+    """Count the multiply-accumulates of a forward pass of a network."""
+    macs: int = describe_model(model)["macs"]
+    return macs
+
+
 def cost(name: str) -> Cost:
     """Compute the cost of a recipe from its operations and the measured rate."""
     recipe = read_recipe(f"images/{name}")
     model, epochs = recipe["model"]["init_args"]["model_name"], recipe["trainer"]["max_epochs"]
-    macs, measured = (describe_model(m)["macs"] for m in (model, MEASURED_MODEL))
+    macs, measured = count_macs(model), count_macs(MEASURED_MODEL)
     operations = OPERATIONS_PER_MAC * macs * IMAGES_PER_EPOCH * epochs
     return Cost(model, epochs, recipe["data"]["init_args"]["batch_size"], MEASURED_RATE * measured / macs, operations)
 
 
 def share_of_peak() -> float:
     """Return the share of the card's peak that the measured training reaches."""
-    return MEASURED_RATE * OPERATIONS_PER_MAC * describe_model(MEASURED_MODEL)["macs"] / PEAK
+    return MEASURED_RATE * OPERATIONS_PER_MAC * count_macs(MEASURED_MODEL) / PEAK
 
 
 def memory(name: str) -> TrainingMemory:

@@ -29,7 +29,7 @@ from jitflow.run.recipe import override, read_recipe
 from jitflow.verbs.documented import train_documented
 
 NET = {"depth": 2, "hidden_size": 16, "num_heads": 2, "bottleneck_dim": 8}
-DIT_NET = {"depth": 2, "hidden_size": 32, "num_heads": 2}
+DIT_NET = {"depth": 1, "hidden_size": 32, "num_heads": 2}
 SAVE_EVERY_STEPS = 2
 # Of four and of five batches an epoch; the second ends inside its third epoch.
 BY_EPOCHS = {"max_epochs": 2, "limit_train_batches": 4}

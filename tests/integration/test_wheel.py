@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked_python import forked_python
 
 import jitflow
 
@@ -41,11 +42,9 @@ def site(wheel, tmp_path_factory):
     return folder
 
 
-def run(site, cwd, *words):
+def run(site, cwd, *words, program=sys.executable):
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, cwd=cwd, env=environment, timeout=600
-    )
+    return subprocess.run([program, *words], capture_output=True, text=True, cwd=cwd, env=environment, timeout=600)
 
 
 def test_one_name_and_every_file(wheel):
@@ -64,7 +63,8 @@ def test_it_works_elsewhere(site, tmp_path):
     done = run(site, tmp_path, "-m", "jitflow", "--version")
     assert done.stdout == f"jitflow {jitflow.__version__}\n"
     # By name, from the wheel: there is no checkout around.
-    done = run(site, tmp_path, "-m", "jitflow", "train", "--config", "images/digits", "--print_config")
+    words = ["train", "--config", "images/digits", "--print_config"]
+    done = run(site, tmp_path, "-m", "jitflow", *words, program=forked_python())
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load(done.stdout)["model"]
     assert run(site, tmp_path, "-c", "import callbacks, datas, models").returncode == 1

@@ -18,7 +18,7 @@ from jitflow.run.describe import Run
 from jitflow.run.start import resumed_folder
 from jitflow.verbs.documented import train_documented
 
-TEXT_NET = {"depth": 2, "hidden_size": 32, "num_heads": 2, "bottleneck_dim": 16}
+TEXT_NET = {"depth": 1, "hidden_size": 32, "num_heads": 2, "bottleneck_dim": 16}
 # 16 tokens an image.
 TEXT = {
     "model": "JiT-N/4",
