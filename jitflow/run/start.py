@@ -29,6 +29,10 @@ AUTO = "auto"
 _ASIDE = ".before-restart"
 CONVERTED = "converted"
 """Sub-folder of a run for a converted checkpoint of another format that the training starts from."""
+_RUN_FILES = (
+    *("csv", "tensorboard", "lightning_logs", "ema_snapshots", FOLDER_NAME, CONVERTED, RUN_NAME, CONFIG_NAME),
+    *("environment.json", "data.json", "report.html", "training.json"),
+)
 # Order of the data and all random draws depend on these; a resumed run has those of its checkpoint.
 _KEPT_BY_THE_RUN = ("seed_everything", "data.seed")
 _SECTIONS = (
@@ -311,24 +315,22 @@ def nothing_left_of_a_refused_run(run_dir: Path) -> Iterator[None]:
         run_dir: The run's folder.
     """
     made = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
-    before = _left_by_a_run(run_dir)
+    # No checkpoints, which such a training does not write.
+    places = [run_dir / name for name in (*_RUN_FILES, "cache")]
+    places = made[:1] or [place for place in places if not place.exists()]
+    # Removed only while they are empty.
+    empty = made[1:] or [folder for folder in [run_dir / "checkpoints"] if not folder.exists()]
     try:
         yield
     finally:
         if is_first_process() and not (run_dir / RUN_NAME).exists():
-            for path in made[:1] or _left_by_a_run(run_dir):
-                # Fails if something else is writing there, or nothing was made.
+            # What cannot be deleted, perhaps because something else is writing there, stays.
+            for place in places:
                 with suppress(OSError):
-                    if path not in before:
-                        _delete(path)
-            for folder in made[1:]:
+                    _delete(place)
+            for folder in empty:
                 with suppress(OSError):
                     folder.rmdir()
-
-
-def _left_by_a_run(run_dir: Path) -> list[Path]:
-    folders = (run_dir / "checkpoints", run_dir / "cache")
-    return [*_written_by_a_run(run_dir), *(folder for folder in folders if folder.exists())]
 
 
 def _delete(path: Path) -> None:
@@ -344,6 +346,4 @@ def _written_by_a_run(run_dir: Path) -> list[Path]:
     files = [
         file for pattern in patterns for place in (run_dir, run_dir / "checkpoints") for file in place.glob(pattern)
     ]
-    names: tuple[str, ...] = ("csv", "tensorboard", "lightning_logs", "ema_snapshots", CONVERTED, RUN_NAME, CONFIG_NAME)
-    names += (FOLDER_NAME, "environment.json", "data.json", "report.html", "training.json")
-    return [*dict.fromkeys(files), *(run_dir / name for name in names if (run_dir / name).exists())]
+    return [*dict.fromkeys(files), *(run_dir / name for name in _RUN_FILES if (run_dir / name).exists())]
