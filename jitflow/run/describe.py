@@ -161,7 +161,7 @@ def _describe(folder: Path, training: Path) -> Run:
         detail=detail,
         steps=steps,
         epochs=epochs,
-        score=_best_score(folder, training, application),
+        score=best_score(folder, training, application),
         num_bytes=size_on_disk(folder),
         changed=_changed(training, folder),
         checkpoint=checkpoint,
@@ -322,7 +322,14 @@ def _positive(value: Any) -> int:
     return int(value) if isinstance(value, int | float) and value > 0 else 0
 
 
-def _best_score(folder: Path, training: Path, application: str) -> tuple[str, float] | None:
+def best_score(folder: Path, training: Path, application: str) -> tuple[str, float] | None:
+    """Find the headline score of a run by its name: of an evaluation, else the lowest loss of the curves.
+
+    Args:
+        folder: The run's folder.
+        training: Folder of its training.
+        application: Name of its application.
+    """
     scores = get_application(application).headline if application else ()
     for name in _REPORTS:
         report = _plain_json(folder / name) or _plain_json(training / name)

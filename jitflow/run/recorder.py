@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 from jitflow.checkpoint.recipe import RECIPE_ENTRY
 from jitflow.errors import WriteError
 from jitflow.io.files import writable_folder
-from jitflow.run.describe import describe_run
+from jitflow.run.describe import best_score
 from jitflow.run.folder import RunRecord, RunState, outcome_recorded, write_run_folder, write_run_record
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,8 @@ class RunRecorder(pl.Callback):
                     # The reason of the end must not be hidden by this one.
                     log.warning("%s; the run is recorded as running", error)
                 if state == "finished":
-                    self._record = replace(self._record, score=describe_run(self._run_dir).score)
+                    score = best_score(self._run_dir, self._run_dir, self._record.application)
+                    self._record = replace(self._record, score=score)
                     self._write(trainer, state)
 
         return outcome_recorded(write)
