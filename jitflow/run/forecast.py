@@ -81,11 +81,12 @@ def _describe_time(
     loader = data.train_dataloader() if is_own and trainer.strategy.root_device.type == "cpu" else None
     if not isinstance(loader, SeededLoader):
         return "logged after the first steps"
-    room = fit.largest_pass
+    room = loader.batch_size or 1
+    if fit.largest_pass is not None:
+        room = min(room, fit.largest_pass)
     if not room:
         return "not timed, since not even one sample fits"
-    context = trainer.precision_plugin.forward_context
-    seconds, num = time_batch(module, loader, context, min(room, loader.batch_size or 1), budget_sec)
+    seconds, num = time_batch(module, loader, trainer.precision_plugin.forward_context, room, budget_sec)
     # Processes on one machine share its cores.
     step_sec = seconds * trainer.accumulate_grad_batches * trainer.num_devices
     return f"{describe_time(step_sec, course.num_steps)}; timed with a batch of {num}, without validation and saving"

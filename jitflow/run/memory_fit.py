@@ -48,11 +48,11 @@ class MemoryFit:
         return None if self.capacity is None else self.memory.largest_batch(self.capacity // self.num_devices)
 
     @property
-    def largest_pass(self) -> int:
-        """Samples of a forward and backward pass that fit beside the weights alone; 0 for none."""
-        return (
-            0 if self.capacity is None else replace(self.memory, optimiser=0, averages=0).largest_batch(self.capacity)
-        )
+    def largest_pass(self) -> int | None:
+        """Samples of a forward and backward pass that fit beside the weights alone; 0 for none, None if unknown."""
+        if self.capacity is None:
+            return None
+        return replace(self.memory, optimiser=0, averages=0).largest_batch(self.capacity)
 
     def describe(self) -> str:
         """Describe in one line the memory of a training step by device and in all, and the largest batch that fits."""

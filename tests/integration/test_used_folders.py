@@ -10,6 +10,7 @@ import pytest
 
 import jitflow
 from jitflow import cli
+from jitflow.apps.microdoppler import judge as judge_module
 from jitflow.apps.microdoppler.generate import generate
 from jitflow.checkpoint.find import best_or_last, find_model
 from jitflow.checkpoint.folder import CheckpointFolder
@@ -117,6 +118,18 @@ def test_an_evaluation_of_texts_or_users_keeps_the_one_before(tmp_path, caplog, 
     command("evaluate", SMALL / "microdoppler_recipe", *words)
     assert any("2 spectrograms of 2 users" in line and "users-2" in line for line in caplog.messages)
     assert not (tmp_path / "users-2").exists()
+
+
+def test_pictures_of_stage_3_are_judged_beside_an_earlier_report(tmp_path, monkeypatch):
+    judged = []
+    monkeypatch.setattr(judge_module, "evaluate", lambda *arguments, **settings: judged.append(arguments[2]))
+    out = tmp_path / "judged"
+    words = ("--data_dir", tmp_path, "--generated_dir", tmp_path, "--out", out)
+    command("microdoppler", "evaluate", *words)
+    out.mkdir()
+    (out / "evaluation.json").write_text("{}")
+    command("microdoppler", "evaluate", *words)
+    assert judged == [str(out), f"{out}-2"]
 
 
 def test_statistics_are_not_overwritten(tmp_path, capsys):

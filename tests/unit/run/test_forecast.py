@@ -106,6 +106,9 @@ def test_lines_say_needs_time_and_what_would_fit(planned, monkeypatch):
     monkeypatch.setattr(memory_fit, "device_memory", lambda device: 1000)
     lines = forecast_lines(*planned, Course(10, 5, 1000.0, 1))
     assert "does not fit" in lines["warning"] and "not timed" in lines["time"]
+    monkeypatch.setattr(memory_fit, "device_memory", lambda device: None)
+    lines = forecast_lines(*planned, Course(10, 5, 1000.0, 1))
+    assert list(lines) == ["needs", "time"] and "a batch of 5" in lines["time"]
 
 
 def test_large_steps_are_checked_when_a_training_starts(planned, monkeypatch, caplog):

@@ -51,6 +51,7 @@ def test_a_pass_alone_needs_no_room_for_the_optimiser():
     # Of 10 GiB nine may be used: one for the weights, two for the pass, one for each sample.
     assert MemoryFit(MEMORY, 4, "cpu", 1, 10 * GIB).largest_pass == 6
     assert MemoryFit(MEMORY, 4, "cpu", 1, 3 * GIB).largest_pass == 0
+    assert MemoryFit(MEMORY, 4, "cpu", 1, None).largest_pass is None
 
 
 def test_processes_share_the_memory_of_a_machine(module, monkeypatch):
