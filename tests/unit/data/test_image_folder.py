@@ -332,6 +332,6 @@ def test_a_damaged_image_is_named_in_one_line(folder, workers, damage):
 
 
 def test_too_few_images(folder):
-    with pytest.raises(DataError, match=r"10 training images .*batch_size=11"):
+    with pytest.raises(DataError, match=r"batch_size 11; lower batch_size to 10"):
         make(folder, batch_size=11).train_dataloader()
     assert len(make(folder, batch_size=11, drop_last=False).train_dataloader()) == 1

@@ -163,7 +163,7 @@ def test_bad_input(tmp_path):
     write_corpus(tmp_path)
     with pytest.raises(MissingFileError, match="nowhere"):
         make(tmp_path, val_path=tmp_path / "nowhere").prepare_data()
-    with pytest.raises(DataError, match="too few for 1 x batch_size=1000"):
+    with pytest.raises(DataError, match=r"windows of text .*batch_size 1000"):
         make(tmp_path, batch_size=1000).train_dataloader()
 
 
