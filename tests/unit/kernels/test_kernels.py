@@ -32,7 +32,7 @@ def leaf(*shape):
 def test_norm_and_modulation(shifted, tokens, dim):
     from jitflow.kernels import residual_norm
 
-    x, branch, weight, modulation = leaf(3, tokens + 2, dim), leaf(3, tokens, dim), leaf(dim), leaf(3, 3 * dim)
+    x, branch, weight, modulation = leaf(2, tokens + 2, dim), leaf(2, tokens, dim), leaf(dim), leaf(2, 3 * dim)
     gate, shift, scale = modulation.chunk(3, dim=-1)
     shift = shift if shifted else None
     settings = {"eps": EPS, "dtype": torch.float32}
