@@ -12,7 +12,7 @@ from jitflow.checkpoint.lightning import holds_counters
 from jitflow.checkpoint.load import unknown_settings
 from jitflow.checkpoint.state import ModelState
 from jitflow.io.units import format_count
-from jitflow.run.describe import sample_command
+from jitflow.run.next_command import sample_command
 from jitflow.run.start import epochs_done
 
 _SAMPLING = {

@@ -74,8 +74,8 @@ def show_spectrogram(panel: Axes, image: Tensor, axes: SpectrogramAxes | Spectro
         panel.set_xticks([])
         panel.set_yticks([])
         return
-    extent = (0.0, axes.duration_sec, axes.velocity_min_m_s, axes.velocity_max_m_s)
-    panel.imshow(picture, aspect="auto", extent=extent)
+    edges = (0.0, axes.duration_sec, axes.velocity_min_m_s, axes.velocity_max_m_s)
+    panel.imshow(picture, aspect="auto", extent=edges)
 
 
 def axis_names(axes: SpectrogramAxes | SpectrogramSettings | None) -> tuple[str, str]:

@@ -82,7 +82,8 @@ def test_other_sizes():
 
 def test_without_scikit_learn(monkeypatch):
     digits.all_digits.cache_clear()
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.delitem(sys.modules, "sklearn.datasets", raising=False)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ConfigError, match=r"pip install 'jitflow\[demo\]'"):
         DigitsDataModule().setup("fit")
     digits.all_digits.cache_clear()

@@ -90,6 +90,7 @@ def test_the_data_describe_themselves(folder):
         "std": [1.0, 2.5],
         "codec": {"id": "vae_f16d32", "checksum": "c0ffee" * 8, "img_size": [32, 48]},
         "linear_codec": None,
+        "axes": None,
         "fingerprint": "f00d",
     }
 

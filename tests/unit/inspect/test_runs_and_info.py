@@ -24,8 +24,9 @@ from jitflow.inspect.info import describe_path
 from jitflow.io.files import temporary_beside
 from jitflow.io.units import format_bytes, format_count, size_on_disk
 from jitflow.run.curves import history_curve, read_curves
-from jitflow.run.describe import continue_command, describe_run, find_runs
+from jitflow.run.describe import describe_run, find_runs
 from jitflow.run.folder import RunRecord, read_run_record, write_run_record
+from jitflow.run.next_command import continue_command
 from jitflow.verbs.inspect import runs
 
 NET = {"patch_size": 1, "hidden_size": 32, "depth": 1, "num_heads": 2, "use_rope": True, "use_rmsnorm": True}
