@@ -281,18 +281,11 @@ def _positive(value: Any) -> int:
 
 
 def best_score(folder: Path, training: Path, application: str) -> tuple[str, float] | None:
-    """Find the headline score of a run by its name: of an evaluation, else the lowest loss of the curves.
-
-    Args:
-        folder: The run's folder.
-        training: Folder of its training.
-        application: Name of its application.
-    """
+    """Find the headline score of a run and its training's folder: of an evaluation, else the curves' lowest loss."""
     scores = get_application(application).headline if application else ()
     for name in _REPORTS:
         report = _plain_json(folder / name) or _plain_json(training / name)
-        inner = report.get("metrics")
-        numbers = {**report, **(inner if isinstance(inner, dict) else {})}
+        numbers = {**report, **(inner if isinstance(inner := report.get("metrics"), dict) else {})}
         for score in scores:
             if isinstance(numbers.get(score), int | float):
                 return score, float(numbers[score])

@@ -66,8 +66,8 @@ class RunRecorder(pl.Callback):
                     # The reason of the end must not be hidden by this one.
                     log.warning("%s; the run is recorded as running", error)
                 if state == "finished":
-                    score = best_score(self._run_dir, self._run_dir, self._record.application)
-                    self._record = replace(self._record, score=score)
+                    found = best_score(self._run_dir, self._run_dir, self._record.application)
+                    self._record = replace(self._record, score=found)
                     self._write(trainer, state)
 
         return outcome_recorded(write)
