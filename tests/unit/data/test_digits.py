@@ -1,6 +1,8 @@
 """The built-in digits."""
 
+import importlib
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,8 +84,10 @@ def test_other_sizes():
 
 def test_without_scikit_learn(monkeypatch):
     digits.all_digits.cache_clear()
-    monkeypatch.delitem(sys.modules, "sklearn.datasets", raising=False)
-    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not (Path(path) / "sklearn").is_dir()])
+    importlib.invalidate_caches()
     with pytest.raises(ConfigError, match=r"pip install 'jitflow\[demo\]'"):
         DigitsDataModule().setup("fit")
     digits.all_digits.cache_clear()
