@@ -17,7 +17,7 @@ _CHANNELS = 32
 
 
 def derive_settings(given: Mapping[str, Any], resumed: bool) -> dict[str, Any]:
-    """Derive learning rate and noise scale from the network, the final rate, and the interval of saving.
+    """Derive learning rate, noise scale and losses from the network, the final rate, and the interval of saving.
 
     Args:
         given: Values by documented option and by dotted name.
@@ -47,15 +47,17 @@ def derive_settings(given: Mapping[str, Any], resumed: bool) -> dict[str, Any]:
 
 
 def settings_of_network(model: str, net_settings: Mapping[str, Any], prediction: str = "velocity") -> dict[str, float]:
-    """Choose learning rate and noise scale for a network, by dotted name.
+    """Choose learning rate, noise scale, training times and losses for a network, by dotted name.
 
     The rate falls with the width and with the root of the depth (arXiv:2203.03466, arXiv:2310.02244), from the
     documented 1e-4 at a width of 1,152 and 28 blocks. In 300 steps of LightningDiT-N/4 on five simulated users it
     reached a loss of 1.77, against 1.89 with half of it (one seed each).
 
-    The noise scale is 1, as in the release, but for a network that predicts the data the side of its patches: a token
-    of P x P positions shows its content through P times as much noise, and what a whole picture shares, such as the
-    phase of a gait, must be decided above that (the reason for the JiT release's 2 at 512 px).
+    Noise, times and losses are those of the release, but for a network that predicts the data those of the demo: JiT's
+    times, no loss of the velocity's direction, and a noise scale of 1.5 patch sides. A token of P x P positions shows
+    its content through P times as much noise, and what a whole picture shares, such as the phase of a gait, must be
+    decided above that (the reason for the JiT release's 2 at 512 px). After 306 such steps a judge named the user of 85
+    % of 40 pictures, but of 15 % with the noise scale 4 and the release's times and losses (one seed, guidance 4).
 
     Args:
         model: Name of the network.
@@ -79,8 +81,10 @@ def settings_of_network(model: str, net_settings: Mapping[str, Any], prediction:
             *(model, patch**2 * _CHANNELS, width, prediction),
         )
     rate = _LEARNING_RATE * _WIDTH / width * math.sqrt(_DEPTH / depth)
-    scale = float(patch) if prediction == "data" else 1.0
-    return {"model.learning_rate": float(f"{rate:.2g}"), "model.noise_scale": scale}
+    settings = {"model.learning_rate": float(f"{rate:.2g}"), "model.noise_scale": 1.0}
+    if prediction == "data":
+        settings.update({"model.noise_scale": 1.5 * patch, "model.P_mean": -0.8, "model.cosine_weight": 0.0})
+    return settings
 
 
 def _net_settings(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class TrainingOptions:
         precision: 16-mixed, bf16-mixed, fp8-mixed or 32-true; on a CPU half precision becomes 32-true.
         max_steps: Optimiser steps after which training stops; -1 for no limit.
         prediction: What the network predicts: velocity, data or noise; velocity by default.
-        noise_scale: Standard deviation of the noise, by default 1, or the side of a patch if data are predicted.
+        noise_scale: Standard deviation of the noise, by default 1, or 1.5 patch sides if data are predicted.
         ema_decay: Decay of the average of the weights, by default 1 - 10 / steps.
     """
 

@@ -11,6 +11,7 @@ from jitflow.errors import ConfigError
 from jitflow.verbs.documented import documented_recipe
 
 RATE, NOISE, END = "model.learning_rate", "model.noise_scale", "schedule.min_lr"
+DATA = {"model.P_mean": -0.8, "model.cosine_weight": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -20,8 +21,8 @@ RATE, NOISE, END = "model.learning_rate", "model.noise_scale", "schedule.min_lr"
         ({"model": "LightningDiT-XL/1"}, {RATE: 1e-4, NOISE: 1.0, END: 1e-5}),
         ({"model.model_name": "LightningDiT-B/1"}, {RATE: 2.3e-4, NOISE: 1.0, END: 2.3e-5}),
         ({"model": "LightningDiT-N/4"}, {RATE: 9.7e-4, NOISE: 1.0, END: 9.7e-5}),
-        ({"model": "LightningDiT-N/4", "model.prediction": "data"}, {RATE: 9.7e-4, NOISE: 4.0, END: 9.7e-5}),
-        ({"model": "LightningDiT-XL/2", "model.prediction": "data"}, {RATE: 1e-4, NOISE: 2.0, END: 1e-5}),
+        ({"model": "LightningDiT-N/4", "model.prediction": "data"}, {RATE: 9.7e-4, NOISE: 6.0, END: 9.7e-5, **DATA}),
+        ({"model": "LightningDiT-XL/2", "model.prediction": "data"}, {RATE: 1e-4, NOISE: 3.0, END: 1e-5, **DATA}),
         (
             {"model": "LightningDiT-XL/1", "model.net_settings": {"hidden_size": 2304}},
             {RATE: 5e-5, NOISE: 1.0, END: 5e-6},
