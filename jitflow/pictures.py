@@ -95,10 +95,10 @@ def truncate(text: str, font: ImageFont.FreeTypeFont, width_px: float) -> str:
 
 
 def can_draw(text: str) -> bool:
-    """Whether the font of captions has every letter of a text; it has none of Chinese, for example."""
+    """Whether the font of captions has every letter of a text; not those of Chinese nor line breaks."""
     font = caption_font(0)
     missing = bytes(font.getmask("\uffff"))
-    return all(c.isascii() or bytes(font.getmask(c)) != missing for c in set(text))
+    return text.isprintable() and all(c.isascii() or bytes(font.getmask(c)) != missing for c in set(text))
 
 
 def display_scale(side_px: int, *, target_px: int = 64) -> int:

@@ -12,6 +12,8 @@ from jitflow.errors import CheckpointError, MissingFileError
 log = logging.getLogger(__name__)
 TRAINING_FOLDERS = ("trained_models", "training")
 """Sub-folders in which pipelines of several stages keep their training."""
+WEIGHTS_NAME = "model.safetensors"
+"""File of the weights in the folder of an exported model."""
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -45,10 +47,10 @@ def find_checkpoint(path: str | Path) -> Path:
 def find_model(path: str | Path) -> Path:
     """Find the checkpoint to sample, evaluate or export: a file itself, or the best of a run's folder, else its last.
 
-    Which one it is is logged.
+    Which one it is is logged. In the folder of an exported model it is the file of the weights.
 
     Args:
-        path: A file, which need not exist, a run's folder, or a folder of checkpoints.
+        path: A file, which need not exist, a run's folder, a folder of checkpoints, or that of an exported model.
 
     Returns:
         The file.
@@ -59,6 +61,8 @@ def find_model(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if not path.is_dir():
         return path
+    if (path / WEIGHTS_NAME).is_file() and not any(_folders(path)):
+        return path / WEIGHTS_NAME
     found, which = best_or_last(path)
     log.info("%s: its %s checkpoint, %s", path, which, found.name)
     return found

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from jitflow.checkpoint.find import WEIGHTS_NAME
 from jitflow.checkpoint.formats import write_state
 from jitflow.checkpoint.state import ModelState
-from jitflow.export.safetensors_folder import WEIGHTS_NAME, write_codec
+from jitflow.export.safetensors_folder import write_codec
 from jitflow.io.files import write_json, write_text
 from jitflow.training.module import FlowModule
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jitflow.checkpoint.find import WEIGHTS_NAME
 from jitflow.checkpoint.formats import write_state
 from jitflow.checkpoint.state import ModelState
 from jitflow.codec.latent import LatentCodec
 from jitflow.codec.vae import VAECodec
 from jitflow.training.module import FlowModule
 
-WEIGHTS_NAME = "model.safetensors"
 CODEC_NAME = "codec.safetensors"
 LIBRARY = "jitflow"
 USAGE = (

@@ -14,8 +14,9 @@ import argparse
 import difflib
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import chain, count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,22 @@ def read_label(word: str, names: Sequence[str]) -> int:
         word: The label.
         names: Names of the classes by label.
     """
-    if word.isdigit():
+    if word.isascii() and word.isdigit():
         return int(word)
     if word in names:
         return names.index(word)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     raise ValueError(f"there is no class {word!r}" + (f"; did you mean {near[0]}?" if near else "; give its number"))
+
+
+def unused_folder(folder: Path) -> Path:
+    """Return a folder without images: the given one, or else a numbered one beside it, such as ``images-2``.
+
+    Args:
+        folder: The folder, which need not exist.
+    """
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+    return next(path for path in chain([folder], numbered) if not any(path.glob("*.png")))
 
 
 def main() -> None:
@@ -131,24 +142,32 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, help="guidance scale; 1 for none")
     parser.add_argument("--steps", type=int, help="steps of the solver")
     parser.add_argument("--solver", choices=("euler", "heun", "midpoint", "multistep"))
-    parser.add_argument("--out", default="images", help="folder of the images")
+    parser.add_argument(
+        "--out", default="images", help="folder of the images; a numbered one beside it if it holds images"
+    )
     args = parser.parse_args()
     folder = Path(__file__).parent
-    names = json.loads((folder / "sampling.json").read_text(encoding="utf-8")).get("classes", [])
+    settings = json.loads((folder / "sampling.json").read_text(encoding="utf-8"))
+    names = settings.get("classes", [])
     try:
         labels = [read_label(word.strip(), names) for word in args.labels.split(",")]
     except ValueError as error:
         parser.error(str(error))
+    if max(labels) > settings["null_label"]:
+        parser.error(f"--labels: this model has classes 0 to {settings['num_classes'] - 1}; got {max(labels)}")
     seeds = [int(word) for word in args.seeds.split(",")]
     if len(labels) != len(seeds):
         parser.error(f"{len(labels)} labels and {len(seeds)} seeds; give as many of one as of the other")
     given = {"guidance": args.guidance, "steps": args.steps, "solver": args.solver}
     images = sample(folder, labels, seeds, **{k: v for k, v in given.items() if v is not None})
-    out = Path(args.out)
+    out = unused_folder(Path(args.out))
     out.mkdir(parents=True, exist_ok=True)
-    for pixels, label, seed in zip(images.permute(0, 2, 3, 1).numpy(), labels, seeds, strict=True):
+    drawn = zip(images.permute(0, 2, 3, 1).numpy(), labels, seeds, strict=True)
+    for index, (pixels, label, seed) in enumerate(drawn):
         name = re.sub(r"[^\w.+-]+", "-", names[label]) if label < len(names) else f"class{label}"
-        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(out / f"{name}_seed{seed}.png")
+        image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+        image.save(out / f"{index:06d}_{name}_seed{seed}.png")
+    sys.stdout.write(f"{len(images)} images in {out}\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jitflow.checkpoint.find import WEIGHTS_NAME
 from jitflow.checkpoint.state import errors_of_damage
 from jitflow.errors import MissingFileError
 from jitflow.inspect.info_files import Info, ask_applications, describe_file, listed
@@ -44,7 +45,14 @@ def _folder(path: Path) -> Info:
             return own
     if training_folder(path) is not None:
         return _run(path)
+    if (path / WEIGHTS_NAME).is_file():
+        return describe_file(path / WEIGHTS_NAME)
     found = _folder_content(path)
+    if (path / "velocity.pt2").is_file() and (path / "sample.py").is_file():
+        classes = _json_content(path / "sampling.json").get("classes")
+        facts = {"classes": listed([str(name) for name in classes]), **found} if isinstance(classes, list) else found
+        script = shlex.quote(str(path / "sample.py"))
+        return Info(path, "exported program", facts, [f"python {script} --labels 0,1 --seeds 0,1 --out images"])
     classes = subfolders(path / "train")[0] if (path / "train").is_dir() else []
     if classes:
         facts = {"classes": f"{len(classes)} in train, such as {classes[0]}", **found}

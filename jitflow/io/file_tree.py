@@ -91,13 +91,14 @@ def log_left_out(root: Path, names: list[str]) -> None:
 
 
 @functools.cache
-def log_once(line: str) -> None:
-    """Log a line about a folder of files once per process, however often the folder is listed.
+def log_once(line: str, level: int = logging.INFO) -> None:
+    """Log a line once per process, however often a folder is listed or a request is read.
 
     Args:
         line: The line.
+        level: Level of the log.
     """
-    log.info("%s", line)
+    log.log(level, "%s", line)
 
 
 def list_tree(root: str | Path) -> FileTree:

@@ -16,14 +16,15 @@ from torch import Tensor
 
 from jitflow.core.condition import Condition
 from jitflow.errors import ConfigError, unknown_name
-from jitflow.training.class_names import names_by_label, safe_name
+from jitflow.io.file_tree import log_once
+from jitflow.training.class_names import file_parts, names_by_label
 
 if TYPE_CHECKING:
     from jitflow.training.module import FlowModule
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 _NUMBERS = re.compile(r"[\d\s-]*")
+_RANGE = re.compile(r"([0-9]{1,99})(?:\s*-\s*([0-9]{1,99}))?")
 Labels = str | Sequence[int | str] | Tensor
 """Labels or users, as numbers or names; or text such as ``"0,3,7-9"``, ``"cat,dog"`` or ``"all"``."""
 
@@ -91,9 +92,10 @@ def ask_for_classes(
     refuse_words(unknown, module.application or type(module).__name__, takes=("labels", "num"))
     chosen = repeat_each(read_labels(labels, module), num, what="labels")
     named = names_by_label(module.class_names, chosen)
+    parts = file_parts(module.class_names, module.num_classes)
     return Asked(
         Condition(label=torch.tensor(chosen)),
-        [safe_name(named.get(y, "")) or f"class{y}" for y in chosen],
+        [parts[y] for y in chosen],
         [named.get(y, "any class" if y == module.num_classes else f"class {y}") for y in chosen],
         record={"classes": {str(y): name for y, name in named.items()}} if named else {},
     )
@@ -101,7 +103,7 @@ def ask_for_classes(
 
 def read_labels(labels: Labels | None, module: FlowModule) -> list[int]:
     """Read labels as :func:`ask_for_classes` takes them; raise ConfigError if one is unknown or out of range."""
-    if labels is None or (isinstance(labels, str) and labels.strip() == "all"):
+    if labels is None:
         # A model without classes only has the label "any class".
         return list(range(module.num_classes)) or [0]
     chosen: list[int] = []
@@ -115,9 +117,10 @@ def first_classes(module: FlowModule) -> str:
     """Return the first classes, four at most, as text that :func:`ask_for_classes` reads: names, or else numbers."""
     labels = range(min(4, module.num_classes))
     named = names_by_label(module.class_names, labels)
-    # A name that reads as a number would be taken for a label.
-    is_named = len(named) == len(labels) and not any(name[:1].isdigit() for name in named.values())
-    return ",".join(named.values() if is_named else map(str, labels)) or "0"
+    text = ",".join(named.values())
+    # A name may read as a number or as several names.
+    is_named = len(named) == len(labels) and _reads_as(text, _labels_by_name(module.class_names)) == list(labels)
+    return (text if is_named else ",".join(map(str, labels))) or "0"
 
 
 def repeat_each(values: Iterable[T], num: int | None, *, what: str) -> list[T]:
@@ -185,11 +188,10 @@ def parse_numbers(
 
 
 def _range_of(word: str, named: Mapping[str, int]) -> range | None:
-    first, dash, last = word.partition("-")
-    try:
-        return range(int(first), (int(last) if dash else int(first)) + 1)
-    except ValueError:
-        return range(named[word], named[word] + 1) if word in named else None
+    if numbers := _RANGE.fullmatch(word):
+        first, last = numbers.groups()
+        return range(int(first), int(last or first) + 1)
+    return range(named[word], named[word] + 1) if word in named else None
 
 
 def parse_labels(text: str, num_classes: int, names: Sequence[str] = ()) -> list[int]:
@@ -201,19 +203,43 @@ def parse_labels(text: str, num_classes: int, names: Sequence[str] = ()) -> list
         names: Names of the classes by label.
 
     Returns:
-        The labels; a number that is also the name of another class is logged.
+        The labels; a number, or ``all``, that is also the name of another class is logged.
 
     Raises:
         ConfigError: If one is invalid, unknown or out of range.
     """
-    if text == "all":
-        return list(range(num_classes))
-    named = {name: y for y, name in names_by_label(names, range(len(names))).items()}
+    named = _labels_by_name(names)
+    if text.strip() == "all":
+        if "all" in named:
+            log_once(f"all means every class; the class named all is label {named['all']}", logging.WARNING)
+        # A model without classes only has the label "any class".
+        return list(range(num_classes)) or [0]
     runs = parse_numbers(text, named, what="labels")
+    mistaken = next((word for word in map(str.strip, text.split(",")) if _is_mistaken(word, named)), None)
+    hint = "" if mistaken is None else f"; the class named {mistaken} is label {named[mistaken]}"
     if any(end < 0 or end > num_classes for run in runs if run for end in (run[0], run[-1])) or not any(runs):
-        raise ConfigError(f"labels {text!r}: this model has classes 0 to {num_classes - 1} ({num_classes}: any class)")
-    labels = [y for run in runs for y in run]
-    mistaken = next((y for y in labels if named.get(str(y), y) != y), None)
-    if mistaken is not None and mistaken < len(names):
-        log.warning("a number is a label, not a name: label %d is the class %s", mistaken, names[mistaken])
-    return labels
+        raise ConfigError(
+            f"labels {text!r}: this model has classes 0 to {num_classes - 1} ({num_classes}: any class){hint}"
+        )
+    if mistaken is not None:
+        log_once(f"a number is a label, not a name: {mistaken} is taken as label {mistaken}{hint}", logging.WARNING)
+    return [y for run in runs for y in run]
+
+
+def _labels_by_name(names: Sequence[str]) -> dict[str, int]:
+    """Return the label of each name, also without the spaces around it, which a request cannot have."""
+    named = names_by_label(names, range(len(names)))
+    return {name.strip(): y for y, name in named.items()} | {name: y for y, name in named.items()}
+
+
+def _reads_as(text: str, named: Mapping[str, int]) -> list[int] | None:
+    """Return the labels that a text of names stands for; None for all classes, or if it stands for none."""
+    try:
+        return None if text == "all" else [y for run in parse_numbers(text, named, what="labels") for y in run]
+    except ConfigError:
+        return None
+
+
+def _is_mistaken(word: str, named: Mapping[str, int]) -> bool:
+    """Whether a word reads as labels, but is the name of another class."""
+    return word in named and _range_of(word, named) != range(named[word], named[word] + 1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jitflow.errors import CheckpointError, ConfigError
+from jitflow.io.file_tree import log_once
 
 _UNSAFE = re.compile(r"[^\w.+-]+")
 _LONGEST = 40
@@ -20,6 +22,21 @@ def safe_name(name: str) -> str:
         name: The name, such as ``black cat``.
     """
     return _UNSAFE.sub("-", name).strip("-.")[:_LONGEST]
+
+
+def file_parts(names: Sequence[str], num_classes: int) -> list[str]:
+    """Return the part of file names for each class: its safe name, or ``class3`` where there is none; all differ.
+
+    Args:
+        names: Names of the classes by label; may be fewer than there are.
+        num_classes: Number of classes; "any class" follows them.
+    """
+    named = names_by_label(names, range(len(names)))
+    parts = [safe_name(named.get(y, "")) or f"class{y}" for y in range(num_classes + 1)]
+    # Two names may differ only in characters that are not safe, such as "a b" and "a:b".
+    while (counts := Counter(parts)).most_common(1)[0][1] > 1:
+        parts = [f"{part}-class{y}" if counts[part] > 1 else part for y, part in enumerate(parts)]
+    return parts
 
 
 def names_by_label(names: Sequence[str], labels: Sequence[int]) -> dict[int, str]:
@@ -78,6 +95,11 @@ class NamedClasses:
             info: Description of the data (``get_dataset_info``).
         """
         names = info.get("classes")
+        if names and len(names) < self.num_classes:
+            log_once(
+                f"the data have {len(names)} classes and the network {self.num_classes}: labels from {len(names)} stay "
+                f"untrained; num_classes={len(names)} fits"
+            )
         if self.num_classes and names and not self._class_names:
             self._class_names = tuple(map(str, names))
 

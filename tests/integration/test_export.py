@@ -21,6 +21,7 @@ from jitflow.codec.linear import LinearCodec
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.export.export import export
 from jitflow.export.standalone_sampler import sample as standalone
+from jitflow.inspect.info import describe_path
 from jitflow.io.files import file_checksum, write_json
 
 LABELS, SEEDS = [3, 0, 1], [5, 6, 7]
@@ -124,7 +125,9 @@ def test_safetensors_holds_the_weights_bit_by_bit(checkpoint, tmp_path, ema):
     expected = state.chosen(ema)
     assert {"net." + name for name in written if not name.startswith("extra.")} == set(expected)
     assert all(torch.equal(written[name.removeprefix("net.")], value) for name, value in expected.items())
-    assert torch.equal(ours(folder / "model.safetensors", ema=ema), ours(checkpoint, ema=ema))
+    # The folder stands for its file.
+    assert torch.equal(ours(folder, ema=ema), ours(checkpoint, ema=ema))
+    assert describe_path(folder).path == folder / "model.safetensors"
 
 
 def test_card_says_what_is_known_and_no_more(image_run, images, tmp_path):
@@ -175,13 +178,20 @@ def test_programs_draw_the_same_images(checkpoint, programs, loaded_once, solver
 
 def test_the_script_needs_torch_only(images, programs, tmp_path):
     folder = programs[images]
+    assert describe_path(folder).kind == "exported program" and "crow" in describe_path(folder).facts["classes"]
     assert json.loads((folder / "sampling.json").read_text())["checked"]["largest_difference"] <= 1e-4
     block = "import sys; sys.modules['jitflow'] = None; import runpy; sys.argv = sys.argv[1:]; "
     words = [folder / "sample.py", "--labels", "crow,0", "--seeds", "5,6", "--out", tmp_path]
     code = block + "runpy.run_path(sys.argv[0], run_name='__main__')"
-    subprocess.run([forked_python(), "-c", code, *map(str, words)], check=True, cwd=tmp_path, timeout=200)
+    kept = tmp_path / "000000_crow_seed5.png"
+    run = functools.partial(subprocess.run, capture_output=True, text=True, cwd=tmp_path, timeout=200)
+    for out in (tmp_path, tmp_path.with_name(f"{tmp_path.name}-2")):
+        done = run([forked_python(), "-c", code, *map(str, words)], check=True)
+        assert done.stdout == f"2 images in {out}\n" and (out / kept.name).is_file()
+    refused = run([forked_python(), "-c", code, *map(str, [folder / "sample.py", "--labels", "99", "--seeds", "1"])])
+    assert refused.returncode == 2 and "--labels" in refused.stderr
     expected = ours(images)
-    for pixels, name in zip(expected, ("crow_seed5.png", "wren_seed6.png"), strict=False):
+    for pixels, name in zip(expected, (kept.name, "000001_wren_seed6.png"), strict=False):
         made = torch.frombuffer(bytearray(Image.open(tmp_path / name).tobytes()), dtype=torch.uint8)
         assert same(made.view(16, 24, 3).permute(2, 0, 1), pixels)
 

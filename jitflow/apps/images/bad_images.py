@@ -65,7 +65,8 @@ class BadImages:
         if count > allowed:
             raise SampleError(
                 f"{count} of {self.num_images} {self.what} images cannot be read, and max_bad_share="
-                f"{self.max_share:g} allows {allowed}; the last: {error}"
+                f"{self.max_share:g} allows {allowed}; raise max_bad_share, or list all of them with "
+                f"`jitflow data check`; the last: {error}"
             )
         if is_new:
             log.warning("%s; another image takes its place (%d of %d allowed)", error, count, allowed)

@@ -38,7 +38,9 @@ class ListedImageFolder(datasets.ImageFolder):  # type: ignore[misc]  # torchvis
             return self.loader(path), label
         except SampleError as error:
             if self.bad is None:
-                raise SampleError(f"{error}, or train without such files: bad_images: skip") from None
+                raise SampleError(
+                    f"{error}, or train without such files: bad_images: skip (max_bad_share limits their share)"
+                ) from None
             self.bad.add(index, error)
             cause = error
         for other in self.bad.replacements(index):

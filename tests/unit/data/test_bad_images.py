@@ -103,7 +103,7 @@ def test_no_more_than_the_share_is_hidden(folder, workers):
     assert len(_flat(found)) == NUM
     with pytest.raises(DataError, match=r"3 of 40 .*max_bad_share=0\.05 allows 2") as e:
         batches(folder, bad_images="skip", max_bad_share=0.05, num_workers=workers)
-    assert "\n" not in str(e.value)
+    assert "\n" not in str(e.value) and "raise max_bad_share" in str(e.value) and "data check" in str(e.value)
 
 
 def test_the_same_image_counts_once(folder):

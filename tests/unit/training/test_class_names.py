@@ -18,6 +18,7 @@ from jitflow.errors import CheckpointError, ConfigError
 from jitflow.evaluation.image_files import save_png
 from jitflow.evaluation.plan import Plan
 from jitflow.inspect.info import describe_path
+from jitflow.io.file_tree import log_once
 from jitflow.model import Model
 from jitflow.training.asked import first_classes
 
@@ -52,6 +53,7 @@ def test_labels_are_numbers_or_names(labels, chosen):
         ("dog,Dog", "did you mean dog"),
         ("black-cat", "did you mean black cat"),
         (["bird"], "name in labels 'bird'"),
+        ("10", "the class named 10 is label 3"),
         ("10", "classes 0 to 5"),
         ("dog,", "labels must look like"),
         ("1-", "labels must look like"),
@@ -63,12 +65,43 @@ def test_a_wrong_name_is_one_error_with_the_nearest(labels, said):
 
 
 def test_a_number_is_a_label_and_a_class_of_that_name_is_hinted_at(caplog):
+    log_once.cache_clear()
     model = Model(make(["0", "1", "10", "11", "2"]))
+    caplog.clear()
     assert model.ask("1").labels == [1] and not caplog.text
     asked = model.ask("2")
-    assert (asked.labels, asked.names, asked.captions) == ([2], ["10"], ["10"]) and "label 2" in caplog.text
-    assert first_classes(model.module) == "0,1,2,3" and first_classes(make()) == "0,1,2,3"
-    assert first_classes(make(["cat", "dog", "owl", "crow"])) == "cat,dog,owl,crow"
+    assert (asked.labels, asked.names, asked.captions) == ([2], ["10"], ["10"]) and "2 is label 4" in caplog.text
+
+
+def test_a_padded_number_or_a_range_that_is_another_class_is_hinted_at(caplog):
+    log_once.cache_clear()
+    model = Model(make(["0001", "0002", "1-2", "1_0", "+1", "all"]))
+    assert model.ask("0001").labels == [1] and "0001 is label 0" in caplog.text
+    assert model.ask("1-2").labels == [1, 2] and "1-2 is label 2" in caplog.text
+    assert model.ask(" all ").labels == list(range(6)) and "named all is label 5" in caplog.text
+    caplog.clear()
+    # Only digits are numbers, whatever else Python reads as one.
+    assert model.ask("1_0,+1,all").labels == [3, 4, 5] and not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["cat", "dog", "owl", "crow", "hen"], "cat,dog,owl,crow"),
+        (["a b", " lead", "3d", "x,y"], "a b, lead,3d,x,y"),
+        (NAMES, "0,1,2,3"),
+        (["0", "1", "10", "11", "2"], "0,1,2,3"),
+        (["1-2", "b"], "0,1"),
+        (["a", "b,c", "a,b"], "0,1,2"),
+        ([" a", "a"], "0,1"),
+        (["all"], "0"),
+    ],
+)
+def test_the_first_classes_are_named_where_the_names_mean_them(names, text):
+    module = JiTLightningModule("JiT-N/4", img_size=8, num_classes=len(names), net_settings=NET)
+    module.adopt_data({"classes": names})
+    assert first_classes(module) == text
+    assert Model(module).ask(text).labels == list(range(min(4, len(names))))
 
 
 def test_file_names_are_safe_and_say_the_class_where_there_is_no_name():
@@ -76,9 +109,29 @@ def test_file_names_are_safe_and_say_the_class_where_there_is_no_name():
     names = model.sample([0, 1, 3, 4, 5, 6], steps=1, ema=0).file_names()
     parts = ["tench-Tinca-tinca", "black-cat", "10", "\u732b", "a-b", "class6"]
     assert names == [f"{i:06d}_{part}_seed{i}.png" for i, part in enumerate(parts)]
+    # Names whose safe forms are the same.
+    asked = Model(make(["a b", "a_b", "a:b", "!", "class3", "a-b-class0"])).ask()
+    assert asked.names == [
+        "a-b-class0-class0",
+        "a_b",
+        "a-b-class2",
+        "class3-class3",
+        "class3-class4",
+        "a-b-class0-class5",
+    ]
     # Names that are the labels' numbers say nothing.
     assert Model(make([str(y) for y in range(6)])).ask([3]).names == ["class3"]
     assert Model(make([])).ask([3]).captions == ["class 3"]
+
+
+def test_classes_without_data_are_named_before_a_training(caplog):
+    caplog.set_level("INFO")
+    log_once.cache_clear()
+    make(NAMES[:4])
+    assert "labels from 4" in caplog.text and "num_classes=4" in caplog.text
+    caplog.clear()
+    make(NAMES)
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pth", ".safetensors"])
@@ -123,7 +176,8 @@ def test_a_grid_has_a_caption_above_each_run_of_equal_ones():
     inked = [grid[2 : 2 + caption_px, :66].min() < 128, grid[2 : 2 + caption_px, 80:].min() < 128]
     # The second image of the first row has the caption of the first.
     assert inked == [True, False]
-    assert pictures.can_draw("\u00e9") and not pictures.can_draw("\u732b")
+    assert pictures.can_draw("\u00e9") and not pictures.can_draw("\u732b") and not pictures.can_draw("a\nb")
+    assert Model(make(["a\nb", "c"])).sample([0, 1], steps=1, ema=0).grid().size == (2 * 66 + 2, caption_px + 68)
 
 
 def test_a_long_caption_is_truncated():
