@@ -13,6 +13,7 @@ from torch import Tensor
 from jitflow.core.ema import copy_parameters
 from jitflow.core.power_ema import exponent_from_width, update_power_ema_
 from jitflow.errors import ConfigError
+from jitflow.io.files import user_path
 from jitflow.training.posthoc_ema import (
     differing_parameters,
     read_snapshot,
@@ -62,7 +63,7 @@ class EMASnapshotCallback(pl.Callback):
             raise ConfigError("widths is empty; give two or more, such as 0.05 and 0.10")
         if len({snapshot_name(0, width) for width in widths}) < len(widths):
             raise ConfigError(f"widths must differ in their first three decimals; got {tuple(widths)}")
-        self.dirpath = Path(dirpath).expanduser()
+        self.dirpath = user_path(dirpath)
         self.widths = tuple(float(width) for width in widths)
         self.every_n_steps = every_n_steps
         self._gammas = [exponent_from_width(width) for width in self.widths]

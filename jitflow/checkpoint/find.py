@@ -8,6 +8,7 @@ from typing import Any
 
 from jitflow.checkpoint.folder import CheckpointFolder
 from jitflow.errors import CheckpointError, MissingFileError
+from jitflow.io.files import user_path
 
 log = logging.getLogger(__name__)
 TRAINING_FOLDERS = ("trained_models", "training")
@@ -32,7 +33,7 @@ def find_checkpoint(path: str | Path) -> Path:
         MissingFileError: If there is none; training never silently starts from scratch.
         CheckpointError: If the file itself is damaged.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.is_file():
         _check_intact(path)
         return path
@@ -58,7 +59,7 @@ def find_model(path: str | Path) -> Path:
     Raises:
         MissingFileError: If a folder holds no intact checkpoint.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.is_dir():
         return path
     if (path / WEIGHTS_NAME).is_file() and not any(_folders(path)):
@@ -74,7 +75,7 @@ def best_or_last(folder: str | Path) -> tuple[Path, str]:
     Raises:
         MissingFileError: If the folder holds no intact checkpoint.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     # The training of a run of several stages is in a sub-folder.
     stages = [folder, *(folder / name for name in TRAINING_FOLDERS)]
     for place in [place for stage in stages for place in _folders(stage)]:
@@ -106,7 +107,7 @@ def resume_point(path: str | Path) -> Path | None:
     Raises:
         CheckpointError: If all existing checkpoints are damaged, since a new start would silently lose them.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     found = _newest_intact(path)
     if found is None and any(_folders(path)):
         raise CheckpointError(f"every checkpoint in {path} is damaged; restore one, or choose another folder")

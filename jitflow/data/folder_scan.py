@@ -21,7 +21,7 @@ import numpy as np
 
 from jitflow.errors import DataError, JitflowError, MissingFileError
 from jitflow.io.file_tree import is_left_out, list_tree, log_left_out, log_once, subfolders
-from jitflow.io.files import read_json, write_text
+from jitflow.io.files import read_json, user_path, write_text
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def split_folders(root: str | Path) -> dict[str, Path]:
         MissingFileError: If there is no such folder.
         DataError: If it is not laid out as a data set.
     """
-    root = Path(root).expanduser()
+    root = user_path(root)
     if not root.is_dir():
         raise MissingFileError(f"{root} is not a folder; {LAYOUT}")
     folders = {split: root / split for split in ("train", "val") if (root / split).is_dir()}
@@ -147,7 +147,7 @@ def list_images(folder: str | Path, *, allow_empty: bool = False) -> ImageListin
     Raises:
         DataError: If there are no classes, a class has no images, or a folder cannot be read.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     classes = class_folders(folder)
     start = time.time()
     known = _read_cache(folder)
@@ -225,7 +225,7 @@ def _changed_ns(path: Path) -> int:
 
 def _cache_files(folder: Path) -> tuple[Path, Path]:
     """Possible paths of the cached list: in the folder, or in the user's cache under a hash of the folder's path."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    home = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
     return folder / _CACHE_NAME, home / "jitflow" / "scans" / f"{name}.json"
 

@@ -17,7 +17,7 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, gelu, interp
 from jitflow.data.digits import digits_arrays
 from jitflow.errors import ConfigError
 from jitflow.evaluation.features import Features, check_images
-from jitflow.io.files import atomic_path
+from jitflow.io.files import atomic_path, user_path
 
 DIGITS_FILE = "digits_judge.safetensors"
 _SIDE_PX = 8
@@ -59,7 +59,7 @@ class DigitsExtractor:
 
     def __init__(self, cache_dir: Path | None = None) -> None:
         images, labels = digits_arrays("train")
-        path = None if cache_dir is None else Path(cache_dir).expanduser() / DIGITS_FILE
+        path = None if cache_dir is None else user_path(cache_dir) / DIGITS_FILE
         recipe = _recipe_checksum(images, labels)
         weights = None if path is None else _read(path, recipe)
         if weights is None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
-from jitflow.io.files import file_checksum, load_checkpoint
+from jitflow.io.files import file_checksum, load_checkpoint, user_path
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_CHECKSUM = "6726825d"
@@ -164,7 +164,7 @@ def find_inception_weights(weights_path: str | Path | None = None) -> Path:
     if importlib.util.find_spec("torch_fidelity") is None:
         raise ConfigError("FID and Inception Score need torch-fidelity; pip install 'jitflow[eval]'")
     if weights_path is not None:
-        path = Path(weights_path).expanduser()
+        path = user_path(weights_path)
     else:
         path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
     if not path.is_file():

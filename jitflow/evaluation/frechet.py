@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from jitflow.errors import ConfigError, MissingFileError
-from jitflow.io.files import atomic_path
+from jitflow.io.files import atomic_path, user_path
 from jitflow.io.npz_file import npz_names, read_npz
 
 # Some files were written in float32, whose rounding reaches about 1e-6 of the largest entry.
@@ -170,7 +170,7 @@ def find_statistics(img_size: int, num_classes: int = 1000, folder: str | Path =
     Raises:
         MissingFileError: If it is not there; the message says how to get or make it.
     """
-    path = Path(folder).expanduser() / f"jit_in{img_size}_stats.npz"
+    path = user_path(folder) / f"jit_in{img_size}_stats.npz"
     if path.is_file():
         return path
     remedies = []

@@ -26,7 +26,7 @@ from jitflow.evaluation.moments import Moments
 from jitflow.host import full_float32
 from jitflow.io.cores import available_cores
 from jitflow.io.file_tree import list_tree
-from jitflow.io.files import file_checksum
+from jitflow.io.files import file_checksum, user_path
 from jitflow.io.npz_file import iter_npz_rows, npz_names, read_npz
 from jitflow.training.samples import GRID_NAME
 
@@ -63,7 +63,7 @@ class ImageFiles(Dataset[Tensor]):
     """
 
     def __init__(self, folder: str | Path, img_size: int | tuple[int, int], channels: int = 3) -> None:
-        folder = Path(folder).expanduser()
+        folder = user_path(folder)
         if not folder.is_dir():
             raise MissingFileError(f"{folder} is not a folder of images")
         tree = list_tree(folder)
@@ -200,7 +200,7 @@ def load_reference(
         images = (data.dataset_train if BUILT_IN[str(spec)] == "train" else data.dataset_val).images
         moments, features, checksum = reference_features(iter(images.split(batch_size)), extractor, device=device)
     else:
-        path = Path(spec).expanduser()
+        path = user_path(spec)
         if path.is_dir():
             batches, _ = image_batches(path, img_size, channels, batch_size=batch_size)
         elif _holds_images(path):

@@ -23,6 +23,7 @@ from jitflow.errors import ConfigError, JitflowError
 from jitflow.evaluation.features import find_inception_weights
 from jitflow.evaluation.frechet import find_statistics
 from jitflow.host import allow_tf32, is_tf32_allowed, thread_waiting
+from jitflow.io.files import user_path
 from jitflow.io.units import format_bytes
 from jitflow.layers.fusion import NO_KERNELS, runs_kernels
 from jitflow.model import default_device
@@ -187,7 +188,7 @@ def check_data(data: str | Path | None) -> Finding:
         if importlib.util.find_spec("sklearn") is None:
             return Finding("data", "note", "no folder was named, and the built-in digits need scikit-learn", _DEMO)
         return Finding("data", "ok", "no folder was named; the built-in digits are there")
-    folder = Path(data).expanduser()
+    folder = user_path(data)
     if not folder.is_dir():
         return Finding("data", "error", f"{folder} is no folder", "name the folder that holds train/<class>/*.jpg")
     for name in BUILT_IN:
@@ -242,7 +243,7 @@ _DEMO = "pip install 'jitflow[demo]', or name a folder with --data"
 
 def _nearest(path: Path) -> Path:
     """Return the folder itself, or its nearest existing parent."""
-    path = path.expanduser().absolute()
+    path = user_path(path).absolute()
     while not path.is_dir():
         path = path.parent
     return path

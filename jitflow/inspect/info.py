@@ -12,7 +12,7 @@ from jitflow.checkpoint.state import errors_of_damage
 from jitflow.errors import MissingFileError
 from jitflow.inspect.info_files import Info, ask_applications, describe_file, listed
 from jitflow.io.file_tree import subfolders
-from jitflow.io.files import read_json
+from jitflow.io.files import read_json, user_path
 from jitflow.io.units import format_bytes, size_on_disk
 from jitflow.run.describe import describe_run, training_folder
 
@@ -30,7 +30,7 @@ def describe_path(path: str | Path) -> Info:
         MissingFileError: If there is no such file or folder.
         JitflowError: If it is of a known kind but damaged.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.exists():
         raise MissingFileError(f"there is no file or folder {path}; `jitflow runs` lists the runs there are")
     with errors_of_damage(path):

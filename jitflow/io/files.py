@@ -38,6 +38,12 @@ _DICTIONARIES = (
 )
 
 
+def user_path(path: str | Path) -> Path:
+    """Return a path with ``~`` at its beginning replaced by the home folder; a file ``~name`` is just that."""
+    text = str(path)
+    return Path(text).expanduser() if text == "~" or text.startswith(("~/", "~\\")) else Path(text)
+
+
 def existing_file(path: str | Path, *, what: str = "file") -> Path:
     """Return the path of an existing file that can be opened.
 
@@ -52,7 +58,7 @@ def existing_file(path: str | Path, *, what: str = "file") -> Path:
         MissingFileError: If there is no such file; it names the nearest existing folder.
         PermissionError: If it may not be read, which is no damage of the file.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.is_file():
         path.open("rb").close()
         return path
@@ -69,7 +75,7 @@ def writable_folder(path: str | Path) -> Path:
 
     On a full disk an empty file can still be created, hence a byte is written.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

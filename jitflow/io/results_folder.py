@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from jitflow.io.files import user_path
+
 log = logging.getLogger(__name__)
 
 
@@ -20,7 +22,7 @@ def free_folder(out: str | Path, is_taken: Callable[[Path], bool]) -> Path:
     Returns:
         ``out``, or the first of ``out-2``, ``out-3``, ... that is not taken; it is not created.
     """
-    out = folder = Path(out).expanduser()
+    out = folder = user_path(out)
     # "." has no name to number.
     named = out if out.name not in ("", "..") else out.resolve()
     for number in itertools.count(2):

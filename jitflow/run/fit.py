@@ -36,7 +36,7 @@ from jitflow.checkpoint.load import check_init, init_from
 from jitflow.data.base import ImageDataModule
 from jitflow.errors import ConfigError, DataError
 from jitflow.host import allow_tf32
-from jitflow.io.files import writable_folder
+from jitflow.io.files import user_path, writable_folder
 from jitflow.run.course import Course, ema_decays, plan_course, schedule_of
 from jitflow.run.data_record import describe_data
 from jitflow.run.describe import Run, describe_run
@@ -112,7 +112,7 @@ def fit(
         CheckpointError: If a checkpoint is damaged or of another model.
         MissingFileError: If a path does not exist.
     """
-    run_dir = Path(run_dir).expanduser()
+    run_dir = user_path(run_dir)
     with nothing_left_of_a_refused_run(run_dir):
         training = prepare(recipe, run_dir, resume, callbacks, restart=restart, foreign=foreign)
         if training is not None:

@@ -16,7 +16,7 @@ from jitflow.checkpoint.find import find_checkpoint, resume_point
 from jitflow.checkpoint.lightning import recorded_application
 from jitflow.checkpoint.recipe import held_recipe
 from jitflow.errors import CheckpointError, ConfigError
-from jitflow.io.files import load_checkpoint, read_json
+from jitflow.io.files import load_checkpoint, read_json, user_path
 from jitflow.io.yaml_file import read_yaml
 from jitflow.run.folder import CONFIG_NAME, RUN_NAME, read_run_record
 from jitflow.run.recipe import flatten, override, read_recipe
@@ -227,7 +227,7 @@ def resumed_folder(resume: str | Path | None, run_dir: str | Path | None, defaul
         MissingFileError: If there is nothing to resume.
     """
     if run_dir is not None:
-        return Path(run_dir).expanduser()
+        return user_path(run_dir)
     if resume is None or str(resume) == AUTO:
         return Path(default)
     checkpoint = find_checkpoint(resume)

@@ -20,7 +20,7 @@ from torch import Tensor
 from jitflow import __version__
 from jitflow.core.power_ema import exponent_from_width, predicted_error, reconstruction_coefficients
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
-from jitflow.io.files import atomic_path, existing_file
+from jitflow.io.files import atomic_path, existing_file, user_path
 from jitflow.io.json_text import parse_json
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def list_snapshots(folder: str | Path) -> list[Snapshot]:
         ConfigError: If the files hold different models.
         CheckpointError: If a file is damaged or no snapshot.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     if not folder.is_dir():
         raise MissingFileError(f"folder of EMA snapshots {folder} does not exist; train with EMASnapshotCallback")
     found = sorted((read_snapshot(path) for path in snapshot_paths(folder)), key=lambda s: (s.step, s.width))

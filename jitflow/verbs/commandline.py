@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jitflow.errors import ConfigError, MissingFileError, option_error, unknown_name
+from jitflow.io.files import user_path
 from jitflow.io.yaml_file import check_repeated_keys
 from jitflow.verbs.words import full_name, spell_out
 
@@ -173,7 +174,7 @@ def checkpoint_at(path: str | None) -> Path | None:
 
     if path is None:
         return None
-    file = Path(path).expanduser()
+    file = user_path(path)
     if not file.is_dir():
         return file if file.is_file() else None
     # A folder without checkpoints may be the value of an option.

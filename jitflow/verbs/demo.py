@@ -18,7 +18,7 @@ from rich.console import Console
 from jitflow.applications import get_application, list_applications, load_object
 from jitflow.callbacks.history import TrainingHistory
 from jitflow.errors import ConfigError, unknown_name
-from jitflow.io.files import load_checkpoint, read_json, writable_folder, write_json
+from jitflow.io.files import load_checkpoint, read_json, user_path, writable_folder, write_json
 from jitflow.model import default_device
 from jitflow.run.describe import Run, describe_run
 from jitflow.run.fit import fit
@@ -170,7 +170,7 @@ def plan_demo(name: str, out: str | Path | None = None, seed: int = 0, *, quick:
         else:
             overrides[dotted] = value
     recipe = complete(override(read_recipe(chosen.recipe), {**overrides, "seed_everything": seed}))
-    folder = Path(out if out is not None else f"runs/demo/{name}").expanduser()
+    folder = user_path(out if out is not None else f"runs/demo/{name}")
     return DemoPlan(name, chosen, folder, seed, overrides, settings, recipe)
 
 

@@ -42,9 +42,10 @@ def train(args: list[str]) -> None:
     from jitflow.run.fit import fit, prepare
     from jitflow.run.start import AUTO, nothing_left_of_a_refused_run, resumed_folder
     from jitflow.verbs.option_errors import explain_option_error
-    from jitflow.verbs.train_options import describe_dry_run, train_parser
+    from jitflow.verbs.train_options import describe_dry_run, set_texts_aside, train_parser
 
     args = _with_recorded_recipe(args)
+    args, texts = set_texts_aside(args, _recipe_of(args))
     parser = train_parser()
     try:
         parsed = parser.parse_args(args)
@@ -53,6 +54,8 @@ def train(args: list[str]) -> None:
         raise explain_option_error(str(error), args, _recipe_of(args), options, "jitflow train") from None
     settings: dict[str, Any] = yaml.safe_load(parser.dump(parsed, format="yaml", skip_unset=False))
     recipe = {name: value for name, value in settings.items() if name not in _RUN_OPTIONS}
+    for (section, name), text in texts.items():
+        recipe[section]["init_args"][name] = text
     resume = parsed.resume
     folder = resumed_folder(resume, parsed.run_dir, Path("runs") / (recipe_name or "train").replace("/", "_"))
     # "auto" on the command line requires an existing run.

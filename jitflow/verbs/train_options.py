@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser
 
+from jitflow.errors import ConfigError
 from jitflow.run.fit import Training, describe_length, describe_model
 from jitflow.run.forecast import forecast_lines
+from jitflow.run.recipe import find_class
 from jitflow.run.settings import CHECKPOINTS, SECTIONS
 from jitflow.training.float8 import FP8_MIXED, float8_layers
 from jitflow.training.module import FlowModule
 from jitflow.verbs.commandline import WORDS
 
 log = logging.getLogger(__name__)
+# Annotations of settings that are text or a path.
+_TEXTS = ({"str"}, {"str", "None"}, {"str", "Path"}, {"str", "Path", "None"})
 
 
 def train_parser() -> LightningArgumentParser:
@@ -71,6 +77,37 @@ def train_parser() -> LightningArgumentParser:
         "--logging.wandb", type=dict[str, Any] | None, default=None, help="Settings of a Weights & Biases run."
     )
     return parser
+
+
+def set_texts_aside(args: Sequence[str], recipe: Mapping[str, Any]) -> tuple[list[str], dict[tuple[str, str], str]]:
+    """Replace the values of settings of model and data that are text, such as ``1e3``, which the parser reads as YAML.
+
+    Args:
+        args: Options in the form ``--name=value``.
+        recipe: The recipe that they name, with the classes of model and data.
+
+    Returns:
+        The options for the parser, and what was typed by section and name.
+    """
+    kinds: dict[tuple[str, str], str] = {}
+    for section in ("model", "data"):
+        # The parser explains a class that cannot be used.
+        with suppress(ConfigError):
+            parameters = inspect.signature(find_class(recipe.get(section) or {})).parameters.values()
+            kinds.update({(section, p.name): str(p.annotation) for p in parameters})
+    kept: list[str] = []
+    texts: dict[tuple[str, str], str] = {}
+    for arg in args:
+        flag, equals, value = arg.partition("=")
+        section, _, name = flag.removeprefix("--").replace(".init_args.", ".").partition(".")
+        is_text = set(kinds.get((section, name), "").split(" | ")) in _TEXTS
+        if equals and is_text and value != "null":
+            texts[section, name] = value
+            kept.append(f"{flag}=text")
+        else:
+            kept.append(arg)
+            texts.pop((section, name), None)
+    return kept, texts
 
 
 def _add_trainer(parser: LightningArgumentParser) -> None:

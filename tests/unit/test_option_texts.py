@@ -6,6 +6,9 @@ import pytest
 from odd_texts import ODD
 
 from jitflow import cli
+from jitflow.io.files import user_path
+from jitflow.run import fit
+from jitflow.run.recipe import flatten
 from jitflow.verbs import commandline
 
 # Every command whose options are made from a signature, with the words that it cannot do without.
@@ -70,6 +73,46 @@ def test_text_or_none_is_taken_as_it_was_typed(given, command):
     if names:
         _, values = given(command, [f"--{name}=null" for name in names])
         assert {name: values[name] for name in names} == dict.fromkeys(names)
+
+
+# Trainings, whose options are settings of a recipe: the command, and where an option ends up.
+TRAININGS = {
+    "train --config images/jit_b16_256": {
+        "run_dir": "run_dir",
+        "init_from": "init_from",
+        "data.data_path": "data.data_path",
+        "model.model_name": "model.model_name",
+    },
+    "text train": {"output_dir": "run_dir", "data_path": "data.data_path", "data.val_path": "data.val_path"},
+    "microdoppler train": {"output_dir": "run_dir", "latent_dir": "data.latent_dir"},
+}
+
+
+@pytest.mark.parametrize("command", TRAININGS)
+def test_text_of_a_training_is_taken_as_it_was_typed(command, monkeypatch):
+    found = {}
+
+    class Understood(Exception):
+        """Raised in place of the training."""
+
+    def stop(recipe, run_dir, *args, **kwargs):
+        found.update(flatten(recipe), run_dir=str(run_dir))
+        raise Understood
+
+    monkeypatch.setattr(fit, "fit", stop)
+    # An empty path is the working folder.
+    for text in [text for text in ODD if text]:
+        with pytest.raises(Understood):
+            cli.main([*command.split(), *(f"--{option}={text}" for option in TRAININGS[command])])
+        assert {name: found[name] for name in TRAININGS[command].values()} == dict.fromkeys(
+            TRAININGS[command].values(), text
+        )
+
+
+@pytest.mark.parametrize("path", ["~x", "~x/y", "x/~", "~", "~/a"])
+def test_only_a_single_tilde_is_home(path):
+    home = str(Path.home())
+    assert str(user_path(path)) == (path.replace("~", home, 1) if path in ("~", "~/a") else path)
 
 
 @every_command

@@ -25,7 +25,7 @@ from jitflow.data.folder_scan import ImageListing, list_images, split_folders, u
 from jitflow.data.image_file import UNREADABLE, to_mode
 from jitflow.errors import ConfigError
 from jitflow.io.cores import available_cores
-from jitflow.io.files import writable_folder, write_json
+from jitflow.io.files import user_path, writable_folder, write_json
 from jitflow.io.parallel import map_processes
 from jitflow.io.progress import meter
 from jitflow.pictures import grid, save_image
@@ -72,7 +72,7 @@ def check_folder(
     ):
         if value is not None and value < least:
             raise ConfigError(f"{name} must be at least {least}; got {value}")
-    root = Path(folder).expanduser()
+    root = user_path(folder)
     folders = split_folders(root)
     out = writable_folder(out)
     listings = {split: list_images(split_folder, allow_empty=True) for split, split_folder in folders.items()}

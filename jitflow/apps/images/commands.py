@@ -6,7 +6,6 @@ jsonargparse builds each command's options and help from the signature and docst
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jitflow.errors import DataError
+from jitflow.io.files import user_path
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def check(
     from jitflow.apps.images.shards import is_shard_folder
 
     console = Console(stderr=True, soft_wrap=True)
-    if Path(folder).expanduser().is_dir() and is_shard_folder(folder):
+    if user_path(folder).is_dir() and is_shard_folder(folder):
         report, problems = check_shards(folder, out, workers=workers)
         if problems:
             more = f" (and {len(problems) - 1} more, see {out}/check.json)" if len(problems) > 1 else ""

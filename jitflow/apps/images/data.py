@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torchvision import transforms
@@ -27,6 +26,7 @@ from jitflow.data.folder_scan import LAYOUT, ImageListing, check_same_classes, c
 from jitflow.data.image_file import open_image
 from jitflow.data.split import held_out_split
 from jitflow.errors import ConfigError, MissingFileError
+from jitflow.io.files import user_path
 
 Decoder = Literal["exact", "fast"]
 BadImagePolicy = Literal["error", "skip"]
@@ -171,7 +171,7 @@ class JiTDataModule(ImageDataModule):
 
     def _shards(self) -> ShardFolder | None:
         """Open ``data_path`` if it is a folder of prepared shards."""
-        if not Path(self.data_path).expanduser().is_dir():
+        if not user_path(self.data_path).is_dir():
             raise MissingFileError(f"data_path {self.data_path!r} is not a folder; {LAYOUT}")
         if not is_shard_folder(self.data_path):
             return None
@@ -188,7 +188,7 @@ class JiTDataModule(ImageDataModule):
 
     def _listings(self, wanted: Sequence[str]) -> dict[str, ImageListing]:
         """List the images of the requested splits that exist; a held-out part becomes ``val``."""
-        val = Path(self.data_path).expanduser() / "val"
+        val = user_path(self.data_path) / "val"
         if "train" not in wanted and val.is_dir():
             train = val.with_name("train")
             if train.is_dir():

@@ -30,7 +30,7 @@ from jitflow.data.folder_scan import (
 )
 from jitflow.errors import ConfigError, DataError
 from jitflow.io.cores import available_cores
-from jitflow.io.files import read_json, writable_folder, write_json
+from jitflow.io.files import read_json, user_path, writable_folder, write_json
 from jitflow.io.parallel import map_processes
 from jitflow.io.progress import meter
 
@@ -80,7 +80,7 @@ def prepare(
     ):
         if value is not None and value < least:
             raise ConfigError(f"{name} must be at least {least}; got {value}")
-    folder, out = Path(folder).expanduser(), Path(out).expanduser()
+    folder, out = user_path(folder), user_path(out)
     splits = split_folders(folder)
     _check_target(out, splits)
     log.info("listing %s", folder)

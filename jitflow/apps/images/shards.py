@@ -24,7 +24,7 @@ from jitflow.apps.images.shard_record import (
 )
 from jitflow.errors import DataError, JitflowError
 from jitflow.io.array_file import open_arrays
-from jitflow.io.files import read_json
+from jitflow.io.files import read_json, user_path
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ShardFolder:
 
 def is_shard_folder(folder: str | Path) -> bool:
     """Whether a folder holds prepared shards; raise DataError if its preparation is unfinished."""
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     if (folder / MANIFEST).is_file():
         return True
     if (folder / UNFINISHED).is_dir():
@@ -68,7 +68,7 @@ def open_shard_folder(folder: str | Path) -> ShardFolder:
     Raises:
         DataError: If the manifest is damaged or of another kind, or a shard is missing or has another size.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     path = folder / MANIFEST
     try:
         content: Any = read_json(path)

@@ -12,7 +12,7 @@ from jitflow.apps.microdoppler.latent_file import STAGE_1, LatentFile
 from jitflow.apps.microdoppler.latent_shards import has_shards, open_shards
 from jitflow.data.base import ImageDataModule, LoaderSettings
 from jitflow.errors import ConfigError, DataError, MissingFileError
-from jitflow.io.files import read_json
+from jitflow.io.files import read_json, user_path
 
 LINEAR_CODEC_NAME = "linear_codec.safetensors"
 DONE_NAME = "extraction.json"
@@ -51,7 +51,7 @@ class LatentDataModule(ImageDataModule):
         super().__init__(256, batch_size, LoaderSettings(**loading))
         if latent_shape is not None and (len(latent_shape) != 3 or min(latent_shape) < 1):
             raise ConfigError(f"latent_shape is (channels, height, width); got {tuple(latent_shape)}")
-        self.latent_dir = Path(latent_dir).expanduser()
+        self.latent_dir = user_path(latent_dir)
         self.latent_shape = None if latent_shape is None else tuple(latent_shape)
         self.user_ids: list[int] = []
 

@@ -29,7 +29,7 @@ from jitflow.apps.microdoppler.user_images import UserImages, find_user_images, 
 from jitflow.codec.latent import ImageCodec, load_image_codec
 from jitflow.codec.linear import LinearCodec
 from jitflow.errors import ConfigError
-from jitflow.io.files import read_json
+from jitflow.io.files import read_json, user_path
 from jitflow.io.progress import meter
 from jitflow.model import default_device
 
@@ -92,7 +92,7 @@ def extract(
     for name, value in (("batch_size", batch_size), ("num_processes", num_processes), ("img_size", img_size)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1; got {value}")
-    path = Path(output_path).expanduser()
+    path = user_path(output_path)
     if path.exists() and not path.is_dir():
         raise ConfigError(f"output_path {path} is a file; name a folder")
     codec = None if str(vavae_path) == BUILTIN else load_image_codec(vavae_path, img_size=img_size)
@@ -120,7 +120,7 @@ def extract(
     elif isinstance(codec, LinearCodec):
         codec.export(path / LINEAR_CODEC_NAME)
     codec.to(device)
-    codec_path = path / LINEAR_CODEC_NAME if isinstance(codec, LinearCodec) else Path(vavae_path).expanduser()
+    codec_path = path / LINEAR_CODEC_NAME if isinstance(codec, LinearCodec) else user_path(vavae_path)
 
     def task(split: str, start: int, stop: int) -> RowsTask:
         paths = tuple(image.path for image in images.of_split(split)[start:stop])

@@ -17,6 +17,7 @@ from jitflow.data.image_file import open_image
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.evaluation.features import check_images
 from jitflow.io.file_tree import is_left_out
+from jitflow.io.files import user_path
 from jitflow.io.progress import meter
 
 _GENERATED_NAME = re.compile(r".*user(\d+)_(\d+)")
@@ -134,7 +135,7 @@ def read_generated(folder: str | Path, user_ids: Sequence[int]) -> LabelledImage
         MissingFileError: If the folder does not exist.
         DataError: If there are none, one is of a user that the data lacks, is damaged, or they differ in size.
     """
-    root = Path(folder).expanduser()
+    root = user_path(folder)
     if not root.is_dir():
         raise MissingFileError(f"generated_dir {folder} is not a folder; name the one that stage 3 wrote")
     files = sorted(

@@ -17,7 +17,7 @@ from jitflow.apps.microdoppler.latent_file import LatentFile, LatentInfo
 from jitflow.apps.microdoppler.latent_statistics import channel_statistics, save_statistics
 from jitflow.errors import ConfigError, DataError
 from jitflow.io.array_file import open_arrays
-from jitflow.io.files import atomic_path, load_checkpoint, writable_folder
+from jitflow.io.files import atomic_path, load_checkpoint, user_path, writable_folder
 
 log = logging.getLogger(__name__)
 STATISTICS = "latents_stats.pt"
@@ -165,7 +165,7 @@ def write_shards(latent_dir: str | Path, out: str | Path, *, rows_per_shard: int
     Raises:
         ConfigError: If the folder is not empty.
     """
-    file = LatentFile(Path(latent_dir).expanduser() / "train.safetensors")
+    file = LatentFile(user_path(latent_dir) / "train.safetensors")
     folder = writable_folder(out)
     if any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty; choose another folder for the shards")

@@ -19,6 +19,7 @@ from jitflow.data.image_file import open_image
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.io.file_tree import list_tree
 from jitflow.io.file_tree import subfolders as list_subfolders
+from jitflow.io.files import user_path
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def find_user_images(data_dir: str | Path, *, val_fraction: float | None = None,
         ConfigError: If ``val_fraction`` is missing, out of range, or given although there is a ``val/``.
         DataError: If there are no images, the layout differs, or a user lacks training or validation images.
     """
-    root = Path(data_dir).expanduser()
+    root = user_path(data_dir)
     if not root.is_dir():
         raise MissingFileError(f"data_dir {root} is not a folder; {LAYOUT}")
     if val_fraction is not None and not 0 < val_fraction < 1:

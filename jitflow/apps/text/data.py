@@ -19,6 +19,7 @@ from jitflow.apps.text.windows import DocumentWindows, EpochWindows, PackedWindo
 from jitflow.data.base import ImageDataModule, LoaderSettings, SeededLoader
 from jitflow.data.sampler import ResumableSampler
 from jitflow.errors import CheckpointError, ConfigError
+from jitflow.io.files import user_path
 
 _log = logging.getLogger(__name__)
 _STATE, _BUILTIN = "text", "builtin_corpus"
@@ -221,7 +222,7 @@ class TextDataModule(ImageDataModule):
         """Path of the training text; None for the built-in corpus."""
         if self.data_path is None:
             return None
-        path = Path(self.data_path).expanduser()
+        path = user_path(self.data_path)
         return None if path == DEFAULT_DATA_PATH and not path.exists() else path
 
     def _training_text(self) -> Iterable[str]:

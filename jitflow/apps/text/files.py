@@ -22,6 +22,7 @@ from jitflow.apps.text.encoding import detect_encoding
 from jitflow.apps.text.json_stream import iter_json_values
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.io.file_tree import list_tree
+from jitflow.io.files import user_path
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class TextFiles:
     """
 
     def __init__(self, path: str | Path, *, encoding: str | None = None) -> None:
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         self.encoding = encoding
         if encoding is not None:
             try:

@@ -16,7 +16,7 @@ from jitflow.apps.text.module import TextLightningModule
 from jitflow.apps.text.windows import Windows
 from jitflow.checkpoint.recipe import held_recipe
 from jitflow.errors import DataError, MissingFileError
-from jitflow.io.files import load_checkpoint
+from jitflow.io.files import load_checkpoint, user_path
 from jitflow.io.progress import meter
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def _recorded_text(checkpoint: str | Path, held: dict[str, Any]) -> Path | None:
 def _recorded_path(checkpoint: str | Path, recorded: Mapping[str, Any], name: str) -> Path | None:
     if recorded.get(name) is None:
         return None
-    path = Path(recorded[name]).expanduser()
+    path = user_path(recorded[name])
     if not path.exists():
         option = "--reference" if name == "data_path" else f"--{name}"
         raise MissingFileError(f"{checkpoint} was trained with {name} {path}, which does not exist here; give {option}")

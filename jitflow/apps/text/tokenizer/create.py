@@ -15,7 +15,7 @@ from jitflow.apps.text.tokenizer.byte import ByteTokenizer
 from jitflow.apps.text.tokenizer.folder import load_tokenizer
 from jitflow.apps.text.tokenizer.subword import SubwordTokenizer, tokenizers_library
 from jitflow.errors import CheckpointError, ConfigError, unknown_name
-from jitflow.io.files import write_text
+from jitflow.io.files import user_path, write_text
 
 # Samples of the user's texts, to test whether a folder's tokenizer reproduces them.
 _NUM_SAMPLE_TEXTS = 50
@@ -47,7 +47,7 @@ def make_tokenizer(spec: str, texts: Iterable[str] = ()) -> Tokenizer:
         if not re.fullmatch(r"bpe:[0-9]{1,9}", spec):
             raise ConfigError(f"tokenizer {spec!r} must be bpe:<vocabulary size>, such as bpe:4096")
         return train_bpe(texts, int(spec.removeprefix("bpe:")))
-    if Path(spec).expanduser().exists() or "/" in spec or "\\" in spec:
+    if user_path(spec).exists() or "/" in spec or "\\" in spec:
         sample = (text[:_SAMPLE_CHARACTERS] for text in itertools.islice(texts, _NUM_SAMPLE_TEXTS))
         return load_tokenizer(spec, sample=sample)
     raise unknown_name("tokenizer", spec, ("bytes", "bpe"), hint="A size can follow (bpe:4096); a path names a folder.")

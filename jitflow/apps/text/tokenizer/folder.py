@@ -10,7 +10,7 @@ from typing import Any
 from jitflow.apps.text.tokenizer.base import Tokenizer, well_formed
 from jitflow.apps.text.tokenizer.subword import SubwordTokenizer
 from jitflow.errors import ConfigError, MissingFileError
-from jitflow.io.files import read_json
+from jitflow.io.files import read_json, user_path
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def load_tokenizer(path: str | Path, *, sample: Iterable[str] = ()) -> SubwordTo
         MissingFileError: If there is no such folder.
         ConfigError: If it has no ``tokenizer.json`` (the message says how to make one) or a damaged one.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if folder.name == _DEFINITION and folder.is_file():
         folder = folder.parent
     if not folder.is_dir():
