@@ -98,7 +98,7 @@ class EMAHistory:
         percent = f"{math.floor(share * 100)} %"
         return (
             f"EMA {version} still holds {percent} of the weights that its training started from; use --ema 0 (the "
-            "weights themselves), or train for more steps"
+            "weights themselves; an export has them if it is made with --ema 0), or train for more steps"
         )
 
 

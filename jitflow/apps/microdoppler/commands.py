@@ -227,7 +227,7 @@ def run(
         generation: Settings of stage 3.
         stages: Stages to skip, and the device of the others.
     """
-    from jitflow.apps.microdoppler.stages import PipelineSettings, plan, run_stages
+    from jitflow.apps.microdoppler.stages import PipelineSettings, check_users, plan, run_stages
 
     settings = PipelineSettings(
         data_dir,
@@ -245,5 +245,7 @@ def run(
         training,
         generation,
     )
-    run_stages(plan(settings, skip=stages.names()))
+    skip = stages.names()
+    check_users(settings, skip)
+    run_stages(plan(settings, skip))
     log.info("done: see %s", output_dir)

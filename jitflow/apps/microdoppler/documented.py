@@ -76,8 +76,8 @@ def settings_of_network(model: str, net_settings: Mapping[str, Any], prediction:
         return {}
     if prediction != "data" and patch**2 * _CHANNELS > width:
         log.warning(
-            "a token of %s holds %d numbers in a width of %d, too narrow for the noise in a %s: --model.prediction "
-            "data gives cleaner pictures",
+            "a token of %s holds %d numbers in a width of %d, too narrow for the noise in a %s: prediction data "
+            "gives cleaner pictures (--model.prediction data; for the pipeline --prediction data)",
             *(model, patch**2 * _CHANNELS, width, prediction),
         )
     rate = _LEARNING_RATE * _WIDTH / width * math.sqrt(_DEPTH / depth)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jitflow.apps.microdoppler.sections import ExtractionOptions, GenerationOptions, TrainingOptions
+from jitflow.apps.microdoppler.user_images import find_user_images
 from jitflow.errors import ConfigError, JitflowError
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,25 @@ def plan(settings: PipelineSettings, skip: Sequence[str] = ()) -> list[tuple[str
     if not chosen:
         raise ConfigError("all three stages are skipped; there is nothing to do")
     return chosen
+
+
+def check_users(settings: PipelineSettings, skip: Sequence[str] = ()) -> None:
+    """Raise ConfigError if a user to be sampled has no spectrograms, before hours of training.
+
+    Args:
+        settings: Settings of the pipeline.
+        skip: Names of ``STAGES`` to skip; without extraction the pictures need not exist any more.
+    """
+    if settings.generate_user_ids is None or {"extraction", "generation"} & set(skip):
+        return
+    share = settings.extraction.val_fraction
+    known = find_user_images(settings.data_dir, val_fraction=share, seed=settings.seed).user_ids
+    unknown = [user for user in settings.generate_user_ids if user not in known]
+    if unknown:
+        raise ConfigError(
+            f"--generate_user_ids: {settings.data_dir} has no user {unknown[0]}; its users are "
+            f"{', '.join(map(str, known))}, all of which are sampled without this option"
+        )
 
 
 def _extraction(settings: PipelineSettings, latents: Path) -> list[str]:

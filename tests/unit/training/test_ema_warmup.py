@@ -94,7 +94,7 @@ def test_a_file_without_a_count_is_past_its_warm_up(make_module, make_trainer, l
 def test_the_end_of_a_training_names_what_is_left_of_its_start(make_module, make_trainer, loader, caplog):
     train(make_module(**DECAYS), make_trainer, loader, steps=3)
     (said,) = [r.message for r in caplog.records if "EMA 1" in r.message]
-    assert "99 %" in said and "--ema 0" in said
+    assert "99 %" in said and "--ema 0" in said and "export" in said
     caplog.clear()
     train(make_module(**DECAYS, ema_warmup=True), make_trainer, loader, steps=3)
     assert "EMA 1" not in caplog.text

@@ -1,12 +1,14 @@
 """Settings that stage 2 of micro-Doppler chooses for a network."""
 
+import itertools
 import logging
 
 import pytest
+from PIL import Image
 
 from jitflow.apps.microdoppler.documented import derive_settings
 from jitflow.apps.microdoppler.sections import ExtractionOptions, GenerationOptions, TrainingOptions
-from jitflow.apps.microdoppler.stages import PipelineSettings, plan
+from jitflow.apps.microdoppler.stages import PipelineSettings, check_users, plan
 from jitflow.errors import ConfigError
 from jitflow.verbs.documented import documented_recipe
 
@@ -89,3 +91,23 @@ def test_the_pipeline_hands_on_what_is_given(training, expected):
     assert "--lr" not in commands["training"]
     # Every user of the model.
     assert "--user_ids" not in commands["generation"]
+
+
+def test_users_without_pictures_are_named_before_the_stages(tmp_path):
+    for split, user in itertools.product(("train", "val"), (2, 5)):
+        folder = tmp_path / split / f"ID_{user}"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "a.png")
+
+    def settings(users, data=tmp_path):
+        return PipelineSettings(
+            *(str(data), "out", "builtin", 32, 100, None, 1, users, 4, 42, None),
+            *(ExtractionOptions(), TrainingOptions(), GenerationOptions()),
+        )
+
+    with pytest.raises(ConfigError, match=r"--generate_user_ids.*no user 1"):
+        check_users(settings([2, 1, 5]))
+    for users in ([5, 2], None):
+        check_users(settings(users))
+    # Extracted latents need no pictures.
+    check_users(settings([1], tmp_path / "gone"), ["extraction"])
