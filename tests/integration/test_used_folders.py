@@ -191,5 +191,5 @@ def test_every_command_takes_a_runs_folder(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert cli.main(["text", "sample", str(run)]) == 1
     assert "no model of text" in capsys.readouterr().err
-    assert cli.main(["evaluate", str(tmp_path / "exported"), "--dry_run"]) == 1
+    assert cli.main(["evaluate", str(SMALL / "data"), "--dry_run"]) == 1
     assert "no complete checkpoint" in capsys.readouterr().err
