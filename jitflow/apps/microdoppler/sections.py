@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 
@@ -94,8 +94,14 @@ class TrainingOptions:
 
     def options(self) -> dict[str, Any]:
         """Return the settings by option of stage 2; those that are None are chosen there."""
-        dotted = {"prediction": "prediction", "noise_scale": "noise_scale", "ema_decay": "ema_decay1"}
-        return {f"model.{dotted[k]}" if k in dotted else k: value for k, value in asdict(self).items()}
+        return {
+            "model": self.model,
+            "precision": self.precision,
+            "max_steps": self.max_steps,
+            "model.prediction": self.prediction,
+            "model.noise_scale": self.noise_scale,
+            "model.ema_decay1": self.ema_decay,
+        }
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,16 @@ def test_every_format_keeps_the_history(make_module, make_trainer, loader, tmp_p
     assert loaded.ema_warmup
 
 
+def test_weights_in_place_of_averages_hold_no_start(make_module, make_trainer, loader, tmp_path):
+    trainer = make_trainer(max_steps=3)
+    trainer.fit(make_module(**DECAYS), loader)
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    convert(tmp_path / "run.ckpt", tmp_path / "release.pth")
+    loaded = load_module(tmp_path / "release.pth")
+    assert torch.equal(loaded.ema_params1[LAYER], loaded.net.final_layer.linear.weight)
+    assert loaded.ema_history.start_warning(1) is None
+
+
 def test_info_names_what_is_left_of_the_start(make_module, make_trainer, loader, tmp_path):
     train(make_module(**DECAYS), make_trainer, loader, steps=3, path=tmp_path / "short.ckpt")
     assert "99 %" in describe_path(tmp_path / "short.ckpt").facts["note"]
