@@ -56,7 +56,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     console = Console()
     cells = cells_of(report)
     if cells:
-        console.print(_overview(cells, report))
+        console.print(overview(report))
     else:
         scores = Table("score", "value", "interval")
         for name, value in report["metrics"].items():
@@ -69,13 +69,13 @@ def print_report(report: Mapping[str, Any]) -> None:
     console.print(card)
 
 
-def _overview(cells: Cells, report: Mapping[str, Any]) -> Table:
+def overview(report: Mapping[str, Any]) -> Table:
     """Make the printed table of a matrix: the main scores of every row and feature space, the ratios with intervals."""
     table = Table(title=_title(report), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("samples", no_wrap=True)
     for title in _PRINTED.values():
         table.add_column(title, justify="right", no_wrap=True)
-    for row, spaces in cells.items():
+    for row, spaces in cells_of(report).items():
         table.add_row(row, style="bold")
         for space, found in spaces.items():
             for mean in [mean for mean in ("arithmetic", "geometric") if mean in found]:
