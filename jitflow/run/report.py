@@ -165,7 +165,7 @@ def _score_tables(run: Run) -> str:
             except JitflowError as error:
                 tables.append(f"<p>{html.escape(str(error))}</p>")
                 continue
-            numbers = {k: v for k, v in _flat(content).items() if not k.startswith("settings.")}
+            numbers = {k: v for k, v in _flat(content).items() if not k.startswith(("settings.", "intervals."))}
             if tables:
                 tables.append(_folded(str(path.relative_to(run.folder)), numbers))
                 continue
