@@ -16,6 +16,7 @@ from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.protocol import claim_folder, protocol_card, read_report
 from jitflow.evaluation.scores import reference_of, sample_size_warnings, score
 from jitflow.io.files import clear_leftovers, writable_folder, write_json
+from jitflow.io.folder_lock import locked
 from jitflow.model import Model, default_device, load
 from jitflow.training.module import FlowModule
 
@@ -75,33 +76,34 @@ def evaluate(
         reference=real.record,
     )
     out, card = claim_folder(out, card)
-    finished = out / "report.json"
-    if finished.exists() and not (keep_png or keep_npz):
-        log.info("finished already; report: %s", finished)
-        return dict(read_report(finished))
-    keep_pixels = keep_png or keep_npz
-    parts = EvaluationParts(str(checkpoint), plan, extractor, out / "parts", keep_pixels)
-    make_missing(parts, model, made, processes)
-    made_parts = parts.read()
-    features = torch.cat([part["features"] for part in made_parts])
-    logits = torch.cat([part["logits"] for part in made_parts]) if "logits" in made_parts[0] else None
-    report = {
-        "metrics": score(features, logits, real, made),
-        "protocol": card,
-        "warnings": [*sample_size_warnings(plan.num_images, made, real), *_start_warnings(module, plan.ema)],
-    }
-    # Temporary files of an evaluation that was killed.
-    for folder in (out, out / "images"):
-        clear_leftovers(folder)
-    if keep_png:
-        names = model.ask(range(module.num_classes)).names
-        save_png(out / "images", [part["pixels"] for part in made_parts], plan, names)
-    if keep_npz:
-        save_npz(out / "samples.npz", [part["pixels"] for part in made_parts], plan, module.num_classes)
-    write_json(finished, report)
-    log.info("report: %s", finished)
-    parts.remove()
-    return report
+    with locked(out):
+        finished = out / "report.json"
+        if finished.exists() and not (keep_png or keep_npz):
+            log.info("finished already; report: %s", finished)
+            return dict(read_report(finished))
+        keep_pixels = keep_png or keep_npz
+        parts = EvaluationParts(str(checkpoint), plan, extractor, out / "parts", keep_pixels)
+        make_missing(parts, model, made, processes)
+        made_parts = parts.read()
+        features = torch.cat([part["features"] for part in made_parts])
+        logits = torch.cat([part["logits"] for part in made_parts]) if "logits" in made_parts[0] else None
+        report = {
+            "metrics": score(features, logits, real, made),
+            "protocol": card,
+            "warnings": [*sample_size_warnings(plan.num_images, made, real), *_start_warnings(module, plan.ema)],
+        }
+        # Temporary files of an evaluation that was killed.
+        for folder in (out, out / "images"):
+            clear_leftovers(folder)
+        if keep_png:
+            names = model.ask(range(module.num_classes)).names
+            save_png(out / "images", [part["pixels"] for part in made_parts], plan, names)
+        if keep_npz:
+            save_npz(out / "samples.npz", [part["pixels"] for part in made_parts], plan, module.num_classes)
+        write_json(finished, report)
+        log.info("report: %s", finished)
+        parts.remove()
+        return report
 
 
 def _start_warnings(module: FlowModule, ema: float) -> list[str]:

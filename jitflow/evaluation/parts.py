@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.scores import extract
 from jitflow.io.files import atomic_path
+from jitflow.io.processes import begin_worker, safe_import_path
 from jitflow.io.progress import meter
 from jitflow.model import Model, load
 
@@ -154,16 +154,17 @@ def _generate_in_processes(parts: EvaluationParts, missing: Sequence[range], pro
         context.Process(target=_run_worker, args=(parts, missing[rank::processes], rank, processes, device))
         for rank in range(min(processes, len(missing)))
     ]
-    for worker in workers:
-        worker.start()
     try:
+        with safe_import_path():
+            for worker in workers:
+                worker.start()
         for worker in workers:
             worker.join()
-    except KeyboardInterrupt:
-        for worker in workers:
+    finally:
+        # After Ctrl-C or SIGTERM; those that have ended, or were not started, are left alone.
+        for worker in [worker for worker in workers if worker.is_alive()]:
             worker.terminate()
             worker.join()
-        raise
     failed = [worker.exitcode for worker in workers if worker.exitcode]
     if failed:
         raise JitflowError(
@@ -174,8 +175,7 @@ def _generate_in_processes(parts: EvaluationParts, missing: Sequence[range], pro
 
 def _run_worker(parts: EvaluationParts, missing: Sequence[range], rank: int, processes: int, device: str) -> None:
     """Generate parts in one of several processes; each loads the model itself."""
-    # Ctrl-C reaches every process of a terminal; the first one handles it and stops the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    begin_worker()
     if device == "cuda":
         device = f"cuda:{rank % torch.cuda.device_count()}"
     else:

@@ -17,6 +17,7 @@ from jitflow.checkpoint.lightning import recorded_application
 from jitflow.checkpoint.state import errors_of_damage
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.io.files import load_checkpoint, read_json
+from jitflow.io.folder_lock import live_holder
 from jitflow.io.units import size_on_disk
 from jitflow.io.yaml_file import read_yaml
 from jitflow.run.curves import Curve, history_curve, read_curves
@@ -61,6 +62,7 @@ class Run:
         data: Sizes and fingerprint of the training data.
         history: Losses stored in the checkpoint.
         note: Warning about its samples; empty if there is none.
+        in_use: Process that is writing into the folder; empty if there is none.
     """
 
     folder: Path
@@ -83,6 +85,7 @@ class Run:
     data: dict[str, Any] = field(default_factory=dict)
     history: Curve = field(default_factory=list)
     note: str = ""
+    in_use: str = ""
 
 
 def find_runs(folders: Sequence[str | Path]) -> list[Path]:
@@ -173,6 +176,7 @@ def _describe(folder: Path, training: Path) -> Run:
         data=record.data if record is not None and record.data else _plain_json(training / DATA_NAME),
         history=history_curve(content),
         note=EMAHistory.of_checkpoint(content).start_warning(1) or "" if "model_ema1" in content else "",
+        in_use=next((holder.name for place in {training, folder} if (holder := live_holder(place))), ""),
     )
 
 
