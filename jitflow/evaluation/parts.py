@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from jitflow.errors import JitflowError
+from jitflow.errors import CheckpointError, JitflowError
 from jitflow.evaluation.extractors import make_extractor
 from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.plan import Plan
@@ -25,6 +24,7 @@ from jitflow.evaluation.scores import extract
 from jitflow.io.files import atomic_path
 from jitflow.io.processes import begin_worker, safe_import_path
 from jitflow.io.progress import meter
+from jitflow.io.safetensors_file import read_tensors
 from jitflow.model import Model, load
 
 MAX_IMAGES_IN_PART, MIN_IMAGES_IN_PART = 1000, 50
@@ -109,8 +109,8 @@ class EvaluationParts:
         if not path.exists():
             return None
         try:
-            part = load_file(path)
-        except (SafetensorError, OSError):
+            part = read_tensors(path)[0]
+        except CheckpointError:
             return None
         is_whole = len(part.get("features", ())) == len(index)
         return part if is_whole and ("pixels" in part or not self.keep_pixels) else None
