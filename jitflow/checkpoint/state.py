@@ -14,6 +14,7 @@ from jitflow.applications import application_name, get_application, list_applica
 from jitflow.errors import CheckpointError, ConfigError, JitflowError
 from jitflow.training.application import Application
 from jitflow.training.ema_history import EMAHistory
+from jitflow.training.trained_on import read_spaces
 
 PEAK_LR = "peak_lr"
 """Entry of an optimiser's parameter group: the learning rate between warm-up and decay."""
@@ -69,6 +70,11 @@ class ModelState:
     def ema_history(self) -> EMAHistory:
         """Updates of the averages so far."""
         return EMAHistory.from_state(self.extra, steps=self.step, settings=self.settings)
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Names of the feature extractors that a training of these weights optimised."""
+        return read_spaces(self.extra)
 
     def chosen(self, ema: int) -> dict[str, Tensor]:
         """Return an average (1 or 2) or the weights (0); raise CheckpointError if the file has no such average."""

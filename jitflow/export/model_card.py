@@ -13,8 +13,10 @@ import yaml
 import jitflow
 from jitflow.errors import ConfigError
 from jitflow.evaluation.protocol import read_report
+from jitflow.evaluation.report import TRAINED_ON, format_interval, format_score, interval_of, is_trained_on
 from jitflow.io.files import file_checksum
 from jitflow.io.yaml_file import read_yaml
+from jitflow.training.trained_on import trained_on_note
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ def model_card(
     weights: str,
     data: Mapping[str, Any] | None,
     reports: Sequence[Mapping[str, Any]],
+    trained_on: Sequence[str],
     license: str,
     usage: str,
     library: str,
@@ -46,6 +49,7 @@ def model_card(
         weights: Which weights, such as ``EMA 1``.
         data: Training data, as far as known.
         reports: Reports of ``jitflow evaluate``, each with ``metrics`` and ``protocol``.
+        trained_on: Names of the feature extractors that the training optimised; their scores are marked.
         license: Identifier of the weights' licence, such as ``cc-by-4.0``.
         usage: Markdown on how to load the model and sample.
         library: Library that loads it: ``jitflow``, ``diffusers`` or ``torch``.
@@ -71,7 +75,7 @@ def model_card(
         f"## Use\n\n{usage}\n",
         f"## Default sampling\n\n{_block(sampling)}",
         "## Data\n\n" + (_block(data) if data else "Not recorded beside the checkpoint.\n"),
-        "## Scores\n\n" + ("\n".join(map(_scores, reports)) if reports else "None recorded for these weights.\n"),
+        "## Scores\n\n" + _all_scores(reports, trained_on),
         f"## Settings\n\n{_block(settings)}",
         f"## Licence\n\n{terms} The code of jitflow is under MIT.\n",
     ]
@@ -171,10 +175,21 @@ def _without_paths(section: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def _all_scores(reports: Sequence[Mapping[str, Any]], trained_on: Sequence[str]) -> str:
+    note = trained_on_note(trained_on)
+    scores = "\n".join(_scores({**report, "trained_on": trained_on}) for report in reports)
+    return (f"These weights were {note}.\n\n" if note else "") + (scores or "None recorded for these weights.\n")
+
+
 def _scores(report: Mapping[str, Any]) -> str:
-    rows = "".join(f"| {name} | {value:.4g} |\n" for name, value in report["metrics"].items() if _is_number(value))
+    rows = "".join(
+        f"| {name} | {format_score(value)} | {format_interval(interval_of(name, report))} "
+        f"| {TRAINED_ON if is_trained_on(name, report) else ''} |\n"
+        for name, value in report["metrics"].items()
+        if _is_number(value)
+    )
     protocol = {name: value for name, value in report["protocol"].items() if name != "checkpoint"}
-    return f"| score | value |\n|---|---|\n{rows}\nProtocol:\n\n{_block(protocol)}"
+    return f"| score | value | interval | |\n|---|---|---|---|\n{rows}\nProtocol:\n\n{_block(protocol)}"
 
 
 def _is_number(value: object) -> bool:

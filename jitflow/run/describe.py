@@ -24,6 +24,7 @@ from jitflow.run.folder import CONFIG_NAME, DATA_NAME, ENVIRONMENT_NAME, RUN_NAM
 from jitflow.run.next_command import continue_command, sample_command
 from jitflow.run.start import epochs_done
 from jitflow.training.ema_history import EMAHistory
+from jitflow.training.trained_on import read_spaces, trained_on_note
 
 log = logging.getLogger(__name__)
 
@@ -172,8 +173,14 @@ def _describe(folder: Path, training: Path) -> Run:
         environment=environment,
         data=record.data if record is not None and record.data else _plain_json(training / DATA_NAME),
         history=history_curve(content),
-        note=EMAHistory.of_checkpoint(content).start_warning(1) or "" if "model_ema1" in content else "",
+        note=_note(content),
     )
+
+
+def _note(content: Mapping[str, Any]) -> str:
+    """Return a line on an average that holds its start, and on the feature spaces that a checkpoint was trained on."""
+    start = EMAHistory.of_checkpoint(content).start_warning(1) if "model_ema1" in content else None
+    return "; ".join(filter(None, [start, trained_on_note(read_spaces(content.get("jitflow", {})))]))
 
 
 def _record(training: Path) -> RunRecord | None:

@@ -39,6 +39,7 @@ from jitflow.training.optim import AdamWOptimization
 from jitflow.training.outputs import StepOutputs
 from jitflow.training.sampling import FlowSampling, batch_time, floating_dtype
 from jitflow.training.terms import FlowState, LossTerm
+from jitflow.training.trained_on import merge_spaces, optimised_spaces, read_spaces, spaces_entry
 
 # Names of independent random streams drawn from one seed.
 _STREAM_BATCH, _STREAM_LABEL, _STREAM_VALIDATION = 1, 2, 3
@@ -58,6 +59,7 @@ class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
         application: Name of the application, which checkpoints store; empty if the class belongs to none.
         has_release_format: Whether the JiT release's ``.pth`` format can hold the model.
         takes_codec_file: Whether part of the codec may be in a separate file, see :meth:`load_codec`.
+        trained_on: Names of the feature extractors that a training of these weights optimised; checkpoints keep them.
         is_one_graph: Whether a compiled training step has no part that must stay uncompiled.
         settings_class: Dataclass of the constructor's further keywords, ``**settings``.
 
@@ -94,6 +96,7 @@ class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
         for field in fields(settings):
             setattr(self, field.name, getattr(settings, field.name))
         self.loss_terms = list(loss_terms)
+        self.trained_on: tuple[str, ...] = ()
         self.optimizer_on_cpu = False
         self.run_seed: int | None = None
         self.compiled_loss = CompiledLoss(self)
@@ -291,6 +294,7 @@ class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
             prepare_cuda()
         if self.run_seed is None:
             self.run_seed = _run_seed()
+        self.trained_on = merge_spaces(self.trained_on, optimised_spaces(self.loss_terms))
         data = getattr(self.trainer, "datamodule", None)
         describe = getattr(data, "get_dataset_info", None)
         if describe is not None:
@@ -325,6 +329,7 @@ class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
             "application": self.application,
             "module": f"{type(self).__module__}.{type(self).__qualname__}",
             "run_seed": self.run_seed,
+            **spaces_entry(self.trained_on),
             **self.extra_state(),
         }
         self.save_averages(checkpoint)
@@ -335,6 +340,7 @@ class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
         self.load_averages(checkpoint)
         extra = checkpoint.get("jitflow", {})
         self.run_seed = extra.get("run_seed", self.run_seed)
+        self.trained_on = merge_spaces(self.trained_on, read_spaces(extra))
         self.load_extra_state(extra)
         states = checkpoint.get("optimizer_states", [])
         self.adopt_settings(states)

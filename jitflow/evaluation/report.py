@@ -1,0 +1,103 @@
+"""Reports of evaluations: scores, their intervals, the protocol, and marks of feature spaces that were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.table import Table
+
+from jitflow.evaluation.intervals import Interval
+from jitflow.training.trained_on import is_same_space
+
+TRAINED_ON = "trained on"
+"""Mark of a score whose feature space a training of the model optimised."""
+
+
+def build_report(
+    metrics: Mapping[str, float],
+    intervals: Mapping[str, Interval],
+    protocol: Mapping[str, Any],
+    *,
+    warnings: Iterable[str] = (),
+    trained_on: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Build the part of a report that every application has in common.
+
+    Args:
+        metrics: Scores by name: ``SCORE`` in the space of the protocol, ``SPACE/SCORE``, or ``ROW/SPACE/SCORE``.
+        intervals: Their confidence intervals, as far as there are any.
+        protocol: The protocol card.
+        warnings: Warnings about the scores.
+        trained_on: Names of the feature spaces that a training of the model optimised.
+
+    Returns:
+        ``metrics``, ``intervals``, ``protocol``, ``warnings`` and ``trained_on``, as plain values for JSON.
+    """
+    return {
+        "metrics": dict(metrics),
+        "intervals": {name: interval.record() for name, interval in intervals.items()},
+        "protocol": dict(protocol),
+        "warnings": list(warnings),
+        "trained_on": list(trained_on),
+    }
+
+
+def spaces_of(name: str, protocol: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of a score's feature space: the part of its name, and the extractor that the card gives for it.
+
+    Args:
+        name: Name of the score.
+        protocol: The protocol card; ``extractors`` may hold a record of each space, with its ``name``.
+    """
+    *_, space, _ = ("", *name.split("/"))
+    if not space:
+        return (str(protocol.get("extractor", "")),)
+    record = dict(protocol.get("extractors") or {}).get(space)
+    known = record.get("name", record.get("extractor")) if isinstance(record, Mapping) else record
+    return (space, str(known)) if known else (space,)
+
+
+def is_trained_on(name: str, report: Mapping[str, Any]) -> bool:
+    """Whether a training of the evaluated model optimised the feature space of a score.
+
+    Args:
+        name: Name of the score.
+        report: The report.
+    """
+    spaces = spaces_of(name, report["protocol"])
+    return any(is_same_space(space, trained) for trained in report.get("trained_on", ()) for space in spaces)
+
+
+def interval_of(name: str, report: Mapping[str, Any]) -> Interval | None:
+    """Return the interval of a score; None if the report has none."""
+    record = report.get("intervals", {}).get(name)
+    return None if record is None else Interval.from_record(record)
+
+
+def format_score(value: float) -> str:
+    """Format a score for people: four significant digits."""
+    return f"{value:.4g}"
+
+
+def format_interval(interval: Interval | None) -> str:
+    """Format the interval of a score for people; empty for none."""
+    return "" if interval is None else f"{format_score(interval.low)} to {format_score(interval.high)}"
+
+
+def score_table(report: Mapping[str, Any]) -> Table:
+    """Build the table of a report's scores with their intervals, and a mark where the model was trained on the score.
+
+    Args:
+        report: The report.
+    """
+    levels = {record["level"] for record in report.get("intervals", {}).values()}
+    table = Table()
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    table.add_column(f"{max(levels):.0%} interval" if levels else "interval", justify="right")
+    table.add_column("", no_wrap=True)
+    for name, value in report["metrics"].items():
+        mark = TRAINED_ON if is_trained_on(name, report) else ""
+        table.add_row(name, format_score(value), format_interval(interval_of(name, report)), mark)
+    return table
