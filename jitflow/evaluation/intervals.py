@@ -185,7 +185,7 @@ def disjoint_sets(scores: Tensor | Sequence[float], *, value: float | None = Non
     return Interval(centre - half, centre + half, level, f"Student's t, {num} disjoint sets", without)
 
 
-def jackknife(value: float, without: Tensor | Sequence[float], *, level: float = LEVEL) -> Interval:
+def jackknife(value: float, without: Tensor | Sequence[float], level: float = LEVEL) -> Interval:
     """Delete-a-group jackknife interval of a smooth score that is biased in small sets, such as a Frechet distance.
 
     Each of G replicates is the score of all samples without one of G disjoint groups of equal size. So it is
@@ -243,7 +243,7 @@ def difference(
     change, level = value2 - value1, min(one.level, two.level)
     if same_samples and len(one.replicates) == len(two.replicates) > 1:
         changes = [b - a for a, b in zip(one.replicates, two.replicates, strict=True)]
-        paired = jackknife(change, changes, level=level)
+        paired = jackknife(change, changes, level)
         return replace(paired, method=f"same seeds, {paired.method}")
     below = math.hypot(value2 - two.low, one.high - value1)
     above = math.hypot(two.high - value2, value1 - one.low)

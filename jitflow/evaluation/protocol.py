@@ -46,11 +46,8 @@ def protocol_card(
     Returns:
         The card, as plain values.
     """
-    names = ("solver", "steps", "network_evaluations", "guidance", "interval", "time_shift", "ema", "precision")
     return {
-        "checkpoint": str(checkpoint) if checkpoint else None,
-        "checkpoint_sha256": file_checksum(checkpoint) if checkpoint else None,
-        **{name: sampling.get(name) for name in names},
+        **sampling_card(sampling, checkpoint),
         "num_images": num_images,
         "num_classes": num_classes,
         "class_of_image": "index % num_classes",
@@ -59,6 +56,21 @@ def protocol_card(
         "extractor": extractor.name,
         "extractor_sha256": extractor.checksum,
         "reference": dict(reference),
+    }
+
+
+def sampling_card(sampling: Mapping[str, Any], checkpoint: str | Path | None) -> dict[str, Any]:
+    """Build the part of a protocol card that every application has: the model and how it was sampled.
+
+    Args:
+        sampling: Sampling settings, as ``Samples.settings`` holds them.
+        checkpoint: File of the model; None if unknown.
+    """
+    names = ("solver", "steps", "network_evaluations", "guidance", "interval", "time_shift", "ema", "precision")
+    return {
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "checkpoint_sha256": file_checksum(checkpoint) if checkpoint else None,
+        **{name: sampling.get(name) for name in names},
         "versions": {"jitflow": jitflow.__version__, "torch": torch.__version__},
         "device": sampling.get("device"),
     }

@@ -18,9 +18,8 @@ def build_report(
     metrics: Mapping[str, float],
     intervals: Mapping[str, Interval],
     protocol: Mapping[str, Any],
-    *,
-    warnings: Iterable[str] = (),
     trained_on: Iterable[str] = (),
+    warnings: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Build the part of a report that every application has in common.
 
@@ -28,8 +27,8 @@ def build_report(
         metrics: Scores by name: ``SCORE`` in the space of the protocol, ``SPACE/SCORE``, or ``ROW/SPACE/SCORE``.
         intervals: Their confidence intervals, as far as there are any.
         protocol: The protocol card.
-        warnings: Warnings about the scores.
         trained_on: Names of the feature spaces that a training of the model optimised.
+        warnings: Warnings about the scores.
 
     Returns:
         ``metrics``, ``intervals``, ``protocol``, ``warnings`` and ``trained_on``, as plain values for JSON.
