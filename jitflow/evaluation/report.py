@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from jitflow.evaluation.intervals import Interval
+from jitflow.evaluation.score_sheet import ScoreSheet
 from jitflow.training.trained_on import is_same_space
 
 TRAINED_ON = "trained on"
@@ -15,8 +16,7 @@ TRAINED_ON = "trained on"
 
 
 def build_report(
-    metrics: Mapping[str, float],
-    intervals: Mapping[str, Interval],
+    sheet: ScoreSheet,
     protocol: Mapping[str, Any],
     trained_on: Iterable[str] = (),
     warnings: Iterable[str] = (),
@@ -24,8 +24,7 @@ def build_report(
     """Build the part of a report that every application has in common.
 
     Args:
-        metrics: Scores by name: ``SCORE`` in the space of the protocol, ``SPACE/SCORE``, or ``ROW/SPACE/SCORE``.
-        intervals: Their confidence intervals, as far as there are any.
+        sheet: The scores: ``SCORE`` in the space of the protocol, ``SPACE/SCORE``, or ``ROW/SPACE/SCORE``.
         protocol: The protocol card.
         trained_on: Names of the feature spaces that a training of the model optimised.
         warnings: Warnings about the scores.
@@ -34,8 +33,8 @@ def build_report(
         ``metrics``, ``intervals``, ``protocol``, ``warnings`` and ``trained_on``, as plain values for JSON.
     """
     return {
-        "metrics": dict(metrics),
-        "intervals": {name: interval.record() for name, interval in intervals.items()},
+        "metrics": dict(sheet.metrics),
+        "intervals": {name: interval.record() for name, interval in sheet.intervals.items()},
         "protocol": dict(protocol),
         "warnings": list(warnings),
         "trained_on": list(trained_on),

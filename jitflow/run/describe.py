@@ -292,7 +292,9 @@ def best_score(folder: Path, training: Path, application: str) -> tuple[str, flo
     scores = get_application(application).headline if application else ()
     for name in _REPORTS:
         report = _plain_json(folder / name) or _plain_json(training / name)
-        numbers = {**report, **(inner if isinstance(inner := report.get("metrics"), dict) else {})}
+        metrics = inner if isinstance(inner := report.get("metrics"), dict) else {}
+        # Applications name the space of a score too: "recovery/text_recovery_accuracy".
+        numbers = {**report, **{name.partition("/")[2] or name: value for name, value in metrics.items()}}
         for score in scores:
             if isinstance(numbers.get(score), int | float):
                 return score, float(numbers[score])

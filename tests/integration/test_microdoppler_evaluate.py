@@ -18,6 +18,7 @@ from jitflow.apps.microdoppler.labelled_images import ImageSets, LabelledImages,
 from jitflow.apps.microdoppler.physics import GaitTruth, truth_from_simulation
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.evaluation.report import build_report, is_trained_on
+from jitflow.evaluation.score_sheet import ScoreSheet
 from jitflow.io.files import file_checksum, read_json, write_json
 
 USERS, TRAIN, VAL, MADE = 3, 12, 6, 6
@@ -236,7 +237,9 @@ def test_the_card_of_a_folder_is_that_of_its_record(tmp_path):
     card, trained_on = card_of_folder(tmp_path)
     assert (card["steps"], card["guidance"], card["num_images"]) == (30, 2.0, 2) and trained_on == ["user-classifier"]
     assert card["checkpoint_sha256"] == file_checksum(checkpoint)
-    report = build_report({"user-classifier/identity_accuracy": 1.0, "pixels/copies": 0.0}, {}, card, trained_on)
+    report = build_report(
+        ScoreSheet({"user-classifier/identity_accuracy": 1.0, "pixels/copies": 0.0}), card, trained_on
+    )
     assert [is_trained_on(name, report) for name in report["metrics"]] == [True, False]
     (tmp_path / "generation.json").unlink()
     assert card_of_folder(tmp_path)[0]["checkpoint_sha256"] is None

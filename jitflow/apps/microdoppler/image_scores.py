@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +16,10 @@ from jitflow.apps.microdoppler.labelled_images import ImageSets
 from jitflow.apps.microdoppler.physics import GaitTruth
 from jitflow.apps.microdoppler.transfer import TransferScores, tstr_trtr
 from jitflow.errors import ConfigError
-from jitflow.evaluation.intervals import Interval, jackknife, share
+from jitflow.evaluation.intervals import jackknife
 from jitflow.evaluation.memorisation import Copies, copies_by_held_out
 from jitflow.evaluation.nearest import Neighbours, nearest_of, pixel_vectors
+from jitflow.evaluation.score_sheet import ScoreSheet
 from jitflow.io.progress import meter
 
 
@@ -35,15 +35,14 @@ class ImageEvaluation(NamedTuple):
 
     Attributes:
         scores: Plain values, ready for JSON; see :func:`evaluate_images`.
-        metrics: The scores of the generated images that are compared between models, by ``SPACE/SCORE``.
-        intervals: Their confidence intervals. Users count as fixed: they are of the images drawn of each.
+        sheet: The scores of the generated images that are compared between models, by ``SPACE/SCORE``. Users count as
+            fixed: the intervals are of the images drawn of each.
         copies: Which generated images are copies of training images.
         nearest_train: The two nearest training images of each.
     """
 
     scores: dict[str, Any]
-    metrics: dict[str, float]
-    intervals: dict[str, Interval]
+    sheet: ScoreSheet
     copies: Copies
     nearest_train: Neighbours
 
@@ -112,10 +111,13 @@ def evaluate_images(
         **{f"{GAIT}/{name}": hit for name, hit in near_truth.items()},
         f"{PIXELS}/copies": copies.is_copy,
     }
-    metrics, intervals = _score_shares(hits, labels.generated)
-    more = _score_shares({f"{CLASSIFIER}/tstr_accuracy": transfer.tstr_right}, labels.real)
+    sheet = ScoreSheet()
+    order = _alternating(labels.generated)
+    for name, hit in hits.items():
+        sheet.add_share(name, hit[order])
+    sheet.add_share(f"{CLASSIFIER}/tstr_accuracy", transfer.tstr_right[_alternating(labels.real)])
     for space, pair in ((PIXELS, diversity["pixels"]), (CLASSIFIER, diversity["features"])):
-        _add_diversity(metrics, intervals, f"{space}/diversity", pair)
+        _add_diversity(sheet, f"{space}/diversity", *pair)
     scores = {
         "num_generated": len(sets.generated.images),
         "num_real_train": len(sets.real_train.images),
@@ -138,32 +140,26 @@ def evaluate_images(
         "confusion_real": confusion_matrix(labels.real, predicted.real, num_users).tolist(),
         "predicted": predicted.generated.tolist(),
     }
-    return ImageEvaluation(_without_nan(scores), metrics | more[0], intervals | more[1], copies, near)
+    return ImageEvaluation(_without_nan(scores), sheet, copies, near)
 
 
-def _score_shares(hits: Mapping[str, Tensor], labels: Tensor) -> tuple[dict[str, float], dict[str, Interval]]:
-    """Share of images that count, and its interval, by name."""
+def _alternating(labels: Tensor) -> Tensor:
+    """Order images so that users alternate: consecutive groups of them then hold all users alike."""
     number = torch.zeros_like(labels)
     for user in labels.unique():
         own = labels == user
         number[own] = torch.arange(int(own.sum()))
-    # Users alternate, so that consecutive groups of images hold all users alike.
-    order = number.argsort(stable=True)
-    shares = {name: float(hit.double().mean()) for name, hit in hits.items()}
-    return shares, {name: share(hit[order]) for name, hit in hits.items()}
+    return number.argsort(stable=True)
 
 
-def _add_diversity(
-    metrics: dict[str, float], intervals: dict[str, Interval], name: str, diversity: tuple[Diversity, Diversity]
-) -> None:
+def _add_diversity(sheet: ScoreSheet, name: str, generated: Diversity, real: Diversity) -> None:
     """Add the diversity of generated over that of held-out images, which count as fixed; nothing if they are equal."""
-    generated, real = diversity
     whole = float(real.means.mean())
     if not whole > 0:
         return
-    metrics[name] = float(generated.means.mean()) / whole
+    sheet.metrics[name] = float(generated.means.mean()) / whole
     if len(generated.without_groups):
-        intervals[name] = jackknife(metrics[name], generated.without_groups.mean(dim=1) / whole)
+        sheet.intervals[name] = jackknife(sheet.metrics[name], generated.without_groups.mean(dim=1) / whole)
 
 
 def _train_classifiers(sets: ImageSets, seed: int, num_steps: int | None) -> tuple[IdentityClassifier, TransferScores]:

@@ -92,7 +92,7 @@ def evaluate(
         "data_dir": str(data_dir),
         "generated_dir": str(generated_dir),
         **judged.scores,
-        **build_report(judged.metrics, judged.intervals, card, trained_on),
+        **build_report(judged.sheet, card, trained_on),
     }
     write_json(folder / REPORT_NAME, report)
     save_pictures(folder, report, sets, settings=axes)
