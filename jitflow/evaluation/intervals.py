@@ -217,9 +217,7 @@ def jackknife(value: float, without: Tensor | Sequence[float], level: float = LE
     return Interval(value - half, value + half, level, method, tuple(found.tolist()))
 
 
-def difference(
-    first: tuple[float, Interval], second: tuple[float, Interval], *, same_samples: bool = False
-) -> Interval:
+def difference(first: tuple[float, Interval], second: tuple[float, Interval], same_samples: bool = False) -> Interval:
     """Interval of the difference of a score between two models, second minus first.
 
     On the same samples (seeds, labels, held-out data) a delete-a-group jackknife of the differences, group by group:

@@ -13,6 +13,7 @@ import torch
 import jitflow
 from jitflow.errors import ConfigError
 from jitflow.evaluation.features import FeatureExtractor
+from jitflow.evaluation.report import REPORT_NAMES
 from jitflow.io.files import file_checksum, read_json, writable_folder, write_json
 from jitflow.io.results_folder import free_folder
 
@@ -122,7 +123,8 @@ def claim_folder(out: str | Path, card: Mapping[str, Any]) -> tuple[Path, dict[s
 def read_report(path: str | Path) -> dict[str, Any]:
     """Read a report of ``jitflow evaluate`` from its file or folder; raise ConfigError if it is not one."""
     path = Path(path)
-    report = read_json(path / "report.json" if path.is_dir() else path)
+    names = [name for name in REPORT_NAMES if (path / name).is_file()] or REPORT_NAMES
+    report = read_json(path / names[0] if path.is_dir() else path)
     if not isinstance(report, dict) or not {"metrics", "protocol"} <= report.keys():
         raise ConfigError(f"{path} is no report of jitflow evaluate (metrics and protocol)")
     return report

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -11,6 +12,8 @@ from jitflow.evaluation.intervals import Interval
 from jitflow.evaluation.score_sheet import ScoreSheet
 from jitflow.training.trained_on import is_same_space
 
+REPORT_NAMES = ("report.json", "evaluation.json")
+"""Files of a report in the folder of an evaluation, by application."""
 TRAINED_ON = "trained on"
 """Mark of a score whose feature space a training of the model optimised."""
 
@@ -41,19 +44,33 @@ def build_report(
     }
 
 
+def report_files(checkpoint: Path) -> Iterator[Path]:
+    """Yield the files beside a checkpoint that may be reports: in its run's folder, and one level deeper.
+
+    Args:
+        checkpoint: The checkpoint's file.
+    """
+    parent = checkpoint.resolve().parent
+    for folder in (parent, parent.parent):
+        for name in REPORT_NAMES:
+            yield from sorted([*folder.glob(name), *folder.glob(f"*/{name}")])
+
+
 def spaces_of(name: str, protocol: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of a score's feature space: the part of its name, and the extractor that the card gives for it.
 
     Args:
         name: Name of the score.
-        protocol: The protocol card; ``extractors`` may hold a record of each space, with its ``name``.
+        protocol: The protocol card; ``extractor`` is a name, or a name for each space.
     """
     *_, space, _ = ("", *name.split("/"))
-    if not space:
-        return (str(protocol.get("extractor", "")),)
-    record = dict(protocol.get("extractors") or {}).get(space)
-    known = record.get("name", record.get("extractor")) if isinstance(record, Mapping) else record
-    return (space, str(known)) if known else (space,)
+    known = protocol.get("extractor")
+    if isinstance(known, Mapping):
+        known = known.get(space)
+    elif space:
+        # Scores of single images beside those of the extractor, and those of applications without one.
+        known = None
+    return tuple(str(part) for part in (space, known) if part)
 
 
 def is_trained_on(name: str, report: Mapping[str, Any]) -> bool:
@@ -83,19 +100,41 @@ def format_interval(interval: Interval | None) -> str:
     return "" if interval is None else f"{format_score(interval.low)} to {format_score(interval.high)}"
 
 
+def score_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Return the rows of a table of scores: name, value, interval, and a mark where the model was trained on it.
+
+    Args:
+        report: The report; entries of its ``metrics`` that are no numbers are left out.
+    """
+    return [
+        (
+            name,
+            format_score(value),
+            format_interval(interval_of(name, report)),
+            TRAINED_ON if is_trained_on(name, report) else "",
+        )
+        for name, value in report["metrics"].items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+
+
+def interval_heading(report: Mapping[str, Any]) -> str:
+    """Return the heading of a column of intervals of scores, with their level."""
+    levels = {record["level"] for record in report.get("intervals", {}).values()}
+    return f"{max(levels):.0%} interval" if levels else "interval"
+
+
 def score_table(report: Mapping[str, Any]) -> Table:
     """Build the table of a report's scores with their intervals, and a mark where the model was trained on the score.
 
     Args:
         report: The report.
     """
-    levels = {record["level"] for record in report.get("intervals", {}).values()}
     table = Table()
     table.add_column("score")
     table.add_column("value", justify="right")
-    table.add_column(f"{max(levels):.0%} interval" if levels else "interval", justify="right")
+    table.add_column(interval_heading(report), justify="right")
     table.add_column("", no_wrap=True)
-    for name, value in report["metrics"].items():
-        mark = TRAINED_ON if is_trained_on(name, report) else ""
-        table.add_row(name, format_score(value), format_interval(interval_of(name, report)), mark)
+    for row in score_rows(report):
+        table.add_row(*row)
     return table

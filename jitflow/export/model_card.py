@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import yaml
 import jitflow
 from jitflow.errors import ConfigError
 from jitflow.evaluation.protocol import read_report
-from jitflow.evaluation.report import TRAINED_ON, format_interval, format_score, interval_of, is_trained_on
+from jitflow.evaluation.report import interval_heading, report_files, score_rows
 from jitflow.io.files import file_checksum
 from jitflow.io.yaml_file import read_yaml
 from jitflow.training.trained_on import trained_on_note
@@ -96,7 +96,7 @@ def find_reports(checkpoint: Path, *, ema: int | str, given: str | Path | None =
     Raises:
         ConfigError: If ``given`` is of another checkpoint or another average.
     """
-    found = [(path, report) for path in _report_files(checkpoint) if (report := _report(path)) is not None]
+    found = [(path, report) for path in report_files(checkpoint) if (report := _report(path)) is not None]
     if given is not None:
         found = [(Path(given), read_report(given))]
     if not found:
@@ -150,11 +150,6 @@ def _run_folders(checkpoint: Path) -> tuple[Path, Path]:
     return parent, parent.parent
 
 
-def _report_files(checkpoint: Path) -> Iterator[Path]:
-    for folder in _run_folders(checkpoint):
-        yield from sorted([*folder.glob("report.json"), *folder.glob("*/report.json")])
-
-
 def _report(path: Path) -> dict[str, Any] | None:
     """Read an evaluation report; None if the file is something else."""
     try:
@@ -182,18 +177,10 @@ def _all_scores(reports: Sequence[Mapping[str, Any]], trained_on: Sequence[str])
 
 
 def _scores(report: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"| {name} | {format_score(value)} | {format_interval(interval_of(name, report))} "
-        f"| {TRAINED_ON if is_trained_on(name, report) else ''} |\n"
-        for name, value in report["metrics"].items()
-        if _is_number(value)
-    )
+    rows = "".join(f"| {' | '.join(row)} |\n" for row in score_rows(report))
     protocol = {name: value for name, value in report["protocol"].items() if name != "checkpoint"}
-    return f"| score | value | interval | |\n|---|---|---|---|\n{rows}\nProtocol:\n\n{_block(protocol)}"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    heading = f"| score | value | {interval_heading(report)} | |\n|---|---|---|---|\n"
+    return f"{heading}{rows}\nProtocol:\n\n{_block(protocol)}"
 
 
 def _block(values: Mapping[str, Any]) -> str:

@@ -88,7 +88,7 @@ def test_scores_in_the_space_are_marked_and_others_are_not(trained, tmp_path):
 def test_names_of_a_matrix_and_of_image_sizes():
     report = {
         "trained_on": ["vit_large_patch14_dinov2@224"],
-        "protocol": {"extractors": {"dinov2": {"name": "vit_large_patch14_dinov2@518"}, "mae": {"name": "mae"}}},
+        "protocol": {"extractor": {"dinov2": "vit_large_patch14_dinov2@518", "mae": "vit_large_patch16_224.mae"}},
     }
     assert is_trained_on("guided,balanced/dinov2/kid", report) and not is_trained_on("guided,balanced/mae/kid", report)
     assert not is_same_space("pixels-1x4x4", "pixels-1x8x8")
