@@ -91,6 +91,7 @@ def evaluate(
             "metrics": score(features, logits, real, made),
             "protocol": card,
             "warnings": [*sample_size_warnings(plan.num_images, made, real), *_start_warnings(module, plan.ema)],
+            "trained_on": list(module.trained_on),
         }
         # Temporary files of an evaluation that was killed.
         for folder in (out, out / "images"):

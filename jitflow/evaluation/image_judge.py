@@ -12,6 +12,7 @@ from rich.table import Table
 from jitflow.errors import ConfigError
 from jitflow.evaluation.evaluate import evaluate
 from jitflow.evaluation.plan import Plan
+from jitflow.evaluation.report import score_table
 from jitflow.evaluation.request import EvaluationRequest
 from jitflow.evaluation.scorer import default_reference
 from jitflow.model import load
@@ -75,12 +76,9 @@ class ImageJudge:
 
 def print_report(report: dict[str, Any]) -> None:
     """Print the scores and the protocol card of a report."""
-    scores = Table("score", "value")
-    for name, value in report["metrics"].items():
-        scores.add_row(name, f"{value:.4f}")
     card = Table("protocol", "value")
     for name, value in report["protocol"].items():
         card.add_row(name, str(value))
     console = Console()
-    console.print(scores)
+    console.print(score_table(report))
     console.print(card)

@@ -63,6 +63,9 @@ class FlowState:
 class LossTerm(Protocol):
     """A loss that is added to the main loss.
 
+    A term that optimises the features of a judge, such as a Frechet distance, lists the names of the extractors as a
+    further attribute, ``feature_spaces``; checkpoints keep them (:mod:`jitflow.training.trained_on`).
+
     Attributes:
         name: Name in the logs, ``train/<name>``.
         weight: Factor in the sum of losses.
