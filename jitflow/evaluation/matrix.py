@@ -79,7 +79,9 @@ def _overview(cells: Cells, report: Mapping[str, Any]) -> Table:
             if _FRECHET in found:
                 # The interval of the ratio alone, or the table would not fit.
                 shown = [found.get(name, "").partition("\0" if name == _RATIO else " ")[0] for name in _PRINTED]
-                table.add_row(f"  {_titled(space, report)}", *shown)
+                is_trained = _titled(space, report) != space
+                table.add_row(f"  {space}{' *' if is_trained else ''}", *shown)
+                table.caption = "* the model was trained on this feature space" if is_trained else table.caption
         table.add_section()
     return table
 
