@@ -8,8 +8,9 @@ Its interval is a delete-a-group jackknife: the score of nearly all samples, wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Any
@@ -37,23 +38,29 @@ class Interval:
         high: Upper end.
         level: Probability that an interval made in this way covers the expected score of this many samples.
         method: How it was made, for the report.
+        replicates: The score without each group of samples, shape ``(G,)``, in the order of the groups; empty if
+            unknown. Models that were judged on the same seeds are compared by them, group by group.
     """
 
     low: float
     high: float
     level: float = LEVEL
     method: str = "bootstrap"
+    replicates: tuple[float, ...] = ()
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 
     def scaled(self, factor: float) -> Interval:
         """Return the interval of the score times a positive factor."""
-        return Interval(self.low * factor, self.high * factor, self.level, self.method)
+        replicates = tuple(value * factor for value in self.replicates)
+        return Interval(self.low * factor, self.high * factor, self.level, self.method, replicates)
 
     def record(self) -> dict[str, Any]:
         """Return the interval as plain values for JSON; the inverse of :meth:`from_record`."""
-        return asdict(self)
+        record = asdict(self)
+        replicates = list(record.pop("replicates"))
+        return {**record, "replicates": replicates} if replicates else record
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Interval:
@@ -63,7 +70,9 @@ class Interval:
             ConfigError: If the record is not one of an interval.
         """
         try:
-            return cls(float(record["low"]), float(record["high"]), float(record["level"]), str(record["method"]))
+            ends = float(record["low"]), float(record["high"])
+            replicates = tuple(map(float, record.get("replicates", ())))
+            return cls(*ends, float(record["level"]), str(record["method"]), replicates)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"no interval (low, high, level, method): {record!r} ({error})") from None
 
@@ -125,7 +134,32 @@ def bootstrap(
         found.append(statistic(rows[torch.randint(len(rows), size, generator=draws)]).double())
     tail = (1 - level) / 2
     low, high = torch.cat(found).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return Interval(low, high, level, f"bootstrap, {num_resamples} resamples")
+    without = tuple(float(statistic(part[None])) for part in _without_groups(rows))
+    return Interval(low, high, level, f"bootstrap, {num_resamples} resamples", without)
+
+
+def share(hits: Tensor | Sequence[bool], *, level: float = LEVEL) -> Interval:
+    """Wilson score interval of a share of samples; unlike a bootstrap it has a width where none or all are hits.
+
+    Args:
+        hits: Whether each sample counts, shape ``(N,)``.
+        level: Coverage probability, between 0 and 1.
+
+    Returns:
+        The interval, inside ``[0, 1]``.
+
+    Raises:
+        ConfigError: If there are fewer than two samples.
+
+    References:
+        Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22.
+    """
+    rows = _checked(hits, level)
+    num, mean, z = len(rows), float(rows.mean()), NormalDist().inv_cdf((1 + level) / 2)
+    centre, half = mean + z * z / (2 * num), z * (mean * (1 - mean) / num + (z / (2 * num)) ** 2) ** 0.5
+    ends = [min(1.0, max(0.0, end / (1 + z * z / num))) for end in (centre - half, centre + half)]
+    without = tuple(float(part.mean()) for part in _without_groups(rows))
+    return Interval(ends[0], ends[1], level, "Wilson score", without)
 
 
 def disjoint_sets(scores: Tensor | Sequence[float], *, value: float | None = None, level: float = LEVEL) -> Interval:
@@ -147,10 +181,11 @@ def disjoint_sets(scores: Tensor | Sequence[float], *, value: float | None = Non
     num = len(found)
     half = student_quantile((1 + level) / 2, num - 1) * float(found.std()) / num**0.5
     centre = float(found.mean()) if value is None else value
-    return Interval(centre - half, centre + half, level, f"Student's t, {num} disjoint sets")
+    without = tuple(((found.sum() - found) / (num - 1)).tolist())
+    return Interval(centre - half, centre + half, level, f"Student's t, {num} disjoint sets", without)
 
 
-def jackknife(value: float, without: Tensor | Sequence[float], *, level: float = LEVEL) -> Interval:
+def jackknife(value: float, without: Tensor | Sequence[float], level: float = LEVEL) -> Interval:
     """Delete-a-group jackknife interval of a smooth score that is biased in small sets, such as a Frechet distance.
 
     Each of G replicates is the score of all samples without one of G disjoint groups of equal size. So it is
@@ -178,7 +213,39 @@ def jackknife(value: float, without: Tensor | Sequence[float], *, level: float =
     num = len(found)
     error = float((found - found.mean()).square().sum() * (num - 1) / num) ** 0.5
     half = student_quantile((1 + level) / 2, num - 1) * error
-    return Interval(value - half, value + half, level, f"delete-a-group jackknife, {num} groups")
+    method = f"delete-a-group jackknife, {num} groups"
+    return Interval(value - half, value + half, level, method, tuple(found.tolist()))
+
+
+def difference(first: tuple[float, Interval], second: tuple[float, Interval], same_samples: bool = False) -> Interval:
+    """Interval of the difference of a score between two models, second minus first.
+
+    On the same samples (seeds, labels, held-out data) a delete-a-group jackknife of the differences, group by group:
+    what both models have in common, such as an easy class, cancels. Else both intervals are combined in quadrature, end
+    by end, so that it holds for asymmetric ones too. For scores that go up and down together, as those against the same
+    real data do, that is too wide: it rather misses a difference than makes one.
+
+    Args:
+        first: Score of a model and its interval.
+        second: Score of the other.
+        same_samples: Whether sample i of both has the same seed and condition.
+
+    Returns:
+        The interval; of the lower of the two levels.
+
+    References:
+        Newcombe 1998, "Interval estimation for the difference between independent proportions", Statistics in Medicine
+        17 (square-and-add); Zou & Donner 2008, Statistics in Medicine 27, for other scores.
+    """
+    (value1, one), (value2, two) = first, second
+    change, level = value2 - value1, min(one.level, two.level)
+    if same_samples and len(one.replicates) == len(two.replicates) > 1:
+        changes = [b - a for a, b in zip(one.replicates, two.replicates, strict=True)]
+        paired = jackknife(change, changes, level)
+        return replace(paired, method=f"same seeds, {paired.method}")
+    below = math.hypot(value2 - two.low, one.high - value1)
+    above = math.hypot(two.high - value2, value1 - one.low)
+    return Interval(change - below, change + above, level, "independent intervals in quadrature")
 
 
 def groups_of(num_samples: int, num_groups: int = NUM_GROUPS) -> list[slice]:
@@ -225,6 +292,12 @@ def student_quantile(probability: float, degrees: int) -> float:
         (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
     )
     return x + sum(term / degrees ** (power + 1) for power, term in enumerate(terms))
+
+
+def _without_groups(rows: Tensor) -> Iterator[Tensor]:
+    """Yield the samples without each group, shape ``(N - group, ...)``; nothing if there are too few for groups."""
+    for group in groups_of(len(rows)):
+        yield torch.cat([rows[: group.start], rows[group.stop :]])
 
 
 def _checked(values: Tensor | Sequence[float], level: float) -> Tensor:

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from jitflow import pictures
 from jitflow.evaluation.intervals import Interval
+from jitflow.evaluation.report import TRAINED_ON, interval_of, is_trained_on, score_table
 from jitflow.io.files import write_text
 
 PICTURE, PAGE = "matrix.png", "matrix.html"
-_TRAINED = " (trained on)"
 _FRECHET, _RATIO = "frechet_distance", "frechet_ratio"
 # What is printed and its title; the page has the rest.
 _PRINTED = {
@@ -47,7 +47,7 @@ def cells_of(report: Mapping[str, Any]) -> Cells:
     for name, value in report["metrics"].items():
         if name.count("/") == 2:
             row, space, score = name.split("/")
-            found.setdefault(row, {}).setdefault(space, {})[score] = _written(value, _interval(report, name))
+            found.setdefault(row, {}).setdefault(space, {})[score] = _written(value, interval_of(name, report))
     return found
 
 
@@ -58,11 +58,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     if cells:
         console.print(overview(report))
     else:
-        scores = Table("score", "value", "interval")
-        for name, value in report["metrics"].items():
-            interval = _interval(report, name)
-            scores.add_row(name, f"{value:.4f}", "" if interval is None else _ends(interval))
-        console.print(scores)
+        console.print(score_table(report))
     card = Table("protocol", "value")
     for name, value in report["protocol"].items():
         card.add_row(name, str(value))
@@ -97,9 +93,7 @@ def _scores(spaces: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 def _titled(space: str, report: Mapping[str, Any]) -> str:
     """Return the title of a feature space's column, with a mark if the model was trained on it."""
-    names = report["protocol"]["extractor"]
-    name = names.get(space, "") if isinstance(names, Mapping) else names
-    return space + _TRAINED * (name in report.get("trained_on", ()))
+    return f"{space} ({TRAINED_ON})" if is_trained_on(f"{space}/{_FRECHET}", report) else space
 
 
 def write_matrix(report: Mapping[str, Any], out: Path) -> None:
@@ -162,11 +156,6 @@ def _html_table(row: str, spaces: Mapping[str, Mapping[str, str]], report: Mappi
 def _title(report: Mapping[str, Any]) -> str:
     protocol = report["protocol"]
     return f"{Path(protocol['checkpoint'] or 'model').name}, {protocol['num_images']} images a row"
-
-
-def _interval(report: Mapping[str, Any], name: str) -> Interval | None:
-    record = report.get("intervals", {}).get(name)
-    return None if record is None else Interval.from_record(record)
 
 
 def _written(value: float, interval: Interval | None) -> str:

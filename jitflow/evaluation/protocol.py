@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,9 @@ import jitflow
 from jitflow.errors import ConfigError
 from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.plan import Plan
+from jitflow.evaluation.report import REPORT_NAMES
 from jitflow.io.files import file_checksum, read_json, writable_folder, write_json
+from jitflow.io.json_text import plain_copy
 from jitflow.io.results_folder import free_folder
 
 log = logging.getLogger(__name__)
@@ -49,11 +50,8 @@ def protocol_card(
     Returns:
         The card, as plain values.
     """
-    names = ("solver", "steps", "network_evaluations", "guidance", "interval", "time_shift", "ema", "precision")
     return {
-        "checkpoint": str(checkpoint) if checkpoint else None,
-        "checkpoint_sha256": file_checksum(checkpoint) if checkpoint else None,
-        **{name: sampling.get(name) for name in names},
+        **sampling_card(sampling, checkpoint),
         "num_images": plan.num_images,
         "num_classes": num_classes,
         "class_of_image": _CLASSES[plan.labels].format(seed=plan.seed),
@@ -63,6 +61,21 @@ def protocol_card(
         "extractor_sha256": extractor.checksum,
         "preprocessing": extractor.preprocessing,
         "reference": dict(reference),
+    }
+
+
+def sampling_card(sampling: Mapping[str, Any], checkpoint: str | Path | None) -> dict[str, Any]:
+    """Build the part of a protocol card that every application has: the model and how it was sampled.
+
+    Args:
+        sampling: Sampling settings, as ``Samples.settings`` holds them.
+        checkpoint: File of the model; None if unknown.
+    """
+    names = ("solver", "steps", "network_evaluations", "guidance", "interval", "time_shift", "ema", "precision")
+    return {
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "checkpoint_sha256": file_checksum(checkpoint) if checkpoint else None,
+        **{name: sampling.get(name) for name in names},
         "versions": {"jitflow": jitflow.__version__, "torch": torch.__version__},
         "device": sampling.get("device"),
     }
@@ -108,7 +121,7 @@ def claim_folder(out: str | Path, card: Mapping[str, Any]) -> tuple[Path, dict[s
         The folder, in which ``protocol.json`` holds the card, and the card as read back from JSON (which has no
         tuples).
     """
-    plain = json.loads(json.dumps(card))
+    plain = plain_copy(card)
 
     def is_taken(folder: Path) -> bool:
         path = folder / _CARD_NAME
@@ -128,7 +141,8 @@ def claim_folder(out: str | Path, card: Mapping[str, Any]) -> tuple[Path, dict[s
 def read_report(path: str | Path) -> dict[str, Any]:
     """Read a report of ``jitflow evaluate`` from its file or folder; raise ConfigError if it is not one."""
     path = Path(path)
-    report = read_json(path / "report.json" if path.is_dir() else path)
+    names = [name for name in REPORT_NAMES if (path / name).is_file()] or REPORT_NAMES
+    report = read_json(path / names[0] if path.is_dir() else path)
     if not isinstance(report, dict) or not {"metrics", "protocol"} <= report.keys():
         raise ConfigError(f"{path} is no report of jitflow evaluate (metrics and protocol)")
     return report

@@ -54,10 +54,7 @@ class GridOptions:
 
 
 def evaluate(args: list[str]) -> None:
-    """Evaluate a checkpoint with its application's judge, or compare two reports (``compare A B``)."""
-    if args[:1] == ["compare"]:
-        run_command("evaluate compare", _compare, args[1:])
-        return
+    """Evaluate a checkpoint with its application's judge, ``jitflow evaluate``."""
     path = evaluated_checkpoint(args)
     try:
         run_command("evaluate", _evaluate, args, further=_judge_of(checkpoint_at(path)))
@@ -125,7 +122,7 @@ def _evaluate(
 
     Further options are those of the checkpoint's application: `jitflow evaluate CHECKPOINT --help` lists them. Options
     of a section can be given without it: --guidance 2, --steps 50. Run the same command
-    again to resume an interrupted evaluation. `jitflow evaluate compare A B` lists the differences of two reports.
+    again to resume an interrupted evaluation. `jitflow compare A B` puts two reports side by side.
 
     Args:
         checkpoint: File of any format, or a run's folder for its best checkpoint, else its last.
@@ -150,31 +147,6 @@ def _evaluate(
             str(find_model(checkpoint)), num_images, reference, seed, ema, out, settings, compute, dry_run
         )
     )
-
-
-def _compare(first: str, second: str) -> None:
-    """Compare two reports of `jitflow evaluate`: the scores, and every difference in protocol.
-
-    Args:
-        first: A report.json, or the folder it is in.
-        second: The report to compare it with.
-    """
-    from jitflow.evaluation.protocol import card_differences, read_report
-
-    a, b = read_report(first), read_report(second)
-    console = Console(soft_wrap=True)
-    table = Table("score", first, second)
-    for name in {**a["metrics"], **b["metrics"]}:
-        table.add_row(name, *(f"{r['metrics'][name]:.4g}" if name in r["metrics"] else "-" for r in (a, b)))
-    console.print(table)
-    differences = card_differences(a["protocol"], b["protocol"])
-    if not differences:
-        console.print("same protocol: the scores can be compared")
-        return
-    table = Table("made differently", first, second)
-    for name, (left, right) in differences.items():
-        table.add_row(name, str(left), str(right))
-    console.print(table)
 
 
 def _stats(

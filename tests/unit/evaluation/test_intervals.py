@@ -13,9 +13,11 @@ from jitflow.evaluation.intervals import (
     Interval,
     bootstrap,
     bootstrap_mean,
+    difference,
     disjoint_sets,
     groups_of,
     jackknife,
+    share,
     student_quantile,
 )
 
@@ -102,3 +104,37 @@ def test_values_that_are_not_finite_are_refused() -> None:
         disjoint_sets([1.0, float("nan")])
     with pytest.raises(ConfigError, match="level"):
         disjoint_sets([1.0, 2.0], level=1)
+
+
+def test_a_share_of_none_still_has_a_width() -> None:
+    none, some = share(torch.zeros(1000)), share((torch.arange(1000) % 4 == 0).float())
+    # The rule of three: none of n excludes more than about 3.8 / n at 95 %.
+    assert none.low == pytest.approx(0, abs=1e-12) and none.high == pytest.approx(3.84 / 1000, rel=0.02)
+    assert some.low == pytest.approx(0.2242, abs=1e-4) and some.high == pytest.approx(0.2778, abs=1e-4)
+    assert len(some.replicates) == 20 and sum(some.replicates) / 20 == pytest.approx(0.25)
+
+
+def test_a_difference_on_the_same_seeds_cancels_what_both_share() -> None:
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randn(2000, generator=generator)
+    one, two = common, common + 0.05 + 0.02 * torch.randn(2000, generator=generator)
+    scores = [(float(values.mean()), bootstrap_mean(values, seed=0)) for values in (one, two)]
+    apart, paired = difference(*scores), difference(*scores, same_samples=True)
+    assert 0 in apart and 0 not in paired and paired.low == pytest.approx(0.05, abs=2e-3)
+    # Two independent means: a standard error of sqrt(2 / n).
+    assert apart.high - apart.low == pytest.approx(2 * 1.96 * (2 / 2000) ** 0.5, rel=0.1)
+    assert "same seeds" in paired.method and "quadrature" in apart.method
+
+
+def test_differences_of_equal_models_are_significant_in_one_of_twenty() -> None:
+    generator = torch.Generator().manual_seed(1)
+    missed = {True: 0, False: 0}
+    for _ in range(200):
+        scores = []
+        for _ in range(2):
+            values = (torch.rand(400, generator=generator) < 0.3).double()
+            scores.append((float(values.mean()), share(values)))
+        for same in missed:
+            missed[same] += 0 not in difference(*scores, same_samples=same)
+    # 200 draws of 5 %: 10, and 3 to 20 with a probability above 0.99.
+    assert all(3 <= count <= 20 for count in missed.values()), missed
