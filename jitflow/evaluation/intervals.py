@@ -159,7 +159,8 @@ def share(hits: Tensor | Sequence[bool], *, level: float = LEVEL) -> Interval:
     centre, half = mean + z * z / (2 * num), z * (mean * (1 - mean) / num + (z / (2 * num)) ** 2) ** 0.5
     ends = [min(1.0, max(0.0, end / (1 + z * z / num))) for end in (centre - half, centre + half)]
     without = tuple(float(part.mean()) for part in _without_groups(rows))
-    return Interval(ends[0], ends[1], level, "Wilson score", without)
+    # Rounding must not leave out a share of 0 or 1.
+    return Interval(min(ends[0], mean), max(ends[1], mean), level, "Wilson score", without)
 
 
 def disjoint_sets(scores: Tensor | Sequence[float], *, value: float | None = None, level: float = LEVEL) -> Interval:

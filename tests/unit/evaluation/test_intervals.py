@@ -111,7 +111,7 @@ def test_a_share_of_none_still_has_a_width() -> None:
     # The rule of three: none of n excludes more than about 3.8 / n at 95 %.
     assert none.low == pytest.approx(0, abs=1e-12) and none.high == pytest.approx(3.84 / 1000, rel=0.02)
     assert some.low == pytest.approx(0.2242, abs=1e-4) and some.high == pytest.approx(0.2778, abs=1e-4)
-    assert len(some.replicates) == 20 and sum(some.replicates) / 20 == pytest.approx(0.25)
+    assert len(some.replicates) == 10 and sum(some.replicates) / 10 == pytest.approx(0.25)
 
 
 def test_a_difference_on_the_same_seeds_cancels_what_both_share() -> None:
