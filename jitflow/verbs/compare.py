@@ -56,7 +56,9 @@ def _compare(
     """
     from jitflow.evaluation.comparison import compare as compare_models
     from jitflow.io.files import writable_folder
+    from jitflow.io.results_folder import free_folder
     from jitflow.run.comparison_page import (
+        PAGE_NAME,
         PICTURE_NAME,
         draw_samples,
         how_compared,
@@ -70,6 +72,9 @@ def _compare(
     allowed = [name.strip() for name in (comparison.may_differ or "").split(",") if name.strip()]
     found = compare_models(models, may_differ=allowed)
     folder = writable_folder(free_folder(comparison.out, lambda taken: (taken / PAGE_NAME).exists()))
+    for candidate in found.candidates:
+        if candidate.report is None:
+            log.warning("%s has no report; make one with: jitflow evaluate %s", candidate.name, candidate.checkpoint)
     console = Console(soft_wrap=True)
     if found.scores:
         table = Table(*score_headings(found))
