@@ -77,7 +77,9 @@ def _compare(
             log.warning("%s has no report; make one with: jitflow evaluate %s", candidate.name, candidate.checkpoint)
     console = Console(soft_wrap=True)
     if found.scores:
-        table = Table(*score_headings(found))
+        table = Table()
+        for heading in score_headings(found):
+            table.add_column(heading, overflow="fold")
         for score in found.scores:
             table.add_row(*score_cells(score))
         console.print(table)
