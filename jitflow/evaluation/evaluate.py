@@ -23,6 +23,7 @@ from jitflow.evaluation.reference import VALIDATION, Reference
 from jitflow.evaluation.rows import ScoringOptions, evaluation_rows
 from jitflow.evaluation.scores import Scores, equal_count, fdr, frechet_name, references_of, sample_size_warnings, score
 from jitflow.io.files import clear_leftovers, read_json, writable_folder, write_json
+from jitflow.io.folder_lock import locked
 from jitflow.io.progress import meter
 from jitflow.model import Model, default_device, load
 from jitflow.training.module import FlowModule
@@ -104,50 +105,52 @@ def evaluate(
     spaces = {name: Space(extractor, real[name], held_out.get(name)) for name, extractor in made.items()}
     card = {**_card(model, checkpoint, plans, spaces), **({"infinity": True} if scoring.infinity else {})}
     out, card = claim_folder(out, card)
-    finished = out / "report.json"
-    keep_pixels = keep_png or keep_npz
-    if finished.exists() and not keep_pixels:
-        log.info("finished already; report: %s", finished)
-        return dict(read_report(finished))
-    trained_on = list(model.module.trained_on)
-    report: dict[str, Any] = {
-        "metrics": {},
-        "intervals": {},
-        "protocol": card,
-        "warnings": [],
-        "trained_on": trained_on,
-    }
-    for row, row_plan in plans.items():
-        alone = len(plans) == 1
-        folder = out / "parts" if alone else out / "parts" / row
-        parts = EvaluationParts(str(checkpoint), row_plan, specs, folder, keep_pixels)
-        done = out / "rows" / f"{row}.json"
-        if keep_pixels or not done.exists():
-            make_missing(parts, model, made, processes)
-            _save_images(out if alone else out / row, parts, model, png=keep_png, npz=keep_npz)
-            before = f"{row}/" if len(plans) > 1 or len(spaces) > 1 else ""
-            copies = find_copies(parts, real, held_out, model, out if alone else out / row)
-            write_json(done, _score_row(parts, spaces, copies, before, scoring))
-        parts.remove()
-        found = read_json(done)
-        report["metrics"] |= found["metrics"]
-        report["intervals"] |= found["intervals"]
-    for space in spaces.values():
-        report["warnings"] += sample_size_warnings(plan.num_images, space.extractor, space.real)
-    if scoring.row_words and not held_out:
-        report["warnings"].append("without validation data there are no ratios and no FDr; --validation names some")
-    report["warnings"] += [*_bias_warnings(report["metrics"], plan.num_images), *_start_warnings(model.module, plans)]
-    # Temporary files of an evaluation that was killed.
-    clear_leftovers(out)
-    write_json(finished, report)
-    write_matrix(report, out)
-    log.info("report: %s", finished)
-    for row in plans:
-        (out / "rows" / f"{row}.json").unlink()
-    for left in ("rows", "parts"):
-        with suppress(OSError):
-            (out / left).rmdir()
-    return report
+    with locked(out):
+        finished = out / "report.json"
+        keep_pixels = keep_png or keep_npz
+        if finished.exists() and not keep_pixels:
+            log.info("finished already; report: %s", finished)
+            return dict(read_report(finished))
+        trained_on = list(model.module.trained_on)
+        report: dict[str, Any] = {
+            "metrics": {},
+            "intervals": {},
+            "protocol": card,
+            "warnings": [],
+            "trained_on": trained_on,
+        }
+        for row, row_plan in plans.items():
+            alone = len(plans) == 1
+            folder = out / "parts" if alone else out / "parts" / row
+            parts = EvaluationParts(str(checkpoint), row_plan, specs, folder, keep_pixels)
+            done = out / "rows" / f"{row}.json"
+            if keep_pixels or not done.exists():
+                make_missing(parts, model, made, processes)
+                _save_images(out if alone else out / row, parts, model, png=keep_png, npz=keep_npz)
+                before = f"{row}/" if len(plans) > 1 or len(spaces) > 1 else ""
+                copies = find_copies(parts, real, held_out, model, out if alone else out / row)
+                write_json(done, _score_row(parts, spaces, copies, before, scoring))
+            parts.remove()
+            found = read_json(done)
+            report["metrics"] |= found["metrics"]
+            report["intervals"] |= found["intervals"]
+        for space in spaces.values():
+            report["warnings"] += sample_size_warnings(plan.num_images, space.extractor, space.real)
+        if scoring.row_words and not held_out:
+            report["warnings"].append("without validation data there are no ratios and no FDr; --validation names some")
+        report["warnings"] += _bias_warnings(report["metrics"], plan.num_images)
+        report["warnings"] += _start_warnings(model.module, plans)
+        # Temporary files of an evaluation that was killed.
+        clear_leftovers(out)
+        write_json(finished, report)
+        write_matrix(report, out)
+        log.info("report: %s", finished)
+        for row in plans:
+            (out / "rows" / f"{row}.json").unlink()
+        for left in ("rows", "parts"):
+            with suppress(OSError):
+                (out / left).rmdir()
+        return report
 
 
 def _card(model: Model, checkpoint: Path, plans: Mapping[str, Plan], spaces: Mapping[str, Space]) -> dict[str, Any]:

@@ -116,6 +116,9 @@ class InceptionExtractor:
         weights_path: torch-fidelity's weights file; None looks where torch-fidelity keeps it.
         clean: Resize as clean-fid does (bicubic, antialiased), instead of as TensorFlow did inside the network.
 
+    Attributes:
+        net: The network; it takes uint8 images and gives pooled features and logits.
+
     Raises:
         ConfigError: If torch-fidelity is not installed.
         MissingFileError: If the weights are missing; the message says where to put them.
@@ -150,7 +153,7 @@ class InceptionExtractor:
                 f"{INCEPTION_CHECKSUM}...); its FID compares with no other",
                 stacklevel=2,
             )
-        self._net = _build_inception(path)
+        self.net = _build_inception(path)
         self._device = torch.device("cpu")
 
     @torch.no_grad()
@@ -166,22 +169,22 @@ class InceptionExtractor:
         """
         images = check_images(images).expand(-1, 3, -1, -1)
         with torch.autocast(self._device.type, enabled=False):
-            return self._cleanly(images) if self._clean else Features(*self._net(images))
+            return self._cleanly(images) if self._clean else Features(*self.net(images))
 
     def _cleanly(self, images: Tensor) -> Features:
         """Run the network on images that are resized before it; its own resizing takes whole grey levels only."""
         pixels = (resize(images, _INCEPTION_SIZE_PX) - 128) / 128
-        first: nn.Module = self._net.Conv2d_1a_3x3  # type: ignore[assignment]
+        first: nn.Module = self.net.Conv2d_1a_3x3  # type: ignore[assignment]
         hook = first.register_forward_pre_hook(lambda layer, given: (pixels,))
         try:
-            return Features(*self._net(images))
+            return Features(*self.net(images))
         finally:
             hook.remove()
 
     def to(self, device: torch.device | str) -> InceptionExtractor:
         """Move the network to a device, in place, and return the extractor."""
         self._device = torch.device(device)
-        self._net.to(self._device)
+        self.net.to(self._device)
         return self
 
 

@@ -56,7 +56,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     console = Console()
     cells = cells_of(report)
     if cells:
-        console.print(_overview(cells, report))
+        console.print(overview(report))
         for row, spaces in cells.items():
             copied = ", ".join(f"{space} {found['copies']}" for space, found in spaces.items() if "copies" in found)
             console.print(f"copies of training images, {row}: {copied or 'unknown'}", markup=False)
@@ -68,13 +68,13 @@ def print_report(report: Mapping[str, Any]) -> None:
     console.print(card)
 
 
-def _overview(cells: Cells, report: Mapping[str, Any]) -> Table:
+def overview(report: Mapping[str, Any]) -> Table:
     """Make the printed table of a matrix: the main scores of every row and feature space, the ratios with intervals."""
     table = Table(title=_title(report), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("samples", no_wrap=True)
     for title in _PRINTED.values():
         table.add_column(title, justify="right", no_wrap=True)
-    for row, spaces in cells.items():
+    for row, spaces in cells_of(report).items():
         table.add_row(row, style="bold")
         for space, found in spaces.items():
             for mean in [mean for mean in ("arithmetic", "geometric") if mean in found]:
@@ -82,7 +82,9 @@ def _overview(cells: Cells, report: Mapping[str, Any]) -> Table:
             if _FRECHET in found:
                 # The interval of the ratio alone, or the table would not fit.
                 shown = [found.get(name, "").partition("\0" if name == _RATIO else " ")[0] for name in _PRINTED]
-                table.add_row(f"  {_titled(space, report)}", *shown)
+                is_trained = _titled(space, report) != space
+                table.add_row(f"  {space}{' *' if is_trained else ''}", *shown)
+                table.caption = "* the model was trained on this feature space" if is_trained else table.caption
         table.add_section()
     return table
 

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from jitflow.errors import JitflowError
+from jitflow.errors import CheckpointError, JitflowError
 from jitflow.evaluation.extractors import make_extractor
 from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.scores import extract
 from jitflow.io.files import atomic_path
+from jitflow.io.processes import begin_worker, safe_import_path
 from jitflow.io.progress import meter
+from jitflow.io.safetensors_file import open_tensors
 from jitflow.model import Model, load
 
 MAX_IMAGES_IN_PART, MIN_IMAGES_IN_PART = 1000, 50
@@ -76,9 +76,9 @@ class EvaluationParts:
     def read_each(self, name: str) -> Iterator[Tensor]:
         """Yield what each part holds of one kind, such as ``pixels``, in the order of the images."""
         for index in self.indices():
-            with safe_open(self._path(index), "pt") as file:
-                if name in file.keys():  # noqa: SIM118 (no mapping)
-                    yield file.get_tensor(name)
+            with open_tensors(self._path(index)) as file:
+                if name in file.shapes:
+                    yield file.tensor(name)
 
     def remove(self) -> None:
         """Delete the parts, if there are any, and their folder."""
@@ -116,9 +116,9 @@ class EvaluationParts:
         wanted = ["thumbnails", *(f"features/{name}" for name in self.extractors), *["pixels"] * self.keep_pixels]
         try:
             # The header tells whether a file was cut off; what it holds is read when it is scored.
-            with safe_open(path, "pt") as file:
-                return all(file.get_slice(name).get_shape()[0] == len(index) for name in wanted)
-        except (SafetensorError, OSError):
+            with open_tensors(path) as file:
+                return all(file.shapes.get(name, (0,))[0] == len(index) for name in wanted)
+        except CheckpointError:
             return False
 
 
@@ -163,16 +163,17 @@ def _generate_in_processes(parts: EvaluationParts, missing: Sequence[range], pro
         context.Process(target=_run_worker, args=(parts, missing[rank::processes], rank, processes, device))
         for rank in range(min(processes, len(missing)))
     ]
-    for worker in workers:
-        worker.start()
     try:
+        with safe_import_path():
+            for worker in workers:
+                worker.start()
         for worker in workers:
             worker.join()
-    except KeyboardInterrupt:
-        for worker in workers:
+    finally:
+        # After Ctrl-C or SIGTERM; those that have ended, or were not started, are left alone.
+        for worker in [worker for worker in workers if worker.is_alive()]:
             worker.terminate()
             worker.join()
-        raise
     failed = [worker.exitcode for worker in workers if worker.exitcode]
     if failed:
         raise JitflowError(
@@ -183,8 +184,7 @@ def _generate_in_processes(parts: EvaluationParts, missing: Sequence[range], pro
 
 def _run_worker(parts: EvaluationParts, missing: Sequence[range], rank: int, processes: int, device: str) -> None:
     """Generate parts in one of several processes; each loads the model itself."""
-    # Ctrl-C reaches every process of a terminal; the first one handles it and stops the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    begin_worker()
     if device == "cuda":
         device = f"cuda:{rank % torch.cuda.device_count()}"
     else:

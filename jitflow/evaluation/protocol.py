@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.report import REPORT_NAMES, is_report
 from jitflow.io.files import file_checksum, read_json, writable_folder, write_json
+from jitflow.io.json_text import plain_copy
 from jitflow.io.results_folder import free_folder
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def claim_folder(out: str | Path, card: Mapping[str, Any]) -> tuple[Path, dict[s
         The folder, in which ``protocol.json`` holds the card, and the card as read back from JSON (which has no
         tuples).
     """
-    plain = json.loads(json.dumps(card))
+    plain = plain_copy(card)
 
     def is_taken(folder: Path) -> bool:
         path = folder / _CARD_NAME

@@ -27,6 +27,7 @@ def resize(images: Tensor, size_px: tuple[int, int], filter: str = "bicubic", *,
     """
     if tuple(images.shape[-2:]) == size_px:
         return images.float()
-    # Float32 weights of torch's filter are off by up to 4e-3 grey levels; Apple's devices have no float64.
-    precise = images.to(torch.float32 if images.device.type == "mps" else torch.float64)
-    return interpolate(precise, size=size_px, mode=filter, antialias=antialias).clamp(0, 255).float()
+    # In float32 torch's antialiasing is off by up to 4e-3 grey levels; Apple's devices have no float64.
+    is_precise = antialias and images.device.type != "mps"
+    pixels = images.to(torch.float64 if is_precise else torch.float32)
+    return interpolate(pixels, size=size_px, mode=filter, antialias=antialias).clamp(0, 255).float()

@@ -6,9 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -16,7 +14,7 @@ from jitflow.errors import CheckpointError, ConfigError, unknown_name
 from jitflow.evaluation.features import Features, check_images
 from jitflow.evaluation.resize import resize
 from jitflow.io.files import existing_file, file_checksum, load_checkpoint
-from jitflow.io.mistaken_file import unreadable
+from jitflow.io.safetensors_file import read_tensors
 
 
 class TimmExtractor:
@@ -153,10 +151,7 @@ def _settings(model_name: str) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
-        try:
-            weights: dict[str, Any] = safetensors.torch.load_file(path)
-        except SafetensorError as error:
-            raise CheckpointError(unreadable(path, f"no safetensors file ({error})")) from None
+        weights: dict[str, Any] = read_tensors(path)[0]
     else:
         weights = load_checkpoint(path)
         for key in ("state_dict", "model"):

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 import jitflow
 from jitflow.errors import ConfigError
 from jitflow.evaluation.protocol import read_report
 from jitflow.evaluation.report import interval_heading, report_files, score_rows
 from jitflow.io.files import file_checksum
-from jitflow.io.yaml_file import read_yaml
+from jitflow.io.json_text import plain_copy
+from jitflow.io.yaml_file import format_yaml, read_yaml
 from jitflow.training.trained_on import trained_on_note
 
 log = logging.getLogger(__name__)
@@ -200,5 +198,4 @@ def _data_section(config: Path) -> Any:
 
 def _yaml(values: Mapping[str, Any]) -> str:
     # Through JSON, so that tuples become lists, which YAML writes without a Python type tag.
-    text: str = yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False, allow_unicode=True)
-    return text
+    return format_yaml(plain_copy(values), allow_unicode=True)

@@ -18,6 +18,7 @@ from jitflow.checkpoint.state import errors_of_damage
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.evaluation.report import TRAINED_ON, is_report, is_trained_on
 from jitflow.io.files import load_checkpoint, read_json
+from jitflow.io.folder_lock import live_holder
 from jitflow.io.units import size_on_disk
 from jitflow.io.yaml_file import read_yaml
 from jitflow.run.curves import Curve, history_curve, read_curves
@@ -63,6 +64,7 @@ class Run:
         data: Sizes and fingerprint of the training data.
         history: Losses stored in the checkpoint.
         note: Warning about its samples; empty if there is none.
+        in_use: Process that is writing into the folder; empty if there is none.
     """
 
     folder: Path
@@ -85,6 +87,7 @@ class Run:
     data: dict[str, Any] = field(default_factory=dict)
     history: Curve = field(default_factory=list)
     note: str = ""
+    in_use: str = ""
 
 
 def find_runs(folders: Sequence[str | Path]) -> list[Path]:
@@ -175,6 +178,7 @@ def _describe(folder: Path, training: Path) -> Run:
         data=record.data if record is not None and record.data else _plain_json(training / DATA_NAME),
         history=history_curve(content),
         note=_note(content),
+        in_use=next((holder.name for place in {training, folder} if (holder := live_holder(place))), ""),
     )
 
 

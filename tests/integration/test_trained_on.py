@@ -34,7 +34,7 @@ class JudgedTerm:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     module = make_module()
-    module.loss_terms.append(JudgedTerm())
+    module.add_loss_term(JudgedTerm())
     path = tmp_path_factory.mktemp("trained") / "last.ckpt"
     fit(module).save_checkpoint(path)
     return path
@@ -61,7 +61,7 @@ def test_every_format_keeps_the_spaces(trained, tmp_path, suffix):
 def test_a_training_that_goes_on_from_the_weights_inherits_them(trained, tmp_path):
     module = make_module()
     init_from(module, trained)
-    module.loss_terms.append(CosineTerm())
+    module.add_loss_term(CosineTerm())
     fit(module).save_checkpoint(tmp_path / "tuned.ckpt")
     assert read_state(tmp_path / "tuned.ckpt").trained_on == (SPACE,)
     fit(plain := make_module()).save_checkpoint(tmp_path / "plain.ckpt")
