@@ -239,16 +239,19 @@ def _bias_warnings(metrics: Mapping[str, float], num_images: int) -> list[str]:
     """Say how much the Frechet distances of few images are too large, by the jackknife."""
     if num_images >= MANY:
         return []
-    parts = [
-        f"{name.removesuffix('_bias')} {metrics[name.removesuffix('_bias')]:.3g} by about {bias:.2g}"
-        for name, bias in metrics.items()
-        if name.endswith("_bias")
-    ]
-    if not parts:
+    shares: dict[str, float] = {}
+    for name, bias in metrics.items():
+        distance = name.removesuffix("_bias")
+        if name != distance and metrics[distance] > 0:
+            # ROW/SPACE/SCORE, or a score alone.
+            space = distance.split("/")[-2] if "/" in distance else distance
+            shares[space] = max(shares.get(space, 0.0), bias / metrics[distance])
+    if not shares:
         return []
+    found = ", ".join(f"{space} {share:.0%}" for space, share in shares.items())
     return [
-        f"{num_images} images raise a Frechet distance ({'; '.join(parts)}), {MANY} images by "
-        f"{num_images / MANY:.2g} times that: compare only distances of equally many images"
+        f"Frechet distances of {num_images} images are too large by about this share of their values: {found}; of "
+        f"{MANY} images they would be by {num_images / MANY:.2g} of that. Compare only equally many images"
     ]
 
 
