@@ -162,7 +162,8 @@ PAGES = {
         },
         more={"jitflow stats": "--extractors pixels", "jitflow evaluate runs": "--steps 4"},
         leaves=(
-            *("outputs/other/report.json", "outputs/matrix/matrix.html", "outputs/sweep/sweep.png"),
+            *("outputs/other/report.json", "outputs/comparison/comparison.png", "outputs/matrix/matrix.html"),
+            "outputs/sweep/sweep.png",
             "fid_stats/jit_in256_stats.npz",
         ),
     ),
