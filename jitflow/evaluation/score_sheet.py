@@ -47,10 +47,10 @@ class ScoreSheet:
             most: Largest possible value, such as 1, where its interval ends.
         """
         top, bottom = parts.double(), torch.ones_like(parts, dtype=torch.float64) if wholes is None else wholes.double()
-        self.add_by_groups(name, len(parts), lambda kept: float(top[kept].sum() / bottom[kept].sum()), most=most)
+        self.add_by_groups(name, len(parts), lambda kept: float(top[kept].sum() / bottom[kept].sum()), most)
 
     def add_by_groups(
-        self, name: str, num_samples: int, score: Callable[[Sequence[int]], float], *, most: float = math.inf
+        self, name: str, num_samples: int, score: Callable[[Sequence[int]], float], most: float = math.inf
     ) -> None:
         """Add any smooth score of a set of samples that is not negative, with an interval by leaving out groups.
 

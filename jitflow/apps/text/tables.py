@@ -73,8 +73,8 @@ def samples_table(samples: Mapping[str, Any]) -> Table:
 def copies_line(samples: Mapping[str, Any]) -> str:
     """Return a line on the share of samples that copy the training text."""
     return (
-        f"{samples['copies']:.1%} of the samples copy more than {samples['copy_length']:.0f} characters of the training "
-        "text; of held-out texts 1% would"
+        f"{samples['copies']:.1%} of the samples copy more than {samples['copy_length']:.0f} characters of the "
+        "training text; of held-out texts 1% would"
     )
 
 
