@@ -82,7 +82,12 @@ VERBS = {
         "evaluate",
         "score a checkpoint against real images, with a protocol card",
         f"jitflow evaluate {_DEMO} --reference digits --extractor digits --num_images 1000",
-        {"compare": "jitflow evaluate compare outputs/evaluation/report.json outputs/other/report.json"},
+    ),
+    "compare": Verb(
+        "jitflow.verbs.compare",
+        "compare",
+        "put checkpoints or reports side by side: scores, differences, samples of the same seeds",
+        "jitflow compare outputs/evaluation outputs/other",
     ),
     "stats": Verb(
         "jitflow.verbs.evaluate",
@@ -140,7 +145,7 @@ TASKS = {
     "begin": ("demo", "doctor"),
     "train": ("train", *_APPLICATIONS, "data"),
     "draw": ("sample", "studio"),
-    "judge": ("evaluate", "sweep", "stats"),
+    "judge": ("evaluate", "compare", "sweep", "stats"),
     "look": ("runs", "report", "info", "models"),
     "give away": ("export", "convert"),
 }

@@ -85,6 +85,8 @@ def write_state(state: ModelState, path: str | Path, *, ema: int | str = 1) -> P
         CheckpointError: If the model lacks the requested average.
     """
     path = Path(path)
+    if path.suffix != ".ckpt":
+        state = state.without_training_terms()
     if path.suffix == ".safetensors":
         write_safetensors(state, path, ema=ema)
     elif path.suffix == ".pth":

@@ -6,16 +6,15 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from jitflow.errors import CheckpointError, ConfigError, unknown_name
 from jitflow.evaluation.features import Features, check_images
+from jitflow.evaluation.resize import resize
 from jitflow.io.files import existing_file, file_checksum, load_checkpoint
-from jitflow.io.mistaken_file import unreadable
+from jitflow.io.safetensors_file import read_tensors
 
 
 class TimmExtractor:
@@ -58,11 +57,22 @@ class TimmExtractor:
         self._net.eval().requires_grad_(False)
         self._mean, self._std = (torch.tensor(settings[key]).view(-1, 1, 1) for key in ("mean", "std"))
         self._interpolation = "bilinear" if settings["interpolation"] == "bilinear" else "bicubic"
-        self._classifies = bool(getattr(self._net, "num_classes", 0))
+        # The "classifier" of a CLIP network that was not trained to classify projects into the space of its texts.
+        projects = "_clip_" in model_name and "_ft_" not in model_name
+        self._classifies = bool(getattr(self._net, "num_classes", 0)) and not projects
         self._device = torch.device("cpu")
         height, width = self._size_px
         self.name = f"{model_name}@{height}" if height == width else f"{model_name}@{height}x{width}"
         self.checksum: str | None = file_checksum(path)
+        self.preprocessing: dict[str, Any] = {
+            "size_px": list(self._size_px),
+            "filter": self._interpolation,
+            "antialias": True,
+            "mean": list(settings["mean"]),
+            "std": list(settings["std"]),
+            "feature": _feature_of(self._net),
+            "source": f"timm's settings of {model_name}, resized without a crop",
+        }
         self.dim = self._probe_dim(model_name)
 
     @torch.no_grad()
@@ -75,10 +85,7 @@ class TimmExtractor:
         Returns:
             Features, shape ``(B, dim)``, float32; logits, shape ``(B, K)``, if the weights include a classifier.
         """
-        pixels = check_images(images).expand(-1, 3, -1, -1).float()
-        if pixels.shape[2:] != self._size_px:
-            # Bicubic interpolation overshoots at edges, hence the clip.
-            pixels = interpolate(pixels, size=self._size_px, mode=self._interpolation, antialias=True).clamp(0, 255)
+        pixels = resize(check_images(images).expand(-1, 3, -1, -1), self._size_px, self._interpolation)
         with torch.autocast(self._device.type, enabled=False):
             maps: Any = self._net.forward_features((pixels / 255 - self._mean) / self._std)  # type: ignore[operator]
             features = self._net.forward_head(maps, pre_logits=True)  # type: ignore[operator]
@@ -107,6 +114,22 @@ class TimmExtractor:
         return features.shape[1]
 
 
+def _feature_of(net: nn.Module) -> str:
+    """Return which output of a network is the feature: what its classifier would get."""
+    pools = {
+        "token": "class token after the last norm",
+        "avg": "mean over patches or places",
+        "map": "attention pooling",
+        "": "all places",
+    }
+    pool = getattr(net, "global_pool", None)
+    if not isinstance(pool, str):
+        # Convolutional networks pool in their head.
+        pool = getattr(getattr(net, "head", None), "global_pool", pool)
+        pool = str(getattr(pool, "pool_type", ""))
+    return pools.get(pool, f"pooling {pool!r}") if pool else "the input of the classifier"
+
+
 def _settings(model_name: str) -> dict[str, Any]:
     if importlib.util.find_spec("timm") is None:
         raise ConfigError("features from a timm model need timm; pip install 'jitflow[eval]'")
@@ -128,10 +151,7 @@ def _settings(model_name: str) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
-        try:
-            weights: dict[str, Any] = safetensors.torch.load_file(path)
-        except SafetensorError as error:
-            raise CheckpointError(unreadable(path, f"no safetensors file ({error})")) from None
+        weights: dict[str, Any] = read_tensors(path)[0]
     else:
         weights = load_checkpoint(path)
         for key in ("state_dict", "model"):

@@ -6,6 +6,7 @@ Parameter names are those of the JiT release, so that its state dicts load uncha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -17,6 +18,7 @@ from jitflow.errors import ConfigError, unknown_name
 from jitflow.layers.adaln import AdaLNBlock, AdaLNFinal
 from jitflow.layers.attention import Attention
 from jitflow.layers.embed import LabelEmbedder, TimestepEmbedder, sincos_position_table
+from jitflow.layers.features import BEFORE_CLASS_TOKENS, InnerFeatures, feature_names
 from jitflow.layers.fusion import product_dtype
 from jitflow.layers.initial import Init, initialise_
 from jitflow.layers.mlp import SwiGLU
@@ -187,7 +189,8 @@ class JiT(AdaLNTransformer):
         hint: Tensor | None = None,
         *,
         modulation: Tensor | None = None,
-    ) -> Tensor:
+        features: Sequence[str] = (),
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Predict from a noisy image.
 
         Args:
@@ -197,14 +200,17 @@ class JiT(AdaLNTransformer):
             hint: Estimate of the data (exact where known), shape of ``x``; None means zeros. Only with
                 ``self_conditioning``.
             modulation: ``self.modulation(t, y)`` computed before, shape ``(B, M)``, or ``(1, M)`` for one that all
-                samples share; ``t`` is then ignored.
+                samples share; ``t`` is then read only for the feature ``condition``.
+            features: Names of inner features to return too, of :attr:`feature_names`.
 
         Returns:
-            Prediction, shape ``(B, C, H, W)``.
+            Prediction, shape ``(B, C, H, W)``; with ``features`` also these by name, see
+            :mod:`jitflow.layers.features`.
 
         Raises:
             ValueError: If the image's size or number of channels differs from the network's, a label is missing, or the
                 hint has another shape.
+            ConfigError: If the network has no such feature.
         """
         if x.shape[1:] != (self.in_channels, *self.img_size):
             raise ValueError(
@@ -214,8 +220,9 @@ class JiT(AdaLNTransformer):
         if hint is not None and not (self.self_conditioning and hint.shape == x.shape):
             wanted = f"a hint of shape {tuple(x.shape)}" if self.self_conditioning else "no hint (self_conditioning)"
             raise ValueError(f"this network takes {wanted}; got {tuple(hint.shape)}")
-        y_emb = self._embed_label(y) if modulation is None or self.in_context_len else None
-        c = self._condition(t, y_emb) if modulation is None else None
+        inner = InnerFeatures(features, self.feature_names) if features else None
+        y_emb = self._embed_label(y) if modulation is None or self.in_context_len or inner else None
+        c = self._condition(t, y_emb) if modulation is None or inner else None
         *block_modulations, final_modulation = self._split_modulation(modulation)
         tokens = self.x_embedder(x) + self.pos_embed
         if self.self_conditioning:
@@ -224,9 +231,13 @@ class JiT(AdaLNTransformer):
         rope_in_context = self.rope(x.device) if self.use_rope else None
         rope = None if rope_in_context is None else rope_in_context[:, self.in_context_len :]
         stream = Stream(tokens.to(product_dtype(tokens)) if self.bf16_stream else tokens)
+        if inner is not None:
+            inner.start(c, stream)
         for i, (block, block_modulation) in enumerate(zip(self.blocks, block_modulations, strict=True)):
             if self.in_context_len and i == self.in_context_start:
                 assert y_emb is not None
+                if inner is not None:
+                    inner.add(BEFORE_CLASS_TOKENS, stream.added())
                 prefix = y_emb.unsqueeze(1) + self.in_context_posemb
                 stream = Stream(torch.cat([prefix.to(stream.tokens.dtype), stream.added()], dim=1))
                 rope = rope_in_context
@@ -236,7 +247,19 @@ class JiT(AdaLNTransformer):
                 stream = checkpoint(block, stream, c, rope, block_modulation, unread, use_reentrant=False)
             else:
                 stream = block(stream, c, rope, block_modulation, unread)
-        return unpatchify(self.final_layer(stream, c, final_modulation), self.grid, self.patch_size)
+            if inner is not None:
+                inner.add_stream(i + 1, stream, self._num_class_tokens_after(i))
+        output = unpatchify(self.final_layer(stream, c, final_modulation), self.grid, self.patch_size)
+        return output if inner is None else (output, inner.found)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the inner features that :meth:`forward` can return."""
+        return feature_names(len(self.blocks), class_tokens_from=self.in_context_start if self.in_context_len else None)
+
+    def _num_class_tokens_after(self, block: int) -> int:
+        """Return the number of leading class tokens in the output of a block."""
+        return self.in_context_len if self.in_context_start <= block < len(self.blocks) - 1 else 0
 
 
 def _height_width(img_size: int | tuple[int, int] | list[int]) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from jitflow.run.folder import CONFIG_NAME, DATA_NAME, ENVIRONMENT_NAME, RUN_NAM
 from jitflow.run.next_command import continue_command, sample_command
 from jitflow.run.start import epochs_done
 from jitflow.training.ema_history import EMAHistory
+from jitflow.training.trained_on import read_spaces, trained_on_note
 
 log = logging.getLogger(__name__)
 
@@ -175,9 +176,15 @@ def _describe(folder: Path, training: Path) -> Run:
         environment=environment,
         data=record.data if record is not None and record.data else _plain_json(training / DATA_NAME),
         history=history_curve(content),
-        note=EMAHistory.of_checkpoint(content).start_warning(1) or "" if "model_ema1" in content else "",
+        note=_note(content),
         in_use=next((holder.name for place in {training, folder} if (holder := live_holder(place))), ""),
     )
+
+
+def _note(content: Mapping[str, Any]) -> str:
+    """Return a line on an average that holds its start, and on the feature spaces that a checkpoint was trained on."""
+    start = EMAHistory.of_checkpoint(content).start_warning(1) if "model_ema1" in content else None
+    return "; ".join(filter(None, [start, trained_on_note(read_spaces(content.get("jitflow", {})))]))
 
 
 def _record(training: Path) -> RunRecord | None:
@@ -289,7 +296,9 @@ def best_score(folder: Path, training: Path, application: str) -> tuple[str, flo
     scores = get_application(application).headline if application else ()
     for name in _REPORTS:
         report = _plain_json(folder / name) or _plain_json(training / name)
-        numbers = {**report, **(inner if isinstance(inner := report.get("metrics"), dict) else {})}
+        metrics = inner if isinstance(inner := report.get("metrics"), dict) else {}
+        # Applications name the space of a score too: "recovery/text_recovery_accuracy".
+        numbers = {**report, **{name.partition("/")[2] or name: value for name, value in metrics.items()}}
         for score in scores:
             if isinstance(numbers.get(score), int | float):
                 return score, float(numbers[score])
