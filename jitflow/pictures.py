@@ -184,8 +184,9 @@ def heat_map(
     rows: Sequence[str],
     xlabel: str,
     title: str,
+    framed: bool = True,
 ) -> None:
-    """Draw a table of scores as a heat map with the numbers written in; the lowest score is framed.
+    """Draw a table of scores as a heat map with the numbers written in.
 
     Args:
         path: Where to save the PNG.
@@ -194,6 +195,7 @@ def heat_map(
         rows: Names along the vertical axis.
         xlabel: Name of the horizontal axis.
         title: Title.
+        framed: Frame the lowest score.
     """
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib.figure import Figure
@@ -210,8 +212,9 @@ def heat_map(
     for (row, column), value in np.ndenumerate(table):
         dark = colours[row, column] > middle
         axes.text(column, row, f"{value:.3g}", ha="center", va="center", color="white" if dark else "black", fontsize=9)
-    row, column = np.unravel_index(table.argmin(), table.shape)
-    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=_ORANGE, linewidth=2.5))
+    if framed:
+        row, column = np.unravel_index(table.argmin(), table.shape)
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=_ORANGE, linewidth=2.5))
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xlabel(xlabel)
@@ -244,10 +247,10 @@ def side_by_side(
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
     for row, name in enumerate(row_names):
-        draw.text((gap_px, line_px + gap_px + row * (height + gap_px)), name, font=font, fill="black")
+        draw.text((gap_px, line_px + gap_px + row * (height + gap_px)), name, "black", font)
     for index, (name, column) in enumerate(columns.items()):
         x = left_px + index * (width + gap_px)
-        draw.text((x, gap_px), truncate(name, font, width), font=font, fill="black")
+        draw.text((x, gap_px), truncate(name, font, width), "black", font)
         for row, image in enumerate(column):
             large = image.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
             canvas.paste(large, (x, line_px + gap_px + row * (height + gap_px)))

@@ -11,15 +11,16 @@ from typing import Any, ClassVar
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from jitflow.data.digits import digits_arrays
 from jitflow.encoders.digits import RECIPE, SIDE_PX, DigitsClassifier, train_weights, weights_checksum
-from jitflow.errors import ConfigError
+from jitflow.errors import CheckpointError, ConfigError
 from jitflow.evaluation.features import Features, check_images
 from jitflow.io.files import atomic_path, user_path
+from jitflow.io.safetensors_file import read_tensors
 
 DIGITS_FILE = "digits_judge.safetensors"
 
@@ -105,10 +106,8 @@ def _recipe_checksum(images: np.ndarray, labels: np.ndarray, recipe: Mapping[str
 def _read(path: Path, recipe: str) -> dict[str, Tensor] | None:
     """Read cached weights of this recipe, unchanged since; None if they must be trained."""
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError):
+        weights, metadata = read_tensors(path)
+    except CheckpointError:
         return None
     whole = metadata.get("recipe") == recipe and metadata.get("weights") == weights_checksum(weights)
     return weights if whole else None

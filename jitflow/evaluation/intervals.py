@@ -22,7 +22,7 @@ from jitflow.errors import ConfigError, DataError
 
 LEVEL = 0.95
 """Probability with which an interval covers, unless another is asked for."""
-NUM_GROUPS = 20
+NUM_GROUPS = 10
 """Groups of a jackknife and disjoint sets, where there are samples enough."""
 _NUM_RESAMPLES = 1000
 # Drawn values in memory at once.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,20 @@ from jitflow.data.folder_scan import SUFFIXES
 from jitflow.data.image_file import open_image, to_mode
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.evaluation.features import FeatureExtractor
-from jitflow.evaluation.frechet import Statistics, load_statistics
+from jitflow.evaluation.frechet import Statistics
 from jitflow.evaluation.moments import Moments
+from jitflow.evaluation.statistics_file import read_statistics
 from jitflow.host import full_float32
 from jitflow.io.cores import available_cores
 from jitflow.io.file_tree import list_tree
 from jitflow.io.files import file_checksum, user_path
-from jitflow.io.npz_file import iter_npz_rows, npz_names, read_npz
+from jitflow.io.npz_file import iter_npz_rows, npz_names
 from jitflow.training.samples import GRID_NAME
 
 IMAGES_ENTRY = "arr_0"
 BUILT_IN = {"digits": "train", "digits:val": "val"}
+VALIDATION = {"digits": "digits:val"}
+"""Validation data that belongs to a reference of training data."""
 
 
 @dataclass
@@ -47,6 +50,16 @@ class Reference:
     statistics: Statistics
     record: dict[str, Any] = field(default_factory=dict)
     features: Tensor | None = None
+
+    @property
+    def num_images(self) -> int | None:
+        """Number of images the statistics were made of; None if it is not known."""
+        return self.record.get("num_images")
+
+    def spread(self, num: int) -> Tensor:
+        """Return the features of ``num`` images that are spread evenly over all, shape ``(num, D)``."""
+        assert self.features is not None
+        return self.features[torch.linspace(0, len(self.features) - 1, num).round().long()]
 
 
 class ImageFiles(Dataset[Tensor]):
@@ -89,35 +102,42 @@ def _is_sample_grid(path: Path) -> bool:
 
 
 def reference_features(
-    batches: Iterator[Tensor],
-    extractor: FeatureExtractor,
+    batches: Iterable[Tensor],
+    extractors: Mapping[str, FeatureExtractor],
     *,
     device: str,
     on_images: Callable[[int], None] | None = None,
-) -> tuple[Moments, Tensor, str]:
-    """Extract the features of real images.
+) -> tuple[dict[str, Reference], str]:
+    """Extract the features of real images, in one pass over them for all extractors.
 
     Args:
         batches: Images, each ``(B, C, H, W)``, uint8.
-        extractor: The feature extractor.
-        device: Device of the extractor.
+        extractors: The feature extractors by name.
+        device: Device of the extractors.
         on_images: Called with the number of images done.
 
     Returns:
-        Moments; the features, shape ``(N, D)``, float32, on the CPU; SHA-256 of all pixels in order.
+        Statistics and features of the images under each extractor; SHA-256 of all pixels in order.
     """
-    extractor.to(device)
-    moments, kept, done, digest = Moments(extractor.dim), [], 0, hashlib.sha256()
+    moments = {name: Moments(extractor.to(device).dim) for name, extractor in extractors.items()}
+    kept: dict[str, list[Tensor]] = {name: [] for name in extractors}
+    done, digest = 0, hashlib.sha256()
     for images in batches:
         digest.update(images.contiguous().numpy().tobytes())
-        with full_float32():
-            features = extractor(images.to(device)).features.float().cpu()
-        moments.update(features)
-        kept.append(features)
+        for name, extractor in extractors.items():
+            with full_float32():
+                features = extractor(images.to(device)).features.float().cpu()
+            moments[name].update(features)
+            kept[name].append(features)
         done += len(images)
         if on_images is not None:
             on_images(done)
-    return moments, torch.cat(kept), digest.hexdigest()
+    record = {"num_images": done, "pixels_sha256": digest.hexdigest()}
+    found = {
+        name: Reference(Statistics(found.mean, found.covariance), dict(record), torch.cat(kept[name]))
+        for name, found in moments.items()
+    }
+    return found, digest.hexdigest()
 
 
 def image_batches(
@@ -166,81 +186,61 @@ def npz_image_batches(
         yield torch.stack([to_tensor(center_crop_arr(image, img_size)) for image in images])
 
 
-def load_reference(
+def load_reference(spec: str | Path, extractor: FeatureExtractor, **settings: Any) -> Reference:
+    """Load the reference of a score under one extractor; arguments as :func:`load_references`."""
+    return load_references(spec, {"": extractor}, **settings)[""]
+
+
+def load_references(
     spec: str | Path,
-    extractor: FeatureExtractor,
+    extractors: Mapping[str, FeatureExtractor],
     *,
     img_size: tuple[int, int],
     channels: int,
     device: str = "cpu",
     batch_size: int = 64,
-) -> Reference:
+) -> dict[str, Reference]:
     """Load the reference of a score from statistics, a folder of images or built-in scans.
 
     Args:
         spec: An ``.npz`` of ``jitflow stats``, of the JiT release or of torch-fidelity, or of images (``arr_0``, as
             ``jitflow evaluate --npz`` and ADM's tools write it); a folder of images; ``digits`` or ``digits:val`` for
             the built-in scans.
-        extractor: The feature extractor.
+        extractors: The feature extractors by name.
         img_size: (height, width) in pixels.
         channels: 3 for colour, 1 for grey.
-        device: Device of the extractor.
+        device: Device of the extractors.
         batch_size: Images per batch.
 
     Returns:
-        The reference.
+        The reference under each extractor.
 
     Raises:
         ConfigError: If the statistics are of another dimension or extractor.
         MissingFileError: If there is neither such a file nor such a folder.
     """
+    batches: Iterable[Tensor]
+    path = user_path(spec)
     if str(spec) in BUILT_IN:
         data = DigitsDataModule(img_size)
         data.setup("fit")
-        images = (data.dataset_train if BUILT_IN[str(spec)] == "train" else data.dataset_val).images
-        moments, features, checksum = reference_features(iter(images.split(batch_size)), extractor, device=device)
+        batches = (data.dataset_train if BUILT_IN[str(spec)] == "train" else data.dataset_val).images.split(batch_size)
+    elif path.is_dir():
+        batches, _ = image_batches(path, img_size, channels, batch_size=batch_size)
+    elif _holds_images(path):
+        batches = npz_image_batches(path, img_size, channels, batch_size)
     else:
-        path = user_path(spec)
-        if path.is_dir():
-            batches, _ = image_batches(path, img_size, channels, batch_size=batch_size)
-        elif _holds_images(path):
-            batches = npz_image_batches(path, img_size, channels, batch_size)
-        else:
-            return _from_file(path, extractor, img_size, channels)
-        moments, features, checksum = reference_features(batches, extractor, device=device)
-    record = {"path": str(spec), "num_images": moments.count, "pixels_sha256": checksum}
-    return Reference(Statistics(moments.mean, moments.covariance), record, features)
+        made_for = {"img_size": img_size[0], "channels": channels}
+        return {name: _from_file(path, extractor, made_for) for name, extractor in extractors.items()}
+    found, _ = reference_features(batches, extractors, device=device)
+    for reference in found.values():
+        reference.record = {"path": str(spec), **reference.record}
+    return found
 
 
-def _from_file(path: Path, extractor: FeatureExtractor, img_size: tuple[int, int], channels: int) -> Reference:
-    statistics = load_statistics(path)
-    if len(statistics.mu) != extractor.dim:
-        raise ConfigError(
-            f"{path} holds statistics of {len(statistics.mu)} dimensions, {extractor.name} makes {extractor.dim}; "
-            "they were made with another extractor"
-        )
+def _from_file(path: Path, extractor: FeatureExtractor, made_for: Mapping[str, Any]) -> Reference:
+    statistics, num_images, features = read_statistics(path, extractor, made_for)
     record: dict[str, Any] = {"path": path.name, "checksum": file_checksum(path)}
-    features = None
-    # Only this library's files record how they were made; others cannot be checked.
-    wanted = {
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.checksum or "",
-        "img_size": img_size[0],
-        "channels": channels,
-    }
-    arrays = read_npz(path, [*wanted, "num_images", "features"], what="statistics file")
-    try:
-        for name, value in wanted.items():
-            if name in arrays and arrays[name].item() != value:
-                raise ConfigError(
-                    f"{path} was made with {name} {arrays[name].item()}, this is an evaluation with {value}"
-                )
-        if "num_images" in arrays:
-            record["num_images"] = int(arrays["num_images"])
-        if "features" in arrays:
-            features = torch.from_numpy(arrays["features"].astype(np.float32))
-    except ConfigError:
-        raise
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{path} does not say in single values how it was made ({error}); make it again") from None
+    if num_images is not None:
+        record["num_images"] = num_images
     return Reference(statistics, record, features)

@@ -57,20 +57,21 @@ def report_files(checkpoint: Path) -> Iterator[Path]:
 
 
 def spaces_of(name: str, protocol: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of a score's feature space: the part of its name, and the extractor that the card gives for it.
+    """Return the names of a score's feature spaces: the part of its name, and the extractors that the card gives it.
 
     Args:
         name: Name of the score.
-        protocol: The protocol card; ``extractor`` is a name, or a name for each space.
+        protocol: The protocol card; ``extractor`` is a name, or a name for each space. A mean over spaces, such as
+            ``fdr6``, has all of them.
     """
     *_, space, _ = ("", *name.split("/"))
-    known = protocol.get("extractor")
-    if isinstance(known, Mapping):
-        known = known.get(space)
-    elif space:
-        # Scores of single images beside those of the extractor, and those of applications without one.
-        known = None
-    return tuple(str(part) for part in (space, known) if part)
+    extractor = protocol.get("extractor")
+    if isinstance(extractor, Mapping):
+        known = [extractor[space]] if space in extractor else extractor.values() if space.startswith("fdr") else []
+    else:
+        # Beside the scores of an extractor those of other spaces have a name.
+        known = [] if space or extractor is None else [extractor]
+    return tuple(str(part) for part in (space, *known) if part)
 
 
 def is_trained_on(name: str, report: Mapping[str, Any]) -> bool:

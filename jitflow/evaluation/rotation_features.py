@@ -28,7 +28,7 @@ class RotationExtractor(DigitsExtractor):
 
     name: str = "digits-rotation-cnn"
     file_name: ClassVar[str] = ROTATION_FILE
-    recipe: ClassVar[dict[str, Any]] = {**RECIPE, "num_classes": _TURNS, "num_epochs": 8}
+    recipe: ClassVar[dict[str, Any]] = {**RECIPE, "num_classes": _TURNS, "num_epochs": 4}
     feature: ClassVar[str] = "input of the last layer of a network that tells quarter turns apart"
 
     @staticmethod

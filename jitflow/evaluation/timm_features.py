@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
+from torch import Tensor, nn
 
 from jitflow.encoders.timm_network import read_timm_network
 from jitflow.errors import ConfigError
 from jitflow.evaluation.features import Features, check_images
+from jitflow.evaluation.resize import resize
 
 
 class TimmExtractor:
@@ -44,10 +44,21 @@ class TimmExtractor:
         network = read_timm_network(model_name, weights_path, img_size=img_size)
         self._net, self._size_px = network.net, network.size_px
         self._mean, self._std, self._interpolation = network.mean, network.std, network.interpolation
-        self._classifies = bool(getattr(self._net, "num_classes", 0))
+        # The "classifier" of a CLIP network that was not trained to classify projects into the space of its texts.
+        projects = "_clip_" in model_name and "_ft_" not in model_name
+        self._classifies = bool(getattr(self._net, "num_classes", 0)) and not projects
         self._device = torch.device("cpu")
         self.name = network.name
         self.checksum: str | None = network.checksum
+        self.preprocessing: dict[str, Any] = {
+            "size_px": list(self._size_px),
+            "filter": self._interpolation,
+            "antialias": True,
+            "mean": self._mean.flatten().tolist(),
+            "std": self._std.flatten().tolist(),
+            "feature": _feature_of(self._net),
+            "source": f"timm's settings of {model_name}, resized without a crop",
+        }
         self.dim = self._probe_dim(model_name)
 
     @torch.no_grad()
@@ -60,10 +71,7 @@ class TimmExtractor:
         Returns:
             Features, shape ``(B, dim)``, float32; logits, shape ``(B, K)``, if the weights include a classifier.
         """
-        pixels = check_images(images).expand(-1, 3, -1, -1).float()
-        if pixels.shape[2:] != self._size_px:
-            # Bicubic interpolation overshoots at edges, hence the clip.
-            pixels = interpolate(pixels, size=self._size_px, mode=self._interpolation, antialias=True).clamp(0, 255)
+        pixels = resize(check_images(images).expand(-1, 3, -1, -1), self._size_px, self._interpolation)
         with torch.autocast(self._device.type, enabled=False):
             maps: Any = self._net.forward_features((pixels / 255 - self._mean) / self._std)  # type: ignore[operator]
             features = self._net.forward_head(maps, pre_logits=True)  # type: ignore[operator]
@@ -90,3 +98,19 @@ class TimmExtractor:
         if features.ndim != 2:
             raise ConfigError(f"{model_name} gives features of shape {tuple(features.shape)}, not one vector per image")
         return features.shape[1]
+
+
+def _feature_of(net: nn.Module) -> str:
+    """Return which output of a network is the feature: what its classifier would get."""
+    pools = {
+        "token": "class token after the last norm",
+        "avg": "mean over patches or places",
+        "map": "attention pooling",
+        "": "all places",
+    }
+    pool = getattr(net, "global_pool", None)
+    if not isinstance(pool, str):
+        # Convolutional networks pool in their head.
+        pool = getattr(getattr(net, "head", None), "global_pool", pool)
+        pool = str(getattr(pool, "pool_type", ""))
+    return pools.get(pool, f"pooling {pool!r}") if pool else "the input of the classifier"

@@ -120,20 +120,7 @@ class JiT(AdaLNTransformer):
                 f"hidden_size {hidden_size} must be num_heads {num_heads} times a multiple of 4, "
                 "the size that rotary positions need"
             )
-        if num_classes < 0:
-            raise ConfigError(f"num_classes must not be negative; got {num_classes}")
-        if in_context_len and not num_classes:
-            raise ConfigError(
-                f"in_context_len {in_context_len} asks for class tokens, but num_classes is 0; set in_context_len=0"
-            )
-        if in_context_len and not 0 <= in_context_start < depth:
-            raise ConfigError(f"in_context_start {in_context_start} must be one of the {depth} blocks, from 0")
-        last_start = in_context_start if in_context_len else depth
-        if not 0 <= class_start <= last_start or (class_start and not num_classes):
-            raise ConfigError(
-                f"class_start {class_start} must be between 0 and {last_start}, where classes enter, and 0 without "
-                "classes"
-            )
+        _check_classes(num_classes, depth, in_context_len, in_context_start, class_start)
         if positions not in get_args(Positions):
             raise unknown_name("positions", positions, get_args(Positions))
         if not init_std > 0:
@@ -272,6 +259,21 @@ class JiT(AdaLNTransformer):
     def _num_class_tokens_after(self, block: int) -> int:
         """Return the number of leading class tokens in the output of a block."""
         return self.in_context_len if self.in_context_start <= block < len(self.blocks) - 1 else 0
+
+
+def _check_classes(num_classes: int, depth: int, in_context_len: int, in_context_start: int, class_start: int) -> None:
+    """Raise ConfigError unless the classes can enter the network where its arguments say."""
+    if num_classes < 0:
+        raise ConfigError(f"num_classes must not be negative; got {num_classes}")
+    if in_context_len and not num_classes:
+        raise ConfigError(
+            f"in_context_len {in_context_len} asks for class tokens, but num_classes is 0; set in_context_len=0"
+        )
+    if in_context_len and not 0 <= in_context_start < depth:
+        raise ConfigError(f"in_context_start {in_context_start} must be one of the {depth} blocks, from 0")
+    last = (in_context_start if in_context_len else depth) if num_classes else 0
+    if not 0 <= class_start <= last:
+        raise ConfigError(f"class_start {class_start} must be between 0 and {last}: the class must enter the network")
 
 
 def _height_width(img_size: int | tuple[int, int] | list[int]) -> tuple[int, int]:

@@ -23,7 +23,7 @@ class ComparisonOptions:
     Attributes:
         may_differ: Entries of the protocol that may differ, such as guidance,steps; all for any.
         seeds: Samples of each model in the picture, with the seeds 0, 1, 2, ...; 0 draws none.
-        out: Folder of the page and the picture.
+        out: Folder of the page and the picture; a numbered one beside it if it holds a comparison.
     """
 
     may_differ: str | None = None
@@ -56,7 +56,9 @@ def _compare(
     """
     from jitflow.evaluation.comparison import compare as compare_models
     from jitflow.io.files import writable_folder
+    from jitflow.io.results_folder import free_folder
     from jitflow.run.comparison_page import (
+        PAGE_NAME,
         PICTURE_NAME,
         draw_samples,
         how_compared,
@@ -69,7 +71,7 @@ def _compare(
     given = sampling.settings()
     allowed = [name.strip() for name in (comparison.may_differ or "").split(",") if name.strip()]
     found = compare_models(models, may_differ=allowed)
-    folder = writable_folder(comparison.out)
+    folder = writable_folder(free_folder(comparison.out, lambda taken: (taken / PAGE_NAME).exists()))
     console = Console(soft_wrap=True)
     if found.scores:
         table = Table(*score_headings(found))

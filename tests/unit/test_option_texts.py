@@ -16,7 +16,7 @@ COMMANDS = {
     "sample": ["a.ckpt"],
     "convert": ["a.ckpt", "b.pth"],
     "evaluate": ["a.ckpt"],
-    "evaluate compare": ["a", "b"],
+    "compare": ["a", "b"],
     "stats": ["images"],
     "sweep": ["a.ckpt"],
     "data prepare": ["images", "shards"],
