@@ -56,11 +56,9 @@ class TimmMaps(MapEncoder):
         CheckpointError: If the file does not hold the network's weights.
     """
 
-    def __init__(
-        self, model_name: str, weights_path: str | Path, *, img_size: int | None = None, layer: int = -1
-    ) -> None:
+    def __init__(self, model_name: str, weights_path: str | Path, img_size: int | None = None, layer: int = -1) -> None:
         super().__init__()
-        network = read_timm_network(model_name, weights_path, img_size=img_size)
+        network = read_timm_network(model_name, weights_path, img_size)
         self.net = network.net
         self.name, self.checksum = network.name, network.checksum
         self.layer = layer

@@ -39,7 +39,7 @@ class TimmNetwork:
     checksum: str
 
 
-def read_timm_network(model_name: str, weights_path: str | Path, *, img_size: int | None = None) -> TimmNetwork:
+def read_timm_network(model_name: str, weights_path: str | Path, img_size: int | None = None) -> TimmNetwork:
     """Build a network of timm from a local file of weights; nothing is ever downloaded.
 
     The position embeddings of DINOv2 without registers are resized as Meta's code does, not as timm does.
@@ -115,10 +115,11 @@ def _build(model_name: str, settings: dict[str, Any], weights: dict[str, Any], p
 
     head = settings.get("classifier") or ""
     classifier = weights.get(f"{head if isinstance(head, str) else head[0]}.weight")
-    num_classes = len(classifier) if isinstance(classifier, Tensor) else 0
     # Random initialisation of its layers must not advance the global generator of a training.
     with torch.random.fork_rng(devices=()):
-        net: nn.Module = timm.create_model(model_name, pretrained=False, num_classes=num_classes)
+        net: nn.Module = timm.create_model(
+            model_name, pretrained=False, num_classes=len(classifier) if isinstance(classifier, Tensor) else 0
+        )
     try:
         net.load_state_dict(weights)
     except RuntimeError as error:

@@ -41,7 +41,7 @@ class TimmExtractor:
     """
 
     def __init__(self, model_name: str, weights_path: str | Path, *, img_size: int | None = None) -> None:
-        network = read_timm_network(model_name, weights_path, img_size=img_size)
+        network = read_timm_network(model_name, weights_path, img_size)
         self._net, self._size_px = network.net, network.size_px
         self._mean, self._std, self._interpolation = network.mean, network.std, network.interpolation
         # The "classifier" of a CLIP network that was not trained to classify projects into the space of its texts.

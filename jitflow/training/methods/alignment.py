@@ -5,6 +5,8 @@ Shapes: B batch, N tokens, D width, E features of the encoder.
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
@@ -21,20 +23,27 @@ class Alignment(LossModule):
 
     Args:
         encoder: Name of the encoder, see :func:`jitflow.training.methods.encoders.make_encoder`.
-        feature: Inner feature whose tokens are aligned, see :mod:`jitflow.layers.features`.
-        weight: Factor in the sum of losses.
+        feature: Inner feature whose tokens are aligned, see :mod:`jitflow.layers.features`; None for the method's own.
+        weight: Factor in the sum of losses; None for the method's own.
         layer: Layer of the encoder, counted from 0, or from the end if negative.
 
     Attributes:
+        own_feature: Inner feature that the method was published with; of a subclass.
+        own_weight: Weight that the method was published with; of a subclass.
         feature_spaces: Names of the extractors that are no held-out judges of such a training.
 
     Raises:
         ConfigError: If an argument is invalid.
     """
 
-    def __init__(self, encoder: str, *, feature: str, weight: float, layer: int = -1) -> None:
-        super().__init__(weight)
-        self.features = (feature,)
+    own_feature: ClassVar[str]
+    own_weight: ClassVar[float]
+
+    def __init__(
+        self, encoder: str, *, feature: str | None = None, weight: float | None = None, layer: int = -1
+    ) -> None:
+        super().__init__(self.own_weight if weight is None else weight)
+        self.features = (feature or self.own_feature,)
         self.feature_spaces: tuple[str, ...] = ()
         self._spec, self._layer = encoder, layer
 
@@ -44,7 +53,7 @@ class Alignment(LossModule):
         width = module.net.get_parameter("pos_embed").shape[-1]
         grid: tuple[int, int] = tuple(module.net.grid)  # type: ignore[arg-type]
         self._grid = grid
-        maps: MapEncoder = make_encoder(self._spec, layer=self._layer)
+        maps: MapEncoder = make_encoder(self._spec, self._layer)
         self.feature_spaces = (maps.name,)
         self.projector = self.make_projector(width, maps.num_features)
         self.encoder = FrozenEncoder(maps, maps.checksum)
@@ -99,11 +108,9 @@ class Repa(Alignment):
 
     Args:
         encoder: Name of the encoder.
-        feature: Inner feature; REPA reads block 8 of 28.
-        weight: Factor in the sum of losses.
-        layer: Layer of the encoder.
         hidden_size: Width of the MLP's two hidden layers.
         force: Train with it all the same, such as for a comparison.
+        further: Further arguments of :class:`Alignment`.
 
     Raises:
         ConfigError: If it is not forced.
@@ -113,23 +120,15 @@ class Repa(Alignment):
     """
 
     name = "repa"
+    own_feature, own_weight = "block4", 0.5
 
-    def __init__(
-        self,
-        encoder: str,
-        *,
-        feature: str = "block4",
-        weight: float = 0.5,
-        layer: int = -1,
-        hidden_size: int = 2048,
-        force: bool = False,
-    ) -> None:
+    def __init__(self, encoder: str, *, hidden_size: int = 2048, force: bool = False, **further: Any) -> None:
         if not force:
             raise ConfigError(
                 "plain REPA makes a network on pixels worse (JiT-B/16: FID 4.37 becomes 5.14, arXiv:2603.14366); take "
                 "the loss term pixel_repa, or set force: true"
             )
-        super().__init__(encoder, feature=feature, weight=weight, layer=layer)
+        super().__init__(encoder, **further)
         self._hidden_size = hidden_size
 
     def make_projector(self, width: int, num_features: int) -> nn.Module:

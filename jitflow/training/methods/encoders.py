@@ -17,7 +17,7 @@ from jitflow.training.loss import FlowLoss
 ENCODER_FORMS = ("timm:MODEL[@SIDE]:PATH", "digits")
 
 
-def make_encoder(spec: str, *, layer: int = -1) -> MapEncoder:
+def make_encoder(spec: str, layer: int = -1) -> MapEncoder:
     """Build the encoder of a loss term from its name in a recipe.
 
     Args:
@@ -38,7 +38,7 @@ def make_encoder(spec: str, *, layer: int = -1) -> MapEncoder:
         return digits.DigitsMaps(_digits_weights())
     if kind == "timm":
         model, side, path = parse_timm_spec(argument)
-        return TimmMaps(model, path, img_size=side, layer=layer)
+        return TimmMaps(model, path, side, layer)
     raise unknown_name("encoder", spec, ("timm", "digits"), hint=f"Forms: {', '.join(ENCODER_FORMS)}.")
 
 

@@ -14,20 +14,14 @@ from jitflow.training.terms import FlowState
 class IRepa(Alignment):
     """iREPA: the projector is one 3 x 3 convolution, which keeps neighbours together, and targets lose their mean.
 
-    Args:
-        encoder: Name of the encoder, see :func:`jitflow.training.methods.encoders.make_encoder`.
-        feature: Inner feature that is aligned; the release reads JiT-B's tokens after block 4.
-        weight: Factor in the sum of losses.
-        layer: Layer of the encoder.
+    The release reads JiT-B's tokens after block 4.
 
     References:
         Singh et al. 2025, arXiv:2512.10794.
     """
 
     name = "irepa"
-
-    def __init__(self, encoder: str, *, feature: str = "block4", weight: float = 0.5, layer: int = -1) -> None:
-        super().__init__(encoder, feature=feature, weight=weight, layer=layer)
+    own_feature, own_weight = "block4", 0.5
 
     def make_projector(self, width: int, num_features: int) -> nn.Module:
         """Create the convolution."""

@@ -16,8 +16,8 @@ from jitflow.training.loss import FlowLoss
 from jitflow.training.methods.encoders import check_pixels, make_encoder
 from jitflow.training.terms import FlowState, FrozenEncoder, LossModule, check_weight
 
-# The same weights under timm's names, as a judge would be called.
-_VGG_NAMES = ("vgg16", "vgg16.tv_in1k")
+# The same weights under their name in timm, which a judge would have.
+_VGG_NAMES = ("vgg16.tv_in1k",)
 
 
 class Perceptual(LossModule):
@@ -73,7 +73,7 @@ class Perceptual(LossModule):
         check_pixels(module, self.name)
         self._t_eps = module.t_eps
         if self._spec is not None:
-            maps = make_encoder(self._spec, layer=self._layer)
+            maps = make_encoder(self._spec, self._layer)
             self.encoder = FrozenEncoder(maps, maps.checksum)
             self.feature_spaces += (maps.name,)
         if self._lpips_path is not None:

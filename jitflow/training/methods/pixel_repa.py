@@ -6,6 +6,7 @@ Shapes: B batch, N tokens, D width, E features of the encoder.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +25,12 @@ class PixelRepa(Alignment):
 
     Args:
         encoder: Name of the encoder, see :func:`jitflow.training.methods.encoders.make_encoder`.
-        feature: Inner feature that is aligned: the tokens before the class tokens enter, or of a network without them
-            a block, such as ``block4``.
-        weight: Factor in the sum of losses.
-        layer: Layer of the encoder.
         mask_share: Share of the tokens that a learned token replaces, in ``[0, 1)``.
         num_blocks: Transformer blocks of the adapter.
         head_dim: Width of an attention head of the adapter.
         over_space: Standardise the encoder's features over space, as iREPA does.
+        further: Further arguments of :class:`~jitflow.training.methods.alignment.Alignment`. A network without class
+            tokens needs another ``feature``, such as ``block4``.
 
     Raises:
         ConfigError: If a number is out of range, or the network's width is no multiple of the heads'.
@@ -41,20 +40,19 @@ class PixelRepa(Alignment):
     """
 
     name = "pixel_repa"
+    own_feature, own_weight = "before_class_tokens", 0.1
 
     def __init__(
         self,
         encoder: str,
         *,
-        feature: str = "before_class_tokens",
-        weight: float = 0.1,
-        layer: int = -1,
         mask_share: float = 0.2,
         num_blocks: int = 2,
         head_dim: int = 32,
         over_space: bool = False,
+        **further: Any,
     ) -> None:
-        super().__init__(encoder, feature=feature, weight=weight, layer=layer)
+        super().__init__(encoder, **further)
         if not 0 <= mask_share < 1:
             raise ConfigError(f"mask_share must be at least 0 and below 1; got {mask_share}")
         if num_blocks < 1:
