@@ -30,7 +30,7 @@ from jitflow.training.module import FlowModule
 from jitflow.training.posthoc_ema import reconstruct_ema
 from jitflow.training.precision import AUTO, autocast, resolve_precision
 from jitflow.training.samples import Samples
-from jitflow.training.sampling_settings import settings_from_words
+from jitflow.training.sampling_settings import FURTHER_WORDS, settings_from_words
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[int, int], None]
@@ -165,8 +165,8 @@ class Model:
             precision: ``"32"``, ``"bf16"`` or ``"16"`` inside the network; the state stays in float32. ``"auto"`` is
                 bf16 on a GPU that computes in bfloat16, and 32 elsewhere.
             on_progress: Called with (sample steps done, total sample steps).
-            asked: ``num``, samples of each label, and the application's own arguments: ``users`` for micro-Doppler;
-                ``prompt``, or ``texts`` with ``start_time``, for text.
+            asked: Further settings of sampling, such as ``sde``; ``num``, samples of each label; and the application's
+                own arguments: ``users`` for micro-Doppler; ``prompt``, or ``texts`` with ``start_time``, for text.
 
         Returns:
             The samples, with methods to save them.
@@ -175,6 +175,7 @@ class Model:
             ConfigError: If a setting is out of range, or the application does not take an argument.
             DataError: If a sample is not finite.
         """
+        further = {name: asked.pop(name) for name in FURTHER_WORDS if name in asked}
         wanted = self.ask(labels, **asked)
         chosen = _seeds_of(seeds, len(wanted), wanted.unit)
         check_count("batch_size", batch_size)
@@ -192,6 +193,7 @@ class Model:
             time_shift=time_shift,
             churn=churn,
             temperature=temperature,
+            **further,
         )
         parts: list[Samples] = []
         with module.sampling(**given), _weights(module, ema, self.snapshots):
@@ -243,6 +245,7 @@ class Model:
             "steps": module.num_sampling_steps,
             "time_shift": module.time_shift,
             "churn": module.churn,
+            **({"sde": module.sde} if module.sde else {}),
             "network_evaluations": get_solver(module.sampling_method).num_evaluations(module.num_sampling_steps),
             "device": module.device.type,
             "torch": torch.__version__,

@@ -57,6 +57,7 @@ _MAY_CHANGE = (
 _NOT_IN_STATE = (
     "model.cfg_",
     "model.churn",
+    "model.sde",
     "model.compile",
     "model.gradient_checkpointing",
     "model.num_sampling_steps",

@@ -15,6 +15,7 @@ from jitflow.core.guidance import check_interval, guided_velocity
 from jitflow.core.path import Prediction, data_from_velocity, renoise, velocity_from_prediction
 from jitflow.core.seeding import current_seeds, mix_seeds, noise_from_seeds
 from jitflow.core.solver import GoBack, OnStep, Step, Velocity, euler_step, heun_step, integrate
+from jitflow.core.stochastic import sde_drift, sde_noise_std
 from jitflow.core.times import time_grid
 from jitflow.errors import ConfigError
 from jitflow.training.averages import WeightAverages
@@ -40,6 +41,7 @@ class FlowSampling(WeightAverages):
         time_shift: Above 1 moves sampling times towards the noise.
         cfg_channels: Guide only this many leading channels; None guides all.
         churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
+        sde: Strength of the stochastic equation in place of the flow; 0 is deterministic.
         temperature: Divides log-probabilities if the model has them.
 
     Inside a sampling call, the attributes of :class:`~jitflow.training.sampling_settings.SamplingSettings` have the
@@ -61,6 +63,7 @@ class FlowSampling(WeightAverages):
     time_shift = CallSetting[float]()
     cfg_channels = CallSetting["int | None"]()
     churn = CallSetting[float]()
+    sde = CallSetting[float]()
     temperature = CallSetting[float]()
 
     @property
@@ -139,15 +142,29 @@ class FlowSampling(WeightAverages):
                 call.hint = condition.apply_known(self.first_hint(x, batch_time(times[0], x)))
             steps = self._overridden_steps(labels, condition)
             call.modulation = None if steps else self._modulation_table(labels, times)
+            if self.sde and steps:
+                raise ConfigError("sde needs the library's own steps, and this class overrides them; set it to 0")
             return integrate(
-                lambda x, t: condition.freeze_known(self._forward_sample(x, t, labels)),
+                self._field(labels, condition, times),
                 x,
                 times,
                 solver=self.sampling_method,
                 on_step=call.on_step,
-                go_back=self._go_back(seeds, condition) if self.churn else None,
+                go_back=self._go_back(seeds, condition, times) if self.churn or self.sde else None,
                 **steps,
             )
+
+    def _field(self, labels: Tensor, condition: Condition, times: Tensor) -> Velocity:
+        """Return the velocity of the flow, or the drift of the stochastic equation in all steps but the last."""
+        last, strength = float(times[-2]), self.sde
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            v = self._forward_sample(x, t, labels)
+            if strength and float(t[0]) < last:
+                v = sde_drift(v, x, t, strength)
+            return condition.freeze_known(v)
+
+        return velocity
 
     def _start_at(self, x: Tensor, t: float, times: Tensor, num: int) -> tuple[Tensor, Tensor]:
         """Return the state and the remaining times of sampling from an intermediate state."""
@@ -234,12 +251,16 @@ class FlowSampling(WeightAverages):
         """One Heun step of the state ``(B, C, H, W)`` between two times, 0-d or alike for all, ``(B, 1, 1, 1)``."""
         return heun_step(lambda x, s: self._forward_sample(x, s, labels), z, _one_time(t), _one_time(t_next))
 
-    def _go_back(self, seeds: Sequence[int], condition: Condition) -> GoBack:
-        """Return the churn function, which adds seeded noise to the state before each step."""
+    def _go_back(self, seeds: Sequence[int], condition: Condition, times: Tensor) -> GoBack:
+        """Return the function that adds seeded noise to the state between two steps, for churn or the SDE."""
 
         def go_back(step: int, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
-            t_back = (t - self.churn * (t_next - t)).clamp_min(0)
             noise = noise_from_seeds(self.codec.shape, [mix_seeds(s, step) for s in seeds], device=x.device)
+            if self.sde:
+                before = float(times[step - 1])
+                std = sde_noise_std(before, float(t), strength=self.sde, noise_scale=self.noise_scale)
+                return condition.apply_known(x + std * noise), t
+            t_back = (t - self.churn * (t_next - t)).clamp_min(0)
             now, back = (time.expand(len(x)) for time in (t, t_back))
             return condition.apply_known(renoise(x, now, back, noise, noise_scale=self.noise_scale)), t_back
 

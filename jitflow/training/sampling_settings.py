@@ -8,6 +8,7 @@ from typing import Any
 
 from jitflow.core.guidance import check_interval
 from jitflow.core.solver import get_solver
+from jitflow.core.stochastic import check_stochastic
 from jitflow.core.times import time_grid
 from jitflow.errors import ConfigError, unknown_name
 
@@ -19,8 +20,11 @@ _SHORT_NAMES = {
     "steps": "num_sampling_steps",
     "time_shift": "time_shift",
     "churn": "churn",
+    "sde": "sde",
     "temperature": "temperature",
 }
+FURTHER_WORDS = ("sde",)
+"""Words of sampling that :meth:`jitflow.model.Model.sample` takes without naming them as arguments."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class SamplingSettings:
         time_shift: Above 1 moves sampling times towards the noise.
         cfg_channels: Guide only this many leading channels; None guides all.
         churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
+        sde: Strength of the stochastic equation in place of the flow, see :mod:`jitflow.core.stochastic`; 0 is
+            deterministic, 1 replaces noise about as fast as the flow removes it.
         temperature: Divides log-probabilities if the model has them; below 1 it favours likely tokens.
     """
 
@@ -45,6 +51,7 @@ class SamplingSettings:
     time_shift: float = 1.0
     cfg_channels: int | None = None
     churn: float = 0.0
+    sde: float = 0.0
     temperature: float = 1.0
 
     @classmethod
@@ -66,10 +73,7 @@ class SamplingSettings:
         get_solver(self.sampling_method)
         if not math.isfinite(self.cfg_scale):
             raise ConfigError(f"the guidance scale must be a number; got {self.cfg_scale}")
-        if not (math.isfinite(self.churn) and self.churn >= 0):
-            raise ConfigError(f"churn must be a number of at least 0; got {self.churn}")
-        if self.churn and self.sampling_method == "multistep":
-            raise ConfigError("churn disturbs the history that the multistep solver needs; use euler, heun or midpoint")
+        check_stochastic(churn=self.churn, sde=self.sde, solver=self.sampling_method)
         if self.cfg_channels is not None and not 1 <= self.cfg_channels <= num_channels:
             raise ConfigError(
                 f"cfg_channels must lie between 1 and the {num_channels} channels; got {self.cfg_channels}"

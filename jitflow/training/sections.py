@@ -24,6 +24,7 @@ class SamplingOptions:
         steps: Steps of the solver.
         time_shift: Above 1 puts more of the steps near the noise, below 1 near the data.
         churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
+        sde: Strength of the stochastic equation that SiT samples with, in place of the flow; 0 is deterministic.
         temperature: For text: below 1 it writes what is likeliest.
     """
 
@@ -33,6 +34,7 @@ class SamplingOptions:
     steps: int | None = None
     time_shift: float | None = None
     churn: float | None = None
+    sde: float | None = None
     temperature: float | None = None
 
     def settings(self) -> dict[str, Any]:
