@@ -166,7 +166,8 @@ class Model:
                 bf16 on a GPU that computes in bfloat16, and 32 elsewhere.
             on_progress: Called with (sample steps done, total sample steps).
             asked: Further settings of sampling, such as ``sde``; ``num``, samples of each label; and the application's
-                own arguments: ``users`` for micro-Doppler; ``prompt``, or ``texts`` with ``start_time``, for text.
+                own arguments: for images ``source``, a folder or pixels to carry over; ``users`` for micro-Doppler;
+                ``prompt``, or ``texts`` with ``start_time``, for text.
 
         Returns:
             The samples, with methods to save them.
@@ -185,19 +186,11 @@ class Model:
             log.warning("this model has no EMA; sampling from its weights")
         ema = (1 if module.ema_params1 else 0) if ema is None else ema
         self.check_ema(ema)
-        given = self.check_settings(
-            guidance=guidance,
-            interval=interval,
-            solver=solver,
-            steps=steps,
-            time_shift=time_shift,
-            churn=churn,
-            temperature=temperature,
-            **further,
-        )
+        named = {"guidance": guidance, "interval": interval, "solver": solver, "steps": steps, "time_shift": time_shift}
+        given = self.check_settings(**named, churn=churn, temperature=temperature, **further)
         parts: list[Samples] = []
-        with module.sampling(**given), _weights(module, ema, self.snapshots):
-            settings = {**self._describe(), **wanted.record, "ema": ema, "precision": precision}
+        with module.sampling(**given), self.use_weights(ema):
+            settings = {**self.describe_sampling(), **wanted.record, "ema": ema, "precision": precision}
             for start in range(0, len(wanted), batch_size):
                 part = slice(start, start + batch_size)
                 x = self._sample_batch(wanted, chosen, part, precision, on_progress)
@@ -234,7 +227,20 @@ class Model:
                 f"ema={ema:g} asks for an average made after training, but there is no ema_snapshots folder"
             )
 
-    def _describe(self) -> dict[str, Any]:
+    @contextmanager
+    def use_weights(self, ema: float) -> Iterator[None]:
+        """Use an average of the weights inside the ``with`` block; for ``ema`` see :meth:`sample`."""
+        if ema == 0:
+            with self.module.present_weights():
+                yield
+        elif 0 < ema < 1 and self.snapshots is not None:
+            with self.module.other_weights(reconstruct_ema(self.snapshots, ema)):
+                yield
+        else:
+            with self.module.ema_weights(int(ema)):
+                yield
+
+    def describe_sampling(self) -> dict[str, Any]:
         """Return the sampling settings of the current call as plain values, by the argument names of :meth:`sample`."""
         module = self.module
         described = {
@@ -268,6 +274,8 @@ class Model:
             noise = module.noise_scale * noise_from_seeds(module.codec.shape, seeds[index])
             clean, t = part.start
             start = interpolate(noise, clean.to(noise), torch.full((size,), t)), t
+        elif part.origin is not None:
+            start = part.origin.to(module.device), 0.0
         with use_seeds(seeds[index]), module.watch_sampling(on_step), autocast(precision, module.device):
             if asked.known is None and start is None:
                 assert asked.label is not None
@@ -340,20 +348,6 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-@contextmanager
-def _weights(module: FlowModule, ema: float, snapshots: Path | None) -> Iterator[None]:
-    """Use an average of the weights inside the ``with`` block; for ``ema`` see :meth:`Model.sample`."""
-    if ema == 0:
-        with module.present_weights():
-            yield
-    elif 0 < ema < 1 and snapshots is not None:
-        with module.other_weights(reconstruct_ema(snapshots, ema)):
-            yield
-    else:
-        with module.ema_weights(int(ema)):
-            yield
 
 
 def _seeds_of(seeds: Sequence[int] | int, num: int, unit: str) -> list[int]:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from jitflow.data.batch import collate
 from jitflow.data.crop import height_and_width
+from jitflow.data.paired import PairedDataset
 from jitflow.data.position import DataPosition
 from jitflow.data.sampler import FixedOrderSampler, ResumableSampler
 from jitflow.data.seeded import SeededDataset
@@ -73,7 +74,8 @@ class ImageDataModule(pl.LightningDataModule):
     """Data module whose batches are a function of (seed, epoch, batch number) alone.
 
     A subclass fills ``dataset_train`` and, if it has one, ``dataset_val`` in :meth:`setup` with any map-style
-    data set of (image, label).
+    data set of (image, label). For transport between two data sets it fills ``source_train`` and ``source_val`` with
+    those of the images that paths begin from, in place of noise.
 
     Args:
         img_size: Side of a square, or ``(height, width)``, in pixels.
@@ -118,6 +120,8 @@ class ImageDataModule(pl.LightningDataModule):
         self.class_balanced = class_balanced
         self.dataset_train: Any = None
         self.dataset_val: Any = None
+        self.source_train: Any = None
+        self.source_val: Any = None
         self._epoch = 0
         self._sampler: ResumableSampler | None = None
         self._loaded: dict[str, Any] | None = None
@@ -161,7 +165,7 @@ class ImageDataModule(pl.LightningDataModule):
 
         Returns:
             ``num_samples``, ``num_val_samples``, ``num_classes``, ``classes`` (names by label), ``img_size``,
-            ``channels``, ``batch_size``.
+            ``channels``, ``batch_size``; ``transports`` if paths begin from the images of another data set.
         """
         if self.dataset_train is None:
             self.setup("fit")
@@ -175,6 +179,7 @@ class ImageDataModule(pl.LightningDataModule):
             "img_size": self.img_size,
             "channels": self.channels,
             "batch_size": self.batch_size,
+            **({"transports": True} if self.source_train is not None else {}),
         }
 
     def train_dataloader(self) -> SeededLoader:
@@ -362,11 +367,12 @@ class ImageDataModule(pl.LightningDataModule):
             )
 
     def _loader(self, dataset: Any, sampler: ResumableSampler, seed: int, *, drop_last: bool) -> SeededLoader:
+        source = self.source_val if dataset is self.dataset_val else self.source_train
         workers = min(self.num_workers, available_cores())
         if workers < self.num_workers:
             _log.info("%d loader workers for %d CPU cores (num_workers=%d)", workers, workers, self.num_workers)
         return SeededLoader(
-            SeededDataset(dataset, seed),
+            SeededDataset(dataset, seed) if source is None else PairedDataset(dataset, source, seed),
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=workers,

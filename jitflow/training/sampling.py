@@ -34,6 +34,7 @@ class FlowSampling(WeightAverages):
         t_eps: Smallest ``1 - t`` that a data prediction is divided by.
         noise_scale: Standard deviation of the noise.
         label_drop_prob: Share of training labels replaced by the null label.
+        transports: Whether paths begin from images of another data set in place of noise.
         sampling_method: Solver.
         num_sampling_steps: Steps of the solver.
         cfg_scale: Guidance scale.
@@ -56,6 +57,7 @@ class FlowSampling(WeightAverages):
     t_eps: float
     noise_scale: float
     label_drop_prob: float
+    transports: bool = False
     sampling_method = CallSetting[str]()
     num_sampling_steps = CallSetting[int]()
     cfg_scale = CallSetting[float]()
@@ -127,6 +129,7 @@ class FlowSampling(WeightAverages):
         """
         if condition.label is None:
             raise ConfigError('sampling needs a label for each sample; pass num_classes for "any class"')
+        self.check_start(start is not None)
         labels = self.check_labels(condition.label)
         weights = self.ema_weights() if use_ema and self._has_ema() else self.present_weights()
         with open_call(self, condition=condition) as call, self._shared_mode.evaluation(self), weights:
@@ -312,6 +315,19 @@ class FlowSampling(WeightAverages):
                 f"guidance {self.cfg_scale:g} needs the null label, which label_drop_prob 0 never trains: use guidance "
                 "(cfg_scale) 1, or train with label_drop_prob above 0"
             )
+
+    def check_start(self, is_given: bool) -> None:
+        """Raise ConfigError if a model of transport is to start from noise, or to add noise.
+
+        Args:
+            is_given: Whether there are images to start from.
+        """
+        if not self.transports:
+            return
+        if not is_given:
+            raise ConfigError("this model carries images of one data set to another; give it some (source)")
+        if self.churn or self.sde:
+            raise ConfigError("churn and sde add noise, and the paths of this model have none; set both to 0")
 
     def check_labels(self, labels: Tensor) -> Tensor:
         """Return labels ``(B,)`` on the module's device; raise ConfigError if the model knows no such label."""
