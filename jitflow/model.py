@@ -15,6 +15,7 @@ from torch import Tensor
 from jitflow.applications import get_application, load_object
 from jitflow.checkpoint.find import find_model
 from jitflow.checkpoint.load import load_module
+from jitflow.checkpoint.weaker import load_weaker_model
 from jitflow.core.condition import Condition
 from jitflow.core.path import interpolate
 from jitflow.core.seeding import noise_from_seeds, use_seeds
@@ -37,6 +38,15 @@ OnProgress = Callable[[int, int], None]
 BUILTIN = "builtin"
 # Evaluations of a small network whose launches take about as long as compiling it, by an estimate.
 _MANY_EVALUATIONS = 3000
+# Settings that a record of samples has only where they differ from these.
+_UNUSUAL = {
+    "sde": 0.0,
+    "guidance_rule": "cfg",
+    "apg_eta": 0.0,
+    "apg_norm": 0.0,
+    "apg_momentum": 0.0,
+    "internal_guidance": 1.0,
+}
 
 
 class Model:
@@ -52,6 +62,7 @@ class Model:
         self.source = str(source) if source is not None else None
         # Whether the network is compiled; None if it is not, but may be.
         self._compiled: bool | None = None
+        self._weaker: dict[str, FlowModule] = {}
         self.snapshots = _find_snapshots(Path(source)) if source is not None else None
 
     @cached_property
@@ -191,6 +202,8 @@ class Model:
         parts: list[Samples] = []
         with module.sampling(**given), self.use_weights(ema):
             settings = {**self.describe_sampling(), **wanted.record, "ema": ema, "precision": precision}
+            if "autoguide" in further:
+                settings["autoguide"] = str(further["autoguide"])
             for start in range(0, len(wanted), batch_size):
                 part = slice(start, start + batch_size)
                 x = self._sample_batch(wanted, chosen, part, precision, on_progress)
@@ -201,12 +214,17 @@ class Model:
         """Validate sampling settings and return them by the module's names.
 
         Args:
-            words: ``guidance`` to ``temperature`` of :meth:`sample`.
+            words: ``guidance`` to ``temperature`` of :meth:`sample`, and its further settings.
 
         Raises:
             ConfigError: If one is out of range, or does not apply to the model.
         """
+        weak = words.pop("autoguide", None)
         given = settings_from_words(**words)
+        if weak is not None:
+            if str(weak) not in self._weaker:
+                self._weaker[str(weak)] = load_weaker_model(weak, self.module)
+            given["weak"] = self._weaker[str(weak)]
         with self.module.sampling(**given):
             self.module.check_guidance()
             return given
@@ -251,7 +269,7 @@ class Model:
             "steps": module.num_sampling_steps,
             "time_shift": module.time_shift,
             "churn": module.churn,
-            **({"sde": module.sde} if module.sde else {}),
+            **{name: getattr(module, name) for name, usual in _UNUSUAL.items() if getattr(module, name) != usual},
             "network_evaluations": get_solver(module.sampling_method).num_evaluations(module.num_sampling_steps),
             "device": module.device.type,
             "torch": torch.__version__,

@@ -12,6 +12,7 @@ from jitflow.training.terms import LossModule, LossTerm
 
 TERMS: dict[str, str] = {
     "cosine": "jitflow.training.terms:CosineTerm",
+    "internal_guidance": "jitflow.training.methods.internal_guidance:InternalGuidance",
 }
 
 
