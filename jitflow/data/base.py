@@ -15,6 +15,7 @@ import torch
 from jitflow.data.batch import collate
 from jitflow.data.crop import height_and_width
 from jitflow.data.loader import LOADER_TIMEOUT_SEC, WatchedLoader, check_timeout, worker_arguments
+from jitflow.data.paired import PairedDataset
 from jitflow.data.position import DataPosition
 from jitflow.data.sampler import FixedOrderSampler, ResumableSampler
 from jitflow.data.seeded import SeededDataset
@@ -75,7 +76,8 @@ class ImageDataModule(pl.LightningDataModule):
     """Data module whose batches are a function of (seed, epoch, batch number) alone.
 
     A subclass fills ``dataset_train`` and, if it has one, ``dataset_val`` in :meth:`setup` with any map-style
-    data set of (image, label).
+    data set of (image, label). For transport between two data sets it fills ``source_train`` and ``source_val`` with
+    those of the images that paths begin from, in place of noise.
 
     Args:
         img_size: Side of a square, or ``(height, width)``, in pixels.
@@ -121,6 +123,8 @@ class ImageDataModule(pl.LightningDataModule):
         self.class_balanced = class_balanced
         self.dataset_train: Any = None
         self.dataset_val: Any = None
+        self.source_train: Any = None
+        self.source_val: Any = None
         self._epoch = 0
         self._sampler: ResumableSampler | None = None
         self._loaded: dict[str, Any] | None = None
@@ -164,7 +168,7 @@ class ImageDataModule(pl.LightningDataModule):
 
         Returns:
             ``num_samples``, ``num_val_samples``, ``num_classes``, ``classes`` (names by label), ``img_size``,
-            ``channels``, ``batch_size``.
+            ``channels``, ``batch_size``; ``transports`` if paths begin from the images of another data set.
         """
         if self.dataset_train is None:
             self.setup("fit")
@@ -178,6 +182,7 @@ class ImageDataModule(pl.LightningDataModule):
             "img_size": self.img_size,
             "channels": self.channels,
             "batch_size": self.batch_size,
+            **({"transports": True} if self.source_train is not None else {}),
         }
 
     def train_dataloader(self) -> SeededLoader:
@@ -386,7 +391,8 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _seeded(self, dataset: Any, seed: int) -> Any:
         """Return a data set whose samples depend on (seed, epoch, index) alone."""
-        return SeededDataset(dataset, seed)
+        source = self.source_val if dataset is self.dataset_val else self.source_train
+        return SeededDataset(dataset, seed) if source is None else PairedDataset(dataset, source, seed)
 
 
 def _start_method() -> str | None:
