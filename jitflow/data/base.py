@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import sys
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -14,7 +12,7 @@ import torch
 
 from jitflow.data.batch import collate
 from jitflow.data.crop import height_and_width
-from jitflow.data.loader import LOADER_TIMEOUT_SEC, WatchedLoader, check_timeout, worker_arguments
+from jitflow.data.loader import LOADER_TIMEOUT_SEC, WatchedLoader, check_timeout, start_method, worker_arguments
 from jitflow.data.paired import PairedDataset
 from jitflow.data.position import DataPosition
 from jitflow.data.sampler import FixedOrderSampler, ResumableSampler
@@ -383,7 +381,7 @@ class ImageDataModule(pl.LightningDataModule):
             pin_memory=self.pin_memory and torch.cuda.is_available(),
             drop_last=drop_last,
             persistent_workers=workers["num_workers"] > 0,
-            multiprocessing_context=_start_method() if workers["num_workers"] else None,
+            multiprocessing_context=start_method() if workers["num_workers"] else None,
             **workers,
         )
         loader.title = "validation" if dataset is self.dataset_val else "training"
@@ -393,9 +391,3 @@ class ImageDataModule(pl.LightningDataModule):
         """Return a data set whose samples depend on (seed, epoch, index) alone."""
         source = self.source_val if dataset is self.dataset_val else self.source_train
         return SeededDataset(dataset, seed) if source is None else PairedDataset(dataset, source, seed)
-
-
-def _start_method() -> str | None:
-    """Return ``fork`` where it is the default, since lambdas in a user's transform cannot be pickled."""
-    chosen = multiprocessing.get_start_method(allow_none=True)
-    return "fork" if chosen is None and sys.platform == "linux" else chosen

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import threading
 import time
 import weakref
@@ -183,3 +184,9 @@ def _share_within_limit(workers: int, prefetched: int) -> None:
     if limit != resource.RLIM_INFINITY and needed > limit:
         torch.multiprocessing.set_sharing_strategy("file_system")
         log.info("%d open files are allowed (ulimit -n) and loader workers need %d: shared by name", limit, needed)
+
+
+def start_method() -> str | None:
+    """Return how loader workers start: ``fork`` where it is the default, since a user's lambdas cannot be pickled."""
+    chosen = torch.multiprocessing.get_start_method(allow_none=True)
+    return "fork" if chosen is None and sys.platform == "linux" else chosen
