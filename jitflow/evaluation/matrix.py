@@ -60,6 +60,9 @@ def print_report(report: Mapping[str, Any]) -> None:
     cells = cells_of(report)
     if cells:
         console.print(overview(report))
+        for row, spaces in cells.items():
+            copied = ", ".join(f"{space} {found['copies']}" for space, found in spaces.items() if "copies" in found)
+            console.print(f"copies of training images, {row}: {copied or 'unknown'}", markup=False)
     else:
         console.print(score_table(report))
     card = Table("protocol", "value")
@@ -121,10 +124,8 @@ def write_matrix(report: Mapping[str, Any], out: Path) -> None:
     if not cells:
         return
     first = next(iter(cells.values()))
-    chosen = {
-        space: next(score for score in (_RATIO, "arithmetic", _FRECHET) if score in scores)
-        for space, scores in first.items()
-    }
+    shown = {space: [score for score in (_RATIO, "arithmetic", _FRECHET) if score in first[space]] for space in first}
+    chosen = {space: scores[0] for space, scores in shown.items() if scores}
     metrics = report["metrics"]
     pictures.heat_map(
         out / PICTURE,

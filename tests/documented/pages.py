@@ -162,7 +162,8 @@ PAGES = {
         },
         more={"jitflow stats": "--extractors pixels", "jitflow evaluate runs": "--steps 4"},
         leaves=(
-            *("outputs/other/report.json", "outputs/matrix/matrix.html", "outputs/sweep/sweep.png"),
+            *("outputs/other/report.json", "outputs/comparison/comparison.png", "outputs/matrix/matrix.html"),
+            "outputs/sweep/sweep.png",
             "fid_stats/jit_in256_stats.npz",
         ),
     ),
@@ -179,6 +180,7 @@ PAGES = {
             "jitflow train --config": "--trainer.accelerator cpu",
         }
     ),
+    "methods.md": Page(more={"jitflow train": _FEW_STEPS}),
     "microdoppler.md": Page(
         replace={
             "--vavae_path pretrained/vavae-imagenet256-f16d32-dinov2.pt": "",
