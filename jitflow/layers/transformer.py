@@ -37,10 +37,12 @@ class AdaLNTransformer(nn.Module):
         final_layer: Layer that maps tokens to patches.
         grid: Rows and columns of image tokens.
         patch_size: Side of a patch.
+        label_start: Index of the block from which the condition holds the class.
         parts_to_compile: What :meth:`compile_parts` was asked for.
     """
 
     parts_to_compile: bool | CompiledParts = False
+    label_start: int = 0
 
     t_embedder: TimestepEmbedder
     y_embedder: LabelEmbedder | None
@@ -88,7 +90,10 @@ class AdaLNTransformer(nn.Module):
             Modulation values, shape ``(B, M)``: those of all layers, concatenated.
         """
         c = self._condition(t, self._embed_label(y))
-        return torch.cat([layer.adaLN_modulation(c) for layer in self._modulated_layers()], dim=-1)
+        layers = self._modulated_layers()
+        early = [self._condition(t, None)] * self.label_start
+        conditions = [*early, *[c] * (len(layers) - len(early))]
+        return torch.cat([layer.adaLN_modulation(c) for layer, c in zip(layers, conditions, strict=True)], dim=-1)
 
     def _embed_label(self, y: Tensor | None) -> Tensor | None:
         if self.y_embedder is None:

@@ -62,6 +62,8 @@ class JiT(AdaLNTransformer):
         self_conditioning: Take a previous estimate of the data as ``hint``, through its own patch embedding. With
             ``init="xavier"`` that embedding starts at zero, so an untrained hint changes nothing; else it starts like
             all matrices, with which a network trained with hints from the start learns faster.
+        label_start: Index of the block from which the condition holds the class; blocks before it know only the time.
+            Class tokens then cannot be prepended before it either.
 
     Attributes:
         prediction: The kind of prediction the network was built for, or None if the caller decides.
@@ -98,6 +100,7 @@ class JiT(AdaLNTransformer):
         init_std: float = 0.02,
         self_conditioning: bool = False,
         bf16_stream: bool = False,
+        label_start: int = 0,
     ) -> None:
         super().__init__()
         self.img_size = _height_width(img_size)
@@ -106,6 +109,7 @@ class JiT(AdaLNTransformer):
         self.num_classes = num_classes
         self.in_context_len = in_context_len
         self.in_context_start = in_context_start
+        self.label_start = label_start
         self.gradient_checkpointing = gradient_checkpointing
         self.use_rope = use_rope
         self.self_conditioning = self_conditioning
@@ -124,6 +128,9 @@ class JiT(AdaLNTransformer):
             )
         if in_context_len and not 0 <= in_context_start < depth:
             raise ConfigError(f"in_context_start {in_context_start} must be one of the {depth} blocks, from 0")
+        if not 0 <= label_start <= (in_context_start if in_context_len else depth - 1):
+            last = f"in_context_start {in_context_start}" if in_context_len else f"the last block {depth - 1}"
+            raise ConfigError(f"label_start {label_start} must lie between 0 and {last}")
         if positions not in get_args(Positions):
             raise unknown_name("positions", positions, get_args(Positions))
         if not init_std > 0:
@@ -223,6 +230,7 @@ class JiT(AdaLNTransformer):
         inner = InnerFeatures(features, self.feature_names) if features else None
         y_emb = self._embed_label(y) if modulation is None or self.in_context_len or inner else None
         c = self._condition(t, y_emb) if modulation is None or inner else None
+        c_early = self._condition(t, None) if self.label_start and modulation is None else None
         *block_modulations, final_modulation = self._split_modulation(modulation)
         tokens = self.x_embedder(x) + self.pos_embed
         if self.self_conditioning:
@@ -243,10 +251,11 @@ class JiT(AdaLNTransformer):
                 rope = rope_in_context
             # The last block's outputs for the class tokens are not needed.
             unread = self.in_context_len if i == len(self.blocks) - 1 else 0
+            c_block = c_early if i < self.label_start else c
             if self.gradient_checkpointing and self.training:
-                stream = checkpoint(block, stream, c, rope, block_modulation, unread, use_reentrant=False)
+                stream = checkpoint(block, stream, c_block, rope, block_modulation, unread, use_reentrant=False)
             else:
-                stream = block(stream, c, rope, block_modulation, unread)
+                stream = block(stream, c_block, rope, block_modulation, unread)
             if inner is not None:
                 inner.add_stream(i + 1, stream, self._num_class_tokens_after(i))
         output = unpatchify(self.final_layer(stream, c, final_modulation), self.grid, self.patch_size)

@@ -12,6 +12,8 @@ from jitflow.training.terms import LossModule, LossTerm
 
 TERMS: dict[str, str] = {
     "cosine": "jitflow.training.terms:CosineTerm",
+    "class_head": "jitflow.training.methods.class_head:ClassHead",
+    "dispersive": "jitflow.training.methods.dispersive:DispersiveLoss",
     "internal_guidance": "jitflow.training.methods.internal_guidance:InternalGuidance",
 }
 
