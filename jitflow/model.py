@@ -32,6 +32,7 @@ from jitflow.training.posthoc_ema import reconstruct_ema
 from jitflow.training.precision import AUTO, autocast, resolve_precision
 from jitflow.training.samples import Samples
 from jitflow.training.sampling_settings import FURTHER_WORDS, settings_from_words
+from jitflow.training.trained_on import spaces_entry
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[int, int], None]
@@ -273,6 +274,7 @@ class Model:
             "network_evaluations": get_solver(module.sampling_method).num_evaluations(module.num_sampling_steps),
             "device": module.device.type,
             "torch": torch.__version__,
+            **spaces_entry(module.trained_on),
         }
         return {**described, "temperature": module.temperature} if module.takes_temperature else described
 

@@ -38,6 +38,7 @@ COMMANDS = {
     "--device cpu --out {out}",
     "evaluate, of text": f"evaluate {_TEXT} --val_path {{in}}/data/short.txt --num_texts 2 --steps 1 --device cpu "
     "--out {out}",
+    "compare": f"compare {_IMAGES} {_IMAGES} --seeds 1 --steps 1 --device cpu --out {{out}}",
     "stats": f"stats {{in}}/data/images --img_size 8 {_PIXELS} --out {{out}}.npz",
     "sweep": f"sweep {_IMAGES} --guidance 1 --reference {{in}}/data/images/train --extractor pixels --num_images 10 "
     "--steps 1 --device cpu --out {out}",

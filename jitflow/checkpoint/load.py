@@ -186,8 +186,9 @@ def init_from(module: FlowModule, path: str | Path, *, ema: int = 1) -> str:
         MissingFileError: If there is no such file.
         CheckpointError: If anything but the label table does not fit.
     """
-    weights, source = _initial_weights(module, path, ema)
+    weights, source, trained_on = _initial_weights(module, path, ema)
     module.load_state_dict(weights)
+    module.trained_on = trained_on
     module.ema_params1, module.ema_params2, module.ema_history = {}, {}, EMAHistory()
     summary = f"initialised {len(weights)} tensors from {source}"
     log.info(summary)
@@ -199,8 +200,8 @@ def check_init(module: FlowModule, path: str | Path, *, ema: int = 1) -> None:
     _initial_weights(module, path, ema)
 
 
-def _initial_weights(module: FlowModule, path: str | Path, ema: int) -> tuple[dict[str, Tensor], str]:
-    """Return the state dict to initialise a module with, and its origin in words."""
+def _initial_weights(module: FlowModule, path: str | Path, ema: int) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:
+    """Return the state dict to initialise a module with, its origin in words, and what it was trained on."""
     state = read_state(path)
     if ema and state.ema1 is None:
         ema = 0
@@ -215,4 +216,4 @@ def _initial_weights(module: FlowModule, path: str | Path, ema: int) -> tuple[di
     new_terms = {name: v for name, v in own.items() if name.startswith(TERMS_PREFIX) and name not in weights}
     weights = {**_without_unused_terms(weights, own), **new_terms}
     check_state_dict(own, weights, path)
-    return weights, source
+    return weights, source, state.trained_on

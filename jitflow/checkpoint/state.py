@@ -17,6 +17,7 @@ from jitflow.training.application import Application
 from jitflow.training.ema_history import EMAHistory
 from jitflow.training.methods.registry import sampling_terms
 from jitflow.training.terms import TERMS_PREFIX, TERMS_RECORD
+from jitflow.training.trained_on import read_spaces
 
 PEAK_LR = "peak_lr"
 """Entry of an optimiser's parameter group: the learning rate between warm-up and decay."""
@@ -72,6 +73,11 @@ class ModelState:
     def ema_history(self) -> EMAHistory:
         """Updates of the averages so far."""
         return EMAHistory.from_state(self.extra, steps=self.step, settings=self.settings)
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Names of the feature extractors that a training of these weights optimised."""
+        return read_spaces(self.extra)
 
     def chosen(self, ema: int) -> dict[str, Tensor]:
         """Return an average (1 or 2) or the weights (0); raise CheckpointError if the file has no such average."""

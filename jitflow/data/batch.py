@@ -52,6 +52,11 @@ class ImageBatch:
     def __repr__(self) -> str:
         return f"ImageBatch(images={tuple(self.images.shape)}, labels={tuple(self.labels.shape)}, epoch={self.epoch})"
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of all tensors in bytes."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in (self.images, self.labels, self.index))
+
     def to(self, device: torch.device | str, **kwargs: Any) -> ImageBatch:
         """Copy the batch to a device; keyword arguments are those of ``Tensor.to``.
 

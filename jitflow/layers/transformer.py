@@ -35,14 +35,14 @@ class AdaLNTransformer(nn.Module):
         pos_embed: Position embedding, shape ``(1, N, D)``.
         blocks: The blocks, each an :class:`~jitflow.layers.adaln.AdaLNBlock`.
         final_layer: Layer that maps tokens to patches.
+        class_start: Number of first blocks that are modulated by the time alone.
         grid: Rows and columns of image tokens.
         patch_size: Side of a patch.
-        label_start: Index of the block from which the condition holds the class.
         parts_to_compile: What :meth:`compile_parts` was asked for.
     """
 
+    class_start: int = 0
     parts_to_compile: bool | CompiledParts = False
-    label_start: int = 0
 
     t_embedder: TimestepEmbedder
     y_embedder: LabelEmbedder | None
@@ -90,10 +90,9 @@ class AdaLNTransformer(nn.Module):
             Modulation values, shape ``(B, M)``: those of all layers, concatenated.
         """
         c = self._condition(t, self._embed_label(y))
-        layers = self._modulated_layers()
-        early = [self._condition(t, None)] * self.label_start
-        conditions = [*early, *[c] * (len(layers) - len(early))]
-        return torch.cat([layer.adaLN_modulation(c) for layer, c in zip(layers, conditions, strict=True)], dim=-1)
+        early = self.t_embedder(t) if self.class_start else c
+        layers = enumerate(self._modulated_layers())
+        return torch.cat([layer.adaLN_modulation(early if i < self.class_start else c) for i, layer in layers], dim=-1)
 
     def _embed_label(self, y: Tensor | None) -> Tensor | None:
         if self.y_embedder is None:

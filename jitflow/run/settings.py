@@ -37,6 +37,7 @@ CHECKPOINTS = "checkpoints"
 _MAY_CHANGE = (
     "checkpoint.",
     "data.cache_dir",
+    "data.loader_timeout",
     "data.num_workers",
     "data.pin_memory",
     "ema_on_cpu",

@@ -31,6 +31,7 @@ from jitflow.training.methods.registry import build_terms
 from jitflow.training.optim import Optimization
 from jitflow.training.outputs import StepOutputs
 from jitflow.training.terms import LossTerm, LossTerms
+from jitflow.training.trained_on import merge_spaces, optimised_spaces, read_spaces, spaces_entry
 
 # Names of independent random streams drawn from one seed.
 _STREAM_BATCH, _STREAM_LABEL, _STREAM_VALIDATION = 1, 2, 3
@@ -50,6 +51,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         application: Name of the application, which checkpoints store; empty if the class belongs to none.
         has_release_format: Whether the JiT release's ``.pth`` format can hold the model.
         takes_codec_file: Whether part of the codec may be in a separate file, see :meth:`load_codec`.
+        trained_on: Names of the feature extractors that a training of these weights optimised; checkpoints keep them.
         is_one_graph: Whether a compiled training step has no part that must stay uncompiled.
         settings_class: Dataclass of the constructor's further keywords, ``**settings``.
 
@@ -82,6 +84,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         for field in fields(settings):
             if field.name != "loss_terms":
                 setattr(self, field.name, getattr(settings, field.name))
+        self.trained_on: tuple[str, ...] = ()
         self.optimizer_on_cpu = False
         self.run_seed: int | None = None
         self.compiled_loss = CompiledLoss(self)
@@ -190,6 +193,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
             prepare_cuda()
         if self.run_seed is None:
             self.run_seed = _run_seed()
+        self.trained_on = merge_spaces(self.trained_on, optimised_spaces(self.loss_terms))
         data = getattr(self.trainer, "datamodule", None)
         describe = getattr(data, "get_dataset_info", None)
         if describe is not None:
@@ -229,6 +233,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
             "run_seed": self.run_seed,
             **({"transports": True} if self.transports else {}),
             **self.loss_terms.saved_record(),
+            **spaces_entry(self.trained_on),
             **self.extra_state(),
         }
         self.save_averages(checkpoint)
@@ -239,6 +244,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         self.load_averages(checkpoint)
         extra = checkpoint.get("jitflow", {})
         self.run_seed = extra.get("run_seed", self.run_seed)
+        self.trained_on = merge_spaces(self.trained_on, read_spaces(extra))
         self.load_extra_state(extra)
         self.loss_terms.check_record(extra)
         self.transports = bool(extra.get("transports"))

@@ -63,6 +63,9 @@ class FlowState:
 class LossTerm(Protocol):
     """A loss that is added to the main loss.
 
+    A term that optimises the features of a judge, such as a Frechet distance, lists the names of the extractors as a
+    further attribute, ``feature_spaces``; checkpoints keep them (:mod:`jitflow.training.trained_on`).
+
     Attributes:
         name: Name in the logs, ``train/<name>``.
         weight: Factor in the sum of losses.
@@ -88,6 +91,8 @@ class LossModule(nn.Module):
     Attributes:
         name: Name in the logs and in checkpoints; of a subclass.
         features: Names of the inner features that it reads, see :mod:`jitflow.layers.features`.
+        feature_spaces: Names of the feature extractors of judges that it optimises, see
+            :mod:`jitflow.training.trained_on`.
         is_averaged: Whether its parameters have averages like the network's.
         used_in_sampling: Whether a sampler needs its parameters, which then are averaged and exported.
 
@@ -97,6 +102,7 @@ class LossModule(nn.Module):
 
     name: str
     features: Sequence[str] = ()
+    feature_spaces: Sequence[str] = ()
     is_averaged: bool = False
     used_in_sampling: bool = False
 

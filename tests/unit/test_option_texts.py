@@ -17,7 +17,7 @@ COMMANDS = {
     "invert": ["a.ckpt", "images"],
     "convert": ["a.ckpt", "b.pth"],
     "evaluate": ["a.ckpt"],
-    "evaluate compare": ["a", "b"],
+    "compare": ["a", "b"],
     "stats": ["images"],
     "sweep": ["a.ckpt"],
     "data prepare": ["images", "shards"],

@@ -25,6 +25,7 @@ from jitflow.data.base import ImageDataModule, LoaderSettings
 from jitflow.data.crop import center_crop_arr, height_and_width
 from jitflow.data.folder_scan import LAYOUT, ImageListing, check_same_classes, class_folders, list_images, split_folders
 from jitflow.data.image_file import open_image
+from jitflow.data.loader import LOADER_TIMEOUT_SEC
 from jitflow.data.split import held_out_split
 from jitflow.errors import ConfigError, MissingFileError
 from jitflow.io.files import user_path
@@ -63,6 +64,7 @@ class JiTDataModule(ImageDataModule):
             counts, and reads another image instead, always the same one. Shards are checked when they are prepared and
             have no such files.
         max_bad_share: Largest share of a split's images that may be skipped, in [0, 1); more is an error.
+        loader_timeout: Seconds without a batch from the workers that end the run; after 60 there is a warning.
         source_path: Folder of another data set, laid out and read alike: paths then begin from its images in place of
             noise, so that the model carries those to images of ``data_path``. Pairs are random.
 
@@ -89,9 +91,10 @@ class JiTDataModule(ImageDataModule):
         class_balanced: bool = False,
         bad_images: BadImagePolicy = "error",
         max_bad_share: float = 0.01,
+        loader_timeout: float = LOADER_TIMEOUT_SEC,
         source_path: str | None = None,
     ) -> None:
-        loading = LoaderSettings(num_workers, pin_memory, num_replicas, rank, drop_last, seed)
+        loading = LoaderSettings(num_workers, pin_memory, num_replicas, rank, drop_last, seed, loader_timeout)
         super().__init__(img_size, batch_size, loading, class_balanced=class_balanced)
         if channels not in (1, 3):
             raise ConfigError(f"channels must be 3 (colour) or 1 (greyscale); got {channels}")

@@ -1,72 +1,62 @@
-"""Auxiliary class head: an inner block must tell the class of the clean image, before the network is told it.
+"""Auxiliary class head: early blocks that do not know the class are trained to recognise it.
 
-References:
-    Li & He 2025, arXiv:2511.13720, ablation of an auxiliary classification loss.
+Shapes: B batch, N tokens, D width, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from jitflow.errors import ConfigError
+from jitflow.layers.features import block_of
+from jitflow.training.loss import FlowLoss
 from jitflow.training.terms import FlowState, LossModule
-
-if TYPE_CHECKING:
-    from jitflow.training.loss import FlowLoss
 
 
 class ClassHead(LossModule):
-    """Cross-entropy of the class under a linear head on the mean token after a block.
+    """Cross-entropy of a linear classifier on the mean of the tokens after an early block.
 
-    The label must not reach that block, or the head would only copy it: the network needs ``label_start``, the block
-    from which it is told the class, at or after it.
+    The blocks before it must not be told the class, or they would only copy it: set ``net_settings.class_start`` to the
+    number of those blocks.
 
     Args:
+        feature: Inner feature that is classified: the tokens before the class tokens enter, or a block, such as
+            ``block4``.
         weight: Factor in the sum of losses.
-        block: Number of blocks after which the head reads; None for the last before the class is told.
 
     Raises:
-        ConfigError: If the weight is negative.
+        ConfigError: If the network has no classes, or its blocks know the class.
+
+    References:
+        Li & He 2025, arXiv:2511.13720, ablation: JiT-B/16 at 200 epochs, FID 4.37 becomes 4.14; JiT-L 2.79 becomes
+        2.50.
     """
 
     name = "class_head"
 
-    def __init__(self, weight: float = 0.1, block: int | None = None) -> None:
+    def __init__(self, *, feature: str = "before_class_tokens", weight: float = 0.1) -> None:
         super().__init__(weight)
-        self.block = block
+        self.features = (feature,)
 
     def build(self, module: FlowLoss) -> None:
-        """Create the head.
-
-        Raises:
-            ConfigError: If the model has no classes, or the label reaches the block.
-        """
-        if module.num_classes < 2:
-            raise ConfigError(f"class_head needs two classes or more; the model has {module.num_classes}")
-        start = getattr(module.net, "label_start", 0)
-        self.block = start if self.block is None else self.block
-        if not 0 < self.block <= start:
+        """Create the classifier."""
+        (feature,) = self.features
+        if not module.num_classes:
+            raise ConfigError("class_head classifies, but this model has no classes; leave the loss term out")
+        num_blocks = block_of(feature, class_tokens_from=getattr(module.net, "in_context_start", None))
+        free = getattr(module.net, "class_start", 0)
+        if num_blocks is None or num_blocks > free:
+            advice = "" if num_blocks is None else f"; set net_settings.class_start to {num_blocks} or more"
             raise ConfigError(
-                f"class_head reads block {self.block}, where the network is already told the class; set "
-                f"net_settings label_start, and in_context_start, to {max(1, self.block)} or later"
+                f"class_head reads {feature}, but only the first {free} blocks do not know the class{advice}"
             )
         width = module.net.get_parameter("pos_embed").shape[-1]
-        self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, module.num_classes)
 
-    @property
-    def features(self) -> Sequence[str]:  # type: ignore[override]
-        """Name of the inner feature: the tokens of the block."""
-        return (f"block{self.block}",)
-
     def forward(self, state: FlowState) -> Tensor:
-        """Compute the cross-entropy in nats of each sample, shape ``(B,)``; 0 if the classes are unknown."""
+        """Compute the cross-entropy of each sample, shape ``(B,)``, float32, in nats."""
         if state.classes is None:
-            return torch.zeros_like(state.t)
-        tokens = state.features[f"block{self.block}"].float()
-        return F.cross_entropy(self.head(self.norm(tokens.mean(1))), state.classes, reduction="none")
+            raise ConfigError("class_head needs the classes of the data: call loss_parts(..., classes=...)")
+        tokens = state.features[self.features[0]]
+        return cross_entropy(self.head(tokens.mean(dim=1)).float(), state.classes, reduction="none")
