@@ -110,9 +110,6 @@ def compare(paths: Sequence[str | Path], *, may_differ: Collection[str] = ()) ->
         Candidate(name, report, checkpoint or _checkpoint_of(report))
         for name, report, (_, checkpoint) in zip(names, chosen, found, strict=True)
     ]
-    for candidate in candidates:
-        if candidate.report is None:
-            log.warning("%s has no report; make one with: jitflow evaluate %s", candidate.name, candidate.checkpoint)
     reports = [candidate.report for candidate in candidates if candidate.report is not None]
     if len(reports) < 2:
         return Comparison(candidates)

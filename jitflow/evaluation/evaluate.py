@@ -13,6 +13,7 @@ from jitflow.checkpoint.find import find_model
 from jitflow.evaluation.extractors import make_extractor, split_extractors
 from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.frechet_samples import MANY
+from jitflow.evaluation.image_copies import THUMBNAILS, ImageCopies, find_copies
 from jitflow.evaluation.image_files import save_npz, save_png
 from jitflow.evaluation.matrix import write_matrix
 from jitflow.evaluation.parts import EvaluationParts, make_missing
@@ -127,7 +128,8 @@ def evaluate(
                 make_missing(parts, model, made, processes)
                 _save_images(out if alone else out / row, parts, model, png=keep_png, npz=keep_npz)
                 before = f"{row}/" if len(plans) > 1 or len(spaces) > 1 else ""
-                write_json(done, _score_row(parts, spaces, before, scoring))
+                copies = find_copies(parts, real, held_out, model, out if alone else out / row)
+                write_json(done, _score_row(parts, spaces, copies, before, scoring))
             parts.remove()
             found = read_json(done)
             report["metrics"] |= found["metrics"]
@@ -178,13 +180,18 @@ def _card(model: Model, checkpoint: Path, plans: Mapping[str, Plan], spaces: Map
 
 
 def _score_row(
-    parts: EvaluationParts, spaces: Mapping[str, Space], row: str, scoring: ScoringOptions
+    parts: EvaluationParts,
+    spaces: Mapping[str, Space],
+    copies: Mapping[str, ImageCopies],
+    row: str,
+    scoring: ScoringOptions,
 ) -> dict[str, Any]:
     """Score a set of samples in every feature space, one after the other, since each fills the memory.
 
     Args:
         parts: The features of the samples.
         spaces: The feature spaces.
+        copies: Copies of training images, in each feature space and among the thumbnails; empty if unknown.
         row: What stands before the names of the scores, ``ROW/``; empty for one row and feature space.
         scoring: Further scores.
     """
@@ -205,9 +212,13 @@ def _score_row(
     ratios = {name: scores.ratio for name, scores in found.items() if scores.ratio is not None}
     if row and ratios:
         found[f"fdr{len(ratios)}"] = fdr(ratios)
+    for name, copied in copies.items():
+        found.setdefault(name, Scores()).add("copies", copied.copies.share, copied.copies.interval)
+        if copied.validation is not None:
+            found[name].add("copies_validation", copied.validation.share, copied.validation.interval)
     metrics, intervals = {}, {}
     for name, scores in found.items():
-        before = f"{row}{name}/" if row else ""
+        before = f"{row}{name}/" if row or name == THUMBNAILS else ""
         metrics.update({before + score: value for score, value in scores.metrics.items()})
         intervals.update({before + score: interval.record() for score, interval in scores.intervals.items()})
     return {"metrics": metrics, "intervals": intervals}
@@ -228,16 +239,19 @@ def _bias_warnings(metrics: Mapping[str, float], num_images: int) -> list[str]:
     """Say how much the Frechet distances of few images are too large, by the jackknife."""
     if num_images >= MANY:
         return []
-    parts = [
-        f"{name.removesuffix('_bias')} {metrics[name.removesuffix('_bias')]:.3g} by about {bias:.2g}"
-        for name, bias in metrics.items()
-        if name.endswith("_bias")
-    ]
-    if not parts:
+    shares: dict[str, float] = {}
+    for name, bias in metrics.items():
+        distance = name.removesuffix("_bias")
+        if name != distance and metrics[distance] > 0:
+            # ROW/SPACE/SCORE, or a score alone.
+            space = distance.split("/")[-2] if "/" in distance else distance
+            shares[space] = max(shares.get(space, 0.0), bias / metrics[distance])
+    if not shares:
         return []
+    found = ", ".join(f"{space} {share:.0%}" for space, share in shares.items())
     return [
-        f"{num_images} images raise a Frechet distance ({'; '.join(parts)}), {MANY} images by "
-        f"{num_images / MANY:.2g} times that: compare only distances of equally many images"
+        f"Frechet distances of {num_images} images are too large by about this share of their values: {found}; of "
+        f"{MANY} images they would be by {num_images / MANY:.2g} of that. Compare only equally many images"
     ]
 
 

@@ -9,10 +9,11 @@ from rich.console import Console
 
 from jitflow.errors import ConfigError
 from jitflow.evaluation.evaluate import evaluate
+from jitflow.evaluation.extractors import make_extractor, split_extractors
 from jitflow.evaluation.matrix import print_report
 from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.request import EvaluationRequest
-from jitflow.evaluation.rows import ScoringOptions
+from jitflow.evaluation.rows import ScoringOptions, evaluation_rows
 from jitflow.evaluation.scorer import default_reference
 from jitflow.model import load
 
@@ -56,6 +57,11 @@ class ImageJudge:
         reference = request.reference or str(default_reference(model))
         messages = Console(stderr=True, soft_wrap=True)
         if request.dry_run:
+            # What takes no long work: rows and labels, extractors and their weights.
+            for row in evaluation_rows(plan, model.module, self.scoring.row_words).values():
+                row.check(model.module.num_classes)
+            for spec in split_extractors(self.extractors).values():
+                make_extractor(spec)
             messages.print(
                 f"would score {num_images} images of {request.checkpoint} against {reference} ({self.extractors}) into "
                 f"{request.out}"

@@ -73,7 +73,7 @@ class Interval:
             ends = float(record["low"]), float(record["high"])
             replicates = tuple(map(float, record.get("replicates", ())))
             return cls(*ends, float(record["level"]), str(record["method"]), replicates)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"no interval (low, high, level, method): {record!r} ({error})") from None
 
 
@@ -157,9 +157,11 @@ def share(hits: Tensor | Sequence[bool], *, level: float = LEVEL) -> Interval:
     rows = _checked(hits, level)
     num, mean, z = len(rows), float(rows.mean()), NormalDist().inv_cdf((1 + level) / 2)
     centre, half = mean + z * z / (2 * num), z * (mean * (1 - mean) / num + (z / (2 * num)) ** 2) ** 0.5
-    ends = [min(1.0, max(0.0, end / (1 + z * z / num))) for end in (centre - half, centre + half)]
+    low, high = ((centre + side * half) / (1 + z * z / num) for side in (-1, 1))
+    # Exactly, where rounding leaves 1e-19.
+    ends = 0.0 if mean == 0 else low, 1.0 if mean == 1 else high
     without = tuple(float(part.mean()) for part in _without_groups(rows))
-    return Interval(ends[0], ends[1], level, "Wilson score", without)
+    return Interval(*ends, level, "Wilson score", without)
 
 
 def disjoint_sets(scores: Tensor | Sequence[float], *, value: float | None = None, level: float = LEVEL) -> Interval:
@@ -221,9 +223,9 @@ def difference(first: tuple[float, Interval], second: tuple[float, Interval], sa
     """Interval of the difference of a score between two models, second minus first.
 
     On the same samples (seeds, labels, held-out data) a delete-a-group jackknife of the differences, group by group:
-    what both models have in common, such as an easy class, cancels. Else both intervals are combined in quadrature, end
-    by end, so that it holds for asymmetric ones too. For scores that go up and down together, as those against the same
-    real data do, that is too wide: it rather misses a difference than makes one.
+    what both models have in common, such as an easy class, cancels. Else, or where all groups agree, both intervals are
+    combined in quadrature, end by end, so that it holds for asymmetric ones too. For scores that go up and down
+    together, as those against the same real data do, that is too wide: it rather misses a difference than makes one.
 
     Args:
         first: Score of a model and its interval.
@@ -241,8 +243,10 @@ def difference(first: tuple[float, Interval], second: tuple[float, Interval], sa
     change, level = value2 - value1, min(one.level, two.level)
     if same_samples and len(one.replicates) == len(two.replicates) > 1:
         changes = [b - a for a, b in zip(one.replicates, two.replicates, strict=True)]
-        paired = jackknife(change, changes, level)
-        return replace(paired, method=f"same seeds, {paired.method}")
+        # Groups that do not differ at all, such as shares of none, do not say how far the models may differ.
+        if max(changes) > min(changes):
+            paired = jackknife(change, changes, level)
+            return replace(paired, method=f"same seeds, {paired.method}")
     below = math.hypot(value2 - two.low, one.high - value1)
     above = math.hypot(two.high - value2, value1 - one.low)
     return Interval(change - below, change + above, level, "independent intervals in quadrature")

@@ -27,8 +27,11 @@ _PRINTED = {
     "kid": "KID",
     "precision": "prec.",
     "recall": "rec.",
+    "density": "dens.",
     "coverage": "cov.",
 }
+_MEANS = {"arithmetic": "mean", "geometric": "geo. mean"}
+_SHARES = ("precision", "recall", "density", "coverage")
 
 Cells = dict[str, dict[str, dict[str, str]]]
 """Written scores by row, feature space and name of the score."""
@@ -56,7 +59,10 @@ def print_report(report: Mapping[str, Any]) -> None:
     console = Console()
     cells = cells_of(report)
     if cells:
-        console.print(_overview(cells, report))
+        console.print(overview(report))
+        for row, spaces in cells.items():
+            copied = ", ".join(f"{space} {found['copies']}" for space, found in spaces.items() if "copies" in found)
+            console.print(f"copies of training images, {row}: {copied or 'unknown'}", markup=False)
     else:
         console.print(score_table(report))
     card = Table("protocol", "value")
@@ -65,25 +71,36 @@ def print_report(report: Mapping[str, Any]) -> None:
     console.print(card)
 
 
-def _overview(cells: Cells, report: Mapping[str, Any]) -> Table:
+def overview(report: Mapping[str, Any]) -> Table:
     """Make the printed table of a matrix: the main scores of every row and feature space, the ratios with intervals."""
-    table = Table(title=_title(report), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(title=_title(report), box=SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("samples", no_wrap=True)
     for title in _PRINTED.values():
         table.add_column(title, justify="right", no_wrap=True)
-    for row, spaces in cells.items():
+    for row, spaces in cells_of(report).items():
         table.add_row(row, style="bold")
         for space, found in spaces.items():
-            for mean in [mean for mean in ("arithmetic", "geometric") if mean in found]:
-                table.add_row(f"  {space}, {mean}", *(found[mean] if name == _RATIO else "" for name in _PRINTED))
+            for mean, title in _MEANS.items():
+                if mean in found:
+                    ratio = [found[mean] if name == _RATIO else "" for name in _PRINTED]
+                    table.add_row(f"  {space} {title}", *ratio)
             if _FRECHET in found:
-                # The interval of the ratio alone, or the table would not fit.
-                shown = [found.get(name, "").partition("\0" if name == _RATIO else " ")[0] for name in _PRINTED]
                 is_trained = _titled(space, report) != space
+                shown = [_printed(f"{row}/{space}/{name}", report) for name in _PRINTED]
                 table.add_row(f"  {space}{' *' if is_trained else ''}", *shown)
                 table.caption = "* the model was trained on this feature space" if is_trained else table.caption
         table.add_section()
     return table
+
+
+def _printed(name: str, report: Mapping[str, Any]) -> str:
+    """Write a score so briefly that a table of them fits 80 columns: only a ratio with its interval."""
+    value, score = report["metrics"].get(name), name.rpartition("/")[2]
+    if value is None:
+        return ""
+    if score in _SHARES:
+        return f"{value:.2f}"
+    return f"{value:.2g}" if score == "kid" else _written(value, interval_of(name, report) if score == _RATIO else None)
 
 
 def _scores(spaces: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -107,10 +124,8 @@ def write_matrix(report: Mapping[str, Any], out: Path) -> None:
     if not cells:
         return
     first = next(iter(cells.values()))
-    chosen = {
-        space: next(score for score in (_RATIO, "arithmetic", _FRECHET) if score in scores)
-        for space, scores in first.items()
-    }
+    shown = {space: [score for score in (_RATIO, "arithmetic", _FRECHET) if score in first[space]] for space in first}
+    chosen = {space: scores[0] for space, scores in shown.items() if scores}
     metrics = report["metrics"]
     pictures.heat_map(
         out / PICTURE,

@@ -129,6 +129,20 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     return torch.addmm(norms, x, y.T, alpha=-2).clamp_(min=0)
 
 
+def thumbnails_of(images: Tensor, *, largest_px: int = 32) -> Tensor:
+    """Average images over areas, so that their pixels can be compared and kept.
+
+    Args:
+        images: Shape ``(N, C, H, W)``, uint8.
+        largest_px: Side of the thumbnails; the shorter side of the images if that is less.
+
+    Returns:
+        Square thumbnails, shape ``(N, C, S, S)``, uint8, on the CPU.
+    """
+    side_px = min(largest_px, *images.shape[2:])
+    return pixel_vectors(images, side_px=side_px).view(len(images), images.shape[1], side_px, side_px)
+
+
 def pixel_vectors(images: Tensor, *, side_px: int = 64) -> Tensor:
     """Convert images to vectors: rounded means of each channel over ``side_px x side_px`` areas.
 

@@ -113,7 +113,7 @@ class EvaluationParts:
 
     def _is_whole(self, index: range) -> bool:
         path = self._path(index)
-        wanted = [f"features/{name}" for name in self.extractors] + ["pixels"] * self.keep_pixels
+        wanted = ["thumbnails", *(f"features/{name}" for name in self.extractors), *["pixels"] * self.keep_pixels]
         try:
             # The header tells whether a file was cut off; what it holds is read when it is scored.
             with open_tensors(path) as file:

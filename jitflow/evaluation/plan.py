@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -72,7 +72,9 @@ class Plan:
         draws = torch.Generator().manual_seed(self.seed)
         return torch.randint(num_classes, (self.num_images,), generator=draws).tolist()
 
-    def part(self, model: Model, index: range, on_progress: Callable[[int, int], None] | None = None) -> Samples:
+    def part(
+        self, model: Model, index: Sequence[int], on_progress: Callable[[int, int], None] | None = None
+    ) -> Samples:
         """Generate the images of the given indices.
 
         Args:

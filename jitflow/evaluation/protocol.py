@@ -13,7 +13,7 @@ import jitflow
 from jitflow.errors import ConfigError
 from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.plan import Plan
-from jitflow.evaluation.report import REPORT_NAMES
+from jitflow.evaluation.report import REPORT_NAMES, is_report
 from jitflow.io.files import file_checksum, read_json, writable_folder, write_json
 from jitflow.io.json_text import plain_copy
 from jitflow.io.results_folder import free_folder
@@ -143,6 +143,6 @@ def read_report(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     names = [name for name in REPORT_NAMES if (path / name).is_file()] or REPORT_NAMES
     report = read_json(path / names[0] if path.is_dir() else path)
-    if not isinstance(report, dict) or not {"metrics", "protocol"} <= report.keys():
+    if not is_report(report):
         raise ConfigError(f"{path} is no report of jitflow evaluate (metrics and protocol)")
-    return report
+    return dict(report)

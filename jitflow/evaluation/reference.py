@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,21 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision import transforms
 
-from jitflow.data.crop import center_crop_arr
+from jitflow.data.crop import center_crop_arr, height_and_width
 from jitflow.data.digits import DigitsDataModule
 from jitflow.data.folder_scan import SUFFIXES
 from jitflow.data.image_file import open_image, to_mode
+from jitflow.data.loader import WatchedLoader, worker_arguments
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.frechet import Statistics
 from jitflow.evaluation.moments import Moments
+from jitflow.evaluation.nearest import thumbnails_of
 from jitflow.evaluation.statistics_file import read_statistics
 from jitflow.host import full_float32
-from jitflow.io.cores import available_cores
 from jitflow.io.file_tree import list_tree
 from jitflow.io.files import file_checksum, user_path
 from jitflow.io.npz_file import iter_npz_rows, npz_names
@@ -45,11 +46,15 @@ class Reference:
         statistics: Mean and covariance.
         record: Origin of the images, for the protocol card.
         features: Shape ``(N, D)``, float32, for scores of single images; None if not kept.
+        thumbnails: Of all images, shape ``(N, C, S, S)``, uint8; None for statistics.
+        images: The images themselves; None for statistics.
     """
 
     statistics: Statistics
     record: dict[str, Any] = field(default_factory=dict)
     features: Tensor | None = None
+    thumbnails: Tensor | None = None
+    images: RealImages | None = None
 
     @property
     def num_images(self) -> int | None:
@@ -94,6 +99,55 @@ class ImageFiles(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         image = open_image(str(self.files[index]), channels=self.channels)
         return self._to_tensor(center_crop_arr(image, self.img_size))
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Real images that are read again whenever they are needed: built-in scans, a folder, or an ``.npz``.
+
+    Attributes:
+        spec: ``digits``, ``digits:val``, a folder of images, or an ``.npz`` of them.
+        img_size: (height, width) in pixels.
+        channels: 3 for colour, 1 for grey.
+        batch_size: Images per batch.
+    """
+
+    spec: str
+    img_size: tuple[int, int]
+    channels: int
+    batch_size: int = 64
+
+    @property
+    def exist(self) -> bool:
+        """Whether these are images, and not the statistics of some."""
+        path = user_path(self.spec)
+        return self.spec in BUILT_IN or path.is_dir() or _holds_images(path)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield batches of images, each ``(B, C, H, W)``, uint8."""
+        path = user_path(self.spec)
+        if self.spec in BUILT_IN:
+            data = DigitsDataModule(self.img_size)
+            data.setup("fit")
+            chosen = data.dataset_train if BUILT_IN[self.spec] == "train" else data.dataset_val
+            yield from chosen.images.split(self.batch_size)
+        elif path.is_dir():
+            yield from image_batches(path, self.img_size, self.channels, batch_size=self.batch_size)[0]
+        else:
+            yield from npz_image_batches(path, self.img_size, self.channels, self.batch_size)
+
+    def pick(self, indices: Sequence[int]) -> Tensor:
+        """Read images by their places in the order of the batches, shape ``(len(indices), C, H, W)``, uint8."""
+        path = user_path(self.spec)
+        if self.spec not in BUILT_IN and path.is_dir():
+            files = ImageFiles(path, self.img_size, self.channels)
+            return torch.stack([files[index] for index in indices])
+        found: dict[int, Tensor] = {}
+        start = 0
+        for batch in self:
+            found |= {index: batch[index - start] for index in indices if start <= index < start + len(batch)}
+            start += len(batch)
+        return torch.stack([found[index] for index in indices])
 
 
 def _is_sample_grid(path: Path) -> bool:
@@ -145,8 +199,11 @@ def image_batches(
 ) -> tuple[Iterator[Tensor], int]:
     """Read the images of a folder in batches; returns the batches and the number of images."""
     dataset = ImageFiles(folder, img_size, channels)
-    workers = min(num_workers, available_cores())
-    return iter(DataLoader(dataset, batch_size=batch_size, num_workers=workers)), len(dataset)
+    height, width = height_and_width(img_size)
+    workers = worker_arguments(num_workers, batch_size * channels * height * width) if num_workers else {}
+    loader = WatchedLoader(dataset, batch_size=batch_size, **workers)
+    loader.title = "image"
+    return iter(loader), len(dataset)
 
 
 def _holds_images(path: Path) -> bool:
@@ -219,22 +276,22 @@ def load_references(
         ConfigError: If the statistics are of another dimension or extractor.
         MissingFileError: If there is neither such a file nor such a folder.
     """
-    batches: Iterable[Tensor]
-    path = user_path(spec)
-    if str(spec) in BUILT_IN:
-        data = DigitsDataModule(img_size)
-        data.setup("fit")
-        batches = (data.dataset_train if BUILT_IN[str(spec)] == "train" else data.dataset_val).images.split(batch_size)
-    elif path.is_dir():
-        batches, _ = image_batches(path, img_size, channels, batch_size=batch_size)
-    elif _holds_images(path):
-        batches = npz_image_batches(path, img_size, channels, batch_size)
-    else:
+    images = RealImages(str(spec), img_size, channels, batch_size)
+    if not images.exist:
         made_for = {"img_size": img_size[0], "channels": channels}
-        return {name: _from_file(path, extractor, made_for) for name, extractor in extractors.items()}
-    found, _ = reference_features(batches, extractors, device=device)
+        return {name: _from_file(user_path(spec), extractor, made_for) for name, extractor in extractors.items()}
+    thumbnails: list[Tensor] = []
+
+    def batches() -> Iterator[Tensor]:
+        for batch in images:
+            thumbnails.append(thumbnails_of(batch))
+            yield batch
+
+    found, _ = reference_features(batches(), extractors, device=device)
+    small = torch.cat(thumbnails)
     for reference in found.values():
         reference.record = {"path": str(spec), **reference.record}
+        reference.thumbnails, reference.images = small, images
     return found
 
 

@@ -44,6 +44,14 @@ def build_report(
     }
 
 
+def is_report(content: Any) -> bool:
+    """Whether the content of a JSON file is a report of an evaluation, with its parts of the right types."""
+    if not isinstance(content, Mapping) or not {"metrics", "protocol"} <= content.keys():
+        return False
+    parts = [content["metrics"], content["protocol"], content.get("intervals", {})]
+    return all(isinstance(part, Mapping) for part in parts) and isinstance(content.get("trained_on", []), list)
+
+
 def report_files(checkpoint: Path) -> Iterator[Path]:
     """Yield the files beside a checkpoint that may be reports: in its run's folder, and one level deeper.
 
@@ -121,7 +129,7 @@ def score_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
 
 def interval_heading(report: Mapping[str, Any]) -> str:
     """Return the heading of a column of intervals of scores, with their level."""
-    levels = {record["level"] for record in report.get("intervals", {}).values()}
+    levels = {Interval.from_record(record).level for record in report.get("intervals", {}).values()}
     return f"{max(levels):.0%} interval" if levels else "interval"
 
 
@@ -135,7 +143,9 @@ def score_table(report: Mapping[str, Any]) -> Table:
     table.add_column("score")
     table.add_column("value", justify="right")
     table.add_column(interval_heading(report), justify="right")
-    table.add_column("", no_wrap=True)
-    for row in score_rows(report):
-        table.add_row(*row)
+    rows = score_rows(report)
+    if any(mark for *_, mark in rows):
+        table.add_column("", no_wrap=True)
+    for row in rows:
+        table.add_row(*row[: len(table.columns)])
     return table

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -36,28 +37,33 @@ class ScoreSheet:
         if len(hits) > 1:
             self.intervals[name] = share(hits)
 
-    def add_ratio(self, name: str, parts: Tensor, wholes: Tensor | None = None) -> None:
+    def add_ratio(self, name: str, parts: Tensor, wholes: Tensor | None = None, *, most: float = math.inf) -> None:
         """Add a ratio of sums over samples, such as right tokens over all tokens; without ``wholes`` a mean.
 
         Args:
             name: Name of the score.
-            parts: Part of each sample, shape ``(N,)``.
+            parts: Part of each sample, shape ``(N,)``, not negative.
             wholes: Whole of each sample, shape ``(N,)``; 1 of each by default.
+            most: Largest possible value, such as 1, where its interval ends.
         """
         top, bottom = parts.double(), torch.ones_like(parts, dtype=torch.float64) if wholes is None else wholes.double()
-        self.add_by_groups(name, len(parts), lambda kept: float(top[kept].sum() / bottom[kept].sum()))
+        self.add_by_groups(name, len(parts), lambda kept: float(top[kept].sum() / bottom[kept].sum()), most)
 
-    def add_by_groups(self, name: str, num_samples: int, score: Callable[[Sequence[int]], float]) -> None:
-        """Add any smooth score of a set of samples, with an interval from leaving out groups of them.
+    def add_by_groups(
+        self, name: str, num_samples: int, score: Callable[[Sequence[int]], float], most: float = math.inf
+    ) -> None:
+        """Add any smooth score of a set of samples that is not negative, with an interval by leaving out groups.
 
         Args:
             name: Name of the score.
             num_samples: Number of samples.
             score: Computes the score of the samples with the given indices.
+            most: Largest possible value, where its interval ends.
         """
         everything = range(num_samples)
         self.metrics[name] = score(everything)
         groups = groups_of(num_samples)
         if groups:
             without = [score([*everything[: group.start], *everything[group.stop :]]) for group in groups]
-            self.intervals[name] = jackknife(self.metrics[name], without)
+            found = jackknife(self.metrics[name], without)
+            self.intervals[name] = replace(found, low=max(0.0, found.low), high=min(most, found.high))

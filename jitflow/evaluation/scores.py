@@ -18,6 +18,7 @@ from jitflow.evaluation.inception_score import inception_score
 from jitflow.evaluation.intervals import Interval, bootstrap_mean, disjoint_sets, groups_of, jackknife
 from jitflow.evaluation.kid import kernel_inception_distance, squared_discrepancy
 from jitflow.evaluation.manifold import memberships
+from jitflow.evaluation.nearest import thumbnails_of
 from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.reference import Reference, load_references
 from jitflow.host import full_float32
@@ -69,7 +70,7 @@ def extract(
 
     Returns:
         ``features/NAME`` ``(N, D)`` and, of an extractor that classifies, ``logits/NAME`` ``(N, K)``, float32;
-        ``pixels`` ``(N, C, H, W)``, uint8; all on the CPU.
+        ``pixels`` ``(N, C, H, W)`` and ``thumbnails`` ``(N, C, S, S)``, uint8; all on the CPU.
     """
     pixels = plan.part(model, index, on_progress).pixels
     found: dict[str, list[Tensor]] = {}
@@ -81,7 +82,8 @@ def extract(
             found.setdefault(f"features/{name}", []).append(features.float().cpu())
             if logits is not None:
                 found.setdefault(f"logits/{name}", []).append(logits.float().cpu())
-    return {"pixels": pixels, **{name: torch.cat(parts) for name, parts in found.items()}}
+    whole = {name: torch.cat(parts) for name, parts in found.items()}
+    return {"pixels": pixels, "thumbnails": thumbnails_of(pixels), **whole}
 
 
 def references_of(

@@ -36,6 +36,8 @@ class AdaLNTransformer(nn.Module):
         blocks: The blocks, each an :class:`~jitflow.layers.adaln.AdaLNBlock`.
         final_layer: Layer that maps tokens to patches.
         class_start: Number of first blocks that are modulated by the time alone.
+        grid: Rows and columns of image tokens.
+        patch_size: Side of a patch.
         parts_to_compile: What :meth:`compile_parts` was asked for.
     """
 
@@ -47,6 +49,8 @@ class AdaLNTransformer(nn.Module):
     pos_embed: nn.Parameter
     blocks: nn.ModuleList
     final_layer: AdaLNFinal
+    grid: tuple[int, int]
+    patch_size: int
 
     def compile_parts(self, parts: bool | CompiledParts = True) -> None:
         """Compile the network in place with ``torch.compile``, once for each input shape; parameter names are kept.

@@ -16,6 +16,7 @@ from jitflow.checkpoint.folder import CheckpointFolder, Record
 from jitflow.checkpoint.lightning import recorded_application
 from jitflow.checkpoint.state import errors_of_damage
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
+from jitflow.evaluation.report import TRAINED_ON, is_report, is_trained_on
 from jitflow.io.files import load_checkpoint, read_json
 from jitflow.io.folder_lock import live_holder
 from jitflow.io.units import size_on_disk
@@ -298,10 +299,12 @@ def best_score(folder: Path, training: Path, application: str) -> tuple[str, flo
         report = _plain_json(folder / name) or _plain_json(training / name)
         metrics = inner if isinstance(inner := report.get("metrics"), dict) else {}
         # Applications name the space of a score too: "recovery/text_recovery_accuracy".
-        numbers = {**report, **{name.partition("/")[2] or name: value for name, value in metrics.items()}}
+        full_names = {name.partition("/")[2] or name: name for name in metrics}
+        numbers = {**report, **{score: metrics[name] for score, name in full_names.items()}}
         for score in scores:
             if isinstance(numbers.get(score), int | float):
-                return score, float(numbers[score])
+                is_own = is_report(report) and is_trained_on(full_names.get(score, score), report)
+                return f"{score} ({TRAINED_ON})" if is_own else score, float(numbers[score])
     curves = read_curves(training)
     for name in _LOWEST:
         if curves.get(name):

@@ -10,7 +10,7 @@ from typing import Any
 
 from jitflow.applications import get_application
 from jitflow.errors import JitflowError
-from jitflow.evaluation.report import interval_heading, score_rows
+from jitflow.evaluation.report import interval_heading, is_report, score_rows
 from jitflow.io.files import read_json, writable_folder, write_text
 from jitflow.io.html_page import html_page, html_section, html_table
 from jitflow.io.units import format_bytes
@@ -122,12 +122,11 @@ def _score_tables(run: Run) -> str:
                 continue
             try:
                 content = read_json(path)
+                scores = _scores_of(content) if is_report(content) else ""
             except JitflowError as error:
                 tables.append(f"<p>{html.escape(str(error))}</p>")
                 continue
-            if isinstance(content, dict) and {"metrics", "protocol"} <= content.keys():
-                headings = ("score", "value", interval_heading(content), "")
-                tables.append(html_table(score_rows(content), headings))
+            tables += [scores] if scores else []
             numbers = {k: v for k, v in _flat(content).items() if not k.startswith(("settings.", *_IN_TABLE))}
             if tables:
                 tables.append(_folded(str(path.relative_to(run.folder)), numbers))
@@ -137,6 +136,10 @@ def _score_tables(run: Run) -> str:
             tables.append(_table({name: value for name, value in numbers.items() if name not in inner}))
             tables += [_folded(f"{len(inner)} more numbers", inner)] if inner else []
     return "".join(tables)
+
+
+def _scores_of(report: Mapping[str, Any]) -> str:
+    return html_table(score_rows(report), ("score", "value", interval_heading(report), ""))
 
 
 def _picture_figures(run: Run) -> str:

@@ -91,6 +91,8 @@ class LossModule(nn.Module):
     Attributes:
         name: Name in the logs and in checkpoints; of a subclass.
         features: Names of the inner features that it reads, see :mod:`jitflow.layers.features`.
+        feature_spaces: Names of the feature extractors of judges that it optimises, see
+            :mod:`jitflow.training.trained_on`.
         is_averaged: Whether its parameters have averages like the network's.
         used_in_sampling: Whether a sampler needs its parameters, which then are averaged and exported.
 
@@ -100,6 +102,7 @@ class LossModule(nn.Module):
 
     name: str
     features: Sequence[str] = ()
+    feature_spaces: Sequence[str] = ()
     is_averaged: bool = False
     used_in_sampling: bool = False
 
@@ -198,11 +201,11 @@ class LossTerms(nn.Module):
             raise ConfigError(f"the name of a loss term must be one word; got {term.name!r}")
         if term.name in (*PREDICTIONS, *(other.name for other in self._terms)):
             raise ConfigError(f"there is already a loss {term.name}; give the loss term another name")
-        check_offers_features(module.net, getattr(term, "features", ()))
         if isinstance(term, LossModule):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(crc32(term.name.encode()))
                 term.build(module)
+        check_offers_features(module.net, getattr(term, "features", ()))
         if isinstance(term, nn.Module):
             self.add_module(term.name, term)
         self._terms.append(term)
@@ -212,6 +215,11 @@ class LossTerms(nn.Module):
 
     def __len__(self) -> int:
         return len(self._terms)
+
+    @property
+    def guide(self) -> Any:
+        """The term whose inner layer guides the sampler; None if there is none."""
+        return next((term for term in self._terms if hasattr(term, "guide")), None)
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -72,9 +72,14 @@ def _compare(
     allowed = [name.strip() for name in (comparison.may_differ or "").split(",") if name.strip()]
     found = compare_models(models, may_differ=allowed)
     folder = writable_folder(free_folder(comparison.out, lambda taken: (taken / PAGE_NAME).exists()))
+    for candidate in found.candidates:
+        if candidate.report is None:
+            log.warning("%s has no report; make one with: jitflow evaluate %s", candidate.name, candidate.checkpoint)
     console = Console(soft_wrap=True)
     if found.scores:
-        table = Table(*score_headings(found))
+        table = Table()
+        for heading in score_headings(found):
+            table.add_column(heading, overflow="fold")
         for score in found.scores:
             table.add_row(*score_cells(score))
         console.print(table)

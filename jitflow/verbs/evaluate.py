@@ -257,6 +257,7 @@ def _sweep(
     from jitflow.evaluation.sweep import Grid, final_command, parse_intervals, parse_numbers
     from jitflow.evaluation.sweep import sweep as run
     from jitflow.model import load
+    from jitflow.training.trained_on import trained_on_note
 
     emas = parse_numbers(grid.ema, what="--ema")
     guidances = parse_numbers(grid.guidance, what="--guidance") if grid.guidance is not None else None
@@ -264,6 +265,8 @@ def _sweep(
     windows = parse_intervals(grid.interval) if grid.interval is not None else None
     model = load(checkpoint, device=compute.device)
     module = model.module
+    if module.trained_on:
+        log.warning("warning: %s", trained_on_note(module.trained_on))
     # Without classes there is no guidance to sweep over.
     defaults = parse_numbers(_GUIDANCES, what="--guidance") if module.num_classes else (float(module.cfg_scale),)
     points = Grid(

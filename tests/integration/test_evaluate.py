@@ -138,7 +138,8 @@ def test_other_real_images_are_another_protocol(checkpoint, tmp_path):
 
 def test_images_are_written_only_when_asked(checkpoint, tmp_path):
     evaluate(checkpoint, Plan(20), out=tmp_path / "none", **PIXELS)
-    assert sorted(p.name for p in (tmp_path / "none").iterdir()) == ["protocol.json", "report.json"]
+    pairs = ["nearest_pixels.png", "nearest_thumbnails.png"]
+    assert sorted(p.name for p in (tmp_path / "none").iterdir()) == [*pairs, "protocol.json", "report.json"]
     evaluate(checkpoint, Plan(20), out=tmp_path / "all", keep_png=True, keep_npz=True, **PIXELS)
     with np.load(tmp_path / "all" / "samples.npz") as arrays:
         assert arrays["arr_0"].shape == (20, 16, 16, 3) and arrays["arr_0"].dtype == np.uint8

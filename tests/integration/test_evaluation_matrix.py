@@ -103,7 +103,7 @@ def test_every_score_lies_in_its_interval_and_ratios_have_equal_counts(matrix):
     assert metrics[f"{cell}frechet_ratio"] == pytest.approx(expected)
     ratios = [value for name, value in metrics.items() if name.startswith("guided,random/") and "ratio" in name]
     assert metrics["guided,random/fdr3/arithmetic"] == pytest.approx(sum(ratios) / 3)
-    assert any("80 images raise" in warning for warning in report["warnings"])
+    assert any("of 80 images are too large" in warning for warning in report["warnings"])
 
 
 def test_pictures_for_people(matrix, capsys):
@@ -137,6 +137,18 @@ def test_an_interrupted_matrix_goes_on_with_the_row_it_was_in(checkpoint, matrix
     cells = {name: report["metrics"][name] for name in again["metrics"] if "/pixels/" in name}
     assert len(cells) == 20 and again["metrics"].items() >= cells.items()
     assert not (tmp_path / "parts").exists() and not (tmp_path / "rows").exists()
+
+
+def test_a_dry_run_names_missing_weights_and_wrong_rows(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    words = ["evaluate", str(checkpoint), "--reference", "digits", "--num_images", "40", "--dry_run", "--matrix"]
+    assert cli.main([*words, "--extractors", "pixels,mae"]) == 1
+    assert "vit_large_patch16_224.mae.safetensors" in capsys.readouterr().err
+    assert cli.main([*words, "--extractors", "pixels", "--rows", "averaged"]) == 1
+    assert cli.main([*words, "--extractors", "pixels,pixels-fine"]) == 1
+    capsys.readouterr()
+    assert cli.main([*words, "--extractor", "pixels"]) == 0
+    assert "would score 40 images" in capsys.readouterr().err
 
 
 def test_from_the_command_line(checkpoint, tmp_path, capsys):

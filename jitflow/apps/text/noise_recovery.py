@@ -60,9 +60,9 @@ def score_recovery(model: Model, ids: Tensor, settings: TextEvaluation, sheet: S
     assert isinstance(model.module, TextLightningModule)
     mask = ids != model.module.tokenizer.pad_id
     accuracies = torch.tensor(scores.accuracies)
-    sheet.add_ratio("recovery/text_recovery_accuracy", accuracies)
+    sheet.add_ratio("recovery/text_recovery_accuracy", accuracies, most=1)
     sheet.add_share("recovery/exact", accuracies == 1)
-    sheet.add_ratio("recovery/token_accuracy", ((samples.ids == ids) & mask).sum(dim=1), mask.sum(dim=1))
+    sheet.add_ratio("recovery/token_accuracy", ((samples.ids == ids) & mask).sum(dim=1), mask.sum(dim=1), most=1)
     return {
         "t": settings.recovery_time,
         "text_recovery_accuracy": scores.accuracy,

@@ -143,7 +143,7 @@ def score_readings(
             curves["unigram_baseline"][key] = unigram
     nearest = time_nearest_half(values_by_time(curves["context_free_baseline"]))
     read, num_tokens = readings[f"{nearest:g}"], mask.sum(dim=1)
-    sheet.add_ratio("reading/token_accuracy", ((read.ids == ids) & mask).sum(dim=1), num_tokens)
+    sheet.add_ratio("reading/token_accuracy", ((read.ids == ids) & mask).sum(dim=1), num_tokens, most=1)
     sheet.add_ratio("reading/bits_per_byte", (read.nats * mask).sum(dim=1), num_tokens / bits_per_nat)
     gain = curves["token_accuracy"][f"{nearest:g}"] - curves["context_free_baseline"][f"{nearest:g}"]
     return {

@@ -84,7 +84,7 @@ def judge_samples(
     copies = copies_by_held_out(*(-torch.tensor([copy.length for copy in part]).double() for part in (own, others)))
     ids_of = {"end_id": tokenizer.end_id, "pad_id": tokenizer.pad_id}
     if sheet is not None:
-        sheet.add_ratio("codes/valid_codes", *valid_codes(samples.ids, vocab_size, **ids_of))
+        sheet.add_ratio("codes/valid_codes", *valid_codes(samples.ids, vocab_size, **ids_of), most=1)
         _add_perplexity(sheet, model, samples.texts)
         _add_words(sheet, samples.texts, training_texts)
         sheet.add_share("training-text/copies", copies.is_copy)
@@ -124,7 +124,7 @@ def _add_words(sheet: ScoreSheet, texts: Sequence[str], training_texts: Sequence
     split = [words(text) for text in texts]
     if all(split):
         real = [sum(word in known for word in part) for part in split]
-        sheet.add_ratio("words/real_words", torch.tensor(real), torch.tensor([len(part) for part in split]))
+        sheet.add_ratio("words/real_words", torch.tensor(real), torch.tensor([len(part) for part in split]), most=1)
         sheet.add_ratio("words/unigram_entropy", torch.tensor([unigram_entropy([part]) for part in split]))
     sheet.metrics["words/distinct_2"] = distinct_n(split, 2)
 

@@ -31,6 +31,7 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
     if "samples" in report:
         console.print(samples_table(report["samples"]))
         console.print(copies_table(report["samples"]))
+        console.print(copies_line(report["samples"]))
     console.print(score_table(report))
 
 
@@ -69,12 +70,17 @@ def samples_table(samples: Mapping[str, Any]) -> Table:
     return table
 
 
-def copies_table(samples: Mapping[str, Any]) -> Table:
-    """Build the table of the longest copies from the training text, and the share of samples that are copies."""
-    table = Table(
-        title=f"{samples['copies']:.1%} of the samples copy more than {samples['copy_length']:.0f} characters of the "
-        "training text, as 1% of held-out texts would"
+def copies_line(samples: Mapping[str, Any]) -> str:
+    """Return a line on the share of samples that copy the training text."""
+    return (
+        f"{samples['copies']:.1%} of the samples copy more than {samples['copy_length']:.0f} characters of the "
+        "training text; of held-out texts 1% would"
     )
+
+
+def copies_table(samples: Mapping[str, Any]) -> Table:
+    """Build the table of the longest copies of the training text in samples."""
+    table = Table()
     for heading in ("sample", "characters", "longest copy"):
         table.add_column(heading, justify="left" if heading == "longest copy" else "right")
     for copy in samples["longest_copies"]:
