@@ -40,6 +40,7 @@ class ZooData:
         judges: Makers of feature extractors by name; the first is held out from all training.
         images: Reads the training images, shape ``(N, C, H, W)``, uint8.
         num_classes: Number of classes.
+        sample_share: Share of the zoo's number of samples; larger images take longer.
     """
 
     recipe: Mapping[str, Any]
@@ -47,6 +48,7 @@ class ZooData:
     judges: Mapping[str, Callable[[], FeatureExtractor]]
     images: Callable[[], Tensor]
     num_classes: int
+    sample_share: float = 1.0
 
     def references(self) -> dict[str, tuple[FeatureExtractor, Moments]]:
         """Build the judges, and the moments of the training images in their features."""
@@ -111,7 +113,7 @@ def photos(folder: Path) -> ZooData:
             "init_args": {
                 "data_path": str(crops),
                 "img_size": PHOTO_SIDE_PX,
-                "batch_size": 32,
+                "batch_size": 16,
                 "num_workers": 0,
                 # A mirrored crop has the same class, but the judge would see turns that the data do not have.
                 "random_flip": False,
@@ -121,7 +123,7 @@ def photos(folder: Path) -> ZooData:
     judges = {HELD_OUT: lambda: TurnExtractor(images()), "pixels": lambda: PixelExtractor(8, 3)}
     # The third stage of the network at 64 px: 8 x 8 places, as many as the tokens.
     spec = {"encoder": f"timm:{_ENCODER_MODEL}@64:{encoder}", "layer": 2}
-    return ZooData(recipe, spec, judges, images, len(PHOTOS))
+    return ZooData(recipe, spec, judges, images, len(PHOTOS), sample_share=0.35)
 
 
 def crop_photos(names: Iterable[str], num_crops: int, *, side_px: int = PHOTO_SIDE_PX) -> dict[str, np.ndarray]:

@@ -46,8 +46,16 @@ ROWS: dict[str, Row] = {
     "irepa": Row(term("irepa", encoder=True, feature="block2")),
     "pixel_repa": Row(term("pixel_repa", encoder=True)),
     "perceptual": Row(term("perceptual", encoder=True, encoder_weight=0.1)),
+    "dispersive": Row(term("dispersive", weight=0.25)),
     "class_head": Row({**term("class_head"), "model.net_settings.class_start": 1}),
     "first block without the class": Row({"model.net_settings.class_start": 1}),
+    "internal guidance": Row(term("internal_guidance", block=2), {"internal_guidance": 1.4}),
+    "internal guidance alone": Row(term("internal_guidance", block=2), {"internal_guidance": 1.4, "guidance": 1.0}),
     "no guidance": Row(sample={"guidance": 1.0}),
-    "churn": Row(sample={"churn": 1.0}),
+    # The same training at a quarter of the steps.
+    "autoguidance": Row(sample={"autoguide": "younger"}),
+    "apg": Row(sample={"guidance_rule": "apg"}),
+    "cfg_zero": Row(sample={"guidance_rule": "cfg_zero"}),
+    "churn": Row(sample={"churn": 1.0, "solver": "euler"}),
+    "sde": Row(sample={"sde": 1.0, "solver": "euler"}),
 }

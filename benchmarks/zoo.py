@@ -262,12 +262,12 @@ class Zoo:
                 scores[name] = scores[EQUAL_STEPS]
                 continue
             model = load(folder / f"{name}.ckpt", device="cpu")
-            labels = [index % source.num_classes for index in range(self.sizes.num_samples)]
+            num_samples = round(source.sample_share * self.sizes.num_samples)
+            labels = [index % source.num_classes for index in range(num_samples)]
             sampling = {"guidance": self.sizes.guidance, "steps": self.sizes.sampling_steps, "solver": "multistep"}
             asked = fill(row.sample, {YOUNGER: str(folder / f"{YOUNGER}.ckpt")})
             before = time.process_time()
-            first_seed = seed * self.sizes.num_samples
-            pixels = model.sample(labels, first_seed, batch_size=250, **{**sampling, **asked}).pixels
+            pixels = model.sample(labels, seed * num_samples, batch_size=250, **{**sampling, **asked}).pixels
             seconds = time.process_time() - before
             scores[name] = {
                 judge: _distance(moments_of(extractor, pixels), reference)

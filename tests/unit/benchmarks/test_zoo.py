@@ -66,6 +66,11 @@ def test_a_dry_run_goes_on_where_it_was_cut_off(zoo, quick, tmp_path):
     assert base["steps"]["equal_steps"] == base["steps"]["equal_time"] == cosine["steps"]["equal_steps"] == 4
     assert base["scores"] != unguided["scores"] and base["kept_mib"] > 0 and base["step_sec"] > 0
     assert unguided["steps"] == base["steps"] and 1 <= cosine["steps"]["equal_time"] <= 5
+    younger = next((tmp_path / "runs" / "digits").glob("*/younger.ckpt"))
+    model = zoo.load(younger, device="cpu")
+    for row in zoo.ROWS.values():
+        if not row.train:
+            assert model.sample("0", 0, **{"steps": 2, **zoo.fill(row.sample, {zoo.YOUNGER: str(younger)})})
     table = zoo.report(again.runs, zoo.ROWS)
     assert "| cosine |" in table and "| muon |  | untested |" in table
     other = zoo.Sizes(steps=5)
