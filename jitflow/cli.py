@@ -71,6 +71,12 @@ VERBS = {
         "draw from a checkpoint: images of classes, spectrograms of users, texts",
         f"jitflow sample {_DEMO} --labels 0,3,7-9 --count 4 --guidance 2",
     ),
+    "invert": Verb(
+        "jitflow.verbs.invert",
+        "invert",
+        "find the noise of images, and make the images again from it",
+        f"jitflow invert {_DEMO} ./data/digits --labels 3",
+    ),
     "convert": Verb(
         "jitflow.verbs.models",
         "convert",
@@ -144,7 +150,7 @@ VERBS = {
 TASKS = {
     "begin": ("demo", "doctor"),
     "train": ("train", *_APPLICATIONS, "data"),
-    "draw": ("sample", "studio"),
+    "draw": ("sample", "invert", "studio"),
     "judge": ("evaluate", "compare", "sweep", "stats"),
     "look": ("runs", "report", "info", "models"),
     "give away": ("export", "convert"),

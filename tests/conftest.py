@@ -59,11 +59,12 @@ def shared_digits_classifier(shared):
     from filelock import FileLock
     from safetensors.torch import load_file, save_file
 
+    from jitflow.encoders import digits
     from jitflow.evaluation import digits_features
 
-    train = digits_features.train_weights
+    train = digits.train_weights
 
-    def train_once(images, labels, recipe=digits_features.RECIPE):
+    def train_once(images, labels, recipe=digits.RECIPE):
         path = shared / f"digits_classifier_{recipe['num_classes']}.safetensors"
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
@@ -71,6 +72,7 @@ def shared_digits_classifier(shared):
         return load_file(path)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits, "train_weights", train_once)
         patch.setattr(digits_features, "train_weights", train_once)
         yield train
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "sample, of users": f"sample {_USERS} --users 1 --steps 1 --device cpu --out {{out}}",
     "microdoppler sample": f"microdoppler sample --dit_checkpoint {_USERS} --user_ids 1 --num_samples_per_user 1 "
     "--num_steps 1 --device cpu --output_dir {out}",
+    "invert": f"invert {_IMAGES} {{in}}/data/images/train --steps 4 --device cpu --out {{out}}",
     "convert to safetensors": f"convert {_IMAGES} {{out}}.safetensors",
     "convert to a release": f"convert {_IMAGES} {{out}}.pth",
     "convert to Lightning": f"convert {_IMAGES} {{out}}.ckpt",

@@ -89,7 +89,7 @@ def convert(source: str | Path, target: str | Path, *, ema: int | str = 1, overw
             raise ConfigError(f"{target} exists already; choose another target, or pass --overwrite")
     state = read_state(source)
     if target.suffix == ".pth" and state.optimizer is not None:
-        state = state.without_training_terms()
+        state = state.without_terms(but_for_sampling=False)
         # The release's order is that of its own module; a user's own class may have other groups.
         state = with_optimizer(state, *read_optimizer(state.optimizer, state.weights))
     if state.optimizer_left_out:

@@ -88,12 +88,16 @@ class ModelState:
             raise CheckpointError(f"the checkpoint has no EMA {ema}; use ema=0 for the weights themselves")
         return {**self.weights, **found}
 
-    def without_training_terms(self) -> ModelState:
-        """Return the model without the loss terms that sampling does not need, and without their parameters."""
+    def without_terms(self, *, but_for_sampling: bool = True) -> ModelState:
+        """Return the model without its loss terms and their parameters.
+
+        Args:
+            but_for_sampling: Keep the terms that sampling needs.
+        """
         given = self.settings.get("loss_terms")
         if not given and not any(name.startswith(TERMS_PREFIX) for name in self.weights):
             return self
-        terms = sampling_terms(given)
+        terms = sampling_terms(given) if but_for_sampling else None
         kept = tuple(f"{TERMS_PREFIX}{name}." for name in terms or ())
 
         def without(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision import transforms
 
-from jitflow.data.crop import center_crop_arr
+from jitflow.data.crop import center_crop_arr, height_and_width
 from jitflow.data.digits import DigitsDataModule
 from jitflow.data.folder_scan import SUFFIXES
 from jitflow.data.image_file import open_image, to_mode
+from jitflow.data.loader import WatchedLoader, worker_arguments
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.frechet import Statistics
@@ -26,7 +27,6 @@ from jitflow.evaluation.moments import Moments
 from jitflow.evaluation.nearest import thumbnails_of
 from jitflow.evaluation.statistics_file import read_statistics
 from jitflow.host import full_float32
-from jitflow.io.cores import available_cores
 from jitflow.io.file_tree import list_tree
 from jitflow.io.files import file_checksum, user_path
 from jitflow.io.npz_file import iter_npz_rows, npz_names
@@ -199,8 +199,11 @@ def image_batches(
 ) -> tuple[Iterator[Tensor], int]:
     """Read the images of a folder in batches; returns the batches and the number of images."""
     dataset = ImageFiles(folder, img_size, channels)
-    workers = min(num_workers, available_cores())
-    return iter(DataLoader(dataset, batch_size=batch_size, num_workers=workers)), len(dataset)
+    height, width = height_and_width(img_size)
+    workers = worker_arguments(num_workers, batch_size * channels * height * width) if num_workers else {}
+    loader = WatchedLoader(dataset, batch_size=batch_size, **workers)
+    loader.title = "image"
+    return iter(loader), len(dataset)
 
 
 def _holds_images(path: Path) -> bool:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jitflow.evaluation.digits_features import RECIPE, DigitsExtractor
+from jitflow.encoders.digits import RECIPE
+from jitflow.evaluation.digits_features import DigitsExtractor
 from jitflow.evaluation.features import Features
 
 ROTATION_FILE = "digits_rotation.safetensors"

@@ -35,6 +35,19 @@ def feature_names(depth: int, *, class_tokens_from: int | None = None) -> tuple[
     return tuple(names)
 
 
+def block_of(name: str, *, class_tokens_from: int | None = None) -> int | None:
+    """Return the number of blocks that image tokens of a name have been through; None for other features.
+
+    Args:
+        name: Name of a feature.
+        class_tokens_from: Index of the block before which class tokens are prepended.
+    """
+    if name == BEFORE_CLASS_TOKENS:
+        return class_tokens_from
+    number = name.removeprefix("block")
+    return int(number) if number != name and number.isdecimal() else None
+
+
 class InnerFeatures:
     """The features of one forward pass that a caller asked for.
 

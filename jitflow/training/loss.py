@@ -19,15 +19,15 @@ from jitflow.core.path import (
     velocity_from_prediction,
 )
 from jitflow.core.times import TimeDistribution, TimeKind
-from jitflow.training.sampling import FlowSampling, batch_time, floating_dtype
-from jitflow.training.terms import Draws, FlowState, LossTerm, LossTerms
+from jitflow.training.sampling import FlowSampling
+from jitflow.training.terms import Draws, FlowState, LossTerm
+from jitflow.training.velocity import batch_time, floating_dtype
 
 
 class FlowLoss(FlowSampling):
     """Losses of :class:`jitflow.training.module.FlowModule`, which sets the attributes.
 
     Attributes:
-        loss_terms: Terms that are added to the main loss.
         loss_on: Space of the main loss: ``velocity``, ``data`` or ``noise``.
         velocity_weight: Factor of the main loss.
         P_mean: Mean of the logit of the training times.
@@ -35,7 +35,6 @@ class FlowLoss(FlowSampling):
         time_kind: Distribution of the training times.
     """
 
-    loss_terms: LossTerms
     loss_on: Prediction
     velocity_weight: float
     P_mean: float

@@ -144,7 +144,9 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         x1 = self.codec.encode(data)
         labels = self.drop_labels(classes)
         t = self.sample_timestep(len(x1), device=x1.device).flatten()
-        noise = torch.randn_like(x1)
+        source = getattr(batch, "source", None)
+        # The losses multiply it by the scale of noise, which a source does not have.
+        noise = torch.randn_like(x1) if source is None else self.codec.encode(source) / self.noise_scale
         condition, t = self.training_condition(x1, t, batch)
         estimate = self.takes_hints and bool(torch.rand(()) < self.self_conditioning_prob)
         loss_parts = self.compiled_loss if compiles_loss(self, x1) else self.loss_parts
@@ -172,6 +174,9 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         # One draw per sample: the first number gives the time, the rest the noise.
         drawn = noise_from_seeds((1 + x1[0].numel(),), seeds, device=x1.device)
         t, noise = self._time_distribution().from_normal(drawn[:, 0]), drawn[:, 1:].reshape(x1.shape)
+        source = getattr(batch, "source", None)
+        if source is not None:
+            noise = self.codec.encode(source) / self.noise_scale
         losses = {}
         further = {"data": data, "classes": labels, "draws": self.loss_terms.draw(x1, _STREAM_VALIDATION, batch_idx)}
         for name, weights in (("val/loss", nullcontext), ("val/loss_ema", self.ema_weights)):
@@ -195,6 +200,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
             info = describe()
             self.check_data(info)
             self.adopt_data(info)
+            self.transports = bool(info.get("transports"))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the random generators by (seed, epoch, batch, rank), and log the learning rate.
@@ -225,6 +231,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
             "application": self.application,
             "module": f"{type(self).__module__}.{type(self).__qualname__}",
             "run_seed": self.run_seed,
+            **({"transports": True} if self.transports else {}),
             **self.loss_terms.saved_record(),
             **spaces_entry(self.trained_on),
             **self.extra_state(),
@@ -240,6 +247,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         self.trained_on = merge_spaces(self.trained_on, read_spaces(extra))
         self.load_extra_state(extra)
         self.loss_terms.check_record(extra)
+        self.transports = bool(extra.get("transports"))
         states = checkpoint.get("optimizer_states", [])
         self.adopt_settings(states)
         self.choose_kernels(states)
@@ -249,6 +257,8 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
 
         Also if the data have other classes than the resumed checkpoint.
         """
+        if self.transports and not info.get("transports"):
+            raise ConfigError("this model carries images of one data set to another; give the data their source_path")
         num_classes = info.get("num_classes")
         if num_classes is not None and num_classes > self.num_classes:
             raise ConfigError(

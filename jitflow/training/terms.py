@@ -201,11 +201,11 @@ class LossTerms(nn.Module):
             raise ConfigError(f"the name of a loss term must be one word; got {term.name!r}")
         if term.name in (*PREDICTIONS, *(other.name for other in self._terms)):
             raise ConfigError(f"there is already a loss {term.name}; give the loss term another name")
-        check_offers_features(module.net, getattr(term, "features", ()))
         if isinstance(term, LossModule):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(crc32(term.name.encode()))
                 term.build(module)
+        check_offers_features(module.net, getattr(term, "features", ()))
         if isinstance(term, nn.Module):
             self.add_module(term.name, term)
         self._terms.append(term)
@@ -215,6 +215,11 @@ class LossTerms(nn.Module):
 
     def __len__(self) -> int:
         return len(self._terms)
+
+    @property
+    def guide(self) -> Any:
+        """The term whose inner layer guides the sampler; None if there is none."""
+        return next((term for term in self._terms if hasattr(term, "guide")), None)
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -50,8 +50,12 @@ def read_spaces(extra: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def is_same_space(first: str, second: str) -> bool:
-    """Whether two names of feature extractors are of one network; the image size behind an ``@`` does not count."""
-    return first.partition("@")[0] == second.partition("@")[0]
+    """Whether two names of feature extractors can be of one network: the image size behind an ``@`` does not count.
+
+    The tag of a network's weights (behind a dot) counts only if both names have one, since it may be left out.
+    """
+    (one, one_tag), (other, other_tag) = (name.partition("@")[0].partition(".")[::2] for name in (first, second))
+    return one == other and (not one_tag or not other_tag or one_tag == other_tag)
 
 
 def trained_on_note(names: Iterable[str]) -> str:

@@ -180,6 +180,7 @@ PAGES = {
             "jitflow train --config": "--trainer.accelerator cpu",
         }
     ),
+    "methods.md": Page(more={"jitflow train": _FEW_STEPS}),
     "microdoppler.md": Page(
         replace={
             "--vavae_path pretrained/vavae-imagenet256-f16d32-dinov2.pt": "",

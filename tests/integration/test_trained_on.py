@@ -95,6 +95,8 @@ def test_names_of_a_matrix_and_of_image_sizes():
     # A mean over spaces is no held-out judge if one of them is none.
     assert is_trained_on("guided,balanced/fdr2/arithmetic", report) and not is_trained_on("thumbnails/copies", report)
     assert not is_same_space("pixels-1x4x4", "pixels-1x8x8")
+    # A tag may be left out, but two tags are two networks.
+    assert is_same_space("vgg16@64", "vgg16.tv_in1k@224") and not is_same_space("vit.mae@224", "vit.augreg_in1k@224")
 
 
 def test_terms_of_no_weight_train_nothing_and_damage_is_said():

@@ -14,6 +14,7 @@ from jitflow.verbs import commandline
 # Every command whose options are made from a signature, with the words that it cannot do without.
 COMMANDS = {
     "sample": ["a.ckpt"],
+    "invert": ["a.ckpt", "images"],
     "convert": ["a.ckpt", "b.pth"],
     "evaluate": ["a.ckpt"],
     "compare": ["a", "b"],

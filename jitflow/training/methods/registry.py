@@ -11,7 +11,13 @@ from jitflow.errors import ConfigError, unknown_name
 from jitflow.training.terms import LossModule, LossTerm
 
 TERMS: dict[str, str] = {
+    "class_head": "jitflow.training.methods.class_head:ClassHead",
     "cosine": "jitflow.training.terms:CosineTerm",
+    "internal_guidance": "jitflow.training.methods.internal_guidance:InternalGuidance",
+    "irepa": "jitflow.training.methods.irepa:IRepa",
+    "perceptual": "jitflow.training.methods.perceptual:Perceptual",
+    "pixel_repa": "jitflow.training.methods.pixel_repa:PixelRepa",
+    "repa": "jitflow.training.methods.alignment:Repa",
 }
 
 

@@ -8,11 +8,13 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from jitflow.encoders import timm_network
+from jitflow.encoders.timm_network import resize_dinov2_positions
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.evaluation import digits_features, timm_features
 from jitflow.evaluation.extractors import KNOWN, KnownNetwork, make_extractor, split_extractors
 from jitflow.evaluation.features import PixelExtractor
-from jitflow.evaluation.timm_features import TimmExtractor, resize_dinov2_positions
+from jitflow.evaluation.timm_features import TimmExtractor
 
 
 def images(num=3, channels=3, side=160):
@@ -260,7 +262,7 @@ def test_bad_models_and_sizes(make_weights):
 
 
 def test_missing_timm_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr(timm_features.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(timm_network.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'jitflow\[eval\]'"):
         TimmExtractor("test_resnet", tmp_path)
 

@@ -104,3 +104,28 @@ def test_a_compiled_network_gives_the_same_features(parts):
         torch.testing.assert_close(got[0], expected[0], atol=1e-5, rtol=1e-5)
         for name in features:
             torch.testing.assert_close(got[1][name], expected[1][name], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_first_blocks_without_the_class_have_the_same_tokens_for_every_class(checkpointing):
+    x, t, y = inputs()
+    net = jit(in_context_start=2, class_start=2, gradient_checkpointing=checkpointing).train()
+    one, other = (net(x, t, labels, features=("block2", "block3")) for labels in (y, (y + 1) % 4))
+    assert torch.equal(one[1]["block2"], other[1]["block2"])
+    assert not torch.allclose(one[1]["block3"], other[1]["block3"]) and not torch.allclose(one[0], other[0])
+    told = jit(in_context_start=2)
+    assert not torch.allclose(*(told(x, t, labels, features=("block2",))[1]["block2"] for labels in (y, (y + 1) % 4)))
+    # The block's modulation is that of the time alone.
+    block, seen = net.blocks[0], []
+    hook = block.register_forward_hook(lambda block, given, stream: seen.append(given[1]))
+    net(x, t, y)
+    hook.remove()
+    assert torch.equal(seen[0], net.t_embedder(t))
+
+
+def test_the_class_must_enter_the_network():
+    for wrong in ({"class_start": 2}, {"class_start": -1}, {"class_start": 4, "in_context_len": 0}):
+        with pytest.raises(ConfigError, match="class_start"):
+            jit(**wrong)
+    with pytest.raises(ConfigError, match="class_start"):
+        jit(class_start=1, num_classes=0, in_context_len=0)
