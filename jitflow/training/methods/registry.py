@@ -13,6 +13,7 @@ from jitflow.training.terms import LossModule, LossTerm
 TERMS: dict[str, str] = {
     "class_head": "jitflow.training.methods.class_head:ClassHead",
     "cosine": "jitflow.training.terms:CosineTerm",
+    "dispersive": "jitflow.training.methods.dispersive:DispersiveLoss",
     "internal_guidance": "jitflow.training.methods.internal_guidance:InternalGuidance",
     "irepa": "jitflow.training.methods.irepa:IRepa",
     "perceptual": "jitflow.training.methods.perceptual:Perceptual",

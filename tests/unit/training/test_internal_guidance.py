@@ -1,5 +1,7 @@
 """Internal guidance: a second final layer that reads an inner block, in training, sampling and files."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ from jitflow.errors import ConfigError
 from jitflow.layers.patch import unpatchify
 from jitflow.layers.stream import Stream
 from jitflow.model import Model
-from jitflow.training.methods.registry import TERMS, build_terms
+from jitflow.training.methods.registry import TERMS
 
 TERM = {"internal_guidance": {"block": 2, "weight": 0.7}}
 
@@ -107,4 +109,6 @@ def test_what_cannot_have_an_inner_layer_is_named(make_module):
 
 
 def test_every_term_of_the_library_has_the_name_in_the_settings():
-    assert {name: term.name for name in TERMS for term in build_terms({name: {}})} == {name: name for name in TERMS}
+    places = {name: path.partition(":") for name, path in TERMS.items()}
+    classes = {name: getattr(importlib.import_module(module), cls) for name, (module, _, cls) in places.items()}
+    assert {name: cls.name for name, cls in classes.items()} == {name: name for name in TERMS}
