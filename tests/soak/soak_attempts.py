@@ -61,11 +61,13 @@ class Watch:
             return run
 
         pl.Trainer.save_checkpoint = marked(self.writing, pl.Trainer.save_checkpoint)
-        CheckpointFolder.put = marked(self.naming, CheckpointFolder.put)
+        CheckpointFolder.commit = marked(self.naming, CheckpointFolder.commit)
         step, validating, saving = self.step, self.validating, JiTModelCheckpoint.on_validation_end
+        starting = JiTModelCheckpoint.on_train_batch_start
 
         def on_train_batch_start(self: Any, trainer: pl.Trainer, *args: Any) -> None:
             step.value = trainer.global_step
+            starting(self, trainer, *args)
 
         def on_validation_start(self: Any, *args: Any) -> None:
             validating.value = 1

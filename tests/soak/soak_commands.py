@@ -58,15 +58,16 @@ COMMANDS = {
 }
 
 
-def make_inputs(folder: Path) -> dict[str, str]:
-    """Write pictures and spectrograms; return the words that stand for inputs."""
+def make_inputs(folder: Path, *, pictures: int = 400, spectrograms: int = 20) -> dict[str, str]:
+    """Write pictures and, of two users, spectrograms; return the words that stand for inputs."""
     draws = np.random.default_rng(0)
-    for number in range(400):
+    for number in range(pictures):
         path = folder / "images" / ("val" if number % 5 == 0 else "train") / f"c{number % 2}" / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draws.integers(0, 256, (160, 160, 3), dtype=np.uint8)).save(path)
-    simulate = "microdoppler simulate --num_users 2 --images_per_user 20 --img_size 64 --num_processes 2 --output_dir"
-    subprocess.run([forked_python(), _main(), *simulate.split(), str(folder / "gait")], check=True)
+    if spectrograms:
+        simulate = f"microdoppler simulate --num_users 2 --images_per_user {spectrograms} --img_size 64 --output_dir"
+        subprocess.run([forked_python(), _main(), *simulate.split(), str(folder / "gait")], check=True)
     return {
         "images": str(folder / "images"),
         "gait": str(folder / "gait"),
