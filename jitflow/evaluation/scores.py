@@ -15,7 +15,7 @@ from jitflow.evaluation.features import FeatureExtractor, InceptionExtractor
 from jitflow.evaluation.frechet import frechet_distance
 from jitflow.evaluation.frechet_samples import FrechetReference, FrechetSample, moments_of
 from jitflow.evaluation.inception_score import inception_score
-from jitflow.evaluation.intervals import Interval, bootstrap_mean, disjoint_sets, groups_of, jackknife
+from jitflow.evaluation.intervals import Interval, bootstrap_mean, disjoint_sets, groups_of, jackknife, share
 from jitflow.evaluation.kid import kernel_inception_distance, squared_discrepancy
 from jitflow.evaluation.manifold import memberships
 from jitflow.evaluation.nearest import thumbnails_of
@@ -223,7 +223,8 @@ def _add_of_images(found: Scores, real: Tensor, features: Tensor) -> None:
     if smaller <= _NEIGHBOURS:
         return
     for name, values in memberships(real, features, k_density=_NEIGHBOURS)._asdict().items():
-        found.add(name, float(values.double().mean()), bootstrap_mean(values.double(), seed=0))
+        interval = share(values) if values.dtype == torch.bool else bootstrap_mean(values, seed=0)
+        found.add(name, float(values.double().mean()), interval)
 
 
 def fdr(ratios: Mapping[str, FrechetSample]) -> Scores:
