@@ -9,6 +9,8 @@ from torch import Tensor
 from jitflow.errors import ConfigError
 
 Prediction = Literal["data", "velocity", "noise"]
+ModelPrediction = Literal["data", "velocity", "noise", "asym"]
+"""What a model may predict: one of the three, or ``asym`` (:mod:`jitflow.core.asymmetric`), which needs a subspace."""
 PREDICTIONS: tuple[Prediction, ...] = ("data", "velocity", "noise")
 
 
@@ -116,7 +118,7 @@ def data_from_noise(x0_pred: Tensor, x_t: Tensor, t: Tensor, *, t_eps: float = 0
 
 
 def velocity_from_prediction(
-    output: Tensor, x_t: Tensor, t: Tensor, *, prediction: Prediction, t_eps: float = 0.05
+    output: Tensor, x_t: Tensor, t: Tensor, *, prediction: ModelPrediction, t_eps: float = 0.05
 ) -> Tensor:
     """Convert a network's prediction of any kind into a velocity.
 
@@ -181,7 +183,7 @@ def convert_velocity(v: Tensor, x_t: Tensor, t: Tensor, *, to: Prediction, t_eps
     raise _unknown_prediction(to)
 
 
-def perfect_prediction(x0: Tensor, x1: Tensor, *, prediction: Prediction) -> Tensor:
+def perfect_prediction(x0: Tensor, x1: Tensor, *, prediction: ModelPrediction) -> Tensor:
     """Return the prediction of an ideal network, which makes no error.
 
     Passing it through :func:`velocity_from_prediction` gives the training target with the same clamp as the

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, get_args
 
-from jitflow.core.path import PREDICTIONS, Prediction
+from jitflow.core.path import PREDICTIONS, ModelPrediction, Prediction
 from jitflow.core.times import TimeDistribution, TimeKind
 from jitflow.errors import ConfigError, unknown_name
 from jitflow.training.optimizers import OPTIMIZERS, OptimizerName
@@ -31,7 +31,9 @@ class FlowSettings(SamplingSettings):
         noise_scale: Standard deviation of the noise; the JiT release uses image size / 256.
         t_eps: Smallest ``1 - t`` that a data prediction is divided by, in training and sampling.
         label_drop_prob: Share of training labels replaced by the null label, which guidance needs.
-        prediction: What the network predicts: ``data``, ``velocity`` or ``noise``.
+        prediction: What the network predicts: ``data``, ``velocity``, ``noise``, or ``asym``: velocity in a few
+            principal directions of clean patches, data in all others.
+        asym_rank: For ``asym``: number of these directions.
         time_kind: Distribution of the training times: ``logit_normal`` or ``uniform``.
         self_conditioning_prob: Share of training batches in which a network that takes hints is given its own
             estimate of the data.
@@ -55,7 +57,8 @@ class FlowSettings(SamplingSettings):
     noise_scale: float = 1.0
     t_eps: float = 5e-2
     label_drop_prob: float = 0.1
-    prediction: Prediction = "data"
+    prediction: ModelPrediction = "data"
+    asym_rank: int = 8
     time_kind: TimeKind = "logit_normal"
     self_conditioning_prob: float = 0.5
     loss_on: Prediction = "velocity"
@@ -86,7 +89,7 @@ class FlowSettings(SamplingSettings):
             if not 0 <= decay <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1]; got {decay}")
         for name, value, known in (
-            ("prediction", self.prediction, PREDICTIONS),
+            ("prediction", self.prediction, get_args(ModelPrediction)),
             ("loss_on", self.loss_on, PREDICTIONS),
             ("optimizer", self.optimizer, OPTIMIZERS),
         ):

@@ -153,6 +153,8 @@ class FlowLoss(FlowSampling):
             x_t: Path sample, shape ``(B, C, H, W)``.
             t: Time, shape ``(B,)``.
         """
+        if self.asym is not None:
+            return self.asym.velocity(self.asym.target(x0, x1), x_t, t, self.t_eps)
         target = perfect_prediction(x0, x1, prediction=self.prediction)
         return velocity_from_prediction(target, x_t, t, prediction=self.prediction, t_eps=self.t_eps)
 

@@ -27,6 +27,7 @@ from jitflow.training.compiled import CompiledLoss, compiles_loss, prepare_cuda
 from jitflow.training.flow_settings import FlowSettings
 from jitflow.training.lightning_counters import ExactResume
 from jitflow.training.loss import FlowLoss
+from jitflow.training.methods.asym import AsymmetricPrediction, patch_size_of
 from jitflow.training.methods.registry import build_terms
 from jitflow.training.optim import Optimization
 from jitflow.training.outputs import StepOutputs
@@ -93,6 +94,9 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         # What the random numbers of loss terms are drawn from, in a batch of a training.
         self._term_seeds: tuple[int, ...] = ()
         settings.check(codec.shape[0])
+        self.asym = None
+        if settings.prediction == "asym":
+            self.asym = AsymmetricPrediction(patch_size_of(net), codec.shape[0], settings.asym_rank)
         self.loss_terms = LossTerms()
         for term in (*loss_terms, *build_terms(settings.loss_terms)):
             self.add_loss_term(term)
@@ -201,6 +205,8 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
             self.check_data(info)
             self.adopt_data(info)
             self.transports = bool(info.get("transports"))
+        if self.asym is not None:
+            self.asym.adopt_data(self, data)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the random generators by (seed, epoch, batch, rank), and log the learning rate.

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from jitflow.codec.base import Codec
 from jitflow.core.guidance import check_interval, guided_velocity
 from jitflow.core.guidance_rules import Rule, build_rule
-from jitflow.core.path import Prediction, data_from_velocity, velocity_from_prediction
+from jitflow.core.path import ModelPrediction, data_from_velocity, velocity_from_prediction
 from jitflow.errors import ConfigError
 from jitflow.training.averages import WeightAverages
+from jitflow.training.methods.asym import AsymmetricPrediction
 from jitflow.training.sampling_call import CallSetting, SamplingCall, running_call
 from jitflow.training.terms import LossTerms
 
@@ -25,6 +26,7 @@ class GuidedVelocity(WeightAverages):
         net: The network.
         num_classes: Number of classes; this number is the null label.
         prediction: Prediction target of the network: ``data``, ``velocity`` or ``noise``.
+        asym: Directions and conversions of the prediction ``asym``; None for another prediction.
         t_eps: Smallest ``1 - t`` that a data prediction is divided by.
         noise_scale: Standard deviation of the noise.
         label_drop_prob: Share of training labels replaced by the null label.
@@ -52,7 +54,8 @@ class GuidedVelocity(WeightAverages):
     codec: Codec
     net: nn.Module
     num_classes: int
-    prediction: Prediction
+    prediction: ModelPrediction
+    asym: AsymmetricPrediction | None
     t_eps: float
     noise_scale: float
     label_drop_prob: float
@@ -147,8 +150,8 @@ class GuidedVelocity(WeightAverages):
 
     @property
     def converts_predictions(self) -> bool:
-        """Whether the class converts predictions to velocities in its own way."""
-        return type(self).velocity_of is not GuidedVelocity.velocity_of
+        """Whether the model converts predictions to velocities in a way of its own."""
+        return self.asym is not None or type(self).velocity_of is not GuidedVelocity.velocity_of
 
     def velocity_of(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Convert the network's prediction to a velocity, in training and sampling.
@@ -161,6 +164,8 @@ class GuidedVelocity(WeightAverages):
         Returns:
             Velocity, shape ``(B, C, H, W)``.
         """
+        if self.asym is not None:
+            return self.asym.velocity(output, x_t, t, self.t_eps)
         return velocity_from_prediction(output, x_t, t, prediction=self.prediction, t_eps=self.t_eps)
 
     def check_guidance(self) -> None:

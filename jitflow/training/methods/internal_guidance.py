@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jitflow.core.guidance import guidance_weight
 from jitflow.core.loss import mse_per_sample
-from jitflow.core.path import Prediction, convert_velocity, expand_time, velocity_from_prediction
+from jitflow.core.path import ModelPrediction, Prediction, convert_velocity, expand_time, velocity_from_prediction
 from jitflow.errors import ConfigError
 from jitflow.layers.features import CONDITION
 from jitflow.layers.patch import unpatchify
@@ -65,7 +65,7 @@ class InternalGuidance(LossModule):
         self.final_layer = copy.deepcopy(net.final_layer)
         self.grid: tuple[int, int] = net.grid
         self.patch_size: int = net.patch_size
-        self.prediction: Prediction = module.prediction
+        self.prediction: ModelPrediction = module.prediction
         self.loss_on: Prediction = module.loss_on
         self.t_eps = module.t_eps
 
