@@ -7,11 +7,19 @@ from typing import Any
 
 from jitflow.apps.microdoppler.gait import SpectrogramSettings
 from jitflow.apps.microdoppler.labelled_images import ImageSets, LabelledImages
-from jitflow.apps.microdoppler.physics import GaitReadings, GaitTruth, read_gait, share_within, truth_from_readings
+from jitflow.apps.microdoppler.physics import (
+    GaitReadings,
+    GaitTruth,
+    levels_below_peak,
+    read_gait,
+    share_within,
+    truth_from_readings,
+)
 from jitflow.io.progress import meter
 
 _TOLERANCE = 0.05
 _NAMES = ("step_frequency_within_5_percent", "torso_velocity_within_5_percent")
+_TWO_CHANNELS = "spectrograms of two channels are not read"
 _NO_SETTINGS = (
     "the axes and colours of the images are unknown (no simulation.json beside the data); "
     "give their spectrogram settings to have step frequency and torso velocity read"
@@ -19,7 +27,11 @@ _NO_SETTINGS = (
 
 
 def score_gait(
-    sets: ImageSets, users: list[dict[str, Any]], settings: SpectrogramSettings | None, truth: GaitTruth | None
+    sets: ImageSets,
+    users: list[dict[str, Any]],
+    settings: SpectrogramSettings | None,
+    truth: GaitTruth | None,
+    span_db: float | None = None,
 ) -> dict[str, Any]:
     """Compare step frequency and torso velocity, read from the images, with those of the users.
 
@@ -28,6 +40,7 @@ def score_gait(
         users: A row for each user, to which the user's own scores are added.
         settings: Axes, range and colours of the images; None leaves the gait out.
         truth: How the users walk; None takes the medians of the training images.
+        span_db: For images of spectrogram arrays the decibels from black to white; None for pictures.
 
     Returns:
         Shares of images within 5 % of the user, of generated and (``..._real``) held-out images, None without
@@ -36,16 +49,24 @@ def score_gait(
     if settings is None:
         empty: dict[str, Any] = dict.fromkeys([f"{name}{suffix}" for name in _NAMES for suffix in ("", "_real")])
         return {**empty, "truth_source": None, "physics_skipped": _NO_SETTINGS}
+    if span_db is not None and sets.generated.images.shape[1] != 1:
+        empty = dict.fromkeys([f"{name}{suffix}" for name in _NAMES for suffix in ("", "_real")])
+        return {**empty, "truth_source": None, "physics_skipped": _TWO_CHANNELS}
     chosen = {"generated": sets.generated, "held out": sets.real_val}
     if truth is None:
         chosen["training"] = sets.real_train
+    if span_db is not None:
+        factor = span_db / settings.dynamic_range_db
+        chosen = {
+            name: LabelledImages(levels_below_peak(images, factor), labels) for name, (images, labels) in chosen.items()
+        }
     readings = _read_gaits(chosen, settings)
     if truth is None:
         truth = truth_from_readings(readings["training"], sets.real_train.labels, len(users))
     report: dict[str, Any] = {}
     for name, suffix in (("generated", ""), ("held out", "_real")):
         report |= {f"{key}{suffix}": v for key, v in _shares(readings[name], chosen[name], truth).items()}
-    _add_to_users(users, readings["generated"], sets.generated, truth)
+    _add_to_users(users, readings["generated"], chosen["generated"], truth)
     return {**report, "truth_source": truth.source, "physics_skipped": None}
 
 

@@ -14,6 +14,7 @@ from jitflow.apps.microdoppler.gait_scores import score_gait
 from jitflow.apps.microdoppler.identity import IdentityClassifier, confusion_matrix, train_classifier
 from jitflow.apps.microdoppler.labelled_images import ImageSets
 from jitflow.apps.microdoppler.physics import GaitTruth
+from jitflow.apps.microdoppler.random_split import random_split_accuracy
 from jitflow.apps.microdoppler.transfer import TransferScores, tstr_trtr
 from jitflow.errors import ConfigError
 from jitflow.io.progress import meter
@@ -34,6 +35,8 @@ def evaluate_images(
     codec_psnr_db: float | None = None,
     seed: int = 0,
     num_steps: int | None = None,
+    span_db: float | None = None,
+    compare_splits: bool = False,
 ) -> dict[str, Any]:
     """Measure generated images of users against real ones.
 
@@ -55,7 +58,9 @@ def evaluate_images(
         truth: How users walk; None takes the medians read from the real training images.
         codec_psnr_db: Reconstruction PSNR of the generator's codec, for the report; not measured here.
         seed: Seed of the classifiers.
-        num_steps: Steps of each of the three trainings; None suits the number of images.
+        num_steps: Steps of each of the trainings; None suits the number of images.
+        span_db: For images of spectrogram arrays the decibels from black to white; None for pictures.
+        compare_splits: Whether the split keeps sessions apart, to which a random one is compared.
 
     Returns:
         Plain values, ready for JSON: scores by name (``..._real`` is what real held-out images reach), None where
@@ -71,7 +76,7 @@ def evaluate_images(
     if truth is not None and len(truth.step_frequency_hz) != num_users:
         raise ConfigError(f"truth is about {len(truth.step_frequency_hz)} users, but there are {num_users}")
     labels = _Pair(sets.generated.labels, sets.real_val.labels)
-    classifier, transfer = _train_classifiers(sets, seed, num_steps)
+    classifier, transfer, random_split = _train_classifiers(sets, seed, num_steps, compare_splits)
     predicted = _Pair(classifier.predict(sets.generated.images), classifier.predict(sets.real_val.images))
     users: list[dict[str, Any]] = [{"user_id": int(user_id)} for user_id in sets.user_ids]
     report = {
@@ -85,7 +90,8 @@ def evaluate_images(
         "tstr_accuracy": transfer.tstr,
         "trtr_accuracy": transfer.trtr,
         "transfer_train_images": transfer.num_train,
-        **score_gait(sets, users, settings, truth),
+        "random_split_accuracy": random_split,
+        **score_gait(sets, users, settings, truth, span_db),
         **_score_variety(sets, classifier, users),
         "users": users,
         "confusion": confusion_matrix(labels.generated, predicted.generated, num_users).tolist(),
@@ -96,26 +102,37 @@ def evaluate_images(
     return plain
 
 
-def _train_classifiers(sets: ImageSets, seed: int, num_steps: int | None) -> tuple[IdentityClassifier, TransferScores]:
-    """Train the classifier of all real images, and the two whose accuracies are compared."""
-    with meter("training classifiers", 3, unit="classifiers") as progress:
+def _train_classifiers(
+    sets: ImageSets, seed: int, num_steps: int | None, compare_splits: bool
+) -> tuple[IdentityClassifier, TransferScores, float | None]:
+    """Train the classifier of all real images, the two whose accuracies are compared, and that of a random split."""
+    num_users = len(sets.user_ids)
+    training: dict[str, Any] = {"seed": seed, "num_steps": num_steps}
+    with meter("training classifiers", 4 if compare_splits else 3, unit="classifiers") as progress:
         classifier = train_classifier(
             *sets.real_train,
-            len(sets.user_ids),
-            seed=seed,
-            num_steps=num_steps,
+            num_users,
+            **training,
             on_progress=lambda done, total: progress.update(done / total),
         )
         transfer = tstr_trtr(
             sets.generated,
             sets.real_train,
             sets.real_val,
-            len(sets.user_ids),
-            seed=seed,
-            num_steps=num_steps,
+            num_users,
+            **training,
             on_progress=lambda done, total: progress.update(1 + 2 * done / total),
         )
-    return classifier, transfer
+        random_split = None
+        if compare_splits:
+            random_split = random_split_accuracy(
+                sets.real_train,
+                sets.real_val,
+                num_users,
+                **training,
+                on_progress=lambda done, total: progress.update(3 + done / total),
+            )
+    return classifier, transfer, random_split
 
 
 def _score_identity(predicted: _Pair, labels: _Pair, users: list[dict[str, Any]]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from rich.console import Console
@@ -9,11 +10,15 @@ from rich.console import Console
 from jitflow.apps.microdoppler.gait import SpectrogramSettings
 from jitflow.apps.microdoppler.image_scores import evaluate_images
 from jitflow.apps.microdoppler.judge_pictures import CONFUSION_NAME, IMAGES_NAME, print_report, save_pictures
-from jitflow.apps.microdoppler.labelled_images import ImageSets, check_counts, read_generated, read_real
+from jitflow.apps.microdoppler.labelled_images import ImageSets, check_counts, read_generated, read_real, read_scale
+from jitflow.apps.microdoppler.leakage import describe_leakage, find_leakage
 from jitflow.apps.microdoppler.physics import settings_from_mapping, truth_from_simulation
+from jitflow.apps.microdoppler.random_split import warn_of_random_split
 from jitflow.apps.microdoppler.user_images import find_user_images
 from jitflow.errors import ConfigError
 from jitflow.io.files import read_json, writable_folder, write_json
+
+log = logging.getLogger(__name__)
 
 REPORT_NAME = "evaluation.json"
 _SIMULATION_NAME = "simulation.json"
@@ -61,20 +66,32 @@ def evaluate(
     simulation = read_json(found.root / _SIMULATION_NAME) if (found.root / _SIMULATION_NAME).is_file() else None
     axes = _settings(settings, simulation)
     truth = truth_from_simulation(simulation, found.user_ids) if simulation is not None and axes is not None else None
-    generated = read_generated(generated_dir, found.user_ids)
+    scale = read_scale(generated_dir)
+    generated = read_generated(generated_dir, found.user_ids, scale)
     # Checked before thousands of images are read.
     check_counts("generated", generated.labels, found.user_ids)
+    leakage = find_leakage(found)
+    leaks, line = describe_leakage(leakage)
     height, width = generated.images.shape[2:]
-    sets = ImageSets(generated, *read_real(found, (height, width)), found.user_ids)
+    sets = ImageSets(generated, *read_real(found, (height, width), scale), found.user_ids)
+    training: dict[str, Any] = {"seed": seed, "num_steps": num_steps}
     scores = evaluate_images(
-        sets, settings=axes, truth=truth, codec_psnr_db=codec_psnr_db, seed=seed, num_steps=num_steps
+        sets,
+        settings=axes,
+        truth=truth,
+        codec_psnr_db=codec_psnr_db,
+        **training,
+        span_db=None if scale is None else scale.range_db[1] - scale.range_db[0],
+        compare_splits=bool(found.group) and not leaks,
     )
-    report = {"data_dir": str(data_dir), "generated_dir": str(generated_dir), **scores}
+    report = {"data_dir": str(data_dir), "generated_dir": str(generated_dir), **scores, "leakage": leakage}
     write_json(folder / REPORT_NAME, report)
-    save_pictures(folder, report, sets, settings=axes)
+    save_pictures(folder, report, sets, settings=axes or (None if scale is None else scale.axes.of_figure()))
     # The result goes to standard output, the progress before it to standard error.
     console = Console(soft_wrap=True)
     print_report(report, console)
+    log.log(logging.WARNING if leaks else logging.INFO, "%s", line)
+    warn_of_random_split(report)
     console.print(f"look at {folder / IMAGES_NAME} and {folder / CONFUSION_NAME}; every number: {folder / REPORT_NAME}")
     return report
 
