@@ -93,11 +93,18 @@ def open_array_file(path: str | Path) -> Iterator[NamedArrays]:
         raise DataError(unreadable(path, f"no {suffix} file of numbers ({reason})")) from None
 
 
-def is_array_tiff(path: Path) -> bool:
-    """Whether a TIFF holds floating-point pixels, which no picture does."""
+def is_array_tiff(path: Path, *, certainly: bool = False) -> bool:
+    """Whether a file is a TIFF of numbers: its pixels have more than 8 bits.
+
+    Args:
+        path: A file.
+        certainly: Whether to count floating-point pixels only; those of 16 bits may also be a picture's.
+    """
+    if path.suffix.lower() not in TIFF_SUFFIXES:
+        return False
     try:
         with Image.open(path) as image:
-            return image.mode == "F"
+            return image.mode == "F" or (not certainly and image.mode in _TIFF_TYPES and image.mode != "L")
     except _DAMAGED:
         return False
 

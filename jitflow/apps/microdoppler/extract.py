@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jitflow.apps.microdoppler.arrays.colour_maps import recognise_colour_map
+from jitflow.apps.microdoppler.arrays.description import DESCRIPTION_NAME
 from jitflow.apps.microdoppler.arrays.measure import measure_scale
+from jitflow.apps.microdoppler.arrays.scale import ArrayScale
 from jitflow.apps.microdoppler.data import DONE_NAME, LINEAR_CODEC_NAME
 from jitflow.apps.microdoppler.extraction_folder import (
     RECONSTRUCTION_NAME,
@@ -27,7 +30,13 @@ from jitflow.apps.microdoppler.latent_writer import LatentWriter
 from jitflow.apps.microdoppler.leakage import describe_leakage, find_leakage
 from jitflow.apps.microdoppler.reconstruction import save_reconstruction
 from jitflow.apps.microdoppler.spectrogram_axes import find_axes
-from jitflow.apps.microdoppler.user_images import ImageReader, UserImages, find_user_images, spread_indices
+from jitflow.apps.microdoppler.user_images import (
+    ImageReader,
+    UserImages,
+    find_user_images,
+    read_user_image,
+    spread_indices,
+)
 from jitflow.codec.latent import ImageCodec, load_image_codec
 from jitflow.codec.linear import LinearCodec
 from jitflow.errors import ConfigError
@@ -116,12 +125,10 @@ def extract(
     if folder.is_finished(overwrite=overwrite):
         log.info("already extracted: %s", _describe(read_json(path / DONE_NAME), path))
         return path
-    leakage = find_leakage(images)
-    leaks, line = describe_leakage(leakage)
-    log.log(logging.WARNING if leaks else logging.INFO, "%s", line)
+    leakage = _report_leakage(images)
     folder.begin()
     chosen = [images.train[i].path for i in spread_indices(len(images.train), _FIT_IMAGES)]
-    read = ImageReader(img_size, None if images.arrays is None else measure_scale(chosen, images.arrays))
+    read = ImageReader(img_size, _find_scale(images, chosen))
     if codec is None:
         codec = _builtin_codec(path / LINEAR_CODEC_NAME, chosen, read)
     elif isinstance(codec, LinearCodec):
@@ -169,6 +176,27 @@ def fill_missing(writer: LatentWriter, tasks: list[RowsTask], codec: ImageCodec,
                     last = time.monotonic()
         finally:
             writer.record()
+
+
+def _report_leakage(images: UserImages) -> dict[str, Any]:
+    leakage = find_leakage(images)
+    leaks, line = describe_leakage(leakage)
+    log.log(logging.WARNING if leaks else logging.INFO, "%s", line)
+    return leakage
+
+
+def _find_scale(images: UserImages, chosen: Sequence[Path]) -> ArrayScale | None:
+    """Measure the scale of arrays; say of coloured pictures that their levels could be learned instead."""
+    if images.arrays is not None:
+        return measure_scale(chosen, images.arrays)
+    name = recognise_colour_map(read_user_image(chosen[0]).transpose(1, 2, 0))
+    if name not in (None, "grey"):
+        log.info(
+            "the pictures are coloured by %s, and their colours are learned; with a %s beside them that states "
+            "colour_map and range_db, levels in dB are",
+            *(name, DESCRIPTION_NAME),
+        )
+    return None
 
 
 def _check_device(device: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from jitflow.apps.microdoppler.user_images import UserImage, UserImages
 from jitflow.apps.microdoppler.user_split import linked_files
+from jitflow.io.progress import meter
 
 _SHOWN = 5
 _READ_BYTES = 1 << 20
@@ -82,14 +83,20 @@ def _count_equal_files(train: Sequence[UserImage], val: Sequence[UserImage]) -> 
     by_size: dict[int, list[Path]] = defaultdict(list)
     for image in train:
         by_size[image.path.stat().st_size].append(image.path)
-    known: dict[int, set[bytes]] = {}
-    count = 0
-    for image in val:
-        size = image.path.stat().st_size
-        if size in by_size:
-            if size not in known:
-                known[size] = {_digest(path) for path in by_size[size]}
-            count += _digest(image.path) in known[size]
+    alike = [(image.path, image.path.stat().st_size) for image in val]
+    alike = [(path, size) for path, size in alike if size in by_size]
+    sizes = {size for _, size in alike}
+    total = sum(len(by_size[size]) for size in sizes) + len(alike)
+    known: dict[int, set[bytes]] = {size: set() for size in sizes}
+    count = done = 0
+    with meter("comparing files of training and validation", total, unit="files") as progress:
+        for size in sizes:
+            for path in by_size[size]:
+                known[size].add(_digest(path))
+                progress.update(done := done + 1)
+        for path, size in alike:
+            count += _digest(path) in known[size]
+            progress.update(done := done + 1)
     return count
 
 

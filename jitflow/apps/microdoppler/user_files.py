@@ -24,8 +24,8 @@ LAYOUT = (
 )
 _FOLDER = re.compile(r"(\d+)$")
 _FILE = re.compile(r"(?:^|[_-])user[_-]?(\d+)(?=[_.-])", re.IGNORECASE)
-_SESSION = re.compile(r"(?:^|[_\-/ ])(?:session|sess|ses)[_\- ]?(\w*?\d+)(?=[_\-/ .]|$)", re.IGNORECASE)
-_RECORDING = re.compile(r"(?:^|[_\-/ ])(?:recording|rec)[_\- ]?(\w*?\d+)(?=[_\-/ .]|$)", re.IGNORECASE)
+_SESSION = re.compile(r"(?:^|[_\-/ ])(?:session|sess|ses)[_\- ]?([a-z]?\d+)(?=[_\-/ .]|$)", re.IGNORECASE)
+_RECORDING = re.compile(r"(?:^|[_\-/ ])(?:recording|rec)[_\- ]?([a-z]?\d+)(?=[_\-/ .]|$)", re.IGNORECASE)
 _SHOWN = 5
 
 
@@ -49,7 +49,8 @@ class UserFile:
 def sample_suffixes(root: Path, *, described: bool) -> tuple[tuple[str, ...], bool]:
     """Decide whether the files of a data set are spectrogram arrays or pictures.
 
-    Arrays may lie beside pictures of them, so a folder with as many arrays as pictures is one of arrays.
+    Arrays may lie beside pictures of them, as generated ones do; a folder with fewer than half as many arrays as
+    pictures is one of pictures.
 
     Args:
         root: Folder of the data set.
@@ -58,14 +59,14 @@ def sample_suffixes(root: Path, *, described: bool) -> tuple[tuple[str, ...], bo
     Returns:
         Suffixes of the samples, and whether they are arrays.
     """
-    files = list_tree(root).files((*ARRAY_SUFFIXES, *EXTENSIONS))
+    files = list_tree(root / "train" if (root / "train").is_dir() else root).files((*ARRAY_SUFFIXES, *EXTENSIONS))
     arrays = [path for path in files if path.suffix.lower() in ARRAY_SUFFIXES]
     pictures = len(files) - len(arrays)
-    if arrays and (described or len(arrays) >= pictures):
+    if arrays and (described or 2 * len(arrays) >= pictures):
         if pictures:
             log.info("%s: %d pictures beside the arrays are not used", root, pictures)
         return ARRAY_SUFFIXES, True
-    if files and files[0].suffix.lower() in TIFF_SUFFIXES and is_array_tiff(files[0]):
+    if files and is_array_tiff(files[0], certainly=not described):
         return TIFF_SUFFIXES, True
     return EXTENSIONS, False
 
@@ -85,6 +86,7 @@ def find_files(folder: Path, suffixes: tuple[str, ...] = EXTENSIONS) -> dict[int
     """
     tree = list_tree(folder)
     tree.log_left_out(suffixes)
+    what = "images" if suffixes == EXTENSIONS else "arrays"
     names, _ = list_subfolders(folder)
     subfolders = [folder / name for name in names]
     here = [path for path in tree.files() if path.parent == folder]
@@ -104,10 +106,10 @@ def find_files(folder: Path, suffixes: tuple[str, ...] = EXTENSIONS) -> dict[int
         )
     if not flat and not filled:
         found = listed(p.name for p in [*subfolders, *here]) if subfolders or here else "nothing"
-        raise DataError(f"there are no images in {folder} ({', '.join(suffixes)}); found {found}; {LAYOUT}")
+        raise DataError(f"there are no {what} in {folder} ({', '.join(suffixes)}); found {found}; {LAYOUT}")
     users = _by_name(folder, flat) if flat else _by_folder(folder, in_folders)
     if other:
-        log.info("passed over %d files that are no images: %s", len(other), listed(p.name for p in other))
+        log.info("passed over %d files that are no %s: %s", len(other), what, listed(p.name for p in other))
     return {user_id: [_with_origin(folder, user_id, path) for path in paths] for user_id, paths in users.items()}
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from jitflow.apps.microdoppler.arrays.colour_maps import colour_table
+from jitflow.apps.microdoppler.arrays.measure import measure_scale
 from jitflow.apps.microdoppler.leakage import describe_leakage, find_leakage
 from jitflow.apps.microdoppler.user_images import find_user_images
 from jitflow.data.group_split import merge_linked, split_groups
@@ -222,3 +223,35 @@ def test_pictures_are_levels_only_where_they_are_described(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, LOGGER):
         assert find_user_images(tmp_path, val_fraction=0.4).arrays is None
     assert len(caplog.records) == 1 and "no known colour map" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "described", "arrays"), [("float32", False, True), ("uint16", True, True), ("uint16", False, False)]
+)
+def test_tiffs_of_numbers_are_arrays_where_no_picture_is_like_them(tmp_path, dtype, described, arrays):
+    for i in range(2):
+        Image.fromarray(np.arange(64 * 64).reshape(64, 64).astype(dtype)).save(tmp_path / f"user_01_{i}.tif")
+    if described:
+        (tmp_path / "spectrograms.yaml").write_text("fit: pad\n")
+    found = find_user_images(tmp_path, val_fraction=0.5)
+    assert (found.arrays is not None) == arrays
+    if arrays:
+        scale = measure_scale([image.path for image in found.train], found.arrays)
+        assert scale.unit == "dB" and scale.range_db == pytest.approx((4, 4095), abs=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("user_01_session2_{}.png", "session"),
+        ("user_01_rec07_{}.png", "recording"),
+        ("user_01_sample_00{}.png", ""),
+        ("user_01_recorded_{}.png", ""),
+        ("user_01_rec_sample_00{}.png", ""),
+    ],
+)
+def test_only_numbered_sessions_and_recordings_in_names_count(tmp_path, name, group):
+    for i in range(4):
+        (tmp_path / name.replace("2_", f"{i // 2}_").replace("07_", f"{i // 2}_").format(i)).write_bytes(b"%d" % i)
+    found = find_user_images(tmp_path, val_fraction=0.5)
+    assert found.group == group and len(found.val) == 2

@@ -151,6 +151,7 @@ def test_the_record_rebuilds_the_scale(tmp_path):
         (lambda p: saved(p, np.zeros((9, 5, 6))), "one file"),
         (lambda p: saved(p, np.full((6, 8), np.nan)), "NaN"),
         (lambda p: saved(p, np.full((6, 8), 1e300)), "NaN or infinity"),
+        (lambda p: saved(p, np.full((6, 8), -np.inf)), "NaN or infinity"),
         (lambda p: saved(p, np.array([["a"]])), "not numbers"),
         (lambda p: saved(p, np.zeros((6, 8))), "equal"),
         (lambda p: np.savez(p.with_suffix(".npz"), a=smooth(), b=smooth()), "several arrays"),
@@ -265,3 +266,11 @@ def test_pictures_of_levels_become_decibels(tmp_path):
     assert scale.colour_map == "jet"
     plain = measure_scale([tmp_path / "a.png"], ArrayDescription(colour_map="jet"))
     assert (plain.range_db, plain.unit) == ((0, 1), "level")
+
+
+def test_pictures_of_large_arrays_are_shrunk(tmp_path):
+    path = saved(tmp_path / "a.npy", smooth(1200, 64))
+    scale = measure_scale([path], ArrayDescription())
+    shown = scale.read_picture(path)
+    assert shown.shape == (1, 512, 64) and torch.equal(scale.pictures(smooth(1200, 64)[None, None])[0], shown)
+    assert scale.arrays(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 1200, 64)

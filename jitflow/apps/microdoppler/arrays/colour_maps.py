@@ -12,8 +12,8 @@ COLOUR_MAPS = (
 )  # fmt: skip
 """Colour maps that are known; OpenCV's JET is MATLAB's, which differs from Matplotlib's."""
 # Largest distance in RGB (of 255) of a share of the pixels from their map: resizing mixes neighbouring levels and JPEG
-# smears colours. Simulated walks at half the size by JPEG of quality 90 stay below (8, 37, 97); photographs are above 15 in
-# the first, and a white frame is above 150 in the last. Among maps that fit, the nearest in the mean is taken.
+# smears colours. Simulated walks at half the size by JPEG of quality 90 stay below (8, 37, 97); photographs are above
+# 15 in the first, and a white frame is above 150 in the last. Among maps that fit, the nearest in the mean is taken.
 _DISTANCES = {0.5: 9.0, 0.8: 45.0, 0.98: 110.0}
 # A map that fits is taken only if it uses at least this share of its levels: every map has dark pixels in it.
 _LEAST_SPAN = 0.2

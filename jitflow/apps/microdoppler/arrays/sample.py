@@ -15,7 +15,7 @@ from jitflow.apps.microdoppler.arrays.colour_maps import levels_of_colours, reco
 from jitflow.apps.microdoppler.arrays.description import AUTO, DESCRIPTION_NAME, ArrayDescription
 from jitflow.data.image_file import open_image
 from jitflow.errors import DataError
-from jitflow.io.array_formats import ARRAY_SUFFIXES, TIFF_SUFFIXES, NamedArrays, open_array_file
+from jitflow.io.array_formats import ARRAY_SUFFIXES, NamedArrays, is_array_tiff, open_array_file
 
 SPECTROGRAM = "spectrogram"
 """Name of the spectrogram in the files that are written, preferred among several arrays of a file that is read."""
@@ -57,8 +57,7 @@ def read_spectrogram(path: Path, description: ArrayDescription) -> SpectrogramAr
             shape, with NaN or infinity; or a picture whose colours are of no known map. The message names it.
         ConfigError: If the package that reads the format is not installed.
     """
-    suffix = path.suffix.lower()
-    if suffix not in ARRAY_SUFFIXES and suffix not in TIFF_SUFFIXES:
+    if path.suffix.lower() not in ARRAY_SUFFIXES and not is_array_tiff(path):
         return _read_picture(path, description)
     with open_array_file(path) as arrays:
         name = _choose(path, arrays, description.array)
@@ -137,7 +136,7 @@ def _to_channels(path: Path, name: str, values: np.ndarray) -> np.ndarray:
         )
     with np.errstate(over="ignore"):
         values = values.astype(np.float32)
-    if np.isnan(values).any() or np.isposinf(values).any():
+    if np.isnan(values).any() or np.isposinf(values).any() or np.isneginf(values).all():
         raise DataError(f"{what} holds NaN or infinity; mend or remove the file")
     return values
 

@@ -25,6 +25,8 @@ from jitflow.errors import CheckpointError, DataError
 
 # How the three channels of the codec's images are made from those of a spectrogram: the third is their mean.
 _MIXES = {1: [[1.0], [1.0], [1.0]], 2: [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]}
+# Largest side of a picture: arrays of 4,096 frequencies would take gigabytes in an evaluation.
+_MOST_PX = 512
 # Below one of 255 grey levels an image is empty, and the codec would take it for numbers of another scale.
 _LEAST_LEVEL = 1 / 255
 
@@ -76,18 +78,15 @@ class ArrayScale:
         return np.einsum("kc,chw->khw", self._mix, fitted).astype(np.float32) * 255
 
     def read_picture(self, path: Path) -> Tensor:
-        """Read a file as a grey picture of its own size, as :meth:`pictures` shows generated arrays.
+        """Read a file as a grey picture, as :meth:`pictures` shows generated arrays.
 
         Args:
             path: File of a spectrogram.
 
         Returns:
-            Shape ``(K, F, T)``, uint8; K is 1, or 3 for two channels.
+            Shape ``(K, F, T)``, uint8, sides over 512 shrunk; K is 1, or 3 for two channels.
         """
-        levels = self._levels(path, read_spectrogram(path, self.stated))
-        if levels.shape[1:] != self.size:
-            levels = _resized(levels, self.size)
-        return self._pictured(torch.from_numpy(levels)[None])[0]
+        return self._pictured(self._levels(path, read_spectrogram(path, self.stated)))
 
     def arrays(self, images: Tensor) -> np.ndarray:
         """Convert the codec's images back to spectrogram arrays: the inverse of :meth:`read`.
@@ -117,10 +116,11 @@ class ArrayScale:
             arrays: As :meth:`arrays` returns them, shape ``(N, C, F, T)``.
 
         Returns:
-            Shape ``(N, K, F, T)``, uint8, the highest velocity on top; K is 1, or 3 for two channels.
+            Shape ``(N, K, F, T)``, uint8, the highest velocity on top, sides over 512 shrunk; K is 1, or 3 for two
+            channels.
         """
         levels = self._normalised(arrays)
-        return self._pictured(torch.from_numpy(levels[:, :, ::-1].copy() if self.lowest_first else levels))
+        return torch.stack([self._pictured(sample) for sample in (levels[:, :, ::-1] if self.lowest_first else levels)])
 
     def file_content(self, array: np.ndarray) -> dict[str, np.ndarray]:
         """Return the content of a generated ``.npz``: the spectrogram, its axes, and its range.
@@ -207,10 +207,12 @@ class ArrayScale:
             )
         return np.pad(levels, ((0, 0), (0, size[0] - rows), (0, size[1] - columns)))
 
-    def _pictured(self, levels: Tensor) -> Tensor:
+    def _pictured(self, levels: np.ndarray) -> Tensor:
+        """Draw the levels ``(C, F, T)`` of a sample."""
+        shown = _resized(levels, (min(self.size[0], _MOST_PX), min(self.size[1], _MOST_PX)))
         if self.num_channels > 1:
-            levels = torch.einsum("kc,nchw->nkhw", torch.from_numpy(self._mix).float(), levels)
-        return (levels * 255).round().to(torch.uint8)
+            shown = np.einsum("kc,chw->khw", self._mix, shown)
+        return torch.from_numpy((shown * 255).round().astype(np.uint8))
 
 
 def _resized(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
