@@ -27,7 +27,7 @@ from jitflow.apps.microdoppler.latent_file import LatentInfo
 from jitflow.apps.microdoppler.latent_rows import RowsTask, fill_rows
 from jitflow.apps.microdoppler.latent_statistics import channel_statistics, save_statistics
 from jitflow.apps.microdoppler.latent_writer import LatentWriter
-from jitflow.apps.microdoppler.leakage import describe_leakage, find_leakage
+from jitflow.apps.microdoppler.leakage import find_leakage, log_leakage
 from jitflow.apps.microdoppler.reconstruction import save_reconstruction
 from jitflow.apps.microdoppler.spectrogram_axes import find_axes
 from jitflow.apps.microdoppler.user_images import (
@@ -125,7 +125,8 @@ def extract(
     if folder.is_finished(overwrite=overwrite):
         log.info("already extracted: %s", _describe(read_json(path / DONE_NAME), path))
         return path
-    leakage = _report_leakage(images)
+    leakage = find_leakage(images)
+    log_leakage(leakage)
     folder.begin()
     chosen = [images.train[i].path for i in spread_indices(len(images.train), _FIT_IMAGES)]
     read = ImageReader(img_size, _find_scale(images, chosen))
@@ -176,13 +177,6 @@ def fill_missing(writer: LatentWriter, tasks: list[RowsTask], codec: ImageCodec,
                     last = time.monotonic()
         finally:
             writer.record()
-
-
-def _report_leakage(images: UserImages) -> dict[str, Any]:
-    leakage = find_leakage(images)
-    leaks, line = describe_leakage(leakage)
-    log.log(logging.WARNING if leaks else logging.INFO, "%s", line)
-    return leakage
 
 
 def _find_scale(images: UserImages, chosen: Sequence[Path]) -> ArrayScale | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from rich.console import Console
@@ -11,14 +10,12 @@ from jitflow.apps.microdoppler.gait import SpectrogramSettings
 from jitflow.apps.microdoppler.image_scores import evaluate_images
 from jitflow.apps.microdoppler.judge_pictures import CONFUSION_NAME, IMAGES_NAME, print_report, save_pictures
 from jitflow.apps.microdoppler.labelled_images import ImageSets, check_counts, read_generated, read_real, read_scale
-from jitflow.apps.microdoppler.leakage import describe_leakage, find_leakage
+from jitflow.apps.microdoppler.leakage import describe_leakage, find_leakage, log_leakage
 from jitflow.apps.microdoppler.physics import settings_from_mapping, truth_from_simulation
 from jitflow.apps.microdoppler.random_split import warn_of_random_split
 from jitflow.apps.microdoppler.user_images import find_user_images
 from jitflow.errors import ConfigError
 from jitflow.io.files import read_json, writable_folder, write_json
-
-log = logging.getLogger(__name__)
 
 REPORT_NAME = "evaluation.json"
 _SIMULATION_NAME = "simulation.json"
@@ -71,7 +68,6 @@ def evaluate(
     # Checked before thousands of images are read.
     check_counts("generated", generated.labels, found.user_ids)
     leakage = find_leakage(found)
-    leaks, line = describe_leakage(leakage)
     height, width = generated.images.shape[2:]
     sets = ImageSets(generated, *read_real(found, (height, width), scale), found.user_ids)
     training: dict[str, Any] = {"seed": seed, "num_steps": num_steps}
@@ -82,7 +78,7 @@ def evaluate(
         codec_psnr_db=codec_psnr_db,
         **training,
         span_db=None if scale is None else scale.range_db[1] - scale.range_db[0],
-        compare_splits=bool(found.group) and not leaks,
+        compare_splits=bool(found.group) and not describe_leakage(leakage)[0],
     )
     report = {"data_dir": str(data_dir), "generated_dir": str(generated_dir), **scores, "leakage": leakage}
     write_json(folder / REPORT_NAME, report)
@@ -90,7 +86,7 @@ def evaluate(
     # The result goes to standard output, the progress before it to standard error.
     console = Console(soft_wrap=True)
     print_report(report, console)
-    log.log(logging.WARNING if leaks else logging.INFO, "%s", line)
+    log_leakage(leakage)
     warn_of_random_split(report)
     console.print(f"look at {folder / IMAGES_NAME} and {folder / CONFUSION_NAME}; every number: {folder / REPORT_NAME}")
     return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from jitflow.apps.microdoppler.user_images import UserImage, UserImages
 from jitflow.apps.microdoppler.user_split import linked_files
 from jitflow.io.progress import meter
+
+log = logging.getLogger(__name__)
 
 _SHOWN = 5
 _READ_BYTES = 1 << 20
@@ -69,6 +72,13 @@ def describe_leakage(report: Mapping[str, Any]) -> tuple[bool, str]:
         "leakage: no equal files; sessions and recordings are not known (no manifest with these columns, nor such "
         "names), so windows of one recording may be on both sides"
     )
+
+
+def log_leakage(report: Mapping[str, Any]) -> bool:
+    """Log a leakage report of the training and validation files, as a warning if something leaks; return whether."""
+    leaks, line = describe_leakage(report)
+    log.log(logging.WARNING if leaks else logging.INFO, "%s", line)
+    return leaks
 
 
 def _count_shared_windows(images: UserImages) -> int:
