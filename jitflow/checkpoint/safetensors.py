@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from jitflow.checkpoint.state import ModelState
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import atomic_path
 from jitflow.io.json_text import parse_json
-from jitflow.io.mistaken_file import unreadable
+from jitflow.io.safetensors_file import read_tensors
 
 _EXTRA = "extra."
 # Prefix of the module's own parameters, as opposed to its network's.
@@ -81,14 +80,12 @@ def read_safetensors(path: Path, given: Mapping[str, Any]) -> ModelState:
     Raises:
         CheckpointError: If it is damaged, or has no settings and is not one of these networks.
     """
+    tensors, metadata = read_tensors(path)
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         settings = parse_json(metadata.get("settings", "{}"))
         extra = parse_json(metadata.get("extra", "{}"))
-    except (SafetensorError, ValueError, OSError) as error:
-        raise CheckpointError(unreadable(path, f"no safetensors file ({error})")) from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: its settings cannot be read ({error})") from None
     if not isinstance(settings, dict) or not isinstance(extra, dict):
         raise CheckpointError(f"{path} is damaged: its settings are no values by name")
     record = {name.removeprefix(_EXTRA): tensors.pop(name) for name in list(tensors) if name.startswith(_EXTRA)}

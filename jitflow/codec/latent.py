@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from jitflow.codec.linear import FORMAT as LINEAR_FORMAT
 from jitflow.codec.linear import LinearCodec
 from jitflow.codec.vae import VAECodec
-from jitflow.errors import CheckpointError, ConfigError
+from jitflow.errors import ConfigError
 from jitflow.io.files import existing_file
-from jitflow.io.mistaken_file import unreadable
+from jitflow.io.safetensors_file import open_tensors
 
 ImageCodec = LinearCodec | VAECodec
 # Digits of a checksum shown in messages.
@@ -215,8 +214,5 @@ def load_image_codec(path: str | Path, *, img_size: int | tuple[int, int] = 256)
 def _is_linear(path: Path) -> bool:
     if path.suffix != ".safetensors":
         return False
-    try:
-        with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get("format") == LINEAR_FORMAT
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(unreadable(path, f"no safetensors file ({error})")) from None
+    with open_tensors(path) as file:
+        return file.metadata.get("format") == LINEAR_FORMAT

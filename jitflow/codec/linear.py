@@ -15,7 +15,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from jitflow.codec.base import Codec, check_pixel_range
@@ -24,7 +23,7 @@ from jitflow.errors import CheckpointError, ConfigError, DataError
 from jitflow.host import full_float32
 from jitflow.io.files import atomic_path, existing_file
 from jitflow.io.json_text import parse_json
-from jitflow.io.mistaken_file import unreadable
+from jitflow.io.safetensors_file import read_tensors
 
 FORMAT = "jitflow linear_codec"
 _CHANNELS = 3
@@ -251,12 +250,7 @@ class LinearCodec:
             CheckpointError: If it is damaged or not a linear codec.
         """
         path = existing_file(path, what="linear codec")
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-            weights = safetensors.torch.load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(unreadable(path, f"no safetensors file ({error})")) from None
+        weights, metadata = read_tensors(path)
         if metadata.get("format") != FORMAT or weights.keys() != {"components", "patch_mean"}:
             raise CheckpointError(f"{path} is no linear codec; it holds {', '.join(weights) or 'nothing'}")
         try:

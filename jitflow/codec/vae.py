@@ -15,7 +15,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from jitflow.codec.base import check_pixel_range
@@ -23,7 +22,7 @@ from jitflow.errors import CheckpointError, ConfigError
 from jitflow.host import full_float32
 from jitflow.io.files import atomic_path, existing_file, load_checkpoint
 from jitflow.io.json_text import parse_json
-from jitflow.io.mistaken_file import unreadable
+from jitflow.io.safetensors_file import read_tensors
 from jitflow.nets.autoencoder_kl import AutoencoderKL, GaussianLatents
 from jitflow.nets.weights import load_strictly, strip_prefix, summarise
 
@@ -289,14 +288,7 @@ def weights_checksum(weights: Mapping[str, Tensor]) -> str:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Read a torch or safetensors file; return its content and, for safetensors, its metadata."""
-    if path.suffix != ".safetensors":
-        return load_checkpoint(path), {}
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        return safetensors.torch.load_file(path), metadata
-    except SafetensorError as error:
-        raise CheckpointError(unreadable(path, f"no safetensors file ({error})")) from None
+    return read_tensors(path) if path.suffix == ".safetensors" else (load_checkpoint(path), {})
 
 
 def _slim_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, Any], str | None]:

@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from jitflow.applications import BUILT_IN, get_application, load_object
 from jitflow.codec.linear import FORMAT as LINEAR_FORMAT
 from jitflow.data.image_file import UNREADABLE, reading_error
-from jitflow.errors import CheckpointError, ConfigError, JitflowError
+from jitflow.errors import ConfigError, JitflowError
 from jitflow.inspect.info_model import describe_model_file
 from jitflow.io.files import load_checkpoint, read_json
-from jitflow.io.mistaken_file import unreadable
 from jitflow.io.npz_file import npz_names, read_npz
+from jitflow.io.safetensors_file import open_tensors
 from jitflow.io.units import format_count
 from jitflow.io.yaml_file import read_yaml
 
@@ -84,13 +83,8 @@ def ask_applications(path: Path, content: Mapping[str, Any]) -> Info | None:
 
 
 def _safetensors(path: Path) -> Info:
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            names = list(file.keys())
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(unreadable(path, f"no safetensors file ({error})")) from None
+    with open_tensors(path) as file:
+        metadata, shapes = file.metadata, file.shapes
     kind = metadata.get("format", "")
     own = ask_applications(path, {**metadata, "shapes": shapes})
     if own is not None:
@@ -104,7 +98,7 @@ def _safetensors(path: Path) -> Info:
     if _SNAPSHOT_ENTRY in metadata:
         command = f"jitflow sample {shlex.quote(str(path.parent.parent / 'checkpoints' / 'last.ckpt'))} --ema 0.1"
         return Info(path, "snapshot of an average of the weights", {"record": metadata[_SNAPSHOT_ENTRY]}, [command])
-    if any(name.endswith(_VAE_TENSOR) for name in names):
+    if any(name.endswith(_VAE_TENSOR) for name in shapes):
         return Info(path, "VA-VAE", _tensor_facts(shapes), [_extract_command(path)])
     return _model_or_unknown(path, _tensor_facts(shapes))
 

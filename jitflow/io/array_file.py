@@ -19,7 +19,9 @@ import numpy as np
 
 from jitflow.errors import ConfigError, DataError
 from jitflow.io.files import existing_file
+from jitflow.io.json_text import parse_json
 from jitflow.io.mistaken_file import describe_mistaken_file
+from jitflow.io.torch_file import MOST_DIMENSIONS
 
 Layout = Mapping[str, tuple[tuple[int, ...], str]]
 """Shape and type of each array by name, such as ``{"labels": ((100,), "int64")}``."""
@@ -270,10 +272,10 @@ def _read_header(path: Path) -> tuple[dict[str, _ArrayEntry], dict[str, str], in
             raise DataError(f"{path} {mistaken}")
         text = file.read(room)
     try:
-        content = json.loads(text)
+        content = parse_json(text.decode("utf-8"))
         metadata = {str(word): str(value) for word, value in content.pop("__metadata__", {}).items()}
         entries = {name: _parse_entry(entry) for name, entry in content.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise DataError(f"{path} is not a safetensors file, or its header is damaged") from None
     for name, entry in entries.items():
         if entry.code not in _TYPES:
@@ -295,6 +297,8 @@ def _parse_entry(entry: Any) -> _ArrayEntry:
     numbers = [*entry["shape"], begin, end]
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError(numbers)
+    if len(entry["shape"]) > MOST_DIMENSIONS:
+        raise ValueError(entry["shape"])
     return _ArrayEntry(str(entry["dtype"]), tuple(entry["shape"]), begin, end)
 
 

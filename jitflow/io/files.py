@@ -14,6 +14,7 @@ import pickle
 import re
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import Any
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError, WriteError
 from jitflow.io.json_text import parse_json
 from jitflow.io.mistaken_file import describe_mistaken_file, unreadable
+from jitflow.io.pickle_scan import UnsafePickleError
+from jitflow.io.torch_file import check_content, check_pickles
 
 # Errors of a disk that is full, read-only or broken.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
@@ -220,8 +223,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make the dictionary of a JSON object; raise ValueError if a key is given twice."""
     settings = dict(pairs)
     if len(settings) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in settings if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        repeated = next(name for name in settings if counts[name] > 1)
         raise ValueError(f"the key {repeated!r} is given twice; remove one")
     return settings
 
@@ -252,9 +255,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     path = existing_file(path, what="checkpoint")
     try:
+        check_pickles(path, _DICTIONARIES)
         with torch.serialization.safe_globals(_plain_globals()):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
-    except pickle.UnpicklingError as error:
+        if isinstance(checkpoint, dict):
+            check_content(checkpoint, path)
+    except (pickle.UnpicklingError, UnsafePickleError) as error:
         mistaken = describe_mistaken_file(path)
         if mistaken:
             raise CheckpointError(f"{path} {mistaken}") from None
@@ -281,7 +287,7 @@ def _plain_globals() -> list[Any]:
     return [argparse.Namespace, *((dict, name) for name in _DICTIONARIES)]
 
 
-def _unpickling_reason(error: pickle.UnpicklingError) -> str:
+def _unpickling_reason(error: Exception) -> str:
     """Shorten torch's long unpickling error, such as to ``Unsupported global: GLOBAL argparse.Namespace``."""
     text = str(error)
     detail = text.partition("WeightsUnpickler error: ")[2] or text

@@ -16,11 +16,11 @@ from typing import Any, Literal, get_args
 
 import lightning
 import torch
-import yaml
 
 import jitflow
 from jitflow.errors import ConfigError
 from jitflow.io.files import read_json, write_json, write_text
+from jitflow.io.yaml_file import format_yaml
 
 RUN_NAME = "run.json"
 CONFIG_NAME = "config.yaml"
@@ -145,7 +145,7 @@ def write_run_folder(folder: str | Path, settings: dict[str, Any] | str, *, seed
         The folder.
     """
     folder = Path(folder)
-    text = settings if isinstance(settings, str) else yaml.safe_dump(settings, sort_keys=False)
+    text = settings if isinstance(settings, str) else format_yaml(settings)
     write_text(folder / CONFIG_NAME, text)
     write_json(folder / ENVIRONMENT_NAME, {**describe_environment(), "seed": seed})
     return folder

@@ -144,11 +144,28 @@ def find_class(spec: Mapping[str, Any], *, foreign: bool = False) -> Any:
     return found
 
 
+def import_loss_terms(settings: Mapping[str, Any], *, foreign: bool = False) -> None:
+    """Import the classes among a model's loss terms, which have dotted names; the library's own have short ones.
+
+    Args:
+        settings: Settings of a model.
+        foreign: As in :func:`find_class`.
+
+    Raises:
+        ConfigError: If a class is foreign or does not exist.
+    """
+    given = settings.get("loss_terms")
+    for name in given if isinstance(given, Mapping) else ():
+        if "." in name:
+            find_class({"class_path": name}, foreign=foreign)
+
+
 def check_classes(settings: Any) -> None:
     """Raise ConfigError if nested settings from a file name a foreign class or one that does not exist."""
     if isinstance(settings, Mapping):
         if "class_path" in settings:
             find_class(settings)
+        import_loss_terms(settings)
         for inner in settings.values():
             check_classes(inner)
     elif isinstance(settings, list):

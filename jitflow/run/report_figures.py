@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from jitflow.io.html_page import html_figure
 
 
 def figure_of_file(path: Path, caption: str, *, max_width_px: int = 1200, max_png_bytes: int = 400_000) -> str:
@@ -30,25 +31,10 @@ def figure_of_file(path: Path, caption: str, *, max_width_px: int = 1200, max_pn
     data = _encoded(small, "PNG")
     if len(data) > max_png_bytes:
         data = _encoded(small.convert("RGB"), "JPEG", quality=88)
-    return figure(data, caption, wide=small.width > 2 * small.height or small.width >= 900)
+    return html_figure(data, caption, wide=small.width > 2 * small.height or small.width >= 900)
 
 
 def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format=kind, **options)
     return buffer.getvalue()
-
-
-def figure(data: bytes, caption: str, *, wide: bool = False) -> str:
-    """Return the markup of a PNG or JPEG as a figure, the image inside it.
-
-    Args:
-        data: Content of the image file.
-        caption: Its caption.
-        wide: Whether the figure takes the whole width of the page.
-    """
-    mime = "image/jpeg" if data[:2] == b"\xff\xd8" else "image/png"
-    text = html.escape(caption, quote=True)
-    source = f"data:{mime};base64,{base64.b64encode(data).decode()}"
-    mark = ' class="wide"' if wide else ""
-    return f'<figure{mark}><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from jitflow.core.power_ema import exponent_from_width, predicted_error, reconst
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.io.files import atomic_path, existing_file, user_path
 from jitflow.io.json_text import parse_json
+from jitflow.io.safetensors_file import open_tensors
 
 log = logging.getLogger(__name__)
 
@@ -105,14 +105,16 @@ def read_snapshot(path: str | Path) -> Snapshot:
     """
     path = existing_file(path, what="EMA snapshot")
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        if text is None:
-            raise CheckpointError(f"{path} is not an EMA snapshot; move it out of the folder")
+        with open_tensors(path) as file:
+            text, shapes = file.metadata.get(_KEY), file.shapes
+    except CheckpointError as error:
+        raise _damaged(path, error.__cause__ or error) from None
+    if text is None:
+        raise CheckpointError(f"{path} is not an EMA snapshot; move it out of the folder")
+    try:
         given = parse_json(text)
         step, width, gamma = int(given["step"]), float(given["width"]), float(given["gamma"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from None
     return Snapshot(path, step, width, gamma, given.get("parameter_dtype", ""), given.get("jitflow", ""), shapes)
 
@@ -215,9 +217,9 @@ def _weighted_sum(chosen: Sequence[tuple[Snapshot, float]]) -> dict[str, Tensor]
     sums: dict[str, Tensor] = {}
     for snapshot, coefficient in chosen:
         try:
-            with safe_open(snapshot.path, framework="pt") as file:
+            with open_tensors(snapshot.path) as file:
                 for name in snapshot.shapes:
-                    tensor = file.get_tensor(name)
+                    tensor = file.tensor(name)
                     if len(chosen) == 1 and coefficient == 1:
                         sums[name] = tensor
                     elif name in sums:
@@ -225,14 +227,14 @@ def _weighted_sum(chosen: Sequence[tuple[Snapshot, float]]) -> dict[str, Tensor]
                     else:
                         # Coefficients alternate in sign and may exceed 1: in float32 their sum would lose digits.
                         sums[name] = tensor.double().mul_(coefficient)
-        except (SafetensorError, OSError) as error:
-            raise _damaged(snapshot.path, error) from None
+        except CheckpointError as error:
+            raise _damaged(snapshot.path, error.__cause__ or error) from None
     for name in sums:
         # One at a time, so that sum and result are never in memory together.
         sums[name] = sums[name].float()
     return sums
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
+def _damaged(path: Path, error: BaseException) -> CheckpointError:
     reason = str(error).split("\n")[0] or type(error).__name__
     return CheckpointError(f"{path} cannot be read; it is damaged: delete it, the other snapshots suffice ({reason})")

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from jitflow.errors import ConfigError, MissingFileError, option_error, unknown_name
 from jitflow.io.files import user_path
-from jitflow.io.yaml_file import check_repeated_keys
+from jitflow.io.yaml_file import check_yaml, yaml_errors
 from jitflow.verbs.words import full_name, spell_out
 
 # Name under which the loader of command-line values is registered with jsonargparse.
@@ -160,8 +160,9 @@ def _kinds(function: Callable[..., Any], prefix: str) -> Iterator[tuple[str, str
 
 def _load_value(text: str) -> Any:
     """Parse a command-line value as YAML, except that only ``null`` is None: ``~`` and ``#1`` stay text."""
-    check_repeated_keys(text)
-    value = jsonargparse.get_loader("yaml")(text)
+    check_yaml(text)
+    with yaml_errors():
+        value = jsonargparse.get_loader("yaml")(text)
     return text if value is None and text.strip() != "null" else value
 
 

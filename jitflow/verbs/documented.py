@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from yaml import YAMLError
 
 from jitflow.applications import get_application, load_object, summaries
 from jitflow.errors import CheckpointError, ConfigError, unknown_name
+from jitflow.io.yaml_file import format_yaml, parse_yaml
 from jitflow.run.describe import Run
 from jitflow.run.fit import fit
 from jitflow.run.recipe import find_class, flatten, override, read_recipe
@@ -112,15 +113,15 @@ def _split(application: str, documented: Documented, args: list[str]) -> tuple[d
 def _value(text: str) -> Any:
     """Convert an option's text to a number or truth value, for the derived settings; the parser reads it again."""
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
         # YAML reads 1e-4 as text.
         return float(value) if isinstance(value, str) else value
-    except (ValueError, yaml.YAMLError):
+    except (ValueError, YAMLError):
         return text
 
 
 def _text(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip()
+    return format_yaml(value, default_flow_style=True).strip().removesuffix("...").strip()
 
 
 def _name_documented_options(text: str, documented: Documented, given: Mapping[str, str]) -> str:

@@ -93,7 +93,11 @@ def _runs(folder: str | None = None) -> None:
     for run in described:
         table.add_row(
             str(run.folder),
-            Text.assemble((run.state, _STATES[run.state]), f" ({run.detail})" if run.detail else ""),
+            Text.assemble(
+                (run.state, _STATES[run.state]),
+                f" ({run.detail})" if run.detail else "",
+                (f"; in use by {run.in_use}", "cyan") if run.in_use else "",
+            ),
             f"{run.score[0]} {run.score[1]:.4g}" if run.score else "",
             format_bytes(run.num_bytes),
             str(run.data.get("fingerprint", ""))[:8],
@@ -101,11 +105,12 @@ def _runs(folder: str | None = None) -> None:
         )
     # A pipe has no width; paths must not be wrapped there.
     longest = max(len(str(run.folder)) for run in described)
-    console = Console() if Console().is_terminal else Console(width=120 + longest)
+    console = Console() if Console().is_terminal else Console(width=160 + longest)
     console.print(table)
     Console(soft_wrap=True).print("\nnext:")
     for run in described:
-        if run.command:
+        # A second process would be refused.
+        if run.command and not run.in_use:
             Console(soft_wrap=True).print(Text.assemble(f"  {run.command}"))
 
 

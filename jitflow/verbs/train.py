@@ -14,11 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from jitflow.errors import ConfigError
 from jitflow.io.files import write_text
-from jitflow.io.yaml_file import read_yaml
+from jitflow.io.yaml_file import format_yaml, parse_yaml, read_yaml
 from jitflow.run.recipe import check_classes, find_recipe, read_recipe
 from jitflow.verbs.words import spell_out
 
@@ -52,7 +50,7 @@ def train(args: list[str]) -> None:
     except argparse.ArgumentError as error:
         options = [option for action in parser._actions for option in action.option_strings]
         raise explain_option_error(str(error), args, _recipe_of(args), options, "jitflow train") from None
-    settings: dict[str, Any] = yaml.safe_load(parser.dump(parsed, format="yaml", skip_unset=False))
+    settings: dict[str, Any] = parse_yaml(parser.dump(parsed, format="yaml", skip_unset=False))
     recipe = {name: value for name, value in settings.items() if name not in _RUN_OPTIONS}
     for (section, name), text in texts.items():
         recipe[section]["init_args"][name] = text
@@ -137,5 +135,5 @@ def _write_temporary(recipe: dict[str, Any]) -> Path:
     folder = tempfile.mkdtemp(prefix="jitflow-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     file = Path(folder) / "recipe.yaml"
-    write_text(file, yaml.safe_dump(recipe, sort_keys=False))
+    write_text(file, format_yaml(recipe))
     return file

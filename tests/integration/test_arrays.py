@@ -16,7 +16,7 @@ from jitflow.apps.microdoppler.arrays.measure import measure_scale
 from jitflow.apps.microdoppler.arrays.scale import ArrayScale
 from jitflow.apps.microdoppler.gait import SpectrogramSettings, write_dataset
 from jitflow.apps.microdoppler.judge import evaluate
-from jitflow.apps.microdoppler.labelled_images import LabelledImages
+from jitflow.apps.microdoppler.labelled_images import ImageSets, LabelledImages
 from jitflow.apps.microdoppler.random_split import random_split_accuracy, warn_of_random_split
 from jitflow.apps.microdoppler.user_images import find_user_images
 from jitflow.cli import main
@@ -166,7 +166,8 @@ def test_a_random_split_that_is_too_good_is_a_warning(caplog):
             picked.flatten(0, 1).to(torch.uint8), torch.arange(2).repeat_interleave(6 * len(sessions))
         )
 
-    accuracy = random_split_accuracy(images([0, 1, 2]), images([3]), 2, num_steps=60)
+    train, val = images([0, 1, 2]), images([3])
+    accuracy = random_split_accuracy(ImageSets(val, train, val, [1, 2]), num_steps=60)
     assert accuracy > 0.9
     for disjoint, warned in ((0.5, True), (accuracy, False)):
         caplog.clear()

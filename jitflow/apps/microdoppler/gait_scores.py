@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from jitflow.apps.microdoppler.gait import SpectrogramSettings
 from jitflow.apps.microdoppler.labelled_images import ImageSets, LabelledImages
 from jitflow.apps.microdoppler.physics import (
     GaitReadings,
     GaitTruth,
     levels_below_peak,
+    near_truth,
     read_gait,
-    share_within,
     truth_from_readings,
 )
 from jitflow.io.progress import meter
@@ -32,7 +34,7 @@ def score_gait(
     settings: SpectrogramSettings | None,
     truth: GaitTruth | None,
     span_db: float | None = None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Compare step frequency and torso velocity, read from the images, with those of the users.
 
     Args:
@@ -44,14 +46,14 @@ def score_gait(
 
     Returns:
         Shares of images within 5 % of the user, of generated and (``..._real``) held-out images, None without
-        settings; ``truth_source``; ``physics_skipped``, why they were left out.
+        settings; ``truth_source``; ``physics_skipped``, why they were left out. And whether each generated image is,
+        shape ``(N,)``, by the name of its share.
     """
-    if settings is None:
+    has_two_channels = span_db is not None and sets.generated.images.shape[1] != 1
+    if settings is None or has_two_channels:
         empty: dict[str, Any] = dict.fromkeys([f"{name}{suffix}" for name in _NAMES for suffix in ("", "_real")])
-        return {**empty, "truth_source": None, "physics_skipped": _NO_SETTINGS}
-    if span_db is not None and sets.generated.images.shape[1] != 1:
-        empty = dict.fromkeys([f"{name}{suffix}" for name in _NAMES for suffix in ("", "_real")])
-        return {**empty, "truth_source": None, "physics_skipped": _TWO_CHANNELS}
+        reason = _TWO_CHANNELS if has_two_channels else _NO_SETTINGS
+        return {**empty, "truth_source": None, "physics_skipped": reason}, {}
     chosen = {"generated": sets.generated, "held out": sets.real_val}
     if truth is None:
         chosen["training"] = sets.real_train
@@ -63,11 +65,11 @@ def score_gait(
     readings = _read_gaits(chosen, settings)
     if truth is None:
         truth = truth_from_readings(readings["training"], sets.real_train.labels, len(users))
-    report: dict[str, Any] = {}
-    for name, suffix in (("generated", ""), ("held out", "_real")):
-        report |= {f"{key}{suffix}": v for key, v in _shares(readings[name], chosen[name], truth).items()}
+    near = {name: _near_truth(readings[name], chosen[name], truth) for name in ("generated", "held out")}
+    report: dict[str, Any] = _shares(near["generated"])
+    report |= {f"{name}_real": value for name, value in _shares(near["held out"]).items()}
     _add_to_users(users, readings["generated"], chosen["generated"], truth)
-    return {**report, "truth_source": truth.source, "physics_skipped": None}
+    return {**report, "truth_source": truth.source, "physics_skipped": None}, near["generated"]
 
 
 def _read_gaits(chosen: Mapping[str, LabelledImages], settings: SpectrogramSettings) -> dict[str, GaitReadings]:
@@ -84,12 +86,16 @@ def _read_gaits(chosen: Mapping[str, LabelledImages], settings: SpectrogramSetti
     return readings
 
 
-def _shares(readings: GaitReadings, images: LabelledImages, truth: GaitTruth) -> dict[str, float]:
-    """Share of images near their user, of step frequency and of torso velocity."""
+def _shares(near: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: float(hits.double().mean()) for name, hits in near.items()}
+
+
+def _near_truth(readings: GaitReadings, images: LabelledImages, truth: GaitTruth) -> dict[str, Tensor]:
+    """Whether each image is near its user, in step frequency and in torso velocity."""
     values = (readings.step_frequency_hz, readings.torso_velocity_m_s.abs())
     true = (truth.step_frequency_hz, truth.torso_velocity_m_s)
     return {
-        name: share_within(value, images.labels, own, _TOLERANCE)
+        name: near_truth(value, images.labels, own, _TOLERANCE)
         for name, value, own in zip(_NAMES, values, true, strict=True)
     }
 
@@ -104,4 +110,5 @@ def _add_to_users(
         user["torso_velocity_m_s"] = float(truth.torso_velocity_m_s[label])
         user["step_frequency_hz_generated"] = float(mine.step_frequency_hz.nanmedian())
         user["torso_velocity_m_s_generated"] = float(mine.torso_velocity_m_s.abs().nanmedian())
-        user |= _shares(mine, LabelledImages(generated.images[own], generated.labels[own]), truth)
+        images = LabelledImages(generated.images[own], generated.labels[own])
+        user |= _shares(_near_truth(mine, images, truth))

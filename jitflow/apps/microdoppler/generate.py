@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from jitflow.core.solver import get_solver
 from jitflow.core.times import time_grid
 from jitflow.errors import MOST_SAMPLES, ConfigError, check_count
 from jitflow.io.files import read_json, writable_folder
+from jitflow.io.json_text import plain_copy
 from jitflow.io.progress import meter
 from jitflow.io.results_folder import free_folder
 from jitflow.model import BUILTIN, load
@@ -104,7 +104,7 @@ def generate(
         "precision": precision,
     }
     # As it is read from a record.
-    requested = json.loads(json.dumps(requested))
+    requested = plain_copy(requested)
     folder = writable_folder(free_folder(output_dir, lambda taken: _asked_of(taken) not in (None, requested)))
     if _is_finished(folder, requested):
         log.info("%s already holds these %d pictures", folder, len(seeds))

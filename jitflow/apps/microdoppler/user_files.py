@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from jitflow.apps.microdoppler.arrays.description import DESCRIPTION_NAME
 from jitflow.errors import DataError
 from jitflow.io.array_formats import ARRAY_SUFFIXES, TIFF_SUFFIXES, is_array_tiff
 from jitflow.io.file_tree import list_tree
@@ -90,7 +91,7 @@ def find_files(folder: Path, suffixes: tuple[str, ...] = EXTENSIONS) -> dict[int
     names, _ = list_subfolders(folder)
     subfolders = [folder / name for name in names]
     here = [path for path in tree.files() if path.parent == folder]
-    other = [p for p in here if p.suffix.lower() not in suffixes]
+    other = [p for p in here if p.suffix.lower() not in suffixes and p.name != DESCRIPTION_NAME]
     flat = [p for p in here if p.suffix.lower() in suffixes]
     in_folders: dict[Path, list[Path]] = {}
     for subfolder in subfolders:

@@ -50,15 +50,6 @@ class Tokenizer(Protocol):
         ...
 
 
-def well_formed(text: str) -> str:
-    """Replace lone surrogates in a text, which no encoding can write, by U+FFFD; pairs become their character."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
 def fingerprint_of(*parts: object) -> str:
     """Return the SHA-256 of the parts of a tokenizer's definition."""
     digest = hashlib.sha256()

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 
-from jitflow.apps.text.tokenizer.base import well_formed
 from jitflow.apps.text.tokenizer.subword import SubwordTokenizer, tokenizers_library
 from jitflow.errors import ConfigError, DataError
+from jitflow.io.plain_values import well_formed
 
 _log = logging.getLogger(__name__)
 _NUM_SPECIAL = 2

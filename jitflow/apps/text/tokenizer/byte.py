@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from jitflow.apps.text.tokenizer.base import fingerprint_of, well_formed
+from jitflow.apps.text.tokenizer.base import fingerprint_of
+from jitflow.io.plain_values import well_formed
 
 _NUM_BYTES = 256
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jitflow.apps.text.tokenizer.base import Tokenizer, well_formed
+from jitflow.apps.text.tokenizer.base import Tokenizer
 from jitflow.apps.text.tokenizer.subword import SubwordTokenizer
 from jitflow.errors import ConfigError, MissingFileError
 from jitflow.io.files import read_json, user_path
+from jitflow.io.plain_values import well_formed
 
 _log = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
-from jitflow.apps.text.tokenizer.base import fingerprint_of, well_formed
+from jitflow.apps.text.tokenizer.base import fingerprint_of
 from jitflow.errors import ConfigError, optional_package
+from jitflow.io.plain_values import well_formed
 
 
 def tokenizers_library() -> ModuleType:
