@@ -41,6 +41,7 @@ ROWS: dict[str, Row] = {
     "muon": Row({"model.optimizer": "muon"}),
     "loss_on data": Row({"model.loss_on": "data"}),
     "prediction velocity": Row({"model.prediction": "velocity"}),
+    # A patch of digits holds 16 numbers.
     "asym": Row({"model.prediction": "asym", "model.asym_rank": 3}),
     "cosine": Row(term("cosine", weight=0.1)),
     "repa (forced)": Row(term("repa", encoder=True, feature="block2", force=True, hidden_size=256)),
