@@ -181,6 +181,8 @@ EXTRAS = {
     "torch_fidelity": "eval",
     "timm": "eval",
     "scipy": "eval",
+    "h5py": "radar",
+    "pyarrow": "radar",
 }
 
 

@@ -34,8 +34,8 @@ _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
-# Largest expansion of the deflate format: bytes from one compressed byte.
-_MAX_DEFLATE_RATIO = 1032
+MAX_DEFLATE_RATIO = 1032
+"""Largest expansion of the deflate format: bytes from one compressed byte."""
 _HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
     (1, 0): npy.read_array_header_1_0,
     (2, 0): npy.read_array_header_2_0,
@@ -125,19 +125,48 @@ def npz_names(path: str | Path, *, what: str = "file") -> list[str]:
         raise ConfigError(f"{what} {unreadable(path, f'not an .npz ({error})')}") from None
 
 
+def npz_entries(path: str | Path, *, what: str = "file") -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Return the shape and type of each array of a file, without reading values; raises as :func:`read_npz`."""
+    path = existing_file(path, what=what)
+    try:
+        size = path.stat().st_size
+        with zipfile.ZipFile(path) as archive:
+            return {
+                info.filename.removesuffix(".npy"): _check_member(archive, info, size) for info in archive.infolist()
+            }
+    except _DAMAGED as error:
+        raise ConfigError(f"{what} {unreadable(path, f'not an .npz ({error})')}") from None
+
+
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of an array in NumPy's format; raise ValueError if its version is unknown or it holds objects.
+
+    Args:
+        file: The file, at its beginning; afterwards at the first value.
+
+    Returns:
+        Shape, whether the values are stored column by column, and type.
+    """
+    version = npy.read_magic(file)
+    if version not in _HEADERS:
+        raise ValueError(f"the unknown version {version}")
+    shape, by_column, dtype = _HEADERS[version](file)
+    if dtype.hasobject:
+        raise ValueError("it holds objects")
+    return shape, by_column, dtype
+
+
 def _check_member(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, archive_bytes: int
 ) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Return an array's shape and type; ValueError if it declares more than the archive holds, or holds objects."""
-    if info.compress_size > archive_bytes or info.file_size > _MAX_DEFLATE_RATIO * max(info.compress_size, 1):
+    if info.compress_size > archive_bytes or info.file_size > MAX_DEFLATE_RATIO * max(info.compress_size, 1):
         raise ValueError(f"{info.filename} declares more bytes than the file can hold")
     with archive.open(info) as member:
-        version = npy.read_magic(member)
-        if version not in _HEADERS:
-            raise ValueError(f"{info.filename} has the unknown version {version}")
-        shape, _, dtype = _HEADERS[version](member)
-        if dtype.hasobject:
-            raise ValueError(f"{info.filename} holds objects")
+        try:
+            shape, _, dtype = read_npy_header(member)
+        except ValueError as error:
+            raise ValueError(f"{info.filename}: {error}") from None
         num_bytes = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or num_bytes > info.file_size:
             raise ValueError(f"{info.filename} declares {num_bytes} bytes but has {info.file_size}")
