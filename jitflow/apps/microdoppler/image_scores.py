@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -161,7 +162,8 @@ def _add_diversity(sheet: ScoreSheet, name: str, generated: Diversity, real: Div
         return
     sheet.metrics[name] = float(generated.means.mean()) / whole
     if len(generated.without_groups):
-        sheet.intervals[name] = jackknife(sheet.metrics[name], generated.without_groups.mean(dim=1) / whole)
+        found = jackknife(sheet.metrics[name], generated.without_groups.mean(dim=1) / whole)
+        sheet.intervals[name] = replace(found, low=max(0.0, found.low))
 
 
 def _train_classifiers(sets: ImageSets, seed: int, num_steps: int | None) -> tuple[IdentityClassifier, TransferScores]:
