@@ -22,6 +22,7 @@ from PIL import Image
 
 from jitflow.errors import ConfigError, DataError, JitflowError, optional_package
 from jitflow.io.files import existing_file
+from jitflow.io.matlab_file import list_matlab_arrays, read_matlab_array
 from jitflow.io.mistaken_file import unreadable
 from jitflow.io.npz_file import MAX_DEFLATE_RATIO, npz_entries, read_npy_header, read_npz
 
@@ -32,10 +33,6 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 # MATLAB's text stands before the HDF5 part of its files.
 _MATLAB_TEXT_BYTES = 512
-_MATLAB_CLASSES = {
-    **{"double": "float64", "single": "float32", "logical": "bool"},
-    **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
-}
 # Types of the pixels of a TIFF by Pillow's mode; other modes are pictures.
 _TIFF_TYPES = {"F": "float32", "I": "int32", "I;16": "uint16", "I;16B": "uint16", "L": "uint8"}
 # Errors that a damaged file causes in the libraries that read it.
@@ -157,21 +154,11 @@ def _open_mat(path: Path) -> Iterator[NamedArrays]:
         with _open_hdf5(path, by_column=True) as arrays:
             yield arrays
         return
-    with optional_package("scipy", missing="MATLAB files need scipy; run `pip install 'jitflow[radar]'`"):
-        from scipy.io import loadmat, whosmat
-    listed = {name: (tuple(shape), kind) for name, shape, kind in whosmat(path)}
-    entries = {
-        name: (shape, np.dtype(_MATLAB_CLASSES[kind]))
-        for name, (shape, kind) in listed.items()
-        if kind in _MATLAB_CLASSES
-    }
-
-    def read(name: str) -> np.ndarray:
-        # MATLAB stores whole numbers in single bytes, whatever their class.
-        _check_size(entries[name][0], np.dtype("uint8"), MAX_DEFLATE_RATIO * path.stat().st_size)
-        return np.asarray(loadmat(path, variable_names=[name])[name])
-
-    yield NamedArrays(entries, read)
+    listed = list_matlab_arrays(path)
+    yield NamedArrays(
+        {name: (array.shape, array.dtype) for name, array in listed.items()},
+        lambda name: read_matlab_array(path, listed[name]),
+    )
 
 
 @contextmanager

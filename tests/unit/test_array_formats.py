@@ -146,6 +146,7 @@ HOSTILE = [pickled, in_other_files, *(declaring(s) for s in (".npy", ".h5", ".ma
 HOSTILE += [broken(s) for s in (".npy", ".npz", ".h5", ".mat", ".tif")]
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("make", HOSTILE)
 def test_a_hostile_or_broken_file_is_one_error_that_names_it(tmp_path, monkeypatch, make):
     monkeypatch.chdir(tmp_path)
@@ -154,6 +155,41 @@ def test_a_hostile_or_broken_file_is_one_error_that_names_it(tmp_path, monkeypat
         read(path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "trap").exists()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5", ".mat", ".tif"])
+def test_damaged_bytes_are_read_or_refused(tmp_path, suffix):
+    whole = bytearray(write(tmp_path / f"whole{suffix}", RISING.astype(np.float32)).read_bytes())
+    draws = np.random.default_rng(0)
+    path = tmp_path / f"a{suffix}"
+    refused = 0
+    for _ in range(40):
+        content = whole.copy()
+        for place in draws.integers(0, len(whole), 4):
+            content[place] = draws.choice([0, 1, 127, 255, int(draws.integers(256))])
+        path.write_bytes(content)
+        try:
+            read(path)
+        except DataError as error:
+            assert str(path) in str(error)
+            refused += 1
+        except StopIteration:
+            assert suffix in (".h5", ".mat", ".npz")
+    assert refused
+
+
+def test_arrays_of_matlab_that_are_no_numbers_are_left_out(tmp_path):
+    savemat = pytest.importorskip("scipy.io").savemat
+    content = {"text": "abc", "cell": np.array([1, "a"], dtype=object), "z": RISING + 1j, "flag": True, "x": RISING}
+    savemat(tmp_path / "a.mat", content, do_compression=False)
+    with open_array_file(tmp_path / "a.mat") as arrays:
+        assert {name: dtype.kind for name, (_, dtype) in arrays.entries.items()} == {"z": "c", "flag": "u", "x": "i"}
+        assert np.array_equal(arrays.read("x"), RISING)
+    (tmp_path / "four.mat").write_bytes(b"")
+    savemat(tmp_path / "four.mat", {"x": RISING * 1.0}, format="4")
+    with pytest.raises(DataError, match="-v7"):
+        read(tmp_path / "four.mat")
 
 
 def test_links_into_other_files_are_no_arrays(tmp_path):
