@@ -37,7 +37,6 @@ from soak_attempts import differences, final_state  # noqa: E402
 from writing_commands import SMALL  # noqa: E402
 
 _GONE_SEC = 20
-_NET = "{hidden_size: 32, depth: 1, num_heads: 2, patch_size: 2}"
 _EVALUATE = (
     "evaluate {run} --reference {given}/data/images/train --extractor pixels --num_images 150 --steps 10 --device cpu "
     "--batch_size 16 --out {out}"
@@ -53,8 +52,8 @@ COMMANDS = {
     "evaluate, two processes": f"{_EVALUATE} --processes 2",
     "sweep": "sweep {run} --guidance 1:3:1 --reference {given}/data/images/train --extractor pixels --num_images 30 "
     "--steps 8 --device cpu --out {out}",
-    "pipeline": "microdoppler run --data_dir {gait} --output_dir {out} --batch_size 8 --max_epochs 10 --img_size 64 "
-    f"--model LightningDiT-N/2 --model.net_settings '{_NET}' --num_samples_per_user 2 --num_steps 4 --device cpu",
+    "pipeline": "microdoppler run --data_dir {gait} --output_dir {out} --batch_size 8 --max_epochs 10 --img_size 128 "
+    "--model LightningDiT-N/4 --num_samples_per_user 2 --num_steps 4 --device cpu",
 }
 
 
