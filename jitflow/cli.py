@@ -194,6 +194,16 @@ def _system_error(error: OSError) -> str | None:
     return None
 
 
+_OUT_OF_MEMORY = "the memory is not enough; choose a smaller batch size, image size or network, or fewer samples"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, or torch's, whose kind is known only once it is imported."""
+    text = str(error)
+    signs = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
+
+
 def _print_in_any_encoding() -> None:
     """Print a question mark for characters that the terminal's encoding lacks, instead of an error."""
     for stream in (sys.stdout, sys.stderr):
@@ -270,6 +280,11 @@ def main(args: Sequence[str] | None = None) -> int:
         if package not in EXTRAS:
             raise
         sys.stderr.write(f"error: {broken_package(package, error)}\n")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        sys.stderr.write(f"error: {_OUT_OF_MEMORY}\n")
         return 1
     except OSError as error:
         line = _system_error(error)

@@ -50,7 +50,7 @@ class ImageJudge:
         )
         plan.check(model.module.num_classes)
         reference = request.reference or str(default_reference(model))
-        messages = Console(stderr=True, soft_wrap=True)
+        messages = Console(markup=False, stderr=True, soft_wrap=True)
         if request.dry_run:
             messages.print(
                 f"would score {num_images} images of {request.checkpoint} against {reference} ({self.extractor}) into "
@@ -81,6 +81,6 @@ def print_report(report: dict[str, Any]) -> None:
     card = Table("protocol", "value")
     for name, value in report["protocol"].items():
         card.add_row(name, str(value))
-    console = Console()
+    console = Console(markup=False)
     console.print(scores)
     console.print(card)

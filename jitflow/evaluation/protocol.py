@@ -111,6 +111,7 @@ def read_report(path: str | Path) -> dict[str, Any]:
     """Read a report of ``jitflow evaluate`` from its file or folder; raise ConfigError if it is not one."""
     path = Path(path)
     report = read_json(path / "report.json" if path.is_dir() else path)
-    if not isinstance(report, dict) or not {"metrics", "protocol"} <= report.keys():
+    parts = [report.get(name) for name in ("metrics", "protocol")] if isinstance(report, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts):
         raise ConfigError(f"{path} is no report of jitflow evaluate (metrics and protocol)")
     return report

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ log = logging.getLogger(__name__)
 UNKNOWN_LICENSE = "unknown"
 # More names of classes would hide the rest of the card.
 _SHOWN_CLASSES = 100
+_MOST_SCORE = 1e300
 # Paths of the training machine are private.
 _PATHS = ("_path", "_dir", "_file", "folder")
 
@@ -64,7 +67,7 @@ def model_card(
     )
     parts = [
         f"---\n{_yaml(front)}---\n",
-        f"# {title}\n",
+        f"# {_inline(title)}\n",
         f"A flow-matching model of jitflow {jitflow.__version__}; {weights}.\n",
         f"## Use\n\n{usage}\n",
         f"## Default sampling\n\n{_block(sampling)}",
@@ -170,17 +173,27 @@ def _without_paths(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scores(report: Mapping[str, Any]) -> str:
-    rows = "".join(f"| {name} | {value:.4g} |\n" for name, value in report["metrics"].items() if _is_number(value))
+    numbers = {name: value for name, value in report["metrics"].items() if _is_number(value)}
+    rows = "".join(f"| {_inline(name)} | {value:.4g} |\n" for name, value in numbers.items())
     protocol = {name: value for name, value in report["protocol"].items() if name != "checkpoint"}
     return f"| score | value |\n|---|---|\n{rows}\nProtocol:\n\n{_block(protocol)}"
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # Of whole numbers, JSON can hold such as no float can.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST_SCORE
+
+
+def _inline(text: str) -> str:
+    """Escape a text of a file for a line of Markdown: no markup, no other cell of a table, no other line."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(" ".join(str(text).split())))
 
 
 def _block(values: Mapping[str, Any]) -> str:
-    return f"```yaml\n{_yaml(values)}```\n"
+    """Return settings as a block of code, whose fence is longer than any that a text in it could end it with."""
+    text = _yaml(values)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}yaml\n{text}{fence}\n"
 
 
 def _data_section(config: Path) -> Any:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from jitflow.applications import BUILT_IN, get_application, load_object
 from jitflow.codec.linear import FORMAT as LINEAR_FORMAT
-from jitflow.data.image_file import UNREADABLE, reading_error
+from jitflow.data.folder_scan import SUFFIXES
+from jitflow.data.image_file import UNREADABLE, decoder_of, reading_error
 from jitflow.errors import ConfigError, JitflowError
 from jitflow.inspect.info_model import describe_model_file
 from jitflow.io.files import load_checkpoint, read_json
@@ -26,7 +26,6 @@ from jitflow.io.yaml_file import read_yaml
 _VAE_FORMAT = "jitflow autoencoder_kl"
 _SNAPSHOT_ENTRY = "jitflow_ema_snapshot"
 _VAE_TENSOR = "decoder.conv_in.weight"
-_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _MAX_LISTED = 8
 
 
@@ -58,7 +57,7 @@ def describe_file(path: Path) -> Info:
         ".json": _json,
         ".part": _unfinished,
         **dict.fromkeys((".yaml", ".yml"), _yaml),
-        **dict.fromkeys(_IMAGES, _picture),
+        **dict.fromkeys(SUFFIXES, _picture),
     }
     reader = readers.get(path.suffix.lower())
     if reader is not None:
@@ -171,7 +170,7 @@ def _yaml(path: Path) -> Info:
 
 def _picture(path: Path) -> Info:
     try:
-        with Image.open(path) as image:
+        with decoder_of(path) as image:
             width, height = image.size
             return Info(path, "image", {"width x height": f"{width} x {height}", "mode": image.mode})
     except UNREADABLE as error:

@@ -183,7 +183,7 @@ def _size(value: Any) -> int:
     return len(value) if isinstance(value, tuple) else value.size if isinstance(value, _Value) else 1
 
 
-def _actions() -> Iterator[tuple[str, Callable[[_Scan, Any], None]]]:
+def _list_actions() -> Iterator[tuple[str, Callable[[_Scan, Any], None]]]:
     """Yield what each instruction that torch's unpickler knows does, by its name in :mod:`pickletools`."""
     for name in ("NONE", "NEWFALSE", "NEWTRUE", "BINFLOAT", "SHORT_BINSTRING"):
         yield name, lambda scan, _: scan.push(_OTHER)
@@ -215,4 +215,4 @@ def _actions() -> Iterator[tuple[str, Callable[[_Scan, Any], None]]]:
         yield name, lambda scan, _: scan.call(keeps=False)
 
 
-_ACTIONS = dict(_actions())
+_ACTIONS = dict(_list_actions())

@@ -22,6 +22,9 @@ _SHORT_NAMES = {
     "temperature": "temperature",
 }
 
+# Of any use is 10; numbers of half precision end at 65504.
+_MOST_GUIDANCE = 1e4
+
 
 @dataclass(frozen=True)
 class SamplingSettings:
@@ -66,6 +69,8 @@ class SamplingSettings:
         get_solver(self.sampling_method)
         if not math.isfinite(self.cfg_scale):
             raise ConfigError(f"the guidance scale must be a number; got {self.cfg_scale}")
+        if abs(self.cfg_scale) > _MOST_GUIDANCE:
+            raise ConfigError(f"the guidance scale must be at most {_MOST_GUIDANCE:g}; got {self.cfg_scale}")
         if not (math.isfinite(self.churn) and self.churn >= 0):
             raise ConfigError(f"churn must be a number of at least 0; got {self.churn}")
         if self.churn and self.sampling_method == "multistep":

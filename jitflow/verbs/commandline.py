@@ -46,7 +46,7 @@ def run_group(
         table = Table("command", "what it does", box=None, pad_edge=False)
         for command, function in commands.items():
             table.add_row(f"jitflow {name} {command}", (function.__doc__ or "").partition("\n")[0])
-        console = Console()
+        console = Console(markup=False)
         console.print(table)
         console.print(f"\n`jitflow {name} <command> --help` lists a command's options.")
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,7 +163,7 @@ def _compare(first: str, second: str) -> None:
     from jitflow.evaluation.protocol import card_differences, read_report
 
     a, b = read_report(first), read_report(second)
-    console = Console(soft_wrap=True)
+    console = Console(markup=False, soft_wrap=True)
     table = Table("score", first, second)
     for name in {**a["metrics"], **b["metrics"]}:
         table.add_row(name, *(f"{r['metrics'][name]:.4g}" if name in r["metrics"] else "-" for r in (a, b)))
@@ -218,7 +219,7 @@ def _stats(
     if target.exists():
         raise ConfigError(f"{target} exists already; choose another --out, or remove it")
     network = make_extractor(extractor)
-    console = Console(stderr=True, soft_wrap=True)
+    console = Console(markup=False, stderr=True, soft_wrap=True)
     if dry_run:
         console.print(f"would read {num_images} images of {folder} with {network.name} and write {target}")
         return
@@ -303,7 +304,7 @@ def _sweep(
     base = Plan(num_images, seed, precision=compute.precision, batch_size=compute.batch_size)
     make_scorer = own_scorer(module.application) or FrechetScorer
     scorer = make_scorer(model, base, reference=reference, extractor=extractor)
-    console = Console(stderr=True, soft_wrap=True)
+    console = Console(markup=False, stderr=True, soft_wrap=True)
     if dry_run:
         console.print(
             f"would score {len(points)} points of {num_images} {scorer.unit} by {scorer.score_name} into {out}"
@@ -315,13 +316,13 @@ def _sweep(
         table.add_column(name, justify="right")
     for row in rows[:12]:
         table.add_row(*(_format(value) for value in row.values()))
-    Console().print(table)
+    Console(markup=False).print(table)
     command = final_command(model.source or checkpoint, rows[0], base, scorer, out=f"{out}_final")
     console.print(f"final evaluation of the best: {command}")
 
 
 def _whole(number: float) -> int:
-    if number != int(number):
+    if number % 1 or not math.isfinite(number):
         raise ConfigError(f"--steps must be whole numbers; got {number:g}")
     return int(number)
 

@@ -51,7 +51,7 @@ def _info(file: str) -> None:
     from jitflow.inspect.info import describe_path
 
     found = describe_path(file)
-    console = Console(soft_wrap=True)
+    console = Console(markup=False, soft_wrap=True)
     console.print(Text.assemble((str(found.path), "bold"), f": {found.kind}"))
     width = max(map(len, found.facts), default=0)
     for name, value in found.facts.items():
@@ -82,7 +82,7 @@ def _runs(folder: str | None = None) -> None:
     for number, path in enumerate(found, 1):
         try:
             described.append(describe_run(path))
-        except (JitflowError, PermissionError) as error:
+        except (JitflowError, OSError) as error:
             # One run must not hide the others.
             if number == len(found) and not described:
                 raise
@@ -101,27 +101,26 @@ def _runs(folder: str | None = None) -> None:
         )
     # A pipe has no width; paths must not be wrapped there.
     longest = max(len(str(run.folder)) for run in described)
-    console = Console() if Console().is_terminal else Console(width=120 + longest)
+    console = Console(markup=False) if Console(markup=False).is_terminal else Console(markup=False, width=120 + longest)
     console.print(table)
-    Console(soft_wrap=True).print("\nnext:")
+    Console(markup=False, soft_wrap=True).print("\nnext:")
     for run in described:
         if run.command:
-            Console(soft_wrap=True).print(Text.assemble(f"  {run.command}"))
+            Console(markup=False, soft_wrap=True).print(Text.assemble(f"  {run.command}"))
 
 
-def _doctor(data: str | None = None, out: str = "runs") -> None:
+def _doctor(data: str | None = None) -> None:
     """Check installation, device, precision, threads, data, weights and disk; the exit status is 1 on an error.
 
     Nothing is changed or downloaded.
 
     Args:
         data: Folder of images to train on; the built-in digits by default.
-        out: Folder that runs will be written into.
     """
     from jitflow.inspect.doctor import examine
 
-    findings = examine(data, out)
-    console = Console(soft_wrap=True)
+    findings = examine(data)
+    console = Console(markup=False, soft_wrap=True)
     width = max(len(finding.topic) for finding in findings)
     for finding in findings:
         mark = (f"{finding.level:<5}", _COLOURS[finding.level])
@@ -147,4 +146,4 @@ def _report(folder: str, out: str | None = None) -> None:
     from jitflow.run.report import write_report
 
     path = write_report(folder, out=out)
-    Console(soft_wrap=True).print(f"{path} ({format_bytes(path.stat().st_size)})")
+    Console(markup=False, soft_wrap=True).print(f"{path} ({format_bytes(path.stat().st_size)})")

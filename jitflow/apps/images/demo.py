@@ -96,7 +96,7 @@ def _save_pictures(out: Path, model: Model, samples: Samples, losses: list[float
 
 def _describe(out: Path, metrics: Mapping[str, Any]) -> None:
     # The result goes to standard output, the progress before it to standard error.
-    Console(soft_wrap=True).print(
+    Console(markup=False, soft_wrap=True).print(
         f"trained {metrics['train_steps']} steps in {metrics['train_seconds']:.0f} s "
         f"({metrics['images_per_sec']:.0f} images/s)\n"
         f"an SVM (right on {metrics['svm_accuracy_on_held_out_scans']:.1%} of held-out real scans) reads "

@@ -73,7 +73,7 @@ def evaluate(
     write_json(folder / REPORT_NAME, report)
     save_pictures(folder, report, sets, settings=axes)
     # The result goes to standard output, the progress before it to standard error.
-    console = Console(soft_wrap=True)
+    console = Console(markup=False, soft_wrap=True)
     print_report(report, console)
     console.print(f"look at {folder / IMAGES_NAME} and {folder / CONFUSION_NAME}; every number: {folder / REPORT_NAME}")
     return report
