@@ -48,9 +48,11 @@ def train(args: list[str]) -> None:
     # These imports load torch; a missing recipe was reported above, without it.
     from jitflow.run.fit import fit, prepare
     from jitflow.run.start import AUTO, nothing_left_of_a_refused_run, resumed_folder
+    from jitflow.verbs.commandline import check_values
     from jitflow.verbs.option_errors import explain_option_error
     from jitflow.verbs.train_options import describe_dry_run, import_policy, set_texts_aside, train_parser
 
+    check_values(args)
     allowed = _allowed_packages(args)
     args = _with_recorded_recipe(args, allowed)
     given = _recipe_of(args)

@@ -27,10 +27,10 @@ SAMPLE_TEXTS = (
 # An expression such as (a+)+b takes exponential time for it.
 _LONG_WORD = "a" * 2000 + "!"
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
-_BASE_SECONDS, _CHARACTERS_PER_SECOND = 3, 2_000_000
+_BASE_SECONDS, _CHARACTERS_PER_SECOND = 2, 2_000_000
 # Of time on the clock, on a machine that has much else to do.
 _MOST_TIMES_LONGER = 20
-_MOST_BYTES = 1 << 32
+_BASE_BYTES, _BYTES_PER_CHARACTER = 1 << 30, 64
 _PROGRAM = """
 import json, sys
 try:
@@ -70,8 +70,9 @@ def check_definition(definition: str, library: ModuleType) -> None:
     if _is_plain(content):
         return
     seconds = _BASE_SECONDS + len(definition) // _CHARACTERS_PER_SECOND
+    num_bytes = _BASE_BYTES + _BYTES_PER_CHARACTER * len(definition)
     place = Path(str(library.__file__)).parents[1]
-    command = [sys.executable, "-I", "-c", _PROGRAM, str(seconds), str(_MOST_BYTES), str(place)]
+    command = [sys.executable, "-I", "-c", _PROGRAM, str(seconds), str(num_bytes), str(place)]
     given = json.dumps({"definition": definition, "texts": [*SAMPLE_TEXTS, _LONG_WORD]})
     try:
         ended = subprocess.run(
