@@ -19,6 +19,7 @@ from jitflow import __version__
 from jitflow.applications import list_applications, summaries
 from jitflow.errors import ConfigError, JitflowError, broken_package, unknown_name
 from jitflow.host import keep_freed_memory, let_threads_wait_briefly
+from jitflow.io.plain_values import printable
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record as a line."""
         try:
-            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.write(printable(self.format(record)) + "\n")
         except (OSError, ValueError):
             self.handleError(record)
 
@@ -267,7 +268,7 @@ def main(args: Sequence[str] | None = None) -> int:
         run = getattr(importlib.import_module(verb.module), verb.function)
         run(*([words[0]] if words[0] in list_applications() else []), words[1:])
     except JitflowError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         return 1
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "jitflow":

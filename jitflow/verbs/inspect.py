@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jitflow.errors import ConfigError, JitflowError, MissingFileError
+from jitflow.io.plain_values import printable
 from jitflow.verbs.commandline import run_command
 
 log = logging.getLogger(__name__)
@@ -52,14 +53,14 @@ def _info(file: str) -> None:
 
     found = describe_path(file)
     console = Console(markup=False, soft_wrap=True)
-    console.print(Text.assemble((str(found.path), "bold"), f": {found.kind}"))
+    console.print(Text.assemble((printable(str(found.path)), "bold"), f": {found.kind}"))
     width = max(map(len, found.facts), default=0)
     for name, value in found.facts.items():
-        console.print(Text.assemble(f"  {name:<{width}}  ", value))
+        console.print(Text.assemble(f"  {printable(name):<{width}}  ", printable(value)))
     if found.commands:
         console.print("use it:")
         for command in found.commands:
-            console.print(Text.assemble("  ", command))
+            console.print(Text.assemble("  ", printable(command)))
 
 
 def _runs(folder: str | None = None) -> None:
@@ -92,11 +93,11 @@ def _runs(folder: str | None = None) -> None:
         table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
     for run in described:
         table.add_row(
-            str(run.folder),
-            Text.assemble((run.state, _STATES[run.state]), f" ({run.detail})" if run.detail else ""),
+            printable(str(run.folder)),
+            Text.assemble((run.state, _STATES[run.state]), f" ({printable(run.detail)})" if run.detail else ""),
             f"{run.score[0]} {run.score[1]:.4g}" if run.score else "",
             format_bytes(run.num_bytes),
-            str(run.data.get("fingerprint", ""))[:8],
+            printable(str(run.data.get("fingerprint", ""))[:8]),
             f"{run.changed:%Y-%m-%d %H:%M}",
         )
     # A pipe has no width; paths must not be wrapped there.
@@ -106,7 +107,7 @@ def _runs(folder: str | None = None) -> None:
     Console(markup=False, soft_wrap=True).print("\nnext:")
     for run in described:
         if run.command:
-            Console(markup=False, soft_wrap=True).print(Text.assemble(f"  {run.command}"))
+            Console(markup=False, soft_wrap=True).print(Text.assemble(f"  {printable(run.command)}"))
 
 
 def _doctor(data: str | None = None) -> None:

@@ -126,7 +126,7 @@ def _json(content: bytes, draws: random.Random) -> bytes:
         text, rest = content[8 : 8 + size], content[8 + size :]
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _flip(content, draws)
     changed = json.dumps(_change(value, draws)).encode()
     if not header:
@@ -148,6 +148,6 @@ def _change(value: Any, draws: random.Random) -> Any:
         try:
             # Settings in metadata are JSON in a string.
             return json.dumps(_change(json.loads(value), draws))
-        except ValueError:
+        except (ValueError, RecursionError):
             return value[:-1]
     return draws.choice(_ODD)

@@ -124,6 +124,17 @@ def test_a_run_that_cannot_be_described_is_left_out(tmp_path, capsys, caplog):
     assert "bad" in caplog.text
 
 
+def test_control_characters_of_files_do_not_reach_the_terminal(tmp_path, capsys):
+    run_folder(tmp_path / "a", **{"environment.json": json.dumps({"command": "x\x1b[2J", "commit": "\x1b]0;x\x07"})})
+    assert cli.main(["info", str(tmp_path / "a")]) == 0
+    (tmp_path / "b.json").write_text('{"a": 1, "a\\u001b[2J": [}')
+    assert cli.main(["info", str(tmp_path / "b.json")]) == 1
+    (tmp_path / "c.json").write_text(json.dumps({"x\x1b[2J": "\x1b[2J"}))
+    assert cli.main(["info", str(tmp_path / "c.json")]) == 0
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err and "\\x1b[2J" in shown.out
+
+
 def test_a_report_that_fails_is_a_warning_after_a_training(tmp_path, caplog, monkeypatch):
     run_folder(tmp_path / "run", **{"metrics.csv": "step,train/loss\n1,2\n2,3\n"})
     monkeypatch.setattr(pictures, "plot_curve", lambda *args, **options: 1 // 0)
