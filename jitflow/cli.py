@@ -20,6 +20,7 @@ from jitflow.applications import list_applications, summaries
 from jitflow.errors import ConfigError, JitflowError, broken_package, unknown_name
 from jitflow.host import keep_freed_memory, let_threads_wait_briefly
 from jitflow.io.plain_values import printable
+from jitflow.io.processes import end_with_parent, exit_on_termination
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,12 @@ VERBS = {
         "draw from a checkpoint: images of classes, spectrograms of users, texts",
         f"jitflow sample {_DEMO} --labels 0,3,7-9 --count 4 --guidance 2",
     ),
+    "invert": Verb(
+        "jitflow.verbs.invert",
+        "invert",
+        "find the noise of images, and make the images again from it",
+        f"jitflow invert {_DEMO} ./data/digits --labels 3",
+    ),
     "convert": Verb(
         "jitflow.verbs.models",
         "convert",
@@ -82,7 +89,12 @@ VERBS = {
         "evaluate",
         "score a checkpoint against real images, with a protocol card",
         f"jitflow evaluate {_DEMO} --reference digits --extractor digits --num_images 1000",
-        {"compare": "jitflow evaluate compare outputs/evaluation/report.json outputs/other/report.json"},
+    ),
+    "compare": Verb(
+        "jitflow.verbs.compare",
+        "compare",
+        "put checkpoints or reports side by side: scores, differences, samples of the same seeds",
+        "jitflow compare outputs/evaluation outputs/other",
     ),
     "stats": Verb(
         "jitflow.verbs.evaluate",
@@ -139,8 +151,8 @@ VERBS = {
 TASKS = {
     "begin": ("demo", "doctor"),
     "train": ("train", *_APPLICATIONS, "data"),
-    "draw": ("sample", "studio"),
-    "judge": ("evaluate", "sweep", "stats"),
+    "draw": ("sample", "invert", "studio"),
+    "judge": ("evaluate", "compare", "sweep", "stats"),
     "look": ("runs", "report", "info", "models"),
     "give away": ("export", "convert"),
 }
@@ -238,6 +250,7 @@ def main(args: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 for an error a user can correct, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if args is None else args)
+    end_with_parent()
     _print_in_any_encoding()
     let_threads_wait_briefly()
     keep_freed_memory()
@@ -266,7 +279,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if {"-h", "--help"} & set(words[1:]):
             sys.stdout.write(f"example: {verb.example_of(words[1:])}\n\n")
         run = getattr(importlib.import_module(verb.module), verb.function)
-        run(*([words[0]] if words[0] in list_applications() else []), words[1:])
+        with exit_on_termination():
+            run(*([words[0]] if words[0] in list_applications() else []), words[1:])
     except JitflowError as error:
         sys.stderr.write(f"error: {printable(str(error))}\n")
         return 1

@@ -15,6 +15,7 @@ from torch import Tensor
 from jitflow.applications import get_application, load_object
 from jitflow.checkpoint.find import find_model
 from jitflow.checkpoint.load import load_module
+from jitflow.checkpoint.weaker import load_weaker_model
 from jitflow.core.condition import Condition
 from jitflow.core.path import interpolate
 from jitflow.core.seeding import noise_from_seeds, use_seeds
@@ -30,13 +31,23 @@ from jitflow.training.module import FlowModule
 from jitflow.training.posthoc_ema import reconstruct_ema
 from jitflow.training.precision import AUTO, autocast, resolve_precision
 from jitflow.training.samples import Samples
-from jitflow.training.sampling_settings import settings_from_words
+from jitflow.training.sampling_settings import FURTHER_WORDS, settings_from_words
+from jitflow.training.trained_on import spaces_entry
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[int, int], None]
 BUILTIN = "builtin"
 # Evaluations of a small network whose launches take about as long as compiling it, by an estimate.
 _MANY_EVALUATIONS = 3000
+# Settings that a record of samples has only where they differ from these.
+_UNUSUAL = {
+    "sde": 0.0,
+    "guidance_rule": "cfg",
+    "apg_eta": 0.0,
+    "apg_norm": 0.0,
+    "apg_momentum": 0.0,
+    "internal_guidance": 1.0,
+}
 
 
 class Model:
@@ -52,6 +63,7 @@ class Model:
         self.source = str(source) if source is not None else None
         # Whether the network is compiled; None if it is not, but may be.
         self._compiled: bool | None = None
+        self._weaker: dict[str, FlowModule] = {}
         self.snapshots = _find_snapshots(Path(source)) if source is not None else None
 
     @cached_property
@@ -165,7 +177,8 @@ class Model:
             precision: ``"32"``, ``"bf16"`` or ``"16"`` inside the network; the state stays in float32. ``"auto"`` is
                 bf16 on a GPU that computes in bfloat16, and 32 elsewhere.
             on_progress: Called with (sample steps done, total sample steps).
-            asked: ``num``, samples of each label, and the application's own arguments: ``users`` for micro-Doppler;
+            asked: Further settings of sampling, such as ``sde``; ``num``, samples of each label; and the application's
+                own arguments: for images ``source``, a folder or pixels to carry over; ``users`` for micro-Doppler;
                 ``prompt``, or ``texts`` with ``start_time``, for text.
 
         Returns:
@@ -175,6 +188,7 @@ class Model:
             ConfigError: If a setting is out of range, or the application does not take an argument.
             DataError: If a sample is not finite.
         """
+        further = {name: asked.pop(name) for name in FURTHER_WORDS if name in asked}
         wanted = self.ask(labels, **asked)
         chosen = _seeds_of(seeds, len(wanted), wanted.unit)
         check_count("batch_size", batch_size)
@@ -184,18 +198,13 @@ class Model:
             log.warning("this model has no EMA; sampling from its weights")
         ema = (1 if module.ema_params1 else 0) if ema is None else ema
         self.check_ema(ema)
-        given = self.check_settings(
-            guidance=guidance,
-            interval=interval,
-            solver=solver,
-            steps=steps,
-            time_shift=time_shift,
-            churn=churn,
-            temperature=temperature,
-        )
+        named = {"guidance": guidance, "interval": interval, "solver": solver, "steps": steps, "time_shift": time_shift}
+        given = self.check_settings(**named, churn=churn, temperature=temperature, **further)
         parts: list[Samples] = []
-        with module.sampling(**given), _weights(module, ema, self.snapshots):
-            settings = {**self._describe(), **wanted.record, "ema": ema, "precision": precision}
+        with module.sampling(**given), self.use_weights(ema):
+            settings = {**self.describe_sampling(), **wanted.record, "ema": ema, "precision": precision}
+            if "autoguide" in further:
+                settings["autoguide"] = str(further["autoguide"])
             for start in range(0, len(wanted), batch_size):
                 part = slice(start, start + batch_size)
                 x = self._sample_batch(wanted, chosen, part, precision, on_progress)
@@ -206,12 +215,17 @@ class Model:
         """Validate sampling settings and return them by the module's names.
 
         Args:
-            words: ``guidance`` to ``temperature`` of :meth:`sample`.
+            words: ``guidance`` to ``temperature`` of :meth:`sample`, and its further settings.
 
         Raises:
             ConfigError: If one is out of range, or does not apply to the model.
         """
+        weak = words.pop("autoguide", None)
         given = settings_from_words(**words)
+        if weak is not None:
+            if str(weak) not in self._weaker:
+                self._weaker[str(weak)] = load_weaker_model(weak, self.module)
+            given["weak"] = self._weaker[str(weak)]
         with self.module.sampling(**given):
             self.module.check_guidance()
             return given
@@ -232,7 +246,20 @@ class Model:
                 f"ema={ema:g} asks for an average made after training, but there is no ema_snapshots folder"
             )
 
-    def _describe(self) -> dict[str, Any]:
+    @contextmanager
+    def use_weights(self, ema: float) -> Iterator[None]:
+        """Use an average of the weights inside the ``with`` block; for ``ema`` see :meth:`sample`."""
+        if ema == 0:
+            with self.module.present_weights():
+                yield
+        elif 0 < ema < 1 and self.snapshots is not None:
+            with self.module.other_weights(reconstruct_ema(self.snapshots, ema)):
+                yield
+        else:
+            with self.module.ema_weights(int(ema)):
+                yield
+
+    def describe_sampling(self) -> dict[str, Any]:
         """Return the sampling settings of the current call as plain values, by the argument names of :meth:`sample`."""
         module = self.module
         described = {
@@ -243,9 +270,11 @@ class Model:
             "steps": module.num_sampling_steps,
             "time_shift": module.time_shift,
             "churn": module.churn,
+            **{name: getattr(module, name) for name, usual in _UNUSUAL.items() if getattr(module, name) != usual},
             "network_evaluations": get_solver(module.sampling_method).num_evaluations(module.num_sampling_steps),
             "device": module.device.type,
             "torch": torch.__version__,
+            **spaces_entry(module.trained_on),
         }
         return {**described, "temperature": module.temperature} if module.takes_temperature else described
 
@@ -265,6 +294,8 @@ class Model:
             noise = module.noise_scale * noise_from_seeds(module.codec.shape, seeds[index])
             clean, t = part.start
             start = interpolate(noise, clean.to(noise), torch.full((size,), t)), t
+        elif part.origin is not None:
+            start = part.origin.to(module.device), 0.0
         with use_seeds(seeds[index]), module.watch_sampling(on_step), autocast(precision, module.device):
             if asked.known is None and start is None:
                 assert asked.label is not None
@@ -337,20 +368,6 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-@contextmanager
-def _weights(module: FlowModule, ema: float, snapshots: Path | None) -> Iterator[None]:
-    """Use an average of the weights inside the ``with`` block; for ``ema`` see :meth:`Model.sample`."""
-    if ema == 0:
-        with module.present_weights():
-            yield
-    elif 0 < ema < 1 and snapshots is not None:
-        with module.other_weights(reconstruct_ema(snapshots, ema)):
-            yield
-    else:
-        with module.ema_weights(int(ema)):
-            yield
 
 
 def _seeds_of(seeds: Sequence[int] | int, num: int, unit: str) -> list[int]:

@@ -196,8 +196,9 @@ def heat_map(
     rows: Sequence[str],
     xlabel: str,
     title: str,
+    framed: bool = True,
 ) -> None:
-    """Draw a table of scores as a heat map with the numbers written in; the lowest score is framed.
+    """Draw a table of scores as a heat map with the numbers written in.
 
     Args:
         path: Where to save the PNG.
@@ -206,6 +207,7 @@ def heat_map(
         rows: Names along the vertical axis.
         xlabel: Name of the horizontal axis.
         title: Title.
+        framed: Frame the lowest score.
     """
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib.figure import Figure
@@ -222,8 +224,9 @@ def heat_map(
     for (row, column), value in np.ndenumerate(table):
         dark = colours[row, column] > middle
         axes.text(column, row, f"{value:.3g}", ha="center", va="center", color="white" if dark else "black", fontsize=9)
-    row, column = np.unravel_index(table.argmin(), table.shape)
-    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=_ORANGE, linewidth=2.5))
+    if framed:
+        row, column = np.unravel_index(table.argmin(), table.shape)
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=_ORANGE, linewidth=2.5))
     axes.set_xticks(range(len(columns)), columns, parse_math=False)
     axes.set_yticks(range(len(rows)), rows, parse_math=False)
     axes.set_xlabel(xlabel)
@@ -231,3 +234,37 @@ def heat_map(
     write_literally(axes)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+def side_by_side(
+    columns: Mapping[str, Sequence[Image.Image]], row_names: Sequence[str], *, gap_px: int = 6
+) -> Image.Image:
+    """Arrange images in a grid whose columns and rows have names, such as models and seeds.
+
+    Args:
+        columns: Images of each column by its name, one for each row; smaller ones are enlarged to the largest size.
+        row_names: Name of each row, written on its left.
+        gap_px: Space between images, and around them.
+
+    Returns:
+        One RGB image.
+    """
+    images = [image for column in columns.values() for image in column]
+    width, height = (max(getattr(image, side) for image in images) for side in ("width", "height"))
+    scale = display_scale(width, target_px=128)
+    width, height = scale * width, scale * height
+    font = caption_font(width)
+    line_px = sum(font.getmetrics()) + gap_px
+    left_px = round(max((font.getlength(name) for name in row_names), default=0)) + 2 * gap_px
+    size = (left_px + len(columns) * (width + gap_px), line_px + gap_px + len(row_names) * (height + gap_px))
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    for row, name in enumerate(row_names):
+        draw.text((gap_px, line_px + gap_px + row * (height + gap_px)), name, "black", font)
+    for index, (name, column) in enumerate(columns.items()):
+        x = left_px + index * (width + gap_px)
+        draw.text((x, gap_px), truncate(name, font, width), "black", font)
+        for row, image in enumerate(column):
+            large = image.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
+            canvas.paste(large, (x, line_px + gap_px + row * (height + gap_px)))
+    return canvas

@@ -87,7 +87,7 @@ def _of_applications(house: House) -> dict[str, list[str]]:
 
 
 def _fields(house: House, module: str, name: str) -> list[str]:
-    """Fields of a dataclass, those of its bases in the library first."""
+    """Fields of a dataclass that are options, no sections; those of its bases in the library first."""
     tree = house.tree(house.path(module))
     owner = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
     found = []
@@ -95,7 +95,8 @@ def _fields(house: House, module: str, name: str) -> list[str]:
         froms = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
         homes = [node.module for node in froms if any(alias.name == base.id for alias in node.names)]
         found += _fields(house, homes[0] if homes else module, base.id)
-    return found + [node.target.id for node in owner.body if isinstance(node, ast.AnnAssign)]
+    own = [node for node in owner.body if isinstance(node, ast.AnnAssign)]
+    return found + [node.target.id for node in own if not ast.unparse(node.annotation).endswith("Options")]
 
 
 def _options(function: Function, *, by_place: bool) -> list[str]:

@@ -28,6 +28,7 @@ LEVELS = {
     "nets": 6,
     "codec": 7,
     "data": 7,
+    "encoders": 7,
     "training": 8,
     "applications": 9,
     "checkpoint": 10,

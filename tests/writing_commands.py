@@ -30,6 +30,7 @@ COMMANDS = {
     "sample, of users": f"sample {_USERS} --users 1 --steps 1 --device cpu --out {{out}}",
     "microdoppler sample": f"microdoppler sample --dit_checkpoint {_USERS} --user_ids 1 --num_samples_per_user 1 "
     "--num_steps 1 --device cpu --output_dir {out}",
+    "invert": f"invert {_IMAGES} {{in}}/data/images/train --steps 4 --device cpu --out {{out}}",
     "convert to safetensors": f"convert {_IMAGES} {{out}}.safetensors",
     "convert to a release": f"convert {_IMAGES} {{out}}.pth",
     "convert to Lightning": f"convert {_IMAGES} {{out}}.ckpt",
@@ -37,6 +38,7 @@ COMMANDS = {
     "--device cpu --out {out}",
     "evaluate, of text": f"evaluate {_TEXT} --val_path {{in}}/data/short.txt --num_texts 2 --steps 1 --device cpu "
     "--out {out}",
+    "compare": f"compare {_IMAGES} {_IMAGES} --seeds 1 --steps 1 --device cpu --out {{out}}",
     "stats": f"stats {{in}}/data/images --img_size 8 {_PIXELS} --out {{out}}.npz",
     "sweep": f"sweep {_IMAGES} --guidance 1 --reference {{in}}/data/images/train --extractor pixels --num_images 10 "
     "--steps 1 --device cpu --out {out}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from jitflow.core.ema import copy_parameters, update_ema_
 from jitflow.errors import ConfigError
+from jitflow.training.averages import averaged_parameters
 from jitflow.training.ema_history import EMAHistory
 from jitflow.training.module import FlowModule
 
@@ -42,7 +44,7 @@ class EMACallback(pl.Callback):
         self.ema_decay2 = ema_decay2
         self.on_cpu = on_cpu
         self._steps_seen = 0
-        self._weights: dict[str, Tensor] = {}
+        self._weights: Mapping[str, Tensor] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Raise ConfigError for a module that cannot hold averages, or for a second EMACallback."""
@@ -66,7 +68,7 @@ class EMACallback(pl.Callback):
         """Initialise both averages with a copy of the weights, unless a checkpoint provided them."""
         module = _flow(pl_module)
         # Collected once: walking through all layers in each step would cost a small network a fifth of its time.
-        weights = self._weights = dict(module.named_parameters())
+        weights = self._weights = averaged_parameters(module)
         ema_device = "cpu" if self.on_cpu else None
         if not module.ema_params1:
             module.ema_history = EMAHistory()
@@ -123,7 +125,7 @@ class EMACallback(pl.Callback):
             ConfigError: If the version is neither, or the average does not exist yet.
         """
         averages = _flow(pl_module).ema_parameters(ema_version)
-        for name, parameter in pl_module.named_parameters():
+        for name, parameter in averaged_parameters(pl_module).items():
             parameter.copy_(averages[name])
 
 

@@ -14,6 +14,7 @@ from jitflow.core.ema import copy_parameters
 from jitflow.core.power_ema import exponent_from_width, update_power_ema_
 from jitflow.errors import ConfigError
 from jitflow.io.files import user_path
+from jitflow.training.averages import averaged_parameters
 from jitflow.training.posthoc_ema import (
     differing_parameters,
     read_snapshot,
@@ -89,7 +90,7 @@ class EMASnapshotCallback(pl.Callback):
             except OSError as error:
                 raise ConfigError(f"dirpath {self.dirpath} cannot be used ({error}); choose another") from None
         # Every process checks, so that all of them stop instead of waiting for the first.
-        shapes = {name: tuple(p.shape) for name, p in pl_module.named_parameters()}
+        shapes = {name: tuple(p.shape) for name, p in averaged_parameters(pl_module).items()}
         for path in snapshot_paths(self.dirpath):
             wrong = differing_parameters(shapes, read_snapshot(path).shapes)
             if wrong:
@@ -100,7 +101,7 @@ class EMASnapshotCallback(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Initialise the averages with the weights, unless a checkpoint provided those of this step."""
-        weights = dict(pl_module.named_parameters())
+        weights = averaged_parameters(pl_module)
         self._restarted = not self._averages or trainer.global_step == 0 or self._step != trainer.global_step
         if self._restarted:
             self._averages = [copy_parameters(weights) for _ in self.widths]
@@ -127,7 +128,7 @@ class EMASnapshotCallback(pl.Callback):
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        weights = dict(pl_module.named_parameters())
+        weights = averaged_parameters(pl_module)
         for averages, gamma in zip(self._averages, self._gammas, strict=True):
             update_power_ema_(averages, weights, self._step, gamma)
         if self._step % self.every_n_steps == 0:

@@ -10,10 +10,11 @@ from jitflow.checkpoint.formats import read_state, write_state
 from jitflow.checkpoint.jit_release import read_optimizer
 from jitflow.checkpoint.lightning import holds_counters, with_optimizer
 from jitflow.checkpoint.load import check_state_dict
-from jitflow.checkpoint.optimizer_state import fit_optimizer
+from jitflow.checkpoint.optimizer_state import fit_optimizer, problem_of_names
 from jitflow.checkpoint.state import ModelState, errors_of_damage
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.training.module import FlowModule
+from jitflow.training.optimizers import parameter_groups
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,10 @@ def _with_fitting_optimizer(state: ModelState, module: FlowModule) -> ModelState
     """Reorder the optimiser's moments to those of the module, unless its class has an optimiser of its own."""
     if state.optimizer is None or type(module).configure_optimizers is not FlowModule.configure_optimizers:
         return state
+    if module.optimizer == "muon":
+        groups = parameter_groups(module, 0.0, matrices=module.muon_matrices(), named=True)
+        wrong = problem_of_names(state.optimizer, [group["param_names"] for group in groups])
+        return with_optimizer(state, None, wrong) if wrong else state
     shapes = {name: p.shape for name, p in module.named_parameters() if p.requires_grad}
     optimizer, left_out = fit_optimizer(state.optimizer, shapes)
     if optimizer is state.optimizer:
@@ -84,6 +89,7 @@ def convert(source: str | Path, target: str | Path, *, ema: int | str = 1, overw
             raise ConfigError(f"{target} exists already; choose another target, or pass --overwrite")
     state = read_state(source)
     if target.suffix == ".pth" and state.optimizer is not None:
+        state = state.without_terms(but_for_sampling=False)
         # The release's order is that of its own module; a user's own class may have other groups.
         state = with_optimizer(state, *read_optimizer(state.optimizer, state.weights))
     if state.optimizer_left_out:

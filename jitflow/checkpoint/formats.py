@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from jitflow.checkpoint.state import ModelState, application_of, check_state, er
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import atomic_path, existing_file, load_checkpoint
 
+log = logging.getLogger(__name__)
 FORMATS = (".ckpt", ".pth", ".safetensors")
 
 
@@ -85,6 +87,12 @@ def write_state(state: ModelState, path: str | Path, *, ema: int | str = 1) -> P
         CheckpointError: If the model lacks the requested average.
     """
     path = Path(path)
+    if path.suffix != ".ckpt":
+        kept = state.without_terms()
+        # The release's code knows the network's parameters only.
+        state = kept.without_terms(but_for_sampling=path.suffix != ".pth")
+        if state.weights.keys() != kept.weights.keys():
+            log.warning("%s leaves out %s, for which .pth has no place", path, ", ".join(kept.settings["loss_terms"]))
     if path.suffix == ".safetensors":
         write_safetensors(state, path, ema=ema)
     elif path.suffix == ".pth":

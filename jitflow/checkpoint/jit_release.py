@@ -40,6 +40,8 @@ RELEASE_NAMES = {
     "cfg_scale": "cfg",
 }
 INTERVAL_NAMES = ("interval_min", "interval_max")
+# A table, and the directions of an asymmetric prediction.
+_NOT_TRAINED = (f"{NET_PREFIX}pos_embed", "asym.basis")
 
 
 def release_args(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,7 +161,7 @@ def optimizer_names(weights: Mapping[str, Tensor]) -> list[str]:
 
 
 def _trained(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in weights.items() if name != f"{NET_PREFIX}pos_embed"}
+    return {name: value.shape for name, value in weights.items() if name not in _NOT_TRAINED}
 
 
 def _state_dict(checkpoint: Mapping[str, Any], entry: str, path: Path) -> dict[str, Tensor]:

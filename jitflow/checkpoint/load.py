@@ -17,7 +17,9 @@ from jitflow.checkpoint.formats import read_state
 from jitflow.checkpoint.state import ModelState, application_of, errors_of_damage
 from jitflow.errors import CheckpointError
 from jitflow.training.ema_history import EMAHistory
+from jitflow.training.methods.registry import sampling_terms
 from jitflow.training.module import FlowModule
+from jitflow.training.terms import TERMS_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ def load_module(
         ConfigError: If its application's package is broken.
     """
     state = read_state(path, **given)
+    if state.settings.get("loss_terms"):
+        state.settings["loss_terms"] = sampling_terms(state.settings["loss_terms"])
     if module_class is None:
         module_class = application_of(state, path, otherwise="pass module_class").module
         foreign = unknown_settings(state, module_class)
@@ -72,10 +76,11 @@ def load_module(
         raise CheckpointError(
             f"{path} holds settings that {module_class.__qualname__} does not take ({error})"
         ) from None
-    check_state_dict(module.state_dict(), state.weights, path)
+    weights = _without_unused_terms(state.weights, module.state_dict())
+    check_state_dict(module.state_dict(), weights, path)
     averages = {"model_ema1": state.ema1, "model_ema2": state.ema2}
     with errors_of_damage(path):
-        module.load_state_dict(state.weights)
+        module.load_state_dict(weights)
         held = {k: v for k, v in averages.items() if v is not None}
         module.on_load_checkpoint({"jitflow": state.extra, "global_step": state.step, **held})
     return module.eval()
@@ -120,7 +125,12 @@ def _check_size(module_class: type[FlowModule], state: ModelState, path: str | P
             # The caller reports this error with the name of the class.
             return
         raise
-    check_state_dict(expected, state.weights, path)
+    check_state_dict(expected, _without_unused_terms(state.weights, expected), path)
+
+
+def _without_unused_terms(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights without those of loss terms that a module does not have; only its training needs them."""
+    return {name: v for name, v in weights.items() if name in expected or not name.startswith(TERMS_PREFIX)}
 
 
 def _numbers(settings: object) -> Iterator[int]:
@@ -176,8 +186,9 @@ def init_from(module: FlowModule, path: str | Path, *, ema: int = 1) -> str:
         MissingFileError: If there is no such file.
         CheckpointError: If anything but the label table does not fit.
     """
-    weights, source = _initial_weights(module, path, ema)
+    weights, source, trained_on = _initial_weights(module, path, ema)
     module.load_state_dict(weights)
+    module.trained_on = trained_on
     module.ema_params1, module.ema_params2, module.ema_history = {}, {}, EMAHistory()
     summary = f"initialised {len(weights)} tensors from {source}"
     log.info(summary)
@@ -189,8 +200,8 @@ def check_init(module: FlowModule, path: str | Path, *, ema: int = 1) -> None:
     _initial_weights(module, path, ema)
 
 
-def _initial_weights(module: FlowModule, path: str | Path, ema: int) -> tuple[dict[str, Tensor], str]:
-    """Return the state dict to initialise a module with, and its origin in words."""
+def _initial_weights(module: FlowModule, path: str | Path, ema: int) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:
+    """Return the state dict to initialise a module with, its origin in words, and what it was trained on."""
     state = read_state(path)
     if ema and state.ema1 is None:
         ema = 0
@@ -201,5 +212,8 @@ def _initial_weights(module: FlowModule, path: str | Path, ema: int) -> tuple[di
     if table is not None and ours is not None and len(table) != len(ours) and table.shape[1:] == ours.shape[1:]:
         source += f", except the label table ({len(table) - 1} classes there, {module.num_classes} here)"
         weights = {**weights, _LABEL_TABLE: ours}
+    # Loss terms are another training's: those of this one start anew, others are left out.
+    new_terms = {name: v for name, v in own.items() if name.startswith(TERMS_PREFIX) and name not in weights}
+    weights = {**_without_unused_terms(weights, own), **new_terms}
     check_state_dict(own, weights, path)
-    return weights, source
+    return weights, source, state.trained_on

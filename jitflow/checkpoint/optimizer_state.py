@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,6 +62,42 @@ def fit_optimizer(optimizer: object, shapes: Shapes) -> tuple[dict[str, Any] | N
     state = optimizer["state"]
     moments = {i: state[place_of[name]] for i, name in enumerate(ours) if place_of[name] in state}
     return {"state": moments, "param_groups": _our_groups(groups, place_of, shapes)}, ""
+
+
+def problem_of_names(optimizer: object, groups: Sequence[Sequence[str]]) -> str:
+    """Describe why an optimiser state is not one of these groups of parameters; empty if it is one.
+
+    Args:
+        optimizer: State dict of an optimiser that records names; may be malformed.
+        groups: Names of the parameters of each group.
+    """
+    wrong = problem_of_optimizer(optimizer)
+    if wrong or not isinstance(optimizer, dict):
+        return wrong
+    recorded = [list(group.get("param_names") or ()) for group in optimizer["param_groups"]]
+    return "" if recorded == [list(names) for names in groups] else "it is of other groups of parameters"
+
+
+def keep_parameters(optimizer: dict[str, Any], kept: Container[str]) -> dict[str, Any]:
+    """Leave parameters out of an optimiser state that records their names; one that records none is returned as it is.
+
+    Args:
+        optimizer: State dict of an optimiser.
+        kept: Names of the parameters to keep.
+    """
+    if problem_of_optimizer(optimizer) or not all("param_names" in group for group in optimizer["param_groups"]):
+        return optimizer
+    groups: list[dict[str, Any]] = []
+    state: dict[int, Any] = {}
+    number = 0
+    for group in optimizer["param_groups"]:
+        named = [(n, p) for n, p in zip(group["param_names"], group["params"], strict=True) if n in kept]
+        places = range(number, number + len(named))
+        groups.append({**group, "param_names": [name for name, _ in named], "params": list(places)})
+        moments = [optimizer["state"].get(place) for _, place in named]
+        state.update({place: found for place, found in zip(places, moments, strict=True) if found is not None})
+        number += len(named)
+    return {"state": state, "param_groups": groups}
 
 
 def problem_of_optimizer(optimizer: object) -> str:

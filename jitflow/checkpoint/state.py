@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from jitflow.applications import application_name, get_application, list_applications
+from jitflow.checkpoint.optimizer_state import keep_parameters
 from jitflow.errors import CheckpointError, ConfigError, JitflowError
 from jitflow.training.application import Application
 from jitflow.training.ema_history import EMAHistory
+from jitflow.training.methods.registry import sampling_terms
+from jitflow.training.terms import TERMS_PREFIX, TERMS_RECORD
+from jitflow.training.trained_on import read_spaces
 
 PEAK_LR = "peak_lr"
 """Entry of an optimiser's parameter group: the learning rate between warm-up and decay."""
 
 # Entries of a run that a model file does not have, or stores separately.
-_RUN_ENTRIES = ("version", "application", "module", "run_seed", "settings")
+_RUN_ENTRIES = ("version", "application", "module", "run_seed", "settings", TERMS_RECORD)
 
 
 @dataclass
@@ -70,6 +74,11 @@ class ModelState:
         """Updates of the averages so far."""
         return EMAHistory.from_state(self.extra, steps=self.step, settings=self.settings)
 
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Names of the feature extractors that a training of these weights optimised."""
+        return read_spaces(self.extra)
+
     def chosen(self, ema: int) -> dict[str, Tensor]:
         """Return an average (1 or 2) or the weights (0); raise CheckpointError if the file has no such average."""
         if ema not in (0, 1, 2):
@@ -78,6 +87,31 @@ class ModelState:
         if found is None:
             raise CheckpointError(f"the checkpoint has no EMA {ema}; use ema=0 for the weights themselves")
         return {**self.weights, **found}
+
+    def without_terms(self, *, but_for_sampling: bool = True) -> ModelState:
+        """Return the model without its loss terms and their parameters.
+
+        Args:
+            but_for_sampling: Keep the terms that sampling needs.
+        """
+        given = self.settings.get("loss_terms")
+        if not given and not any(name.startswith(TERMS_PREFIX) for name in self.weights):
+            return self
+        terms = sampling_terms(given) if but_for_sampling else None
+        kept = tuple(f"{TERMS_PREFIX}{name}." for name in terms or ())
+
+        def without(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {n: v for n, v in tensors.items() if not n.startswith(TERMS_PREFIX) or n.startswith(kept)}
+
+        optimizer = self.optimizer
+        return replace(
+            self,
+            settings={**self.settings, "loss_terms": terms},
+            weights=without(self.weights),
+            ema1=None if self.ema1 is None else without(self.ema1),
+            ema2=None if self.ema2 is None else without(self.ema2),
+            optimizer=None if optimizer is None else keep_parameters(optimizer, without(self.weights)),
+        )
 
     def lasting_extra(self) -> dict[str, Any]:
         """Return the additional state without the entries of a run, which every format of checkpoints keeps."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from jitflow.core.path import expand_time
+from jitflow.core.guidance_rules import Rule, cfg
 from jitflow.errors import ConfigError
 
 LabelledVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -60,6 +60,8 @@ def guided_velocity(
     scale: float,
     interval: tuple[float, float] = (0.0, 1.0),
     channels: int | None = None,
+    rule: Rule = cfg,
+    weak: LabelledVelocity | None = None,
 ) -> Tensor:
     """Guided velocity ``v_uncond + w (v_cond - v_uncond)``, skipping the unconditional pass where ``w`` is 1.
 
@@ -77,12 +79,18 @@ def guided_velocity(
         interval: ``(low, high)`` in time, see :func:`guidance_weight`.
         channels: Guide only this many leading channels (dimension 1) and leave the others conditional; None
             guides all. The LightningDiT release guides 3 of its 32, which is why its scales are large.
+        rule: How both velocities are combined, see :mod:`jitflow.core.guidance_rules`.
+        weak: Autoguidance: velocity field of a weaker model, which with the same label takes the place of the
+            unconditional one. None for guidance by the class.
 
     Returns:
         Velocity, shape ``(B, *S)``.
 
     Raises:
         ConfigError: If ``channels`` is below 1.
+
+    References:
+        Ho & Salimans 2022, arXiv:2207.12598; Karras et al. 2024, arXiv:2406.02507 (autoguidance).
     """
     if channels is not None and channels < 1:
         raise ConfigError(f"the number of guided channels must be at least 1, or None for all; got {channels}")
@@ -91,9 +99,12 @@ def guided_velocity(
     weight = guidance_weight(t, scale, interval)
     if weight.device.type == "cpu" and bool((weight == 1).all()):
         return velocity(x, t, label)
-    both = velocity(torch.cat([x, x]), torch.cat([t, t]), torch.cat([label, torch.full_like(label, null_label)]))
-    v_cond, v_uncond = both.chunk(2)
-    guided = v_uncond + expand_time(weight, x) * (v_cond - v_uncond)
+    if weak is None:
+        both = velocity(torch.cat([x, x]), torch.cat([t, t]), torch.cat([label, torch.full_like(label, null_label)]))
+        v_cond, v_uncond = both.chunk(2)
+    else:
+        v_cond, v_uncond = velocity(x, t, label), weak(x, t, label)
+    guided = rule(v_cond, v_uncond, weight, x, t)
     if channels is None:
         return guided
     return torch.cat([guided[:, :channels], v_cond[:, channels:]], dim=1)

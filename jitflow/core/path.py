@@ -9,6 +9,8 @@ from torch import Tensor
 from jitflow.errors import ConfigError
 
 Prediction = Literal["data", "velocity", "noise"]
+ModelPrediction = Literal["data", "velocity", "noise", "asym"]
+"""What a model may predict: one of the three, or ``asym`` (:mod:`jitflow.core.asymmetric`), which needs a subspace."""
 PREDICTIONS: tuple[Prediction, ...] = ("data", "velocity", "noise")
 
 
@@ -116,7 +118,7 @@ def data_from_noise(x0_pred: Tensor, x_t: Tensor, t: Tensor, *, t_eps: float = 0
 
 
 def velocity_from_prediction(
-    output: Tensor, x_t: Tensor, t: Tensor, *, prediction: Prediction, t_eps: float = 0.05
+    output: Tensor, x_t: Tensor, t: Tensor, *, prediction: ModelPrediction, t_eps: float = 0.05
 ) -> Tensor:
     """Convert a network's prediction of any kind into a velocity.
 
@@ -142,7 +144,46 @@ def velocity_from_prediction(
     raise _unknown_prediction(prediction)
 
 
-def perfect_prediction(x0: Tensor, x1: Tensor, *, prediction: Prediction) -> Tensor:
+def convert_velocity(v: Tensor, x_t: Tensor, t: Tensor, *, to: Prediction, t_eps: float = 0.05) -> Tensor:
+    """Convert a velocity into the data, the noise or the velocity that it stands for.
+
+    With :func:`velocity_from_prediction` this gives all nine ways to train a network that predicts one of the three by
+    an error of another. Where no clamp acts, the squared error of the space is that of the prediction times
+
+    ============  ==================  ==================  ==================
+    prediction    error of data       error of velocity   error of noise
+    ============  ==================  ==================  ==================
+    ``data``      1                   ``1 / (1-t)^2``     ``t^2 / (1-t)^2``
+    ``velocity``  ``(1-t)^2``         1                   ``t^2``
+    ``noise``     ``(1-t)^2 / t^2``   ``1 / t^2``         1
+    ============  ==================  ==================  ==================
+
+    Args:
+        v: Velocity, shape ``(B, *S)``.
+        x_t: Path sample, shape ``(B, *S)``.
+        t: Time, shape ``(B,)``, in ``[0, 1]``.
+        to: What to convert to.
+        t_eps: Clamp of the conversions, see :func:`velocity_from_data`.
+
+    Returns:
+        The converted velocity, shape ``(B, *S)``.
+
+    Raises:
+        ConfigError: If ``to`` is none of the three.
+
+    References:
+        Li & He 2025, arXiv:2511.13720, table 1.
+    """
+    if to == "velocity":
+        return v
+    if to == "data":
+        return data_from_velocity(v, x_t, t, t_eps=t_eps)
+    if to == "noise":
+        return noise_from_velocity(v, x_t, t, t_eps=t_eps)
+    raise _unknown_prediction(to)
+
+
+def perfect_prediction(x0: Tensor, x1: Tensor, *, prediction: ModelPrediction) -> Tensor:
     """Return the prediction of an ideal network, which makes no error.
 
     Passing it through :func:`velocity_from_prediction` gives the training target with the same clamp as the

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import sys
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader
 
 from jitflow.data.batch import collate
 from jitflow.data.crop import height_and_width
+from jitflow.data.loader import LOADER_TIMEOUT_SEC, WatchedLoader, check_timeout, start_method, worker_arguments
+from jitflow.data.paired import PairedDataset
 from jitflow.data.position import DataPosition
 from jitflow.data.sampler import FixedOrderSampler, ResumableSampler
 from jitflow.data.seeded import SeededDataset
 from jitflow.errors import ConfigError, DataError, check_count
-from jitflow.io.cores import available_cores
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +35,7 @@ class LoaderSettings:
         rank: Rank of this process; None asks the trainer.
         drop_last: Drop the last, smaller training batch; None drops it unless it is the only one.
         seed: Seed of order and random transforms; None takes that of Lightning's ``seed_everything``, or 0.
+        loader_timeout: Seconds without a batch from the workers that end the run; after 60 there is a warning.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -48,14 +47,16 @@ class LoaderSettings:
     rank: int | None = None
     drop_last: bool | None = True
     seed: int | None = None
+    loader_timeout: float = LOADER_TIMEOUT_SEC
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        check_timeout(self.loader_timeout)
         if self.num_workers < 0:
             raise ConfigError(f"num_workers must be at least 0; got {self.num_workers}")
 
 
-class SeededLoader(DataLoader[Any]):
+class SeededLoader(WatchedLoader):
     """Data loader that tells Lightning that resuming inside an epoch is supported.
 
     Its own state is empty; :mod:`jitflow.training.lightning_counters` explains why.
@@ -73,7 +74,8 @@ class ImageDataModule(pl.LightningDataModule):
     """Data module whose batches are a function of (seed, epoch, batch number) alone.
 
     A subclass fills ``dataset_train`` and, if it has one, ``dataset_val`` in :meth:`setup` with any map-style
-    data set of (image, label).
+    data set of (image, label). For transport between two data sets it fills ``source_train`` and ``source_val`` with
+    those of the images that paths begin from, in place of noise.
 
     Args:
         img_size: Side of a square, or ``(height, width)``, in pixels.
@@ -99,6 +101,7 @@ class ImageDataModule(pl.LightningDataModule):
     rank: int | None
     drop_last: bool | None
     seed: int | None
+    loader_timeout: float
 
     def __init__(
         self,
@@ -118,6 +121,8 @@ class ImageDataModule(pl.LightningDataModule):
         self.class_balanced = class_balanced
         self.dataset_train: Any = None
         self.dataset_val: Any = None
+        self.source_train: Any = None
+        self.source_val: Any = None
         self._epoch = 0
         self._sampler: ResumableSampler | None = None
         self._loaded: dict[str, Any] | None = None
@@ -161,7 +166,7 @@ class ImageDataModule(pl.LightningDataModule):
 
         Returns:
             ``num_samples``, ``num_val_samples``, ``num_classes``, ``classes`` (names by label), ``img_size``,
-            ``channels``, ``batch_size``.
+            ``channels``, ``batch_size``; ``transports`` if paths begin from the images of another data set.
         """
         if self.dataset_train is None:
             self.setup("fit")
@@ -175,6 +180,7 @@ class ImageDataModule(pl.LightningDataModule):
             "img_size": self.img_size,
             "channels": self.channels,
             "batch_size": self.batch_size,
+            **({"transports": True} if self.source_train is not None else {}),
         }
 
     def train_dataloader(self) -> SeededLoader:
@@ -362,23 +368,26 @@ class ImageDataModule(pl.LightningDataModule):
             )
 
     def _loader(self, dataset: Any, sampler: ResumableSampler, seed: int, *, drop_last: bool) -> SeededLoader:
-        workers = min(self.num_workers, available_cores())
-        if workers < self.num_workers:
-            _log.info("%d loader workers for %d CPU cores (num_workers=%d)", workers, workers, self.num_workers)
-        return SeededLoader(
-            SeededDataset(dataset, seed),
+        samples = self._seeded(dataset, seed)
+        workers: dict[str, Any] = {"num_workers": 0}
+        if self.num_workers and len(dataset):
+            batch_bytes = collate(samples.__getitems__([0])).num_bytes * self.batch_size
+            workers = worker_arguments(self.num_workers, batch_bytes, timeout=self.loader_timeout)
+        loader = SeededLoader(
+            samples,
             batch_size=self.batch_size,
             sampler=sampler,
-            num_workers=workers,
             collate_fn=collate,
             pin_memory=self.pin_memory and torch.cuda.is_available(),
             drop_last=drop_last,
-            persistent_workers=workers > 0,
-            multiprocessing_context=_start_method() if workers else None,
+            persistent_workers=workers["num_workers"] > 0,
+            multiprocessing_context=start_method() if workers["num_workers"] else None,
+            **workers,
         )
+        loader.title = "validation" if dataset is self.dataset_val else "training"
+        return loader
 
-
-def _start_method() -> str | None:
-    """Return ``fork`` where it is the default, since lambdas in a user's transform cannot be pickled."""
-    chosen = multiprocessing.get_start_method(allow_none=True)
-    return "fork" if chosen is None and sys.platform == "linux" else chosen
+    def _seeded(self, dataset: Any, seed: int) -> Any:
+        """Return a data set whose samples depend on (seed, epoch, index) alone."""
+        source = self.source_val if dataset is self.dataset_val else self.source_train
+        return SeededDataset(dataset, seed) if source is None else PairedDataset(dataset, source, seed)

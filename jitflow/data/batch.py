@@ -24,17 +24,21 @@ class ImageBatch:
         labels: Classes, shape ``(B,)``, int64.
         index: Index of each sample in its data set, shape ``(B,)``, int64. With ``epoch`` it seeds the random numbers
             of a sample, whatever the batch size or the number of processes.
+        source: Images of another data set from which the paths of these begin, shape ``(B, C, H, W)``; None for noise.
         epoch: The epoch for which the sampler drew the batch, which seeds its random numbers. It equals the trainer's,
             except under ``overfit_batches``, which reads the same batches again: always 0.
     """
 
-    __slots__ = ("epoch", "images", "index", "labels")
+    __slots__ = ("epoch", "images", "index", "labels", "source")
 
-    def __init__(self, images: Tensor, labels: Tensor, index: Tensor, epoch: int = 0) -> None:
+    def __init__(
+        self, images: Tensor, labels: Tensor, index: Tensor, epoch: int = 0, source: Tensor | None = None
+    ) -> None:
         self.images = images
         self.labels = labels
         self.index = index
         self.epoch = epoch
+        self.source = source
 
     def __len__(self) -> int:
         return 2
@@ -47,6 +51,11 @@ class ImageBatch:
 
     def __repr__(self) -> str:
         return f"ImageBatch(images={tuple(self.images.shape)}, labels={tuple(self.labels.shape)}, epoch={self.epoch})"
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all tensors in bytes."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in (self.images, self.labels, self.index))
 
     def to(self, device: torch.device | str, **kwargs: Any) -> ImageBatch:
         """Copy the batch to a device; keyword arguments are those of ``Tensor.to``.
@@ -61,7 +70,8 @@ class ImageBatch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> ImageBatch:
-        return ImageBatch(function(self.images), function(self.labels), self.index, self.epoch)
+        source = None if self.source is None else function(self.source)
+        return ImageBatch(function(self.images), function(self.labels), self.index, self.epoch, source)
 
 
 def collate(samples: Sequence[Sample] | ImageBatch) -> ImageBatch:

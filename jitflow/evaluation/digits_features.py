@@ -4,41 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, gelu, interpolate, pad
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from jitflow.data.digits import digits_arrays
+from jitflow.encoders.digits import RECIPE, SIDE_PX, DigitsClassifier, train_weights, weights_checksum
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.evaluation.features import Features, check_images
 from jitflow.io.files import atomic_path, user_path
 from jitflow.io.safetensors_file import read_tensors
 
 DIGITS_FILE = "digits_judge.safetensors"
-_SIDE_PX = 8
-_NUM_CLASSES = 10
-# Everything but the scans that determines the weights; raise the version if the code below changes them.
-RECIPE: dict[str, Any] = {
-    "version": 1,
-    "widths": [32, 64],
-    "dim": 64,
-    "sides_px": [8, 16, 32],
-    "num_epochs": 30,
-    "batch_size": 64,
-    "lr": 3e-3,
-    "warmup_steps": 50,
-    "weight_decay": 0.01,
-    "label_smoothing": 0.1,
-    "shift_share": 0.5,
-    "seed": 0,
-}
-"""Everything that the weights depend on besides the scans; raise the version when the code below changes them."""
 
 
 class DigitsExtractor:
@@ -55,22 +39,39 @@ class DigitsExtractor:
         ConfigError: If scikit-learn is not installed or the folder cannot be written.
     """
 
-    name = "digits-cnn"
+    name: str = "digits-cnn"
+    file_name: ClassVar[str] = DIGITS_FILE
+    recipe: ClassVar[dict[str, Any]] = RECIPE
     dim: int = RECIPE["dim"]
+    feature: ClassVar[str] = "input of the last layer of a classifier of digits"
 
     def __init__(self, cache_dir: Path | None = None) -> None:
-        images, labels = digits_arrays("train")
-        path = None if cache_dir is None else user_path(cache_dir) / DIGITS_FILE
-        recipe = _recipe_checksum(images, labels)
+        images, labels = self.training_data(*digits_arrays("train"))
+        path = None if cache_dir is None else user_path(cache_dir) / self.file_name
+        recipe = _recipe_checksum(images, labels, self.recipe)
         weights = None if path is None else _read(path, recipe)
         if weights is None:
-            weights = train_weights(images, labels)
+            weights = train_weights(images, labels, self.recipe)
             if path is not None:
                 _write(path, weights, recipe)
         self.checksum: str | None = weights_checksum(weights)
-        self._net = DigitsClassifier()
+        self._net = DigitsClassifier(self.recipe["num_classes"])
         self._net.load_state_dict(weights)
         self._device = torch.device("cpu")
+        self.preprocessing: dict[str, Any] = {
+            "size_px": [SIDE_PX, SIDE_PX],
+            "filter": "means of areas",
+            "antialias": True,
+            "mean": [0.0],
+            "std": [1.0],
+            "feature": self.feature,
+            "source": "jitflow",
+        }
+
+    @staticmethod
+    def training_data(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the network is trained on: scans ``(N, 1, 8, 8)`` in ``[0, 16]`` and labels ``(N,)``."""
+        return images, labels
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
@@ -85,7 +86,7 @@ class DigitsExtractor:
         """
         pixels = check_images(images).float().mean(dim=1, keepdim=True) / 255
         with torch.autocast(self._device.type, enabled=False):
-            features = self._net.features(adaptive_avg_pool2d(pixels, _SIDE_PX))
+            features = self._net.features(adaptive_avg_pool2d(pixels, SIDE_PX))
             return Features(features, self._net.head(features))
 
     def to(self, device: torch.device | str) -> DigitsExtractor:
@@ -95,97 +96,11 @@ class DigitsExtractor:
         return self
 
 
-class DigitsClassifier(nn.Module):
-    """Classifier of digits: two convolutions and two linear layers, with uninitialised weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        first, second = RECIPE["widths"]
-        like: dict[str, Any] = {"device": "meta", "dtype": torch.float32}
-        self.conv1 = nn.Conv2d(1, first, 3, padding=1, **like)
-        self.conv2 = nn.Conv2d(first, second, 3, stride=2, padding=1, **like)
-        self.hidden = nn.Linear(second * (_SIDE_PX // 2) ** 2, RECIPE["dim"], **like)
-        self.head = nn.Linear(RECIPE["dim"], _NUM_CLASSES, **like)
-        self.to_empty(device="cpu")
-        self.requires_grad_(False)
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """Map pixels ``(B, 1, 8, 8)`` in ``[0, 1]`` to the features ``(B, dim)``."""
-        return gelu(self.hidden(gelu(self.conv2(gelu(self.conv1(pixels)))).flatten(1)))
-
-
-def train_weights(images: np.ndarray, labels: np.ndarray) -> dict[str, Tensor]:
-    """Train the weights of :class:`DigitsClassifier` on scans ``(N, 1, 8, 8)`` in ``[0, 16]``, always the same way."""
-    # One thread gives a fixed order of sums, whatever the program has set; so small a network is no faster with more.
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with (
-            torch.device("cpu"),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.autocast("cpu", enabled=False),
-        ):
-            return _train_on_one_thread(torch.from_numpy(images).float() / 16, torch.from_numpy(labels))
-    finally:
-        torch.set_num_threads(num_threads)
-
-
-def _train_on_one_thread(scans: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(RECIPE["seed"])
-    net = DigitsClassifier().requires_grad_(True)
-    for parameter in net.parameters():
-        fan_in = parameter[0].numel()
-        if parameter.ndim > 1:
-            nn.init.trunc_normal_(parameter, std=(2 / fan_in) ** 0.5, generator=generator)
-        else:
-            nn.init.zeros_(parameter)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=RECIPE["lr"], weight_decay=RECIPE["weight_decay"])
-    # The scans after enlarging to a data module's size and averaging back.
-    views = torch.stack([view_at_side(scans, side) for side in RECIPE["sides_px"]])
-    batch_size = RECIPE["batch_size"]
-    num_steps = RECIPE["num_epochs"] * (len(scans) // batch_size)
-    order = torch.cat([torch.randperm(len(scans), generator=generator) for _ in range(RECIPE["num_epochs"])])
-    for step, index in enumerate(order[: num_steps * batch_size].split(batch_size)):
-        view = torch.randint(len(views), (batch_size,), generator=generator)
-        logits = net.head(net.features(_shift(views[view, index], generator)))
-        loss = cross_entropy(logits, labels[index], label_smoothing=RECIPE["label_smoothing"])
-        for group in optimizer.param_groups:
-            group["lr"] = RECIPE["lr"] * min(1, (step + 1) / RECIPE["warmup_steps"]) * (1 - step / num_steps)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return {name: value.detach().clone() for name, value in net.state_dict().items()}
-
-
-def view_at_side(scans: Tensor, side_px: int) -> Tensor:
-    """Enlarge pixels ``(N, 1, 8, 8)`` to a side, as data modules do, and average them back to 8 x 8."""
-    if side_px == _SIDE_PX:
-        return scans
-    larger = interpolate(scans, size=side_px, mode="bicubic", align_corners=False, antialias=True)
-    return adaptive_avg_pool2d(larger.clamp(0, 1), _SIDE_PX)
-
-
-def _shift(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift some of the images ``(B, 1, 8, 8)`` by up to a pixel in each direction."""
-    num = len(pixels)
-    moved = torch.rand(num, generator=generator, dtype=torch.float32) < RECIPE["shift_share"]
-    down, right = 1 + torch.randint(-1, 2, (2, num), generator=generator) * moved
-    places = torch.arange(_SIDE_PX)
-    rows, columns = (down[:, None] + places)[:, :, None], (right[:, None] + places)[:, None, :]
-    return pad(pixels, (1, 1, 1, 1))[torch.arange(num)[:, None, None], 0, rows, columns][:, None]
-
-
-def _recipe_checksum(images: np.ndarray, labels: np.ndarray) -> str:
-    digest = hashlib.sha256(json.dumps(RECIPE, sort_keys=True).encode())
+def _recipe_checksum(images: np.ndarray, labels: np.ndarray, recipe: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
     for array in (images, labels):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def weights_checksum(weights: dict[str, Tensor]) -> str:
-    """Return the SHA-256 of weights by name."""
-    return hashlib.sha256(safetensors.torch.save(weights)).hexdigest()
 
 
 def _read(path: Path, recipe: str) -> dict[str, Tensor] | None:

@@ -6,18 +6,20 @@ import importlib.util
 import io
 import warnings
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
+from jitflow.evaluation.resize import resize
 from jitflow.io.files import file_checksum, load_checkpoint, user_path
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_CHECKSUM = "6726825d"
 """Start of the SHA-256 of the Inception weights with which published scores were made."""
+_INCEPTION_SIZE_PX = (299, 299)
 _INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 
 
@@ -40,11 +42,14 @@ class FeatureExtractor(Protocol):
         name: Name in reports.
         dim: Length D of a vector.
         checksum: SHA-256 of its weights; None if it has none.
+        preprocessing: What happens to the pixels before the network, and which of its outputs the feature is, for the
+            protocol card: ``size_px``, ``filter``, ``antialias``, ``mean``, ``std``, ``feature``, ``source``.
     """
 
     name: str
     dim: int
     checksum: str | None
+    preprocessing: dict[str, Any]
 
     def __call__(self, images: Tensor) -> Features:
         """Extract the features of images ``(B, C, H, W)``, uint8, C 1 or 3, on the extractor's device."""
@@ -72,6 +77,15 @@ class PixelExtractor:
         self.channels = channels
         self.name = f"pixels-{channels}x{side}x{side}"
         self.dim = channels * side * side
+        self.preprocessing: dict[str, Any] = {
+            "size_px": [side, side],
+            "filter": "means of areas",
+            "antialias": True,
+            "mean": [0.0] * channels,
+            "std": [1.0] * channels,
+            "feature": "grey levels / 255" if channels == 1 else "colours / 255",
+            "source": "jitflow",
+        }
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
@@ -100,6 +114,10 @@ class InceptionExtractor:
 
     Args:
         weights_path: torch-fidelity's weights file; None looks where torch-fidelity keeps it.
+        clean: Resize as clean-fid does (bicubic, antialiased), instead of as TensorFlow did inside the network.
+
+    Attributes:
+        net: The network; it takes uint8 images and gives pooled features and logits.
 
     Raises:
         ConfigError: If torch-fidelity is not installed.
@@ -107,14 +125,27 @@ class InceptionExtractor:
         CheckpointError: If the file is damaged or holds other weights.
 
     References:
-        Heusel et al. 2017, arXiv:1706.08500; the conversion from TensorFlow is torch-fidelity's.
+        Heusel et al. 2017, arXiv:1706.08500; the conversion from TensorFlow is torch-fidelity's. Parmar et al.
+        2022, arXiv:2104.11222, for ``clean``.
     """
 
-    name = "inception-v3-2015-12-05"
-    dim = 2048
+    name: str = "inception-v3-2015-12-05"
+    dim: int = 2048
 
-    def __init__(self, weights_path: str | Path | None = None) -> None:
+    def __init__(self, weights_path: str | Path | None = None, *, clean: bool = False) -> None:
         path = find_inception_weights(weights_path)
+        self._clean = clean
+        if clean:
+            self.name = f"{InceptionExtractor.name}-clean"
+        self.preprocessing: dict[str, Any] = {
+            "size_px": list(_INCEPTION_SIZE_PX),
+            "filter": "bicubic" if clean else "bilinear of TensorFlow 1, inside the network",
+            "antialias": clean,
+            "mean": [128 / 255] * 3,
+            "std": [128 / 255] * 3,
+            "feature": "mean over places of the last pooling layer, 2048 channels",
+            "source": "clean-fid, arXiv:2104.11222" if clean else "FID, arXiv:1706.08500; torch-fidelity",
+        }
         self.checksum: str | None = file_checksum(path)
         if not self.checksum.startswith(INCEPTION_CHECKSUM):
             warnings.warn(
@@ -122,7 +153,7 @@ class InceptionExtractor:
                 f"{INCEPTION_CHECKSUM}...); its FID compares with no other",
                 stacklevel=2,
             )
-        self._net = _build_inception(path)
+        self.net = _build_inception(path)
         self._device = torch.device("cpu")
 
     @torch.no_grad()
@@ -138,13 +169,22 @@ class InceptionExtractor:
         """
         images = check_images(images).expand(-1, 3, -1, -1)
         with torch.autocast(self._device.type, enabled=False):
-            features, logits = self._net(images)
-        return Features(features, logits)
+            return self._cleanly(images) if self._clean else Features(*self.net(images))
+
+    def _cleanly(self, images: Tensor) -> Features:
+        """Run the network on images that are resized before it; its own resizing takes whole grey levels only."""
+        pixels = (resize(images, _INCEPTION_SIZE_PX) - 128) / 128
+        first: nn.Module = self.net.Conv2d_1a_3x3  # type: ignore[assignment]
+        hook = first.register_forward_pre_hook(lambda layer, given: (pixels,))
+        try:
+            return Features(*self.net(images))
+        finally:
+            hook.remove()
 
     def to(self, device: torch.device | str) -> InceptionExtractor:
         """Move the network to a device, in place, and return the extractor."""
         self._device = torch.device(device)
-        self._net.to(self._device)
+        self.net.to(self._device)
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,12 +99,13 @@ def check_statistics(mu: Tensor | ArrayLike, sigma: Tensor | ArrayLike, *, what:
     return Statistics(mean, (covariance + covariance.T) / 2)
 
 
-def load_statistics(path: str | Path) -> Statistics:
+def load_statistics(path: str | Path, *, prefix: str = "") -> Statistics:
     """Read the statistics (mean and covariance) of a reference set.
 
     Args:
         path: An ``.npz`` file with ``mu`` ``(D,)`` and ``sigma`` ``(D, D)``, the keys of the JiT release and of
             most FID tools; other keys are ignored.
+        prefix: Before the keys, such as ``dinov2/`` in a file of several extractors.
 
     Returns:
         The statistics.
@@ -113,13 +115,14 @@ def load_statistics(path: str | Path) -> Statistics:
         ConfigError: If it is damaged, lacks a key, or holds anything but numbers of these shapes.
     """
     what = f"statistics file {path}"
-    arrays = read_npz(path, ("mu", "sigma"), what="statistics file")
-    missing = [key for key in ("mu", "sigma") if key not in arrays]
+    keys = f"{prefix}mu", f"{prefix}sigma"
+    arrays = read_npz(path, keys, what="statistics file")
+    missing = [key for key in keys if key not in arrays]
     if missing:
         content = ", ".join(npz_names(path)) or "nothing"
         raise ConfigError(f"{what} lacks {' and '.join(missing)}; it holds {content}")
-    mu, sigma = arrays["mu"], arrays["sigma"]
-    for name, array in (("mu", mu), ("sigma", sigma)):
+    mu, sigma = (arrays[key] for key in keys)
+    for name, array in zip(keys, (mu, sigma), strict=True):
         if not np.issubdtype(array.dtype, np.floating):
             raise ConfigError(f"{what}: {name} must hold real numbers; it has type {array.dtype}")
     return check_statistics(mu.astype(np.float64), sigma.astype(np.float64), what=what)
@@ -131,6 +134,7 @@ def save_statistics(
     sigma: Tensor | ArrayLike,
     *,
     features: Tensor | None = None,
+    further: Mapping[str, Tensor] | None = None,
     **record: str | int | float | bool,
 ) -> None:
     """Write the statistics of a reference set atomically.
@@ -140,6 +144,7 @@ def save_statistics(
         mu: Mean, shape ``(D,)``.
         sigma: Covariance, shape ``(D, D)``.
         features: Features to store too, shape ``(N, D)``, for scores of single images.
+        further: Further arrays by name, such as the statistics of another extractor.
         record: How they were made, each a string or number: extractor, its checksum, number of images, crop.
 
     Raises:
@@ -152,6 +157,7 @@ def save_statistics(
     arrays: dict[str, Any] = {"mu": statistics.mu.numpy(), "sigma": statistics.sigma.numpy(), **record}
     if features is not None:
         arrays["features"] = features.float().cpu().numpy()
+    arrays.update({name: array.cpu().numpy() for name, array in (further or {}).items()})
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 

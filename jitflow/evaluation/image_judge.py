@@ -1,18 +1,19 @@
-"""The general evaluation: images of balanced classes, scored against real ones, with a protocol card."""
+"""The general evaluation: images scored against real ones, in one feature space or a matrix of several."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.table import Table
 
 from jitflow.errors import ConfigError
 from jitflow.evaluation.evaluate import evaluate
+from jitflow.evaluation.extractors import make_extractor, split_extractors
+from jitflow.evaluation.matrix import print_report
 from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.request import EvaluationRequest
+from jitflow.evaluation.rows import ScoringOptions, evaluation_rows
 from jitflow.evaluation.scorer import default_reference
 from jitflow.model import load
 
@@ -25,16 +26,19 @@ class ImageJudge:
     """Scores drawn images against real ones.
 
     Attributes:
-        extractor: inception, inception:FILE, digits, pixels, pixels:SIDE, timm:MODEL:FILE.
+        extractors: Feature spaces, separated by commas: inception, inception-clean, dinov2, mae, siglip, clip,
+            convnext, digits, digits-rotation, pixels, pixels:SIDE, NAME:FILE, timm:MODEL:FILE.
         processes: Processes that share the work, one GPU each; does not change the score.
         png: Also write every image.
         npz: Also write samples.npz for ADM's evaluator.
+        scoring: Further scores.
     """
 
-    extractor: str = "inception"
+    extractors: str = "inception"
     processes: int = 1
     png: bool = False
     npz: bool = False
+    scoring: ScoringOptions = field(default_factory=ScoringOptions)
 
     def __call__(self, request: EvaluationRequest) -> None:
         """Evaluate a checkpoint and print the scores; arguments as in :class:`jitflow.evaluation.request.Judge`."""
@@ -48,12 +52,18 @@ class ImageJudge:
         plan = Plan(
             num_images, request.seed, **given, ema=ema, precision=compute.precision, batch_size=compute.batch_size
         )
-        plan.check(model.module.num_classes)
+        if not self.scoring.row_words:
+            plan.check(model.module.num_classes)
         reference = request.reference or str(default_reference(model))
         messages = Console(markup=False, stderr=True, soft_wrap=True)
         if request.dry_run:
+            # What takes no long work: rows and labels, extractors and their weights.
+            for row in evaluation_rows(plan, model.module, self.scoring.row_words).values():
+                row.check(model.module.num_classes)
+            for spec in split_extractors(self.extractors).values():
+                make_extractor(spec)
             messages.print(
-                f"would score {num_images} images of {request.checkpoint} against {reference} ({self.extractor}) into "
+                f"would score {num_images} images of {request.checkpoint} against {reference} ({self.extractors}) into "
                 f"{request.out}"
             )
             return
@@ -61,8 +71,9 @@ class ImageJudge:
             request.checkpoint,
             plan,
             reference=reference,
-            extractor=self.extractor,
+            extractors=self.extractors,
             out=request.out,
+            scoring=self.scoring,
             processes=self.processes,
             keep_png=self.png,
             keep_npz=self.npz,
@@ -71,16 +82,3 @@ class ImageJudge:
         for warning in report["warnings"]:
             log.warning("warning: %s", warning)
         print_report(report)
-
-
-def print_report(report: dict[str, Any]) -> None:
-    """Print the scores and the protocol card of a report."""
-    scores = Table("score", "value")
-    for name, value in report["metrics"].items():
-        scores.add_row(name, f"{value:.4f}")
-    card = Table("protocol", "value")
-    for name, value in report["protocol"].items():
-        card.add_row(name, str(value))
-    console = Console(markup=False)
-    console.print(scores)
-    console.print(card)

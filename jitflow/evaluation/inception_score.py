@@ -16,10 +16,12 @@ class InceptionScore(NamedTuple):
     Attributes:
         mean: Mean over the splits, from 1 to the number of classes.
         std: Standard deviation over the splits (divisor: their number).
+        of_splits: The score of each split.
     """
 
     mean: float
     std: float
+    of_splits: tuple[float, ...] = ()
 
 
 def inception_score(outputs: Tensor, splits: int = 10, *, probabilities: bool = False) -> InceptionScore:
@@ -65,4 +67,4 @@ def inception_score(outputs: Tensor, splits: int = 10, *, probabilities: bool = 
         divergence = torch.where(p > 0, p * (log_p - log_q), 0.0).sum(dim=1)
         scores.append(divergence.mean().exp())
     over_splits = torch.stack(scores)
-    return InceptionScore(float(over_splits.mean()), float(over_splits.std(correction=0)))
+    return InceptionScore(float(over_splits.mean()), float(over_splits.std(correction=0)), tuple(over_splits.tolist()))

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,15 +22,14 @@ from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.scores import extract
 from jitflow.io.files import atomic_path
+from jitflow.io.processes import begin_worker, safe_import_path
 from jitflow.io.progress import meter
-from jitflow.io.safetensors_file import read_tensors
+from jitflow.io.safetensors_file import open_tensors
 from jitflow.model import Model, load
 
 MAX_IMAGES_IN_PART, MIN_IMAGES_IN_PART = 1000, 50
 """Largest and smallest number of images in a part, which an interrupted evaluation does not repeat."""
 _TARGET_PARTS = 50
-Part = dict[str, Tensor]
-"""``features``, perhaps ``logits`` and ``pixels``; see :func:`jitflow.evaluation.scores.extract`."""
 
 
 def part_size(plan: Plan) -> int:
@@ -50,14 +48,14 @@ class EvaluationParts:
     Attributes:
         checkpoint: The model's file.
         plan: The sampling plan.
-        extractor: Name of the feature extractor.
+        extractors: What makes each feature extractor, by its short name.
         folder: Folder of the parts.
         keep_pixels: Keep the images in the parts too.
     """
 
     checkpoint: str
     plan: Plan
-    extractor: str
+    extractors: Mapping[str, str]
     folder: Path
     keep_pixels: bool
 
@@ -68,23 +66,32 @@ class EvaluationParts:
 
     def missing(self) -> list[range]:
         """List the image indices of each part that is missing, damaged, or lacks required pixels."""
-        return [index for index in self.indices() if self._read(index) is None]
+        return [index for index in self.indices() if not self._is_whole(index)]
 
-    def read(self) -> list[Part]:
-        """Read all parts."""
-        return [part for index in self.indices() if (part := self._read(index)) is not None]
+    def read(self, name: str) -> Tensor | None:
+        """Read what all parts hold of one kind, such as ``features/dinov2``; None if they do not."""
+        found = list(self.read_each(name))
+        return torch.cat(found) if found else None
+
+    def read_each(self, name: str) -> Iterator[Tensor]:
+        """Yield what each part holds of one kind, such as ``pixels``, in the order of the images."""
+        for index in self.indices():
+            with open_tensors(self._path(index)) as file:
+                if name in file.shapes:
+                    yield file.tensor(name)
 
     def remove(self) -> None:
-        """Delete the parts and their folder."""
+        """Delete the parts, if there are any, and their folder."""
         for index in self.indices():
-            self._path(index).unlink()
-        self.folder.rmdir()
+            self._path(index).unlink(missing_ok=True)
+        if self.folder.is_dir():
+            self.folder.rmdir()
 
     def make(
         self,
         index: range,
         model: Model,
-        extractor: FeatureExtractor,
+        extractors: Mapping[str, FeatureExtractor],
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Generate the images of a part and write their features.
@@ -92,10 +99,10 @@ class EvaluationParts:
         Args:
             index: Indices of its images.
             model: The model.
-            extractor: The feature extractor.
+            extractors: The feature extractors by name.
             on_progress: See :meth:`jitflow.model.Model.sample`.
         """
-        part = extract(model, self.plan, index, extractor, on_progress)
+        part = extract(model, self.plan, index, extractors, on_progress)
         if not self.keep_pixels:
             del part["pixels"]
         with atomic_path(self._path(index)) as temporary:
@@ -104,25 +111,26 @@ class EvaluationParts:
     def _path(self, index: range) -> Path:
         return self.folder / f"{index.start:08d}.safetensors"
 
-    def _read(self, index: range) -> Part | None:
+    def _is_whole(self, index: range) -> bool:
         path = self._path(index)
-        if not path.exists():
-            return None
+        wanted = ["thumbnails", *(f"features/{name}" for name in self.extractors), *["pixels"] * self.keep_pixels]
         try:
-            part = read_tensors(path)[0]
+            # The header tells whether a file was cut off; what it holds is read when it is scored.
+            with open_tensors(path) as file:
+                return all(file.shapes.get(name, (0,))[0] == len(index) for name in wanted)
         except CheckpointError:
-            return None
-        is_whole = len(part.get("features", ())) == len(index)
-        return part if is_whole and ("pixels" in part or not self.keep_pixels) else None
+            return False
 
 
-def make_missing(parts: EvaluationParts, model: Model, extractor: FeatureExtractor, processes: int) -> None:
+def make_missing(
+    parts: EvaluationParts, model: Model, extractors: Mapping[str, FeatureExtractor], processes: int
+) -> None:
     """Generate the images of missing parts and write their features.
 
     Args:
         parts: The parts.
         model: The model, for work in this process; others load their own.
-        extractor: The feature extractor.
+        extractors: The feature extractors by name.
         processes: Processes that share the work.
 
     Raises:
@@ -134,7 +142,8 @@ def make_missing(parts: EvaluationParts, model: Model, extractor: FeatureExtract
     if processes > 1 and len(missing) > 1:
         _generate_in_processes(parts, missing, processes, device.type)
         return
-    extractor.to(device)
+    for extractor in extractors.values():
+        extractor.to(device)
     done = parts.plan.num_images - sum(map(len, missing))
     with meter("generating", parts.plan.num_images) as progress:
         progress.update(done)
@@ -143,7 +152,7 @@ def make_missing(parts: EvaluationParts, model: Model, extractor: FeatureExtract
             def on_progress(steps: int, total: int, before: int = done, size: int = len(index)) -> None:
                 progress.update(before + size * steps / total)
 
-            parts.make(index, model, extractor, on_progress)
+            parts.make(index, model, extractors, on_progress)
             done += len(index)
 
 
@@ -154,16 +163,17 @@ def _generate_in_processes(parts: EvaluationParts, missing: Sequence[range], pro
         context.Process(target=_run_worker, args=(parts, missing[rank::processes], rank, processes, device))
         for rank in range(min(processes, len(missing)))
     ]
-    for worker in workers:
-        worker.start()
     try:
+        with safe_import_path():
+            for worker in workers:
+                worker.start()
         for worker in workers:
             worker.join()
-    except KeyboardInterrupt:
-        for worker in workers:
+    finally:
+        # After Ctrl-C or SIGTERM; those that have ended, or were not started, are left alone.
+        for worker in [worker for worker in workers if worker.is_alive()]:
             worker.terminate()
             worker.join()
-        raise
     failed = [worker.exitcode for worker in workers if worker.exitcode]
     if failed:
         raise JitflowError(
@@ -174,12 +184,12 @@ def _generate_in_processes(parts: EvaluationParts, missing: Sequence[range], pro
 
 def _run_worker(parts: EvaluationParts, missing: Sequence[range], rank: int, processes: int, device: str) -> None:
     """Generate parts in one of several processes; each loads the model itself."""
-    # Ctrl-C reaches every process of a terminal; the first one handles it and stops the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    begin_worker()
     if device == "cuda":
         device = f"cuda:{rank % torch.cuda.device_count()}"
     else:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
-    model, extractor = load(parts.checkpoint, device=device), make_extractor(parts.extractor).to(device)
+    model = load(parts.checkpoint, device=device)
+    extractors = {name: make_extractor(spec).to(device) for name, spec in parts.extractors.items()}
     for index in missing:
-        parts.make(index, model, extractor)
+        parts.make(index, model, extractors)

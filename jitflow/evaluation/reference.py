@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,30 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision import transforms
 
-from jitflow.data.crop import center_crop_arr
+from jitflow.data.crop import center_crop_arr, height_and_width
 from jitflow.data.digits import DigitsDataModule
 from jitflow.data.folder_scan import SUFFIXES
 from jitflow.data.image_file import open_image, to_mode
+from jitflow.data.loader import WatchedLoader, worker_arguments
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.evaluation.features import FeatureExtractor
-from jitflow.evaluation.frechet import Statistics, load_statistics
+from jitflow.evaluation.frechet import Statistics
 from jitflow.evaluation.moments import Moments
+from jitflow.evaluation.nearest import thumbnails_of
+from jitflow.evaluation.statistics_file import read_statistics
 from jitflow.host import full_float32
-from jitflow.io.cores import available_cores
 from jitflow.io.file_tree import list_tree
 from jitflow.io.files import file_checksum, user_path
-from jitflow.io.npz_file import iter_npz_rows, npz_names, read_npz
+from jitflow.io.npz_file import iter_npz_rows, npz_names
 from jitflow.training.samples import GRID_NAME
 
 IMAGES_ENTRY = "arr_0"
 BUILT_IN = {"digits": "train", "digits:val": "val"}
+VALIDATION = {"digits": "digits:val"}
+"""Validation data that belongs to a reference of training data."""
 
 
 @dataclass
@@ -42,11 +46,25 @@ class Reference:
         statistics: Mean and covariance.
         record: Origin of the images, for the protocol card.
         features: Shape ``(N, D)``, float32, for scores of single images; None if not kept.
+        thumbnails: Of all images, shape ``(N, C, S, S)``, uint8; None for statistics.
+        images: The images themselves; None for statistics.
     """
 
     statistics: Statistics
     record: dict[str, Any] = field(default_factory=dict)
     features: Tensor | None = None
+    thumbnails: Tensor | None = None
+    images: RealImages | None = None
+
+    @property
+    def num_images(self) -> int | None:
+        """Number of images the statistics were made of; None if it is not known."""
+        return self.record.get("num_images")
+
+    def spread(self, num: int) -> Tensor:
+        """Return the features of ``num`` images that are spread evenly over all, shape ``(num, D)``."""
+        assert self.features is not None
+        return self.features[torch.linspace(0, len(self.features) - 1, num).round().long()]
 
 
 class ImageFiles(Dataset[Tensor]):
@@ -83,41 +101,97 @@ class ImageFiles(Dataset[Tensor]):
         return self._to_tensor(center_crop_arr(image, self.img_size))
 
 
+@dataclass(frozen=True)
+class RealImages:
+    """Real images that are read again whenever they are needed: built-in scans, a folder, or an ``.npz``.
+
+    Attributes:
+        spec: ``digits``, ``digits:val``, a folder of images, or an ``.npz`` of them.
+        img_size: (height, width) in pixels.
+        channels: 3 for colour, 1 for grey.
+        batch_size: Images per batch.
+    """
+
+    spec: str
+    img_size: tuple[int, int]
+    channels: int
+    batch_size: int = 64
+
+    @property
+    def exist(self) -> bool:
+        """Whether these are images, and not the statistics of some."""
+        path = user_path(self.spec)
+        return self.spec in BUILT_IN or path.is_dir() or _holds_images(path)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield batches of images, each ``(B, C, H, W)``, uint8."""
+        path = user_path(self.spec)
+        if self.spec in BUILT_IN:
+            data = DigitsDataModule(self.img_size)
+            data.setup("fit")
+            chosen = data.dataset_train if BUILT_IN[self.spec] == "train" else data.dataset_val
+            yield from chosen.images.split(self.batch_size)
+        elif path.is_dir():
+            yield from image_batches(path, self.img_size, self.channels, batch_size=self.batch_size)[0]
+        else:
+            yield from npz_image_batches(path, self.img_size, self.channels, self.batch_size)
+
+    def pick(self, indices: Sequence[int]) -> Tensor:
+        """Read images by their places in the order of the batches, shape ``(len(indices), C, H, W)``, uint8."""
+        path = user_path(self.spec)
+        if self.spec not in BUILT_IN and path.is_dir():
+            files = ImageFiles(path, self.img_size, self.channels)
+            return torch.stack([files[index] for index in indices])
+        found: dict[int, Tensor] = {}
+        start = 0
+        for batch in self:
+            found |= {index: batch[index - start] for index in indices if start <= index < start + len(batch)}
+            start += len(batch)
+        return torch.stack([found[index] for index in indices])
+
+
 def _is_sample_grid(path: Path) -> bool:
     """Whether a file is the overview grid of a folder of samples."""
     return path.name.endswith(GRID_NAME) and next(path.parent.glob("*.json"), None) is not None
 
 
 def reference_features(
-    batches: Iterator[Tensor],
-    extractor: FeatureExtractor,
+    batches: Iterable[Tensor],
+    extractors: Mapping[str, FeatureExtractor],
     *,
     device: str,
     on_images: Callable[[int], None] | None = None,
-) -> tuple[Moments, Tensor, str]:
-    """Extract the features of real images.
+) -> tuple[dict[str, Reference], str]:
+    """Extract the features of real images, in one pass over them for all extractors.
 
     Args:
         batches: Images, each ``(B, C, H, W)``, uint8.
-        extractor: The feature extractor.
-        device: Device of the extractor.
+        extractors: The feature extractors by name.
+        device: Device of the extractors.
         on_images: Called with the number of images done.
 
     Returns:
-        Moments; the features, shape ``(N, D)``, float32, on the CPU; SHA-256 of all pixels in order.
+        Statistics and features of the images under each extractor; SHA-256 of all pixels in order.
     """
-    extractor.to(device)
-    moments, kept, done, digest = Moments(extractor.dim), [], 0, hashlib.sha256()
+    moments = {name: Moments(extractor.to(device).dim) for name, extractor in extractors.items()}
+    kept: dict[str, list[Tensor]] = {name: [] for name in extractors}
+    done, digest = 0, hashlib.sha256()
     for images in batches:
         digest.update(images.contiguous().numpy().tobytes())
-        with full_float32():
-            features = extractor(images.to(device)).features.float().cpu()
-        moments.update(features)
-        kept.append(features)
+        for name, extractor in extractors.items():
+            with full_float32():
+                features = extractor(images.to(device)).features.float().cpu()
+            moments[name].update(features)
+            kept[name].append(features)
         done += len(images)
         if on_images is not None:
             on_images(done)
-    return moments, torch.cat(kept), digest.hexdigest()
+    record = {"num_images": done, "pixels_sha256": digest.hexdigest()}
+    found = {
+        name: Reference(Statistics(found.mean, found.covariance), dict(record), torch.cat(kept[name]))
+        for name, found in moments.items()
+    }
+    return found, digest.hexdigest()
 
 
 def image_batches(
@@ -125,8 +199,11 @@ def image_batches(
 ) -> tuple[Iterator[Tensor], int]:
     """Read the images of a folder in batches; returns the batches and the number of images."""
     dataset = ImageFiles(folder, img_size, channels)
-    workers = min(num_workers, available_cores())
-    return iter(DataLoader(dataset, batch_size=batch_size, num_workers=workers)), len(dataset)
+    height, width = height_and_width(img_size)
+    workers = worker_arguments(num_workers, batch_size * channels * height * width) if num_workers else {}
+    loader = WatchedLoader(dataset, batch_size=batch_size, **workers)
+    loader.title = "image"
+    return iter(loader), len(dataset)
 
 
 def _holds_images(path: Path) -> bool:
@@ -166,81 +243,61 @@ def npz_image_batches(
         yield torch.stack([to_tensor(center_crop_arr(image, img_size)) for image in images])
 
 
-def load_reference(
+def load_reference(spec: str | Path, extractor: FeatureExtractor, **settings: Any) -> Reference:
+    """Load the reference of a score under one extractor; arguments as :func:`load_references`."""
+    return load_references(spec, {"": extractor}, **settings)[""]
+
+
+def load_references(
     spec: str | Path,
-    extractor: FeatureExtractor,
+    extractors: Mapping[str, FeatureExtractor],
     *,
     img_size: tuple[int, int],
     channels: int,
     device: str = "cpu",
     batch_size: int = 64,
-) -> Reference:
+) -> dict[str, Reference]:
     """Load the reference of a score from statistics, a folder of images or built-in scans.
 
     Args:
         spec: An ``.npz`` of ``jitflow stats``, of the JiT release or of torch-fidelity, or of images (``arr_0``, as
             ``jitflow evaluate --npz`` and ADM's tools write it); a folder of images; ``digits`` or ``digits:val`` for
             the built-in scans.
-        extractor: The feature extractor.
+        extractors: The feature extractors by name.
         img_size: (height, width) in pixels.
         channels: 3 for colour, 1 for grey.
-        device: Device of the extractor.
+        device: Device of the extractors.
         batch_size: Images per batch.
 
     Returns:
-        The reference.
+        The reference under each extractor.
 
     Raises:
         ConfigError: If the statistics are of another dimension or extractor.
         MissingFileError: If there is neither such a file nor such a folder.
     """
-    if str(spec) in BUILT_IN:
-        data = DigitsDataModule(img_size)
-        data.setup("fit")
-        images = (data.dataset_train if BUILT_IN[str(spec)] == "train" else data.dataset_val).images
-        moments, features, checksum = reference_features(iter(images.split(batch_size)), extractor, device=device)
-    else:
-        path = user_path(spec)
-        if path.is_dir():
-            batches, _ = image_batches(path, img_size, channels, batch_size=batch_size)
-        elif _holds_images(path):
-            batches = npz_image_batches(path, img_size, channels, batch_size)
-        else:
-            return _from_file(path, extractor, img_size, channels)
-        moments, features, checksum = reference_features(batches, extractor, device=device)
-    record = {"path": str(spec), "num_images": moments.count, "pixels_sha256": checksum}
-    return Reference(Statistics(moments.mean, moments.covariance), record, features)
+    images = RealImages(str(spec), img_size, channels, batch_size)
+    if not images.exist:
+        made_for = {"img_size": img_size[0], "channels": channels}
+        return {name: _from_file(user_path(spec), extractor, made_for) for name, extractor in extractors.items()}
+    thumbnails: list[Tensor] = []
+
+    def batches() -> Iterator[Tensor]:
+        for batch in images:
+            thumbnails.append(thumbnails_of(batch))
+            yield batch
+
+    found, _ = reference_features(batches(), extractors, device=device)
+    small = torch.cat(thumbnails)
+    for reference in found.values():
+        reference.record = {"path": str(spec), **reference.record}
+        reference.thumbnails, reference.images = small, images
+    return found
 
 
-def _from_file(path: Path, extractor: FeatureExtractor, img_size: tuple[int, int], channels: int) -> Reference:
-    statistics = load_statistics(path)
-    if len(statistics.mu) != extractor.dim:
-        raise ConfigError(
-            f"{path} holds statistics of {len(statistics.mu)} dimensions, {extractor.name} makes {extractor.dim}; "
-            "they were made with another extractor"
-        )
+def _from_file(path: Path, extractor: FeatureExtractor, made_for: Mapping[str, Any]) -> Reference:
+    statistics, num_images, features = read_statistics(path, extractor, made_for)
     record: dict[str, Any] = {"path": path.name, "checksum": file_checksum(path)}
-    features = None
-    # Only this library's files record how they were made; others cannot be checked.
-    wanted = {
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.checksum or "",
-        "img_size": img_size[0],
-        "channels": channels,
-    }
-    arrays = read_npz(path, [*wanted, "num_images", "features"], what="statistics file")
-    try:
-        for name, value in wanted.items():
-            if name in arrays and arrays[name].item() != value:
-                raise ConfigError(
-                    f"{path} was made with {name} {arrays[name].item()}, this is an evaluation with {value}"
-                )
-        if "num_images" in arrays:
-            record["num_images"] = int(arrays["num_images"])
-        if "features" in arrays:
-            features = torch.from_numpy(arrays["features"].astype(np.float32))
-    except ConfigError:
-        raise
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{path} does not say in single values how it was made ({error}); make it again") from None
+    if num_images is not None:
+        record["num_images"] = num_images
     return Reference(statistics, record, features)

@@ -11,7 +11,7 @@ from jitflow.evaluation.extractors import make_extractor
 from jitflow.evaluation.frechet import find_statistics
 from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.protocol import protocol_card
-from jitflow.evaluation.scores import extract, frechet_name, reference_of, score
+from jitflow.evaluation.scores import extract, frechet_name, frechet_only, references_of
 from jitflow.model import Model
 from jitflow.training.precision import resolve_precision
 
@@ -73,26 +73,25 @@ class FrechetScorer:
         reference = reference or str(default_reference(model))
         self._model = model
         self._extractor = make_extractor(extractor)
-        self._real = reference_of(model, reference, self._extractor, batch_size=base.batch_size)
+        self._real = references_of(model, reference, {"": self._extractor}, batch_size=base.batch_size)[""]
         self._extractor.to(module.device)
         self.score_name = frechet_name(self._extractor)
         precision = resolve_precision(base.precision, module.device)
         self.card = protocol_card(
             {"precision": precision, "time_shift": module.time_shift, "device": module.device.type},
-            num_images=base.num_images,
+            base,
             num_classes=module.num_classes,
-            seed=base.seed,
             checkpoint=model.source,
             extractor=self._extractor,
             reference=self._real.record,
         )
-        self.options = ["--num_images", "50000", "--reference", reference, "--extractor", extractor]
+        self.options = ["--num_images", "50000", "--reference", reference, "--extractors", extractor]
         self.options += ["--precision", precision]
 
     def __call__(self, plan: Plan, on_progress: OnProgress | None = None) -> dict[str, float]:
         """Generate the plan's images and score them."""
-        found = extract(self._model, plan, range(plan.num_images), self._extractor, on_progress)
-        return score(found["features"], found.get("logits"), self._real, self._extractor, per_image=False)
+        found = extract(self._model, plan, range(plan.num_images), {"": self._extractor}, on_progress)
+        return frechet_only(found["features/"], found.get("logits/"), self._real, self.score_name)
 
 
 def default_reference(model: Model) -> Path:

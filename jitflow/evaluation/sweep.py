@@ -22,6 +22,7 @@ from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.protocol import claim_folder
 from jitflow.evaluation.scorer import Scorer
 from jitflow.io.files import read_json, writable_folder, write_json, write_text
+from jitflow.io.folder_lock import locked
 from jitflow.io.progress import meter
 from jitflow.model import Model
 
@@ -118,7 +119,7 @@ def sweep(model: Model, grid: Grid, base: Plan, scorer: Scorer, out: str | Path)
         model.check_ema(ema)
     out, _ = claim_folder(out, scorer.card)
     rows = []
-    with meter("sweep", len(grid) * base.num_images, unit=scorer.unit) as progress:
+    with locked(out), meter("sweep", len(grid) * base.num_images, unit=scorer.unit) as progress:
         for done, plan in enumerate(grid.plans(base)):
             path = out / "points" / f"{_key(plan)}.json"
             if not path.exists():

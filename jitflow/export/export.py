@@ -124,6 +124,7 @@ def export(
                     weights=weights.get(ema, f"EMA {ema} of its weights"),
                     data=find_data(checkpoint, state.extra),
                     reports=reports,
+                    trained_on=state.trained_on,
                     license=license,
                     usage=form.usage,
                     library=form.library,

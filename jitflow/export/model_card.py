@@ -5,23 +5,24 @@ from __future__ import annotations
 import html
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jitflow
 from jitflow.errors import ConfigError
 from jitflow.evaluation.protocol import read_report
+from jitflow.evaluation.report import interval_heading, report_files, score_rows
 from jitflow.io.files import file_checksum
 from jitflow.io.json_text import plain_copy
 from jitflow.io.yaml_file import format_yaml, read_yaml
+from jitflow.training.trained_on import trained_on_note
 
 log = logging.getLogger(__name__)
 
 UNKNOWN_LICENSE = "unknown"
 # More names of classes would hide the rest of the card.
 _SHOWN_CLASSES = 100
-_MOST_SCORE = 1e300
 # Paths of the training machine are private.
 _PATHS = ("_path", "_dir", "_file", "folder")
 
@@ -34,6 +35,7 @@ def model_card(
     weights: str,
     data: Mapping[str, Any] | None,
     reports: Sequence[Mapping[str, Any]],
+    trained_on: Sequence[str],
     license: str,
     usage: str,
     library: str,
@@ -47,6 +49,7 @@ def model_card(
         weights: Which weights, such as ``EMA 1``.
         data: Training data, as far as known.
         reports: Reports of ``jitflow evaluate``, each with ``metrics`` and ``protocol``.
+        trained_on: Names of the feature extractors that the training optimised; their scores are marked.
         license: Identifier of the weights' licence, such as ``cc-by-4.0``.
         usage: Markdown on how to load the model and sample.
         library: Library that loads it: ``jitflow``, ``diffusers`` or ``torch``.
@@ -72,7 +75,7 @@ def model_card(
         f"## Use\n\n{usage}\n",
         f"## Default sampling\n\n{_block(sampling)}",
         "## Data\n\n" + (_block(data) if data else "Not recorded beside the checkpoint.\n"),
-        "## Scores\n\n" + ("\n".join(map(_scores, reports)) if reports else "None recorded for these weights.\n"),
+        "## Scores\n\n" + _all_scores(reports, trained_on),
         f"## Settings\n\n{_block(settings)}",
         f"## Licence\n\n{terms} The code of jitflow is under MIT.\n",
     ]
@@ -93,7 +96,7 @@ def find_reports(checkpoint: Path, *, ema: int | str, given: str | Path | None =
     Raises:
         ConfigError: If ``given`` is of another checkpoint or another average.
     """
-    found = [(path, report) for path in _report_files(checkpoint) if (report := _report(path)) is not None]
+    found = [(path, report) for path in report_files(checkpoint) if (report := _report(path)) is not None]
     if given is not None:
         found = [(Path(given), read_report(given))]
     if not found:
@@ -147,11 +150,6 @@ def _run_folders(checkpoint: Path) -> tuple[Path, Path]:
     return parent, parent.parent
 
 
-def _report_files(checkpoint: Path) -> Iterator[Path]:
-    for folder in _run_folders(checkpoint):
-        yield from sorted([*folder.glob("report.json"), *folder.glob("*/report.json")])
-
-
 def _report(path: Path) -> dict[str, Any] | None:
     """Read an evaluation report; None if the file is something else."""
     try:
@@ -172,16 +170,17 @@ def _without_paths(section: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def _all_scores(reports: Sequence[Mapping[str, Any]], trained_on: Sequence[str]) -> str:
+    note = trained_on_note(trained_on)
+    scores = "\n".join(_scores({**report, "trained_on": trained_on}) for report in reports)
+    return (f"These weights were {note}.\n\n" if note else "") + (scores or "None recorded for these weights.\n")
+
+
 def _scores(report: Mapping[str, Any]) -> str:
-    numbers = {name: value for name, value in report["metrics"].items() if _is_number(value)}
-    rows = "".join(f"| {_inline(name)} | {value:.4g} |\n" for name, value in numbers.items())
+    rows = "".join(f"| {' | '.join(map(_inline, row))} |\n" for row in score_rows(report))
     protocol = {name: value for name, value in report["protocol"].items() if name != "checkpoint"}
-    return f"| score | value |\n|---|---|\n{rows}\nProtocol:\n\n{_block(protocol)}"
-
-
-def _is_number(value: object) -> bool:
-    # Of whole numbers, JSON can hold such as no float can.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST_SCORE
+    heading = f"| score | value | {interval_heading(report)} | |\n|---|---|---|---|\n"
+    return f"{heading}{rows}\nProtocol:\n\n{_block(protocol)}"
 
 
 def _inline(text: str) -> str:

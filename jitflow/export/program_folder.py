@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from jitflow.checkpoint.state import ModelState
 from jitflow.codec.base import Codec
 from jitflow.core.path import Prediction, velocity_from_prediction
-from jitflow.errors import CheckpointError
+from jitflow.errors import CheckpointError, ConfigError
 from jitflow.export import standalone_sampler
 from jitflow.export.sampling_record import sampling_record
 from jitflow.io.files import write_json
@@ -69,6 +69,8 @@ def write_programs(folder: Path, state: ModelState, module: FlowModule, ema: int
     # A program must not need kernels that only this library has.
     averages = module.ema_weights(int(ema)) if ema else nullcontext()
     with torch.no_grad(), averages, plain_formulas():
+        if module.prediction == "asym":
+            raise ConfigError("a program cannot have the prediction asym; export safetensors instead")
         velocity = _VelocityProgram(module.net, module.prediction, module.t_eps).eval()
         decoder = _DecoderProgram(module.codec)
         # Any batch size but 1, which export would treat as a constant.

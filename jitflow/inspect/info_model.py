@@ -14,6 +14,7 @@ from jitflow.checkpoint.state import ModelState
 from jitflow.io.units import format_count
 from jitflow.run.next_command import sample_command
 from jitflow.run.start import epochs_done
+from jitflow.training.trained_on import trained_on_note
 
 _SAMPLING = {
     "sampling_method": "solver",
@@ -46,7 +47,8 @@ def describe_model_file(path: Path) -> tuple[str, dict[str, str], list[str]]:
     facts["averages"] = ", ".join(_average(state, n) for n, _ in averages) or (
         "none; samples come from the weights themselves"
     )
-    facts["note"] = state.ema_history.start_warning(1) or "" if state.ema1 is not None else ""
+    start = state.ema_history.start_warning(1) if state.ema1 is not None else None
+    facts["note"] = "; ".join(filter(None, [start, trained_on_note(state.trained_on)]))
     facts["optimiser"] = _optimizer(state)
     foreign = _unknown_settings(state)
     if foreign:

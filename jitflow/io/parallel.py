@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +10,7 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 from jitflow.errors import MOST_PROCESSES, ConfigError, check_count
+from jitflow.io.processes import begin_worker, safe_import_path
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -48,13 +45,15 @@ def map_processes(
     queue = iter(tasks)
     first = list(islice(queue, workers))
     context = multiprocessing.get_context("spawn")
-    counter, stop = context.Value("q", 0), context.Value("b", 0, lock=False)
+    with safe_import_path():
+        counter, stop = context.Value("q", 0), context.Value("b", 0, lock=False)
     with ProcessPoolExecutor(max(1, len(first)), context, _start_worker, (counter, stop)) as pool:
         queue = chain(first, queue)
         pending: set[Future[Result]] = set()
         try:
             while True:
-                pending |= {pool.submit(_run, work, task) for task in islice(queue, 2 * workers - len(pending))}
+                with safe_import_path():
+                    pending |= {pool.submit(_run, work, task) for task in islice(queue, 2 * workers - len(pending))}
                 if not pending:
                     break
                 done, pending = wait(pending, _POLL_SEC, FIRST_COMPLETED)
@@ -96,17 +95,7 @@ _stop: Any = None
 def _start_worker(counter: Any, stop: Any) -> None:
     global _counter, _stop
     _counter, _stop = counter, stop
-    # Ctrl-C reaches every process of the terminal; the main process handles it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """Exit when the parent process dies; a worker would otherwise hang, or keep writing files beside a new run."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
+    begin_worker()
 
 
 def _run(work: Work[Task, Result], task: Task) -> Result:

@@ -183,9 +183,9 @@ def _size(value: Any) -> int:
     return len(value) if isinstance(value, tuple) else value.size if isinstance(value, _Value) else 1
 
 
-def _list_actions() -> Iterator[tuple[str, Callable[[_Scan, Any], None]]]:
+def _opcode_actions() -> Iterator[tuple[str, Callable[[_Scan, Any], None]]]:
     """Yield what each instruction that torch's unpickler knows does, by its name in :mod:`pickletools`."""
-    for name in ("NONE", "NEWFALSE", "NEWTRUE", "BINFLOAT", "SHORT_BINSTRING"):
+    for name in ("NONE", "NEWFALSE", "NEWTRUE", "BINFLOAT"):
         yield name, lambda scan, _: scan.push(_OTHER)
     for name in ("BININT", "BININT1", "BININT2", "LONG1"):
         yield name, lambda scan, value: scan.integer(value)
@@ -197,7 +197,9 @@ def _list_actions() -> Iterator[tuple[str, Callable[[_Scan, Any], None]]]:
         yield name, _Scan.get
     for name in ("PROTO", "STOP"):
         yield name, lambda scan, _: None
-    yield "BINUNICODE", _Scan.text
+    # The second one is how Python 2 wrote texts, as in LPIPS's file.
+    for name in ("BINUNICODE", "SHORT_BINSTRING"):
+        yield name, _Scan.text
     yield "GLOBAL", _Scan.name
     yield "MARK", _Scan.mark
     yield "BINPERSID", _Scan.storage
@@ -215,4 +217,4 @@ def _list_actions() -> Iterator[tuple[str, Callable[[_Scan, Any], None]]]:
         yield name, lambda scan, _: scan.call(keeps=False)
 
 
-_ACTIONS = dict(_list_actions())
+_ACTIONS = dict(_opcode_actions())

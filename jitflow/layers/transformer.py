@@ -51,9 +51,13 @@ class AdaLNTransformer(nn.Module):
         pos_embed: Position embedding, shape ``(1, N, D)``.
         blocks: The blocks, each an :class:`~jitflow.layers.adaln.AdaLNBlock`.
         final_layer: Layer that maps tokens to patches.
+        class_start: Number of first blocks that are modulated by the time alone.
+        grid: Rows and columns of image tokens.
+        patch_size: Side of a patch.
         parts_to_compile: What :meth:`compile_parts` was asked for.
     """
 
+    class_start: int = 0
     parts_to_compile: bool | CompiledParts = False
 
     t_embedder: TimestepEmbedder
@@ -61,6 +65,8 @@ class AdaLNTransformer(nn.Module):
     pos_embed: nn.Parameter
     blocks: nn.ModuleList
     final_layer: AdaLNFinal
+    grid: tuple[int, int]
+    patch_size: int
 
     def compile_parts(self, parts: bool | CompiledParts = True) -> None:
         """Compile the network in place with ``torch.compile``, once for each input shape; parameter names are kept.
@@ -100,7 +106,9 @@ class AdaLNTransformer(nn.Module):
             Modulation values, shape ``(B, M)``: those of all layers, concatenated.
         """
         c = self._condition(t, self._embed_label(y))
-        return torch.cat([layer.adaLN_modulation(c) for layer in self._modulated_layers()], dim=-1)
+        early = self.t_embedder(t) if self.class_start else c
+        layers = enumerate(self._modulated_layers())
+        return torch.cat([layer.adaLN_modulation(early if i < self.class_start else c) for i, layer in layers], dim=-1)
 
     def _embed_label(self, y: Tensor | None) -> Tensor | None:
         if self.y_embedder is None:

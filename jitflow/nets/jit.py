@@ -6,6 +6,7 @@ Parameter names are those of the JiT release, so that its state dicts load uncha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -17,6 +18,7 @@ from jitflow.errors import ConfigError, unknown_name
 from jitflow.layers.adaln import AdaLNBlock, AdaLNFinal
 from jitflow.layers.attention import Attention
 from jitflow.layers.embed import LabelEmbedder, TimestepEmbedder, sincos_position_table
+from jitflow.layers.features import BEFORE_CLASS_TOKENS, InnerFeatures, feature_names
 from jitflow.layers.fusion import product_dtype
 from jitflow.layers.initial import Init, initialise_
 from jitflow.layers.mlp import SwiGLU
@@ -47,6 +49,8 @@ class JiT(AdaLNTransformer):
         bottleneck_dim: Width of the patch embedding's bottleneck.
         in_context_len: Number of class tokens prepended to the image tokens; 0 for none.
         in_context_start: Index of the block before which they are prepended.
+        class_start: Number of first blocks that are modulated by the time alone, and so do not know the class; at most
+            ``in_context_start`` if there are class tokens.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory; same result.
         positions: ``"rotary"``: the release's fixed sinusoidal embedding, and rotary embedding in every attention.
             ``"learned"``: a learned embedding, initialised with standard deviation 0.02, in place of the fixed one.
@@ -88,6 +92,7 @@ class JiT(AdaLNTransformer):
         bottleneck_dim: int = 128,
         in_context_len: int = 32,
         in_context_start: int = 4,
+        class_start: int = 0,
         gradient_checkpointing: bool = False,
         positions: Positions = "rotary",
         use_rope: bool = True,
@@ -105,6 +110,7 @@ class JiT(AdaLNTransformer):
         self.num_classes = num_classes
         self.in_context_len = in_context_len
         self.in_context_start = in_context_start
+        self.class_start = class_start
         self.gradient_checkpointing = gradient_checkpointing
         self.use_rope = use_rope
         self.self_conditioning = self_conditioning
@@ -115,14 +121,7 @@ class JiT(AdaLNTransformer):
                 f"hidden_size {hidden_size} must be num_heads {num_heads} times a multiple of 4, "
                 "the size that rotary positions need"
             )
-        if num_classes < 0:
-            raise ConfigError(f"num_classes must not be negative; got {num_classes}")
-        if in_context_len and not num_classes:
-            raise ConfigError(
-                f"in_context_len {in_context_len} asks for class tokens, but num_classes is 0; set in_context_len=0"
-            )
-        if in_context_len and not 0 <= in_context_start < depth:
-            raise ConfigError(f"in_context_start {in_context_start} must be one of the {depth} blocks, from 0")
+        _check_classes(num_classes, depth, in_context_len, in_context_start, class_start)
         if positions not in get_args(Positions):
             raise unknown_name("positions", positions, get_args(Positions))
         if not init_std > 0:
@@ -188,7 +187,8 @@ class JiT(AdaLNTransformer):
         hint: Tensor | None = None,
         *,
         modulation: Tensor | None = None,
-    ) -> Tensor:
+        features: Sequence[str] = (),
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Predict from a noisy image.
 
         Args:
@@ -198,14 +198,17 @@ class JiT(AdaLNTransformer):
             hint: Estimate of the data (exact where known), shape of ``x``; None means zeros. Only with
                 ``self_conditioning``.
             modulation: ``self.modulation(t, y)`` computed before, shape ``(B, M)``, or ``(1, M)`` for one that all
-                samples share; ``t`` is then ignored.
+                samples share; ``t`` is then read only for the feature ``condition``.
+            features: Names of inner features to return too, of :attr:`feature_names`.
 
         Returns:
-            Prediction, shape ``(B, C, H, W)``.
+            Prediction, shape ``(B, C, H, W)``; with ``features`` also these by name, see
+            :mod:`jitflow.layers.features`.
 
         Raises:
             ValueError: If the image's size or number of channels differs from the network's, a label is missing, or the
                 hint has another shape.
+            ConfigError: If the network has no such feature.
         """
         if x.shape[1:] != (self.in_channels, *self.img_size):
             raise ValueError(
@@ -215,8 +218,10 @@ class JiT(AdaLNTransformer):
         if hint is not None and not (self.self_conditioning and hint.shape == x.shape):
             wanted = f"a hint of shape {tuple(x.shape)}" if self.self_conditioning else "no hint (self_conditioning)"
             raise ValueError(f"this network takes {wanted}; got {tuple(hint.shape)}")
-        y_emb = self._embed_label(y) if modulation is None or self.in_context_len else None
-        c = self._condition(t, y_emb) if modulation is None else None
+        inner = InnerFeatures(features, self.feature_names) if features else None
+        y_emb = self._embed_label(y) if modulation is None or self.in_context_len or inner else None
+        c = self._condition(t, y_emb) if modulation is None or inner else None
+        early = self.t_embedder(t) if self.class_start and modulation is None else c
         *block_modulations, final_modulation = self._split_modulation(modulation)
         tokens = self.x_embedder(x) + self.pos_embed
         if self.self_conditioning:
@@ -225,19 +230,51 @@ class JiT(AdaLNTransformer):
         rope_in_context = self.rope(x.device) if self.use_rope else None
         rope = None if rope_in_context is None else rope_in_context[:, self.in_context_len :]
         stream = Stream(tokens.to(product_dtype(tokens)) if self.bf16_stream else tokens)
+        if inner is not None:
+            inner.start(c, stream)
         for i, (block, block_modulation) in enumerate(zip(self.blocks, block_modulations, strict=True)):
             if self.in_context_len and i == self.in_context_start:
                 assert y_emb is not None
+                if inner is not None:
+                    inner.add(BEFORE_CLASS_TOKENS, stream.added())
                 prefix = y_emb.unsqueeze(1) + self.in_context_posemb
                 stream = Stream(torch.cat([prefix.to(stream.tokens.dtype), stream.added()], dim=1))
                 rope = rope_in_context
             # The last block's outputs for the class tokens are not needed.
             unread = self.in_context_len if i == len(self.blocks) - 1 else 0
+            known = early if i < self.class_start else c
             if self.gradient_checkpointing and self.training:
-                stream = checkpoint(block, stream, c, rope, block_modulation, unread, use_reentrant=False)
+                stream = checkpoint(block, stream, known, rope, block_modulation, unread, use_reentrant=False)
             else:
-                stream = block(stream, c, rope, block_modulation, unread)
-        return unpatchify(self.final_layer(stream, c, final_modulation), self.grid, self.patch_size)
+                stream = block(stream, known, rope, block_modulation, unread)
+            if inner is not None:
+                inner.add_stream(i + 1, stream, self._num_class_tokens_after(i))
+        output = unpatchify(self.final_layer(stream, c, final_modulation), self.grid, self.patch_size)
+        return output if inner is None else (output, inner.found)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the inner features that :meth:`forward` can return."""
+        return feature_names(len(self.blocks), class_tokens_from=self.in_context_start if self.in_context_len else None)
+
+    def _num_class_tokens_after(self, block: int) -> int:
+        """Return the number of leading class tokens in the output of a block."""
+        return self.in_context_len if self.in_context_start <= block < len(self.blocks) - 1 else 0
+
+
+def _check_classes(num_classes: int, depth: int, in_context_len: int, in_context_start: int, class_start: int) -> None:
+    """Raise ConfigError unless the classes can enter the network where its arguments say."""
+    if num_classes < 0:
+        raise ConfigError(f"num_classes must not be negative; got {num_classes}")
+    if in_context_len and not num_classes:
+        raise ConfigError(
+            f"in_context_len {in_context_len} asks for class tokens, but num_classes is 0; set in_context_len=0"
+        )
+    if in_context_len and not 0 <= in_context_start < depth:
+        raise ConfigError(f"in_context_start {in_context_start} must be one of the {depth} blocks, from 0")
+    last = (in_context_start if in_context_len else depth) if num_classes else 0
+    if not 0 <= class_start <= last:
+        raise ConfigError(f"class_start {class_start} must be between 0 and {last}: the class must enter the network")
 
 
 def _height_width(img_size: int | tuple[int, int] | list[int]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ the same too, except that it never drops labels (the training module does).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from jitflow.io.files import load_checkpoint
 from jitflow.layers.adaln import AdaLNBlock, AdaLNFinal
 from jitflow.layers.attention import Attention
 from jitflow.layers.embed import LabelEmbedder, TimestepEmbedder, sincos_position_table
+from jitflow.layers.features import InnerFeatures, feature_names
 from jitflow.layers.initial import initialise_
 from jitflow.layers.mlp import Mlp, SwiGLU
 from jitflow.layers.patch import PatchEmbed, unpatchify
@@ -118,7 +119,15 @@ class LightningDiT(AdaLNTransformer):
         normal = [self.y_embedder.embedding_table.weight, *self.t_embedder.matrices()]
         initialise_(self, "xavier", normal=normal)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor, *, modulation: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        y: Tensor,
+        *,
+        modulation: Tensor | None = None,
+        features: Sequence[str] = (),
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Predict the velocity of noisy latents.
 
         Args:
@@ -127,30 +136,44 @@ class LightningDiT(AdaLNTransformer):
                 direction and scale of time are the same in the release and in this library.
             y: Class of each sample, shape ``(B,)``, int64, in ``[0, num_classes]``.
             modulation: ``self.modulation(t, y)`` computed before, shape ``(B, M)``, or ``(1, M)`` for one that all
-                samples share; ``t`` and ``y`` are then ignored.
+                samples share; ``t`` and ``y`` are then read only for the feature ``condition``.
+            features: Names of inner features to return too, of :attr:`feature_names`.
 
         Returns:
-            Prediction, shape ``(B, C, H, W)``.
+            Prediction, shape ``(B, C, H, W)``; with ``features`` also these by name, see
+            :mod:`jitflow.layers.features`.
 
         Raises:
             ValueError: If the latents' size or number of channels differs from the network's.
+            ConfigError: If the network has no such feature.
         """
         if x.shape[1:] != (self.in_channels, *self.input_size):
             raise ValueError(
                 f"this network takes latents of shape (B, {self.in_channels}, {self.input_size[0]}, "
                 f"{self.input_size[1]}); got {tuple(x.shape)}"
             )
-        c = self._condition(t, self._embed_label(y)) if modulation is None else None
+        inner = InnerFeatures(features, self.feature_names) if features else None
+        c = self._condition(t, self._embed_label(y)) if modulation is None or inner else None
         *block_modulations, final_modulation = self._split_modulation(modulation)
         stream = Stream(self.x_embedder(x) + self.pos_embed)
         rope = None if self.feat_rope is None else self.feat_rope(x.device)
-        for block, block_modulation in zip(self.blocks, block_modulations, strict=True):
+        if inner is not None:
+            inner.start(c, stream)
+        for i, (block, block_modulation) in enumerate(zip(self.blocks, block_modulations, strict=True)):
             if self.use_checkpoint and self.training:
                 stream = checkpoint(block, stream, c, rope, block_modulation, use_reentrant=False)
             else:
                 stream = block(stream, c, rope, block_modulation)
+            if inner is not None:
+                inner.add_stream(i + 1, stream)
         out = unpatchify(self.final_layer(stream, c, final_modulation), self.grid, self.patch_size)
-        return out[:, : self.in_channels]
+        output = out[:, : self.in_channels]
+        return output if inner is None else (output, inner.found)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the inner features that :meth:`forward` can return."""
+        return feature_names(len(self.blocks))
 
 
 # A parameter of every LightningDiT but of no JiT, whose patch embedding has two layers.

@@ -16,7 +16,9 @@ from jitflow.checkpoint.folder import CheckpointFolder, Record
 from jitflow.checkpoint.lightning import recorded_application
 from jitflow.checkpoint.state import errors_of_damage
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
+from jitflow.evaluation.report import TRAINED_ON, is_report, is_trained_on
 from jitflow.io.files import load_checkpoint, read_json
+from jitflow.io.folder_lock import live_holder
 from jitflow.io.units import size_on_disk
 from jitflow.io.yaml_file import read_yaml
 from jitflow.run.curves import Curve, history_curve, read_curves
@@ -24,6 +26,7 @@ from jitflow.run.folder import CONFIG_NAME, DATA_NAME, ENVIRONMENT_NAME, RUN_NAM
 from jitflow.run.next_command import continue_command, sample_command
 from jitflow.run.start import epochs_done
 from jitflow.training.ema_history import EMAHistory
+from jitflow.training.trained_on import read_spaces, trained_on_note
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class Run:
         data: Sizes and fingerprint of the training data.
         history: Losses stored in the checkpoint.
         note: Warning about its samples; empty if there is none.
+        in_use: Process that is writing into the folder; empty if there is none.
     """
 
     folder: Path
@@ -84,6 +88,7 @@ class Run:
     data: dict[str, Any] = field(default_factory=dict)
     history: Curve = field(default_factory=list)
     note: str = ""
+    in_use: str = ""
 
 
 def find_runs(folders: Sequence[str | Path]) -> list[Path]:
@@ -173,8 +178,15 @@ def _describe(folder: Path, training: Path) -> Run:
         environment=environment,
         data=record.data if record is not None and record.data else _plain_json(training / DATA_NAME),
         history=history_curve(content),
-        note=EMAHistory.of_checkpoint(content).start_warning(1) or "" if "model_ema1" in content else "",
+        note=_note(content),
+        in_use=next((holder.name for place in {training, folder} if (holder := live_holder(place))), ""),
     )
+
+
+def _note(content: Mapping[str, Any]) -> str:
+    """Return a line on an average that holds its start, and on the feature spaces that a checkpoint was trained on."""
+    start = EMAHistory.of_checkpoint(content).start_warning(1) if "model_ema1" in content else None
+    return "; ".join(filter(None, [start, trained_on_note(read_spaces(content.get("jitflow", {})))]))
 
 
 def _record(training: Path) -> RunRecord | None:
@@ -292,12 +304,16 @@ def best_score(folder: Path, training: Path, application: str) -> tuple[str, flo
     scores = get_application(application).headline if application else ()
     for name in _REPORTS:
         report = _plain_json(folder / name) or _plain_json(training / name)
-        numbers = {**report, **(inner if isinstance(inner := report.get("metrics"), dict) else {})}
+        metrics = inner if isinstance(inner := report.get("metrics"), dict) else {}
+        # Applications name the space of a score too: "recovery/text_recovery_accuracy".
+        full_names = {name.partition("/")[2] or name: name for name in metrics}
+        numbers = {**report, **{score: metrics[name] for score, name in full_names.items()}}
         for score in scores:
             value = numbers.get(score)
             # Of whole numbers, JSON can hold such as no float can.
             if isinstance(value, int | float) and abs(value) < _MOST_SCORE:
-                return score, float(value)
+                is_own = is_report(report) and is_trained_on(full_names.get(score, score), report)
+                return f"{score} ({TRAINED_ON})" if is_own else score, float(value)
     curves = read_curves(training)
     for name in _LOWEST:
         if curves.get(name):

@@ -37,6 +37,7 @@ from jitflow.data.base import ImageDataModule
 from jitflow.errors import ConfigError, DataError
 from jitflow.host import allow_tf32
 from jitflow.io.files import user_path, writable_folder
+from jitflow.io.folder_lock import FolderLock, locked
 from jitflow.run.course import Course, ema_decays, plan_course, schedule_of
 from jitflow.run.data_record import describe_data
 from jitflow.run.describe import Run, describe_run
@@ -107,22 +108,24 @@ def fit(
         The run, as its folder describes it.
 
     Raises:
-        ConfigError: If a setting is invalid, or the folder holds another run.
+        ConfigError: If a setting is invalid, the folder holds another run, or another process is using it.
         DataError: If the data cannot be used, or differ from those of the run.
         CheckpointError: If a checkpoint is damaged or of another model.
         MissingFileError: If a path does not exist.
     """
     run_dir = user_path(run_dir)
-    with nothing_left_of_a_refused_run(run_dir):
+    # One process of a distributed training holds the lock for all of them.
+    lock = locked(run_dir) if is_first_process() else nullcontext()
+    with nothing_left_of_a_refused_run(run_dir), lock as held:
         training = prepare(recipe, run_dir, resume, callbacks, restart=restart, allow_import=allow_import)
         if training is not None:
             allowed = ["--allow_import", *sorted(allow_import)] if allow_import else []
             resume_command = command or shlex.join(["jitflow", "train", "--resume", str(run_dir), *allowed])
-            _train(training, resume_command, restart=restart and is_first_process())
+            _train(training, resume_command, held, restart=restart and is_first_process())
     return describe_run(run_dir)
 
 
-def _train(training: Training, command: str, *, restart: bool) -> None:
+def _train(training: Training, command: str, lock: FolderLock | None, *, restart: bool) -> None:
     run_dir, trainer, start = training.run_dir, training.trainer, training.start
     writable_folder(run_dir)
     record = RunRecord(
@@ -132,7 +135,7 @@ def _train(training: Training, command: str, *, restart: bool) -> None:
         data=_describe_data(training.data, training.info),
         command=command,
     )
-    recorder = RunRecorder(run_dir, record)
+    recorder = RunRecorder(run_dir, record, lock)
     # Last, because the other callbacks may still refuse to start.
     trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
     log.info("%s in %s: %s", describe_model(training.module), run_dir, describe_length(training))

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from jitflow.core.loss import mse_per_sample
 from jitflow.core.path import interpolate
 from jitflow.layers.fusion import kernels_on
+from jitflow.training.averages import averaged_parameters
 from jitflow.training.module import FlowModule
 
 # Batch sizes large enough that activations, not gradients, determine the peak.
@@ -31,7 +32,7 @@ class TrainingMemory:
 
     Attributes:
         weights: Parameters and buffers.
-        optimiser: The two moments of AdamW.
+        optimiser: The moments of the optimiser.
         averages: The two averages of the weights, float32.
         gradients: Gradients of all trainable parameters.
         fixed: Memory of a step that does not depend on the batch: gradients at the peak, half-precision weight copies.
@@ -86,8 +87,9 @@ def estimate_memory(
     per_image = (peaks[1] - peaks[0]) // (_PROBES[1] - _PROBES[0])
     return TrainingMemory(
         weights=sum(p.nbytes for p in [*parameters, *module.buffers()]),
-        optimiser=2 * sum(p.nbytes for p in trained),
-        averages=num_averages * 4 * sum(p.numel() for p in parameters),
+        # Muon has one moment, AdamW two.
+        optimiser=2 * sum(p.nbytes for p in trained) - sum(p.nbytes for p in module.muon_matrices()),
+        averages=num_averages * 4 * sum(p.numel() for p in averaged_parameters(module).values()),
         gradients=sum(p.nbytes for p in trained),
         fixed=max(0, peaks[0] - per_image * _PROBES[0]),
         per_image=per_image,

@@ -12,7 +12,7 @@ import torch
 from jitflow.checkpoint.formats import read_state
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.run.memory_fit import check_state_fits
-from jitflow.run.recipe import copy_nested, find_class
+from jitflow.run.recipe import copy_nested, find_class, import_loss_terms
 from jitflow.run.settings import describe_changes, fixed_settings
 from jitflow.run.strategy import check_precision, count_devices
 from jitflow.training.module import FlowModule
@@ -102,6 +102,7 @@ def _model_class(recipe: Mapping[str, Any], allow_import: Collection[str]) -> ty
     cls = find_class(recipe["model"], allow_import)
     if not issubclass(cls, FlowModule):
         raise ConfigError(f"the recipe's model must be a FlowModule; got {recipe['model']['class_path']}")
+    import_loss_terms(recipe["model"]["init_args"], allow_import)
     return cls
 
 

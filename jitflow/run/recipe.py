@@ -174,6 +174,22 @@ def forbidden_import(path: str) -> ConfigError:
     )
 
 
+def import_loss_terms(settings: Mapping[str, Any], allow_import: Collection[str] = ()) -> None:
+    """Import the classes among a model's loss terms, which have dotted names; the library's own have short ones.
+
+    Args:
+        settings: Settings of a model.
+        allow_import: As in :func:`find_class`.
+
+    Raises:
+        ConfigError: If a class is refused or does not exist.
+    """
+    given = settings.get("loss_terms")
+    for name in given if isinstance(given, Mapping) else ():
+        if "." in str(name):
+            find_class({"class_path": name}, allow_import)
+
+
 def check_classes(settings: Any, allow_import: Collection[str] = ()) -> None:
     """Raise ConfigError if nested settings name a class that :func:`find_class` refuses or does not find.
 
@@ -181,8 +197,10 @@ def check_classes(settings: Any, allow_import: Collection[str] = ()) -> None:
         settings: A recipe, or a part of one.
         allow_import: As in :func:`find_class`.
     """
-    if isinstance(settings, Mapping) and "class_path" in settings:
-        find_class(settings, allow_import)
+    if isinstance(settings, Mapping):
+        if "class_path" in settings:
+            find_class(settings, allow_import)
+        import_loss_terms(settings, allow_import)
     inside = settings.values() if isinstance(settings, Mapping) else settings if isinstance(settings, list) else ()
     for inner in inside:
         check_classes(inner, allow_import)

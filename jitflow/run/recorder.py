@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 from jitflow.checkpoint.recipe import RECIPE_ENTRY
 from jitflow.errors import WriteError
 from jitflow.io.files import writable_folder
+from jitflow.io.folder_lock import FolderLock
 from jitflow.run.describe import best_score
 from jitflow.run.folder import RunRecord, RunState, outcome_recorded, write_run_folder, write_run_record
 
@@ -28,11 +29,13 @@ class RunRecorder(pl.Callback):
     Args:
         run_dir: The run's folder.
         record: Content of ``run.json``; state and progress are filled in.
+        lock: Lock of the folder; None if another process of this training holds it.
     """
 
-    def __init__(self, run_dir: Path, record: RunRecord) -> None:
+    def __init__(self, run_dir: Path, record: RunRecord, lock: FolderLock | None = None) -> None:
         self._run_dir = run_dir
         self._record = record
+        self._lock = lock
         self.has_started = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -42,6 +45,11 @@ class RunRecorder(pl.Callback):
             recipe = self._record.recipe
             write_run_folder(writable_folder(self._run_dir), recipe, seed=recipe["seed_everything"])
             self._write(trainer, "running")
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:
+        """Stop the training if another machine has taken its folder over."""
+        if self._lock is not None:
+            self._lock.check()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -57,7 +65,8 @@ class RunRecorder(pl.Callback):
         """
 
         def write(state: RunState, detail: str) -> None:
-            if self.has_started and trainer.is_global_zero:
+            is_ours = self._lock is None or not self._lock.is_lost
+            if self.has_started and trainer.is_global_zero and is_ours:
                 try:
                     self._write(trainer, state, detail)
                 except WriteError as error:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import html
 import logging
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import jitflow
 from jitflow.applications import get_application
 from jitflow.checkpoint.state import errors_of_damage
 from jitflow.errors import JitflowError
+from jitflow.evaluation.report import interval_heading, is_report, score_rows
 from jitflow.io.files import read_json, writable_folder, write_text
+from jitflow.io.html_page import html_page, html_section, html_table
 from jitflow.io.units import format_bytes
 from jitflow.run.curves import read_curves
 from jitflow.run.describe import Run, describe_run
@@ -33,27 +33,11 @@ _PICTURES = {
 }
 _MAX_TEXT_CHARS = 6000
 _MAX_ROWS = 80
+# Entries of an evaluation's report that its table of scores shows.
+_IN_TABLE = ("metrics.", "intervals.", "trained_on")
 _STYLE = """
-:root { color-scheme: light; --line: #d8dee4; --soft: #57606a; --accent: #0b63b5; }
-* { box-sizing: border-box; }
-body { font: 15px/1.55 system-ui, sans-serif; color: #1f2328; background: #fff; max-width: 72rem; margin: 0 auto;
-  padding: 2rem 1.5rem 4rem; }
-h1 { font-size: 1.7rem; margin: 0; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2.4rem 0 .8rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
-p.lead { color: var(--soft); margin: .3rem 0 0; }
 .state { display: inline-block; padding: .05rem .6rem; border-radius: 1rem; color: #fff; background: #9a6700; }
 .state.finished { background: #1a7f37; } .state.damaged { background: #cf222e; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(28rem, 1fr)); gap: 1.2rem; }
-figure { margin: 0; } figure.wide { grid-column: 1 / -1; }
-figure img { max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: 4px; display: block; }
-figcaption { color: var(--soft); font-size: .88rem; margin-top: .3rem; }
-table { border-collapse: collapse; width: 100%; }
-td { padding: .22rem .8rem .22rem 0; border-bottom: 1px solid #eef1f4; vertical-align: top; overflow-wrap: anywhere; }
-td:first-child { color: var(--soft); width: 19rem; }
-pre { background: #f6f8fa; border: 1px solid var(--line); border-radius: 4px; padding: .8rem 1rem; margin: 0;
-  white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.5 ui-monospace, monospace; }
-summary { cursor: pointer; color: var(--accent); } details { margin-top: .6rem; }
-footer { margin-top: 3rem; color: var(--soft); font-size: .85rem; }
 """
 
 
@@ -98,42 +82,22 @@ def write_final_report(folder: str | Path) -> None:
 
 def render(run: Run) -> str:
     """Return the HTML report of a run; it loads no external resources."""
-    title = html.escape(run.folder.resolve().name)
     curves = read_curves(run.training)
     if run.history and "train/loss" not in curves:
         curves["train/loss"] = run.history
     sections = [
-        _section("Scores", _score_tables(run)),
-        _section("Curves", curve_figures(curves)),
-        _section("Samples over the training", training_pictures(run.folder, run.training)),
-        _section("Pictures", _picture_figures(run)),
-        _section("Texts", _texts(run)),
-        _section("Commands", _commands(run)),
-        _section("Data", _table(_flat(run.data))),
-        _section("Settings", _table(_flat(run.settings))),
-        _section("Environment", _table(_flat(run.environment))),
-        _section("Files", _table(_files(run))),
+        html_section("Scores", _score_tables(run)),
+        html_section("Curves", curve_figures(curves)),
+        html_section("Samples over the training", training_pictures(run.folder, run.training)),
+        html_section("Pictures", _picture_figures(run)),
+        html_section("Texts", _texts(run)),
+        html_section("Commands", _commands(run)),
+        html_section("Data", _table(_flat(run.data))),
+        html_section("Settings", _table(_flat(run.settings))),
+        html_section("Environment", _table(_flat(run.environment))),
+        html_section("Files", _table(_files(run))),
     ]
-    # The policy applies even if some text of the run were interpreted as markup.
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    now = datetime.now(timezone.utc).isoformat(sep=" ", timespec="minutes")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{_STYLE}{SLIDER_STYLE}</style>
-</head>
-<body>
-<h1>{title}</h1>
-{_lead(run)}
-{"".join(sections)}
-<footer>Written {now} by jitflow {jitflow.__version__}. Everything on this page is inside this file.</footer>
-</body>
-</html>
-"""
+    return html_page(run.folder.resolve().name, _lead(run) + "".join(sections), style=_STYLE + SLIDER_STYLE)
 
 
 def _lead(run: Run) -> str:
@@ -146,10 +110,6 @@ def _lead(run: Run) -> str:
     note = f'<p class="lead">{html.escape(run.note)}</p>' if run.note else ""
     state = f'<p class="lead"><span class="state {run.state}">{run.state}</span>{detail}</p>'
     return f'{state}<p class="lead">{facts}</p>{note}'
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2>{body}</section>\n" if body else ""
 
 
 def _commands(run: Run) -> str:
@@ -167,10 +127,12 @@ def _score_tables(run: Run) -> str:
                 continue
             try:
                 content = read_json(path)
+                scores = _scores_of(content) if is_report(content) else ""
             except (JitflowError, OSError) as error:
                 tables.append(f"<p>{html.escape(str(error))}</p>")
                 continue
-            numbers = {k: v for k, v in _flat(content).items() if not k.startswith("settings.")}
+            tables += [scores] if scores else []
+            numbers = {k: v for k, v in _flat(content).items() if not k.startswith(("settings.", *_IN_TABLE))}
             if tables:
                 tables.append(_folded(str(path.relative_to(run.folder)), numbers))
                 continue
@@ -179,6 +141,10 @@ def _score_tables(run: Run) -> str:
             tables.append(_table({name: value for name, value in numbers.items() if name not in inner}))
             tables += [_folded(f"{len(inner)} more numbers", inner)] if inner else []
     return "".join(tables)
+
+
+def _scores_of(report: Mapping[str, Any]) -> str:
+    return html_table(score_rows(report), ("score", "value", interval_heading(report), ""))
 
 
 def _picture_figures(run: Run) -> str:
@@ -241,9 +207,8 @@ def _table(rows: Mapping[str, str]) -> str:
     if not rows:
         return ""
     shown: Iterable[tuple[str, str]] = list(rows.items())[:_MAX_ROWS]
-    body = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in shown)
-    more = f"<tr><td></td><td>and {len(rows) - _MAX_ROWS} more</td></tr>" if len(rows) > _MAX_ROWS else ""
-    return f"<table>{body}{more}</table>"
+    more = [("", f"and {len(rows) - _MAX_ROWS} more")] if len(rows) > _MAX_ROWS else []
+    return html_table([*shown, *more])
 
 
 def _folded(title: str, rows: Mapping[str, str]) -> str:

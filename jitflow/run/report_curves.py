@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jitflow import pictures
+from jitflow.io.html_page import html_figure
 from jitflow.run.curves import Curve
-from jitflow.run.report_figures import figure
 
 _TITLES = {
     "train/loss": "Training loss",
@@ -47,12 +47,12 @@ def curve_figures(curves: Mapping[str, Curve]) -> str:
         # A single point is not a curve.
         if len(points) > 1:
             title = _TITLES.get(name, name)
-            image = figure(_plot(points, title), f"{title}, {len(points)} points, last {points[-1][1]:.4g}")
+            image = html_figure(_plot(points, title), f"{title}, {len(points)} points, last {points[-1][1]:.4g}")
             (shown if name.startswith(_SHOWN) else folded).append(image)
     by_time = {name.removeprefix(_BY_TIME): curves[name] for name in curves if name.startswith(_BY_TIME)}
     if any(len(points) > 1 for points in by_time.values()):
         caption = "Training loss by time; 0 is noise, 1 is data"
-        folded.insert(0, figure(_plot_together(by_time, caption), caption))
+        folded.insert(0, html_figure(_plot_together(by_time, caption), caption))
     more = f"<details><summary>{len(folded)} more curves</summary>{_side_by_side(folded)}</details>" if folded else ""
     return _side_by_side(shown) + more
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from jitflow.data.image_file import UNREADABLE, decoder_of, reading_error
+from jitflow.io.html_page import html_figure
 
 # Modes that a page shows as they are; all others become colours.
 _MODES = {mode: mode for mode in ("1", "L", "LA", "P", "RGB", "RGBA")}
@@ -35,25 +35,10 @@ def figure_of_file(path: Path, caption: str, *, max_width_px: int = 1200, max_pn
         return f"<p>{html.escape(f'{path.name} cannot be read ({reading_error(error)})')}</p>"
     if len(data) > max_png_bytes:
         data = _encoded(small.convert("RGB"), "JPEG", quality=88)
-    return figure(data, caption, wide=small.width > 2 * small.height or small.width >= 900)
+    return html_figure(data, caption, wide=small.width > 2 * small.height or small.width >= 900)
 
 
 def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format=kind, **options)
     return buffer.getvalue()
-
-
-def figure(data: bytes, caption: str, *, wide: bool = False) -> str:
-    """Return the markup of a PNG or JPEG as a figure, the image inside it.
-
-    Args:
-        data: Content of the image file.
-        caption: Its caption.
-        wide: Whether the figure takes the whole width of the page.
-    """
-    mime = "image/jpeg" if data[:2] == b"\xff\xd8" else "image/png"
-    text = html.escape(caption, quote=True)
-    source = f"data:{mime};base64,{base64.b64encode(data).decode()}"
-    mark = ' class="wide"' if wide else ""
-    return f'<figure{mark}><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'

@@ -37,6 +37,7 @@ CHECKPOINTS = "checkpoints"
 _MAY_CHANGE = (
     "checkpoint.",
     "data.cache_dir",
+    "data.loader_timeout",
     "data.num_workers",
     "data.pin_memory",
     "ema_on_cpu",
@@ -55,8 +56,12 @@ _MAY_CHANGE = (
 )
 # Model settings that are not part of a checkpoint's state, so that a resumed run may change them.
 _NOT_IN_STATE = (
+    "model.apg_",
+    "model.guidance_rule",
+    "model.internal_guidance",
     "model.cfg_",
     "model.churn",
+    "model.sde",
     "model.compile",
     "model.gradient_checkpointing",
     "model.num_sampling_steps",

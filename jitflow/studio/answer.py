@@ -20,9 +20,10 @@ from jitflow.studio.drawing import Drawing, draw
 from jitflow.studio.library import Library
 from jitflow.studio.request_fields import requests_of
 from jitflow.studio.result_fields import message, output_values, progress_message
-from jitflow.studio.worker import Event, StoppedError, events_of
+from jitflow.studio.worker import Event, StoppedError, WaitingLine, events_of
 
 _GAP_PX = 8
+_LINE = WaitingLine()
 
 
 def answer(library: Library, stopped: threading.Event, name: str, *fields: Any) -> Iterator[list[Any]]:
@@ -39,11 +40,17 @@ def answer(library: Library, stopped: threading.Event, name: str, *fields: Any) 
     """
     finished: list[Drawing] = []
     try:
+        _LINE.join(stopped)
+        for ahead in _LINE.places(stopped):
+            yield output_values(message(f"Waiting: {ahead} request{'s' if ahead > 1 else ''} before yours."))
+        note = library.changed(name)
         model = library.open(name)
         requests = requests_of(*fields)
         for side, request in enumerate(requests):
             events = events_of(
-                lambda on_frame, r=request: draw(model, r, vavae_path=library.vavae_path, on_frame=on_frame),  # type: ignore[misc]
+                lambda on_frame, check, r=request: draw(  # type: ignore[misc]
+                    model, r, vavae_path=library.vavae_path, on_frame=on_frame, before_call=check
+                ),
                 stopped,
             )
             for event in events:
@@ -60,9 +67,11 @@ def answer(library: Library, stopped: threading.Event, name: str, *fields: Any) 
     except torch.OutOfMemoryError:
         yield output_values(message("the memory of the device is full; ask for fewer images", refused=True))
         return
+    finally:
+        _LINE.leave(stopped)
     # Gradio copies the files before it asks for more.
     with tempfile.TemporaryDirectory(prefix="jitflow-studio-") as folder:
-        yield _finished(finished, Path(folder))
+        yield _finished(finished, Path(folder), note)
 
 
 def frames_at(drawings: list[Drawing], t: float) -> list[Any]:
@@ -73,6 +82,8 @@ def frames_at(drawings: list[Drawing], t: float) -> list[Any]:
         t: Time in ``[0, 1]``; 0 is noise.
     """
     shown: list[Any] = [gr.skip(), gr.skip()]
+    if not isinstance(t, int | float):
+        return shown
     for side, drawing in enumerate(drawings):
         picture, time = drawing.frame_at(t)
         shown[side] = gr.update(value=picture, label=f"{'AB'[side]}, t = {time:.2f}")
@@ -106,7 +117,7 @@ def _progress(side: str, event: Event, *, num_sides: int) -> list[Any]:
     return output_values(progress_message(text, done / total), text_a="", text_b="", **shown)
 
 
-def _finished(drawings: list[Drawing], folder: Path) -> list[Any]:
+def _finished(drawings: list[Drawing], folder: Path, note: str) -> list[Any]:
     png, record = save_drawings(drawings, folder)
     commands = "\n".join(d.record["command"] for d in drawings)
     shown: dict[str, Any] = {}
@@ -119,7 +130,7 @@ def _finished(drawings: list[Drawing], folder: Path) -> list[Any]:
             else gr.update(value=None, visible=False)
         )
     return output_values(
-        message(f"{_summary(drawings[0])} The slider shows how they came about."),
+        message(f"{_summary(drawings[0])} The slider shows how they came about. {note}".rstrip()),
         **shown,
         time=gr.update(value=1, interactive=True),
         command=gr.update(value=commands, visible=bool(commands)),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 import jitflow
 from jitflow import pictures
@@ -56,7 +57,14 @@ class Drawing:
         return self.frames[nearest], self.times[nearest]
 
 
-def draw(model: Model, request: Request, *, vavae_path: str = BUILTIN, on_frame: OnFrame | None = None) -> Drawing:
+def draw(
+    model: Model,
+    request: Request,
+    *,
+    vavae_path: str = BUILTIN,
+    on_frame: OnFrame | None = None,
+    before_call: Callable[[], None] | None = None,
+) -> Drawing:
     """Generate the samples of a request.
 
     Args:
@@ -64,6 +72,7 @@ def draw(model: Model, request: Request, *, vavae_path: str = BUILTIN, on_frame:
         request: The request.
         vavae_path: The VA-VAE that was attached to a model of latents, or ``builtin``; for the record only.
         on_frame: Called with the progress, at most 24 times; an exception in it stops the sampling.
+        before_call: Called before each call of the network; an exception in it stops the sampling.
 
     Returns:
         The drawing.
@@ -78,7 +87,7 @@ def draw(model: Model, request: Request, *, vavae_path: str = BUILTIN, on_frame:
     subjects = [caption for caption in dict.fromkeys(wanted.captions) if caption]
     captions = drawable_captions(wanted.captions, wanted.labels)
     recorder = FrameRecorder(model.module, request.count if subjects else 1, on_frame, captions)
-    with model.module.watch_sampling(recorder.record_step):
+    with model.module.watch_sampling(recorder.record_step), _before_calls(model.module.net, before_call):
         drawn = model.sample(
             **arguments,
             seeds=request.seed,
@@ -99,6 +108,19 @@ def draw(model: Model, request: Request, *, vavae_path: str = BUILTIN, on_frame:
         record["vavae_path"] = vavae_path
     record["command"], record["python"] = sample_command(record), sample_expression(record)
     return Drawing(subjects, drawn.texts, recorder.frames, recorder.times, record)
+
+
+@contextmanager
+def _before_calls(net: nn.Module, function: Callable[[], None] | None) -> Iterator[None]:
+    """Call a function before each call of a network inside the block."""
+    if function is None:
+        yield
+        return
+    hook = net.register_forward_pre_hook(lambda net, arguments: function())
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def sample_command(record: dict[str, Any]) -> str:
@@ -157,7 +179,11 @@ class FrameRecorder:
         wanted = math.sqrt(1.3 * len(pixels)) / self.num_alike
         columns = min(8, self.num_alike * max(1, round(wanted)))
         scale = pictures.display_scale(pixels.shape[-1], target_px=_WIDTH_PX // columns)
-        self.frames.append(pictures.grid(pixels.numpy(), columns=columns, scale=scale, captions=self.captions))
+        frame = pictures.grid(pixels.numpy(), columns=columns, scale=scale, captions=self.captions)
+        if t < 1:
+            # All frames of all sessions are in memory; the last alone is kept as it is.
+            frame.thumbnail((_WIDTH_PX, _WIDTH_PX))
+        self.frames.append(frame)
         self.times.append(t)
 
     def record_step(self, done: int, total: int, t: float, x: Tensor) -> None:

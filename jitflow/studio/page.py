@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,9 +12,13 @@ from jitflow.studio.library import Library
 from jitflow.studio.own_host import OwnHostOnly
 from jitflow.studio.request_fields import RequestFields, updates_for
 from jitflow.studio.result_fields import ResultFields
+from jitflow.studio.sessions import Sessions, SessionWatch
+from jitflow.studio.worker import MAX_WAITING
 
-_QUEUE_SIZE = 8
-_KEPT_SEC = 3600
+# The waiting line is ours: it tells each request its place. One more can be refused in words.
+_AT_ONCE = MAX_WAITING + 2
+# Sessions whose drawings are kept for the slider, and how long their files and they are.
+_MAX_SESSIONS, _CLEANED_EVERY_SEC, _KEPT_SEC = 8, 300, 1800
 _FONTS = ("system-ui", "sans-serif")
 _MONO = ("ui-monospace", "monospace")
 _CSS = """
@@ -28,18 +31,19 @@ _CSS = """
 """
 
 
-def build_page(library: Library) -> gr.Blocks:
+def build_page(library: Library, sessions: Sessions | None = None) -> gr.Blocks:
     """Build the page for the checkpoints of a library.
 
     Args:
         library: The checkpoints; the first is opened immediately to fill the fields with its settings.
+        sessions: The sessions that :func:`launch_options` watches.
 
     Returns:
         The page, not started; see :func:`launch_options` for how to start it.
     """
     model = library.open(library.names[0])
     with gr.Blocks(
-        title="jitflow studio", analytics_enabled=False, fill_width=True, delete_cache=(_KEPT_SEC, _KEPT_SEC)
+        title="jitflow studio", analytics_enabled=False, fill_width=True, delete_cache=(_CLEANED_EVERY_SEC, _KEPT_SEC)
     ) as page:
         gr.Markdown("## jitflow studio")
         with gr.Row():
@@ -49,7 +53,7 @@ def build_page(library: Library) -> gr.Blocks:
                 results = ResultFields.build()
         drawings: gr.State = gr.State([], time_to_live=_KEPT_SEC)
         _connect_fields(library, request, results)
-        _connect_buttons(library, request, results, drawings)
+        _connect_buttons(library, sessions or Sessions(), request, results, drawings)
         # Only the last slider position matters, even while earlier events are pending.
         results.time.input(
             frames_at,
@@ -60,7 +64,7 @@ def build_page(library: Library) -> gr.Blocks:
             trigger_mode="always_last",
             api_visibility="private",
         )
-    return page.queue(max_size=_QUEUE_SIZE, default_concurrency_limit=1)
+    return page.queue(max_size=_AT_ONCE, default_concurrency_limit=1)
 
 
 def _connect_fields(library: Library, request: RequestFields, results: ResultFields) -> None:
@@ -76,21 +80,21 @@ def _connect_fields(library: Library, request: RequestFields, results: ResultFie
     )
 
 
-def _connect_buttons(library: Library, request: RequestFields, results: ResultFields, drawings: gr.State) -> None:
+def _connect_buttons(
+    library: Library, sessions: Sessions, request: RequestFields, results: ResultFields, drawings: gr.State
+) -> None:
     """Connect Generate to sampling, and Stop to the session's running sampling."""
-    running: dict[str | None, threading.Event] = {}
 
     def generate(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        running[request.session_hash] = threading.Event()
+        stopped = sessions.start(request.session_hash)
         try:
-            yield from answer(library, running[request.session_hash], *values)
+            yield from answer(library, stopped, *values)
         finally:
-            running.pop(request.session_hash, None)
+            sessions.finish(request.session_hash, stopped)
 
     # Gradio's own cancelling would ignore Generate until the current step has ended.
     def stop(request: gr.Request) -> None:
-        if request.session_hash in running:
-            running[request.session_hash].set()
+        sessions.stop(request.session_hash)
 
     gr.on(
         [request.generate.click, request.subject.submit],
@@ -99,19 +103,22 @@ def _connect_buttons(library: Library, request: RequestFields, results: ResultFi
         results.outputs(drawings),
         show_progress="hidden",
         api_visibility="private",
+        concurrency_limit=_AT_ONCE,
     )
     request.stop.click(stop, queue=False, show_progress="hidden", api_visibility="private")
 
 
-def launch_options(*, host: str, port: int | None) -> dict[str, Any]:
+def launch_options(*, host: str, port: int | None, sessions: Sessions | None = None) -> dict[str, Any]:
     """Return launch options of the web page that keep page and server from contacting other hosts.
 
     Args:
         host: Address to listen on.
         port: Port to listen on; a free one if None.
+        sessions: The sessions of the page, whose sampling ends when their browser is gone.
     """
     from starlette.middleware import Middleware
 
+    watch = Middleware(SessionWatch, sessions=sessions or Sessions())
     return {
         "server_name": host,
         "server_port": port,
@@ -123,6 +130,7 @@ def launch_options(*, host: str, port: int | None) -> dict[str, Any]:
         "footer_links": [],
         "theme": gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=_MONO),
         "css": _CSS,
-        "app_kwargs": {"middleware": [Middleware(OwnHostOnly)]},
+        "state_session_capacity": _MAX_SESSIONS,
+        "app_kwargs": {"middleware": [Middleware(OwnHostOnly, host=host), watch]},
         "quiet": True,
     }

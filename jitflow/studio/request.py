@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from jitflow.training.sections import parse_interval
 
 MAX_IMAGES = 32
 MAX_STEPS = 500
+MAX_GUIDANCE = 1000
+MAX_CHARACTERS = 100_000
 _MAX_SEED = 2**53
 
 
@@ -76,35 +78,61 @@ def sample_arguments(request: Request, model: Model) -> dict[str, Any]:
 def check(request: Request, model: Model) -> None:
     """Raise ConfigError, with a message for the page, unless the model can generate a request's samples."""
     module = model.module
+    for name in ("subject", "solver", "interval"):
+        _check_text(name, getattr(request, name))
     whole = {"count": request.count, "seed": request.seed, "steps": request.steps, "EMA": request.ema}
     for name, value in whole.items():
         if not isinstance(value, int) or isinstance(value, bool):
             raise ConfigError(f"{name} must be a whole number; got {_shown(value)}")
     if not 1 <= request.count <= MAX_IMAGES:
-        raise ConfigError(f"count must lie between 1 and {MAX_IMAGES}; got {request.count}")
+        raise ConfigError(f"count must lie between 1 and {MAX_IMAGES}; got {_shown(request.count)}")
     if not 0 <= request.seed < _MAX_SEED:
-        raise ConfigError(f"seed must lie between 0 and {_MAX_SEED}; got {request.seed}")
+        raise ConfigError(f"seed must lie between 0 and {_MAX_SEED}; got {_shown(request.seed)}")
     if not 1 <= request.steps <= MAX_STEPS:
-        raise ConfigError(f"steps must lie between 1 and {MAX_STEPS}; got {request.steps}")
+        raise ConfigError(f"steps must lie between 1 and {MAX_STEPS}; got {_shown(request.steps)}")
     if request.ema not in available_averages(module):
         held = ", ".join(map(str, available_averages(module)))
-        raise ConfigError(f"this model has no EMA {request.ema}; choose one of {held} (0: the weights themselves)")
+        raise ConfigError(
+            f"this model has no EMA {_shown(request.ema)}; choose one of {held} (0: the weights themselves)"
+        )
     get_solver(request.solver)
     time_grid(request.steps)
     if not _is_number(request.guidance):
         raise ConfigError(f"guidance must be a number; got {_shown(request.guidance)}")
+    if abs(request.guidance) > MAX_GUIDANCE:
+        raise ConfigError(f"guidance must lie between -{MAX_GUIDANCE} and {MAX_GUIDANCE}; got {request.guidance:g}")
     model.check_settings(guidance=request.guidance)
     parse_interval(request.interval)
-    if not (_is_number(request.churn) and request.churn >= 0):
-        raise ConfigError(f"churn must be a number of at least 0; got {_shown(request.churn)}")
+    if not (_is_number(request.churn) and 0 <= request.churn <= MAX_STEPS):
+        raise ConfigError(f"churn must be a number between 0 and {MAX_STEPS}; got {_shown(request.churn)}")
     num = len(model.ask(**sample_arguments(request, model)))
     if num > MAX_IMAGES:
         raise ConfigError(f"this would be {num} images, at most {MAX_IMAGES} are drawn at a time; ask for fewer")
 
 
+def _check_text(name: str, value: Any) -> None:
+    """Raise ConfigError unless a field holds text of a bounded length that can be encoded."""
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be text; got {_shown(value)}")
+    if len(value) > MAX_CHARACTERS:
+        raise ConfigError(f"{name} has {len(value)} characters, of at most {MAX_CHARACTERS}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{name} holds half a character at position {error.start}; type it anew") from None
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Not math.isfinite, which fails for an integer that is too large for a float.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max
 
 
 def _shown(value: Any) -> str:
-    return "nothing" if value is None else str(value)
+    """Return a short text of a value of any kind."""
+    try:
+        text = "nothing" if value is None else str(value)
+    except ValueError:
+        # An integer of more digits than Python prints.
+        text = "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:80]}..."

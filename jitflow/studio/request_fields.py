@@ -109,6 +109,7 @@ def updates_for(library: Library, name: str) -> list[Any]:
         The message, and an update for each of :attr:`RequestFields.of_checkpoint`.
     """
     try:
+        note = library.changed(name)
         model = library.open(name)
     except JitflowError as error:
         return [message(str(error), refused=True), *[gr.skip()] * 14]
@@ -126,7 +127,7 @@ def updates_for(library: Library, name: str) -> list[Any]:
 
     subject = gr.update(value=shown.subject, label=subject_words.title, info=subject_words.example)
     count = gr.update(label=subject_words.count_title)
-    return [message(f"{name} is loaded."), subject, count, *settings(), *settings()]
+    return [message(f"{name} is loaded. {note}".rstrip()), subject, count, *settings(), *settings()]
 
 
 def _setting_fields(model: Model, side: str) -> list[Any]:

@@ -40,6 +40,7 @@ class Asked:
         captions: Caption of each sample, such as ``cat`` or ``class 3``; empty strings if there is none.
         start: Data in the model space, shape ``(N, *S)``, and the time in ``[0, 1)`` up to which noise is added:
             sampling starts from there. None starts from pure noise.
+        origin: States that paths begin from in place of noise, shape ``(N, *S)``; None for noise.
         record: Further settings of the request besides labels, plain values.
         unit: Name of the samples in the plural, such as ``images``.
     """
@@ -48,6 +49,7 @@ class Asked:
     names: Sequence[str]
     captions: Sequence[str]
     start: tuple[Tensor, float] | None = None
+    origin: Tensor | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     unit: str = "samples"
 
@@ -68,7 +70,8 @@ class Asked:
 
         condition = Condition(*map(select, (self.condition.label, self.condition.known, self.condition.mask)))
         start = None if self.start is None else (self.start[0][index], self.start[1])
-        return replace(self, condition=condition, names=self.names[index], captions=self.captions[index], start=start)
+        found = replace(self, names=self.names[index], captions=self.captions[index])
+        return replace(found, condition=condition, start=start, origin=select(self.origin))
 
 
 def ask_for_classes(

@@ -10,16 +10,29 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.trainer.states import TrainerStatus
-from torch import Tensor
+from torch import Tensor, nn
 
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.training.ema_history import EMAHistory
 from jitflow.training.sharing import SharedMode, SharedWeights
+from jitflow.training.terms import TERMS_PREFIX, LossTerms
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 log = logging.getLogger(__name__)
+
+
+def averaged_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of a module that have averages by name: all but those of loss terms that need none.
+
+    Args:
+        module: The module.
+    """
+    terms = getattr(module, "loss_terms", None)
+    without = terms.without_averages() if isinstance(terms, LossTerms) else set()
+    left_out = {f"{TERMS_PREFIX}{name}" for name in without}
+    return {name: p for name, p in module.named_parameters() if name not in left_out}
 
 
 class WeightAverages(pl.LightningModule):
@@ -66,8 +79,14 @@ class WeightAverages(pl.LightningModule):
         samples from this module with other weights waits until the block ends.
 
         Args:
-            averages: A value for each parameter, by name.
+            averages: A value for each of :func:`averaged_parameters`, by name.
+
+        Raises:
+            ConfigError: If one is missing.
         """
+        missing = [name for name in averaged_parameters(self) if name not in averages]
+        if missing:
+            raise ConfigError(f"the averages lack {len(missing)} parameters of the model, such as {missing[0]}")
         with self._shared_weights.use(self, averages):
             yield
 
@@ -131,7 +150,7 @@ class WeightAverages(pl.LightningModule):
 
     def load_averages(self, checkpoint: Mapping[str, Any]) -> None:
         """Restore the averages that a checkpoint holds; raise CheckpointError if one does not fit."""
-        expected = {name: p.shape for name, p in self.named_parameters()}
+        expected = {name: p.shape for name, p in averaged_parameters(self).items()}
         for key in ("model_ema1", "model_ema2"):
             if key not in checkpoint:
                 continue

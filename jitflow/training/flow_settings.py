@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, get_args
 
-from jitflow.core.path import PREDICTIONS, Prediction
+from jitflow.core.path import PREDICTIONS, ModelPrediction, Prediction
 from jitflow.core.times import TimeDistribution, TimeKind
 from jitflow.errors import ConfigError, unknown_name
+from jitflow.training.optimizers import OPTIMIZERS, OptimizerName
 from jitflow.training.sampling_settings import SamplingSettings
 
 
@@ -30,11 +31,17 @@ class FlowSettings(SamplingSettings):
         noise_scale: Standard deviation of the noise; the JiT release uses image size / 256.
         t_eps: Smallest ``1 - t`` that a data prediction is divided by, in training and sampling.
         label_drop_prob: Share of training labels replaced by the null label, which guidance needs.
-        prediction: What the network predicts: ``data``, ``velocity`` or ``noise``.
+        prediction: What the network predicts: ``data``, ``velocity``, ``noise``, or ``asym``: velocity in a few
+            principal directions of clean patches, data in all others.
+        asym_rank: For ``asym``: number of these directions.
         time_kind: Distribution of the training times: ``logit_normal`` or ``uniform``.
         self_conditioning_prob: Share of training batches in which a network that takes hints is given its own
             estimate of the data.
-        velocity_weight: Weight of the velocity's squared error among the losses.
+        loss_on: Space of the main loss, a mean squared error: ``velocity``, ``data`` or ``noise``.
+        velocity_weight: Weight of the main loss among the losses.
+        loss_terms: Further losses, each with its arguments by name, such as ``{dispersive: {weight: 0.25}}``; a name
+            of ``docs/methods``, or the dotted name of your own class.
+        optimizer: ``adamw``, or ``muon`` for Muon on the matrices of the blocks and AdamW on the rest.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -50,10 +57,14 @@ class FlowSettings(SamplingSettings):
     noise_scale: float = 1.0
     t_eps: float = 5e-2
     label_drop_prob: float = 0.1
-    prediction: Prediction = "data"
+    prediction: ModelPrediction = "data"
+    asym_rank: int = 8
     time_kind: TimeKind = "logit_normal"
     self_conditioning_prob: float = 0.5
+    loss_on: Prediction = "velocity"
     velocity_weight: float = 1.0
+    loss_terms: dict[str, Any] | None = None
+    optimizer: OptimizerName = "adamw"
     # Chosen for each sampling call, not stored with a model.
     temperature: float = field(init=False, default=1.0)
 
@@ -77,8 +88,13 @@ class FlowSettings(SamplingSettings):
                 raise ConfigError(f"{name} can be null only in a recipe; give a number")
             if not 0 <= decay <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1]; got {decay}")
-        if self.prediction not in PREDICTIONS:
-            raise unknown_name("prediction", self.prediction, PREDICTIONS)
+        for name, value, known in (
+            ("prediction", self.prediction, get_args(ModelPrediction)),
+            ("loss_on", self.loss_on, PREDICTIONS),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+        ):
+            if value not in known:
+                raise unknown_name(name, value, known)
         TimeDistribution(self.time_kind, self.P_mean, self.P_std)
 
     def arguments(self) -> dict[str, Any]:

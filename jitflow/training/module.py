@@ -20,31 +20,25 @@ from torch import Tensor, nn
 from jitflow import __version__
 from jitflow.codec.base import Codec
 from jitflow.codec.pixel import PixelCodec
-from jitflow.core.condition import Condition
-from jitflow.core.loss import mse_per_sample
-from jitflow.core.path import (
-    data_from_velocity,
-    interpolate,
-    perfect_prediction,
-    velocity_from_prediction,
-)
 from jitflow.core.seeding import mix_seeds, noise_from_seeds, uniform_from_indices
-from jitflow.core.times import TimeDistribution, TimeKind
 from jitflow.errors import ConfigError
 from jitflow.training.class_names import NamedClasses
 from jitflow.training.compiled import CompiledLoss, compiles_loss, prepare_cuda
 from jitflow.training.flow_settings import FlowSettings
 from jitflow.training.lightning_counters import ExactResume
-from jitflow.training.optim import AdamWOptimization
+from jitflow.training.loss import FlowLoss
+from jitflow.training.methods.asym import AsymmetricPrediction, patch_size_of
+from jitflow.training.methods.registry import build_terms
+from jitflow.training.optim import Optimization
 from jitflow.training.outputs import StepOutputs
-from jitflow.training.sampling import FlowSampling, batch_time, floating_dtype
-from jitflow.training.terms import FlowState, LossTerm
+from jitflow.training.terms import LossTerm, LossTerms
+from jitflow.training.trained_on import merge_spaces, optimised_spaces, read_spaces, spaces_entry
 
 # Names of independent random streams drawn from one seed.
 _STREAM_BATCH, _STREAM_LABEL, _STREAM_VALIDATION = 1, 2, 3
 
 
-class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
+class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
     """Train a flow-matching network, and sample from it.
 
     Args:
@@ -52,12 +46,13 @@ class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
         net: Network ``(x, t, label) -> prediction``, shapes ``(B, C, H, W)``, ``(B,)``, ``(B,)``.
         num_classes: Number of classes; this number is the null label.
         settings: Settings of the flow; each is an attribute of the module under its name.
-        loss_terms: Losses added to the velocity loss.
+        loss_terms: Losses added to the main loss, before those of the settings.
 
     Attributes:
         application: Name of the application, which checkpoints store; empty if the class belongs to none.
         has_release_format: Whether the JiT release's ``.pth`` format can hold the model.
         takes_codec_file: Whether part of the codec may be in a separate file, see :meth:`load_codec`.
+        trained_on: Names of the feature extractors that a training of these weights optimised; checkpoints keep them.
         is_one_graph: Whether a compiled training step has no part that must stay uncompiled.
         settings_class: Dataclass of the constructor's further keywords, ``**settings``.
 
@@ -71,12 +66,8 @@ class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
     is_one_graph: ClassVar[bool] = True
     settings_class: ClassVar[type[FlowSettings]] = FlowSettings
 
-    P_mean: float
-    P_std: float
     label_drop_prob: float
-    time_kind: TimeKind
     self_conditioning_prob: float
-    velocity_weight: float
 
     def __init__(
         self,
@@ -92,14 +83,23 @@ class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
         self.net = net
         self.num_classes = num_classes
         for field in fields(settings):
-            setattr(self, field.name, getattr(settings, field.name))
-        self.loss_terms = list(loss_terms)
+            if field.name != "loss_terms":
+                setattr(self, field.name, getattr(settings, field.name))
+        self.trained_on: tuple[str, ...] = ()
         self.optimizer_on_cpu = False
         self.run_seed: int | None = None
         self.compiled_loss = CompiledLoss(self)
         self._batch_index: Tensor | None = None
         self._batch_epoch = 0
+        # What the random numbers of loss terms are drawn from, in a batch of a training.
+        self._term_seeds: tuple[int, ...] = ()
         settings.check(codec.shape[0])
+        self.asym = None
+        if settings.prediction == "asym":
+            self.asym = AsymmetricPrediction(patch_size_of(net), codec.shape[0], settings.asym_rank)
+        self.loss_terms = LossTerms()
+        for term in (*loss_terms, *build_terms(settings.loss_terms)):
+            self.add_loss_term(term)
 
     @classmethod
     def settings_from_data(cls, info: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,23 +122,6 @@ class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
         """
         raise ConfigError(f"a {type(self).__name__} has no latents and cannot use {path} (vavae_path)")
 
-    def forward(self, x: Tensor, t: Tensor | float, y: Tensor, hint: Tensor | None = None) -> Tensor:
-        """Predict from a noisy sample.
-
-        Args:
-            x: Path sample, shape ``(B, C, H, W)``.
-            t: Time: a number, 0-d, ``(B,)`` or ``(B, 1, 1, 1)``; 0 is noise, 1 is data.
-            y: Labels, shape ``(B,)``, int64.
-            hint: Known parts or estimate of the data, shape ``(B, C, H, W)``, for a network with self-conditioning.
-
-        Returns:
-            Prediction, shape ``(B, C, H, W)``, in the network's precision.
-        """
-        dtype = floating_dtype(self.net)
-        if hint is None:
-            return self.net(x.to(dtype), batch_time(t, x), y)
-        return self.net(x.to(dtype), batch_time(t, x), y, hint.to(dtype))
-
     def drop_labels(self, labels: Tensor) -> Tensor:
         """Replace each label by the null label with probability ``label_drop_prob``, shape ``(B,)``.
 
@@ -152,93 +135,6 @@ class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
             drawn = torch.rand(len(labels), device=labels.device)
         return torch.where(drawn < self.label_drop_prob, self.num_classes, labels)
 
-    def sample_timestep(self, n: int, device: torch.device | str | None = None) -> Tensor:
-        """Draw training times, shape ``(n, 1, 1, 1)``, ready to broadcast over images."""
-        return self._time_distribution().sample(n, device=device).view(-1, 1, 1, 1)
-
-    def flow_loss(
-        self,
-        x1: Tensor,
-        labels: Tensor,
-        t: Tensor,
-        unit_noise: Tensor,
-        *,
-        data: Any = None,
-        condition: Condition | None = None,
-        estimate: bool = True,
-    ) -> Tensor:
-        """Compute the loss of each sample for given time and noise: the sum of :meth:`loss_parts`, shape ``(B,)``."""
-        parts = self.loss_parts(x1, labels, t, unit_noise, data=data, condition=condition, estimate=estimate)
-        return torch.stack(list(parts.values())).sum(dim=0)
-
-    def loss_parts(
-        self,
-        x1: Tensor,
-        labels: Tensor,
-        t: Tensor,
-        unit_noise: Tensor,
-        *,
-        data: Any = None,
-        condition: Condition | None = None,
-        estimate: bool = True,
-    ) -> dict[str, Tensor]:
-        """Compute every loss term of each sample for given time and noise.
-
-        Args:
-            x1: Data in the model space, shape ``(B, C, H, W)``.
-            labels: Labels for the network, after label dropout, shape ``(B,)``.
-            t: Time, shape ``(B,)``.
-            unit_noise: Noise of standard deviation 1, shape ``(B, C, H, W)``.
-            data: Data before encoding, for weights and terms that need them.
-            condition: Known parts of the data; they stay clean and are excluded from the loss.
-            estimate: Self-condition the network on its own estimate, as in sampling.
-
-        Returns:
-            By name, each of shape ``(B,)``, float32: ``velocity``, the mean squared error of the velocity, and the
-            weighted terms.
-        """
-        condition = condition or Condition()
-        x0 = unit_noise * self.noise_scale
-        x_t = condition.apply_known(interpolate(x0, x1, t))
-        hint = self._training_hint(x_t, t, labels, condition, estimate=estimate) if self.takes_hints else None
-        output = self(x_t, t, labels, hint).float() if hint is not None else self(x_t, t, labels).float()
-        target = perfect_prediction(x0, x1, prediction=self.prediction)
-        v_pred = self.velocity_of(output, x_t, t)
-        v_t = velocity_from_prediction(target, x_t, t, prediction=self.prediction, t_eps=self.t_eps)
-        weight = condition.unknown_weight(self.loss_weight(data), x1)
-        parts = {"velocity": self.velocity_weight * mse_per_sample(v_pred, v_t, weight=weight)}
-        if self.loss_terms:
-            state = FlowState(data, x1, x_t, t, output, v_pred, v_t, weight)
-            parts.update({term.name: term.weight * term(state) for term in self.loss_terms})
-        return parts
-
-    def _training_hint(self, x_t: Tensor, t: Tensor, labels: Tensor, condition: Condition, *, estimate: bool) -> Tensor:
-        """Return the self-conditioning input in training: the known parts, and the network's estimate if requested."""
-        hint = condition.apply_known(self.first_hint(x_t, t))
-        if not estimate:
-            return hint
-        with torch.no_grad():
-            v = self.velocity_of(self(x_t, t, labels, hint).float(), x_t, t)
-            return condition.apply_known(data_from_velocity(v, x_t, t, t_eps=self.t_eps))
-
-    def loss_weight(self, data: Any) -> Tensor | None:
-        """Return the loss weight of each element, broadcastable to ``(B, C, H, W)``; applications may override it.
-
-        Args:
-            data: Data before encoding.
-        """
-        return None
-
-    def training_condition(self, x1: Tensor, t: Tensor, batch: Any) -> tuple[Condition, Tensor]:
-        """Return known parts and times of a training batch: nothing and ``t``, unless overridden.
-
-        Args:
-            x1: Data in the model space, shape ``(B, C, H, W)``.
-            t: Times drawn, shape ``(B,)``.
-            batch: Batch from the data module.
-        """
-        return Condition(), t
-
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Compute the loss of a batch ``(data, labels)`` at random times with random noise.
 
@@ -248,15 +144,21 @@ class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
             ``loss``, 0-d, and for callbacks, detached: ``t``, time of each sample, shape ``(B,)``; ``losses``, loss
             of each sample, shape ``(B,)``; ``parts``, mean of each loss term by name.
         """
-        data, labels = batch
+        data, classes = batch
         x1 = self.codec.encode(data)
-        labels = self.drop_labels(labels)
+        labels = self.drop_labels(classes)
         t = self.sample_timestep(len(x1), device=x1.device).flatten()
-        noise = torch.randn_like(x1)
+        source = getattr(batch, "source", None)
+        # The losses multiply it by the scale of noise, which a source does not have.
+        noise = torch.randn_like(x1) if source is None else self.codec.encode(source) / self.noise_scale
         condition, t = self.training_condition(x1, t, batch)
         estimate = self.takes_hints and bool(torch.rand(()) < self.self_conditioning_prob)
         loss_parts = self.compiled_loss if compiles_loss(self, x1) else self.loss_parts
-        parts = loss_parts(x1, labels, t, noise, data=data, condition=condition, estimate=estimate)
+        further = {"data": data, "condition": condition, "estimate": estimate}
+        if len(self.loss_terms):
+            seeds = self._term_seeds or (int(torch.randint(1 << 62, ())),)
+            further.update(classes=classes, draws=self.loss_terms.draw(x1, *seeds))
+        parts = loss_parts(x1, labels, t, noise, **further)
         means = {name: part.mean() for name, part in parts.items()}
         loss = torch.stack(list(means.values())).sum()
         self.log("train/loss", loss, batch_size=len(x1))
@@ -276,12 +178,16 @@ class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
         # One draw per sample: the first number gives the time, the rest the noise.
         drawn = noise_from_seeds((1 + x1[0].numel(),), seeds, device=x1.device)
         t, noise = self._time_distribution().from_normal(drawn[:, 0]), drawn[:, 1:].reshape(x1.shape)
+        source = getattr(batch, "source", None)
+        if source is not None:
+            noise = self.codec.encode(source) / self.noise_scale
         losses = {}
+        further = {"data": data, "classes": labels, "draws": self.loss_terms.draw(x1, _STREAM_VALIDATION, batch_idx)}
         for name, weights in (("val/loss", nullcontext), ("val/loss_ema", self.ema_weights)):
             if name == "val/loss_ema" and not self.ema_params1:
                 continue
             with weights():
-                losses[name] = self.flow_loss(x1, labels, t, noise, data=data).mean()
+                losses[name] = self.flow_loss(x1, labels, t, noise, **further).mean()
         self.log_dict(losses, batch_size=len(x1), sync_dist=True)
         return losses["val/loss"]
 
@@ -291,12 +197,16 @@ class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
             prepare_cuda()
         if self.run_seed is None:
             self.run_seed = _run_seed()
+        self.trained_on = merge_spaces(self.trained_on, optimised_spaces(self.loss_terms))
         data = getattr(self.trainer, "datamodule", None)
         describe = getattr(data, "get_dataset_info", None)
         if describe is not None:
             info = describe()
             self.check_data(info)
             self.adopt_data(info)
+            self.transports = bool(info.get("transports"))
+        if self.asym is not None:
+            self.asym.adopt_data(self, data)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the random generators by (seed, epoch, batch, rank), and log the learning rate.
@@ -309,14 +219,16 @@ class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
         # The epoch that the data module drew the batch for, if the batch holds it.
         self._batch_epoch = getattr(batch, "epoch", self.current_epoch)
         if self.run_seed is not None:
-            torch.manual_seed(mix_seeds(_STREAM_BATCH, self.run_seed, self._batch_epoch, batch_idx, self.global_rank))
+            of_batch = (self.run_seed, self._batch_epoch, batch_idx, self.global_rank)
+            torch.manual_seed(mix_seeds(_STREAM_BATCH, *of_batch))
+            self._term_seeds = of_batch
         # Not every step, because each logged value is copied to the device.
         if batch_idx % 100 == 0:
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Clear the sample indices of the batch."""
-        self._batch_index = None
+        """Clear the sample indices and the seeds of the batch."""
+        self._batch_index, self._term_seeds = None, ()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add both averages, and the metadata to rebuild the module, to the checkpoint."""
@@ -325,6 +237,9 @@ class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
             "application": self.application,
             "module": f"{type(self).__module__}.{type(self).__qualname__}",
             "run_seed": self.run_seed,
+            **({"transports": True} if self.transports else {}),
+            **self.loss_terms.saved_record(),
+            **spaces_entry(self.trained_on),
             **self.extra_state(),
         }
         self.save_averages(checkpoint)
@@ -335,19 +250,21 @@ class FlowModule(ExactResume, AdamWOptimization, NamedClasses, FlowSampling):
         self.load_averages(checkpoint)
         extra = checkpoint.get("jitflow", {})
         self.run_seed = extra.get("run_seed", self.run_seed)
+        self.trained_on = merge_spaces(self.trained_on, read_spaces(extra))
         self.load_extra_state(extra)
+        self.loss_terms.check_record(extra)
+        self.transports = bool(extra.get("transports"))
         states = checkpoint.get("optimizer_states", [])
         self.adopt_settings(states)
         self.choose_kernels(states)
-
-    def _time_distribution(self) -> TimeDistribution:
-        return TimeDistribution(self.time_kind, self.P_mean, self.P_std)
 
     def check_data(self, info: dict[str, Any]) -> None:
         """Raise ConfigError if the data's description (``get_dataset_info``) does not fit this module.
 
         Also if the data have other classes than the resumed checkpoint.
         """
+        if self.transports and not info.get("transports"):
+            raise ConfigError("this model carries images of one data set to another; give the data their source_path")
         num_classes = info.get("num_classes")
         if num_classes is not None and num_classes > self.num_classes:
             raise ConfigError(

@@ -7,66 +7,22 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from jitflow.codec.base import Codec
 from jitflow.core.condition import Condition
-from jitflow.core.guidance import check_interval, guided_velocity
-from jitflow.core.path import Prediction, data_from_velocity, renoise, velocity_from_prediction
+from jitflow.core.path import renoise
 from jitflow.core.seeding import current_seeds, mix_seeds, noise_from_seeds
 from jitflow.core.solver import GoBack, OnStep, Step, Velocity, euler_step, heun_step, integrate
+from jitflow.core.stochastic import sde_drift, sde_noise_std
 from jitflow.core.times import time_grid
 from jitflow.errors import ConfigError
-from jitflow.training.averages import WeightAverages
 from jitflow.training.modulation import ModulationTable, takes_modulation
-from jitflow.training.sampling_call import CallSetting, SamplingCall, open_call, running_call
+from jitflow.training.sampling_call import SamplingCall, open_call
+from jitflow.training.velocity import GuidedVelocity, batch_time
 
 
-class FlowSampling(WeightAverages):
-    """Sampling methods of :class:`jitflow.training.module.FlowModule`, which sets the attributes.
-
-    Attributes:
-        codec: Converts between data and the model space.
-        net: The network.
-        num_classes: Number of classes; this number is the null label.
-        prediction: Prediction target of the network: ``data``, ``velocity`` or ``noise``.
-        t_eps: Smallest ``1 - t`` that a data prediction is divided by.
-        noise_scale: Standard deviation of the noise.
-        label_drop_prob: Share of training labels replaced by the null label.
-        sampling_method: Solver.
-        num_sampling_steps: Steps of the solver.
-        cfg_scale: Guidance scale.
-        cfg_interval: Times (low, high) between which guidance acts.
-        time_shift: Above 1 moves sampling times towards the noise.
-        cfg_channels: Guide only this many leading channels; None guides all.
-        churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
-        temperature: Divides log-probabilities if the model has them.
-
-    Inside a sampling call, the attributes of :class:`~jitflow.training.sampling_settings.SamplingSettings` have the
-    call's values: an overridden method reads the caller's guidance scale in ``self.cfg_scale``, and threads that sample
-    from one module do not affect each other.
-    """
-
-    codec: Codec
-    net: nn.Module
-    num_classes: int
-    prediction: Prediction
-    t_eps: float
-    noise_scale: float
-    label_drop_prob: float
-    sampling_method = CallSetting[str]()
-    num_sampling_steps = CallSetting[int]()
-    cfg_scale = CallSetting[float]()
-    cfg_interval = CallSetting[tuple[float, float]]()
-    time_shift = CallSetting[float]()
-    cfg_channels = CallSetting["int | None"]()
-    churn = CallSetting[float]()
-    temperature = CallSetting[float]()
-
-    @property
-    def takes_hints(self) -> bool:
-        """Whether the network takes a hint: known parts or an estimate of the data (self-conditioning)."""
-        return bool(getattr(self.net, "self_conditioning", False))
+class FlowSampling(GuidedVelocity):
+    """Sampling methods of :class:`jitflow.training.module.FlowModule`, which sets the attributes."""
 
     @property
     def takes_temperature(self) -> bool:
@@ -124,6 +80,7 @@ class FlowSampling(WeightAverages):
         """
         if condition.label is None:
             raise ConfigError('sampling needs a label for each sample; pass num_classes for "any class"')
+        self.check_start(start is not None)
         labels = self.check_labels(condition.label)
         weights = self.ema_weights() if use_ema and self._has_ema() else self.present_weights()
         with open_call(self, condition=condition) as call, self._shared_mode.evaluation(self), weights:
@@ -138,16 +95,31 @@ class FlowSampling(WeightAverages):
             if self.takes_hints:
                 call.hint = condition.apply_known(self.first_hint(x, batch_time(times[0], x)))
             steps = self._overridden_steps(labels, condition)
+            call.rule = self.build_guidance_rule()
             call.modulation = None if steps else self._modulation_table(labels, times)
+            if self.sde and steps:
+                raise ConfigError("sde needs the library's own steps, and this class overrides them; set it to 0")
             return integrate(
-                lambda x, t: condition.freeze_known(self._forward_sample(x, t, labels)),
+                self._field(labels, condition, times),
                 x,
                 times,
                 solver=self.sampling_method,
                 on_step=call.on_step,
-                go_back=self._go_back(seeds, condition) if self.churn else None,
+                go_back=self._go_back(seeds, condition, times) if self.churn or self.sde else None,
                 **steps,
             )
+
+    def _field(self, labels: Tensor, condition: Condition, times: Tensor) -> Velocity:
+        """Return the velocity of the flow, or the drift of the stochastic equation in all steps but the last."""
+        last, strength = float(times[-2]), self.sde
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            v = self._forward_sample(x, t, labels)
+            if strength and float(t[0]) < last:
+                v = sde_drift(v, x, t, strength)
+            return condition.freeze_known(v)
+
+        return velocity
 
     def _start_at(self, x: Tensor, t: float, times: Tensor, num: int) -> tuple[Tensor, Tensor]:
         """Return the state and the remaining times of sampling from an intermediate state."""
@@ -157,51 +129,6 @@ class FlowSampling(WeightAverages):
             raise ConfigError(f"the time to start from must lie in [0, 1); got {t}")
         return x.to(self.device, torch.float32), torch.cat([torch.tensor([t]), times[times > t]])
 
-    @torch.no_grad()
-    def _forward_sample(self, z: Tensor, t: Tensor | float, labels: Tensor) -> Tensor:
-        """Compute the guided velocity at a state.
-
-        Args:
-            z: State, shape ``(B, C, H, W)``.
-            t: Time: a number, 0-d, ``(B,)`` or ``(B, 1, 1, 1)``.
-            labels: Labels, shape ``(B,)``.
-
-        Returns:
-            Velocity, shape ``(B, C, H, W)``, float32.
-        """
-        call = running_call(self)
-        hint = None if call is None else call.hint
-
-        def velocity(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-            if hint is None:
-                return self.velocity_of(self._predict(call, x, t, y).float(), x, t)
-            # With guidance both passes share the hint.
-            hints = hint if len(hint) == len(x) else torch.cat([hint] * (len(x) // len(hint)))
-            return self.velocity_of(self._predict(call, x, t, y, hints).float(), x, t)
-
-        x, times = z.float(), batch_time(t, z, keep_device=True)
-        v = guided_velocity(
-            velocity,
-            x,
-            times,
-            labels,
-            null_label=self.num_classes,
-            scale=self.cfg_scale,
-            interval=check_interval(self.cfg_interval),
-            channels=self.cfg_channels,
-        )
-        if call is not None and hint is not None:
-            call.hint = call.condition.apply_known(data_from_velocity(v, x, times, t_eps=self.t_eps))
-        return v
-
-    def _predict(self, call: SamplingCall | None, x: Tensor, t: Tensor, y: Tensor, *hint: Tensor) -> Tensor:
-        """Run the network, output shape ``(B, C, H, W)``, with precomputed modulation if the call has a table."""
-        if call is None or call.modulation is None:
-            return self(x, t, y, *hint)
-        dtype = floating_dtype(self.net)
-        # The network does not read the time here, so that it can stay on its device.
-        return self.net(x.to(dtype), t, y, *(h.to(dtype) for h in hint), modulation=call.modulation.rows(t, y))
-
     def _modulation_table(self, labels: Tensor, times: Tensor) -> ModulationTable | None:
         """Build the modulation table of a call; None if the network takes none or a user overrides the methods."""
         if not takes_modulation(self.net) or _overrides(self, "_forward_sample") or not _forwards_to_net(self):
@@ -210,19 +137,6 @@ class FlowSampling(WeightAverages):
             labels = torch.cat([labels, labels.new_tensor([self.num_classes])])
         # No solver evaluates the end of the path.
         return ModulationTable(self.net, labels, times[:-1])
-
-    def velocity_of(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Convert the network's prediction to a velocity, in training and sampling.
-
-        Args:
-            output: Prediction, shape ``(B, C, H, W)``, float32.
-            x_t: Path sample, shape ``(B, C, H, W)``.
-            t: Time, shape ``(B,)``.
-
-        Returns:
-            Velocity, shape ``(B, C, H, W)``.
-        """
-        return velocity_from_prediction(output, x_t, t, prediction=self.prediction, t_eps=self.t_eps)
 
     @torch.no_grad()
     def _euler_step(self, z: Tensor, t: Tensor, t_next: Tensor, labels: Tensor) -> Tensor:
@@ -234,12 +148,16 @@ class FlowSampling(WeightAverages):
         """One Heun step of the state ``(B, C, H, W)`` between two times, 0-d or alike for all, ``(B, 1, 1, 1)``."""
         return heun_step(lambda x, s: self._forward_sample(x, s, labels), z, _one_time(t), _one_time(t_next))
 
-    def _go_back(self, seeds: Sequence[int], condition: Condition) -> GoBack:
-        """Return the churn function, which adds seeded noise to the state before each step."""
+    def _go_back(self, seeds: Sequence[int], condition: Condition, times: Tensor) -> GoBack:
+        """Return the function that adds seeded noise to the state between two steps, for churn or the SDE."""
 
         def go_back(step: int, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
-            t_back = (t - self.churn * (t_next - t)).clamp_min(0)
             noise = noise_from_seeds(self.codec.shape, [mix_seeds(s, step) for s in seeds], device=x.device)
+            if self.sde:
+                before = float(times[step - 1])
+                std = sde_noise_std(before, float(t), strength=self.sde, noise_scale=self.noise_scale)
+                return condition.apply_known(x + std * noise), t
+            t_back = (t - self.churn * (t_next - t)).clamp_min(0)
             now, back = (time.expand(len(x)) for time in (t, t_back))
             return condition.apply_known(renoise(x, now, back, noise, noise_scale=self.noise_scale)), t_back
 
@@ -284,13 +202,18 @@ class FlowSampling(WeightAverages):
         with self.sampling(on_step=on_step):
             yield
 
-    def check_guidance(self) -> None:
-        """Raise ConfigError if the guidance scale is not 1 and the network was never trained without labels."""
-        if self.cfg_scale != 1 and not self.label_drop_prob > 0:
-            raise ConfigError(
-                f"guidance {self.cfg_scale:g} needs the null label, which label_drop_prob 0 never trains: use guidance "
-                "(cfg_scale) 1, or train with label_drop_prob above 0"
-            )
+    def check_start(self, is_given: bool) -> None:
+        """Raise ConfigError if a model of transport is to start from noise, or to add noise.
+
+        Args:
+            is_given: Whether there are images to start from.
+        """
+        if not self.transports:
+            return
+        if not is_given:
+            raise ConfigError("this model carries images of one data set to another; give it some (source)")
+        if self.churn or self.sde:
+            raise ConfigError("churn and sde add noise, and the paths of this model have none; set both to 0")
 
     def check_labels(self, labels: Tensor) -> Tensor:
         """Return labels ``(B,)`` on the module's device; raise ConfigError if the model knows no such label."""
@@ -309,20 +232,6 @@ class FlowSampling(WeightAverages):
                 f"0 to {self.num_classes - 1}"
             )
         return labels
-
-
-def batch_time(t: Tensor | float, x: Tensor, *, keep_device: bool = False) -> Tensor:
-    """Convert a time of any accepted form to shape ``(B,)``, float32."""
-    t = torch.as_tensor(t, dtype=torch.float32, device=None if keep_device else x.device)
-    return t.reshape(-1).expand(x.shape[0]) if t.numel() == 1 else t.reshape(x.shape[0])
-
-
-def floating_dtype(net: nn.Module) -> torch.dtype:
-    """Precision of a network's first floating-point parameter; float32 without one."""
-    for parameter in net.parameters():
-        if parameter.is_floating_point():
-            return parameter.dtype
-    return torch.float32
 
 
 def _one_time(t: Tensor | float) -> Tensor:

@@ -21,7 +21,8 @@ from jitflow.training.modulation import ModulationTable
 from jitflow.training.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:
-    from jitflow.training.sampling import FlowSampling
+    from jitflow.core.guidance_rules import Rule
+    from jitflow.training.velocity import GuidedVelocity
 
 T = TypeVar("T")
 
@@ -37,15 +38,19 @@ class SamplingCall:
         condition: Condition of the samples.
         hint: Latest estimate of the data, shape ``(B, C, H, W)``, for a self-conditioned network.
         modulation: Precomputed modulation by time and label; None to compute it at each step.
+        rule: Rule of guidance of the trajectory, with its memory; None for a new one at each evaluation.
+        weak: A weaker model for autoguidance, in place of the prediction without a class; None for none.
         outer: The enclosing call in the same thread.
     """
 
-    module: FlowSampling
+    module: GuidedVelocity
     settings: SamplingSettings
     on_step: OnStep | None = None
     condition: Condition = field(default_factory=Condition)
     hint: Tensor | None = None
     modulation: ModulationTable | None = None
+    rule: Rule | None = None
+    weak: GuidedVelocity | None = None
     outer: SamplingCall | None = None
 
 
@@ -53,7 +58,7 @@ class SamplingCall:
 _innermost: ContextVar[SamplingCall | None] = ContextVar("jitflow_sampling_call", default=None)
 
 
-def running_call(module: FlowSampling) -> SamplingCall | None:
+def running_call(module: GuidedVelocity) -> SamplingCall | None:
     """Return the innermost sampling call on a module in this thread; None if there is none."""
     call = _innermost.get()
     while call is not None and call.module is not module:
@@ -63,7 +68,12 @@ def running_call(module: FlowSampling) -> SamplingCall | None:
 
 @contextmanager
 def open_call(
-    module: FlowSampling, *, on_step: OnStep | None = None, condition: Condition | None = None, **given: Any
+    module: GuidedVelocity,
+    *,
+    on_step: OnStep | None = None,
+    condition: Condition | None = None,
+    weak: GuidedVelocity | None = None,
+    **given: Any,
 ) -> Iterator[SamplingCall]:
     """Open a sampling call on a module, for the block and this thread.
 
@@ -72,6 +82,7 @@ def open_call(
             they are that call's settings.
         on_step: Called after each step, after the callbacks of enclosing calls.
         condition: Condition of the samples.
+        weak: A weaker model for autoguidance; that of the enclosing call by default.
         given: Fields of :class:`SamplingSettings`.
 
     Yields:
@@ -93,6 +104,7 @@ def open_call(
         if outer_on_step is not None and on_step is not None
         else on_step or outer_on_step,
         condition=condition or Condition(),
+        weak=weak or (None if enclosing is None else enclosing.weak),
         outer=_innermost.get(),
     )
     token = _innermost.set(call)
@@ -130,9 +142,9 @@ class CallSetting(Generic[T]):
     def __get__(self, module: None, owner: type) -> CallSetting[T]: ...
 
     @overload
-    def __get__(self, module: FlowSampling, owner: type) -> T: ...
+    def __get__(self, module: GuidedVelocity, owner: type) -> T: ...
 
-    def __get__(self, module: FlowSampling | None, owner: type) -> CallSetting[T] | T:
+    def __get__(self, module: GuidedVelocity | None, owner: type) -> CallSetting[T] | T:
         if module is None:
             return self
         call = running_call(module)
@@ -144,7 +156,7 @@ class CallSetting(Generic[T]):
         stored: T = vars(module)[self.name]
         return stored
 
-    def __set__(self, module: FlowSampling, value: T) -> None:
+    def __set__(self, module: GuidedVelocity, value: T) -> None:
         call = running_call(module)
         if call is not None:
             changed: dict[str, Any] = {self.name: value}

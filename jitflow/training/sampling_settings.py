@@ -7,7 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from jitflow.core.guidance import check_interval
+from jitflow.core.guidance_rules import RuleName, build_rule
 from jitflow.core.solver import get_solver
+from jitflow.core.stochastic import check_stochastic
 from jitflow.core.times import time_grid
 from jitflow.errors import ConfigError, unknown_name
 
@@ -19,8 +21,16 @@ _SHORT_NAMES = {
     "steps": "num_sampling_steps",
     "time_shift": "time_shift",
     "churn": "churn",
+    "sde": "sde",
+    "guidance_rule": "guidance_rule",
+    "apg_eta": "apg_eta",
+    "apg_norm": "apg_norm",
+    "apg_momentum": "apg_momentum",
+    "internal_guidance": "internal_guidance",
     "temperature": "temperature",
 }
+FURTHER_WORDS = ("sde", "guidance_rule", "apg_eta", "apg_norm", "apg_momentum", "internal_guidance", "autoguide")
+"""Words of sampling that :meth:`jitflow.model.Model.sample` takes without naming them as arguments."""
 
 # Of any use is 10; numbers of half precision end at 65504.
 _MOST_GUIDANCE = 1e4
@@ -37,7 +47,16 @@ class SamplingSettings:
         cfg_interval: Times (low, high) between which guidance acts; 0 is noise, 1 is data.
         time_shift: Above 1 moves sampling times towards the noise.
         cfg_channels: Guide only this many leading channels; None guides all.
+        guidance_rule: How the predictions with and without the class are combined: ``cfg``, ``apg`` or ``cfg_zero``,
+            see :mod:`jitflow.core.guidance_rules`.
+        apg_eta: For ``apg``: factor of the difference's part along the prediction.
+        apg_norm: For ``apg``: largest root mean square of the difference; 0 for no limit.
+        apg_momentum: For ``apg``: factor of earlier differences, negative to push away from them.
+        internal_guidance: Scale of the guidance by an inner layer, which a model trained with the loss term
+            ``internal_guidance`` has; 1 for none.
         churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
+        sde: Strength of the stochastic equation in place of the flow, see :mod:`jitflow.core.stochastic`; 0 is
+            deterministic, 1 replaces noise about as fast as the flow removes it.
         temperature: Divides log-probabilities if the model has them; below 1 it favours likely tokens.
     """
 
@@ -47,7 +66,13 @@ class SamplingSettings:
     cfg_interval: tuple[float, float] = (0.0, 1.0)
     time_shift: float = 1.0
     cfg_channels: int | None = None
+    guidance_rule: RuleName = "cfg"
+    apg_eta: float = 0.0
+    apg_norm: float = 0.0
+    apg_momentum: float = 0.0
+    internal_guidance: float = 1.0
     churn: float = 0.0
+    sde: float = 0.0
     temperature: float = 1.0
 
     @classmethod
@@ -71,10 +96,11 @@ class SamplingSettings:
             raise ConfigError(f"the guidance scale must be a number; got {self.cfg_scale}")
         if abs(self.cfg_scale) > _MOST_GUIDANCE:
             raise ConfigError(f"the guidance scale must be at most {_MOST_GUIDANCE:g}; got {self.cfg_scale}")
-        if not (math.isfinite(self.churn) and self.churn >= 0):
-            raise ConfigError(f"churn must be a number of at least 0; got {self.churn}")
-        if self.churn and self.sampling_method == "multistep":
-            raise ConfigError("churn disturbs the history that the multistep solver needs; use euler, heun or midpoint")
+        build_rule(self.guidance_rule, eta=self.apg_eta, norm=self.apg_norm, momentum=self.apg_momentum)
+        for name in ("apg_eta", "internal_guidance"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name} must be a number; got {getattr(self, name)}")
+        check_stochastic(churn=self.churn, sde=self.sde, solver=self.sampling_method)
         if self.cfg_channels is not None and not 1 <= self.cfg_channels <= num_channels:
             raise ConfigError(
                 f"cfg_channels must lie between 1 and the {num_channels} channels; got {self.cfg_channels}"

@@ -23,7 +23,14 @@ class SamplingOptions:
         solver: euler, heun, midpoint or multistep.
         steps: Steps of the solver.
         time_shift: Above 1 puts more of the steps near the noise, below 1 near the data.
+        guidance_rule: How predictions with and without the class are combined: cfg, apg or cfg_zero.
+        apg_eta: For apg: factor of the difference's part along the prediction.
+        apg_norm: For apg: largest root mean square of the difference; 0 for no limit.
+        apg_momentum: For apg: factor of earlier differences, negative to push away from them.
+        internal_guidance: Scale of the guidance by an inner layer, if the model was trained with one; 1 for none.
+        autoguide: A smaller or younger checkpoint, whose prediction takes the place of that without a class.
         churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
+        sde: Strength of the stochastic equation that SiT samples with, in place of the flow; 0 is deterministic.
         temperature: For text: below 1 it writes what is likeliest.
     """
 
@@ -32,7 +39,14 @@ class SamplingOptions:
     solver: str | None = None
     steps: int | None = None
     time_shift: float | None = None
+    guidance_rule: str | None = None
+    apg_eta: float | None = None
+    apg_norm: float | None = None
+    apg_momentum: float | None = None
+    internal_guidance: float | None = None
+    autoguide: str | None = None
     churn: float | None = None
+    sde: float | None = None
     temperature: float | None = None
 
     def settings(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class SharedWeights(_Unsaved):
 
         Args:
             module: The module, the same in every call.
-            values: A value for each parameter, by name; None for the module's own weights. Nothing is copied if
+            values: Values of parameters by name; None for the module's own weights. Nothing is copied if
                 precision and device match.
         """
         nested = self._nested_values()
@@ -109,7 +109,9 @@ class SharedWeights(_Unsaved):
         if values is None:
             return
         try:
-            for name, parameter in module.named_parameters():
+            # Parameters that have no average, such as those of loss terms, keep their values.
+            averaged = [(name, p) for name, p in module.named_parameters() if name in values]
+            for name, parameter in averaged:
                 self._own.append((parameter, parameter.data))
                 parameter.data = values[name].to(parameter.device, parameter.dtype)
         except BaseException:

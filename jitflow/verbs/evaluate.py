@@ -55,10 +55,7 @@ class GridOptions:
 
 
 def evaluate(args: list[str]) -> None:
-    """Evaluate a checkpoint with its application's judge, or compare two reports (``compare A B``)."""
-    if args[:1] == ["compare"]:
-        run_command("evaluate compare", _compare, args[1:])
-        return
+    """Evaluate a checkpoint with its application's judge, ``jitflow evaluate``."""
     path = evaluated_checkpoint(args)
     try:
         run_command("evaluate", _evaluate, args, further=_judge_of(checkpoint_at(path)))
@@ -126,7 +123,7 @@ def _evaluate(
 
     Further options are those of the checkpoint's application: `jitflow evaluate CHECKPOINT --help` lists them. Options
     of a section can be given without it: --guidance 2, --steps 50. Run the same command
-    again to resume an interrupted evaluation. `jitflow evaluate compare A B` lists the differences of two reports.
+    again to resume an interrupted evaluation. `jitflow compare A B` puts two reports side by side.
 
     Args:
         checkpoint: File of any format, or a run's folder for its best checkpoint, else its last.
@@ -153,36 +150,11 @@ def _evaluate(
     )
 
 
-def _compare(first: str, second: str) -> None:
-    """Compare two reports of `jitflow evaluate`: the scores, and every difference in protocol.
-
-    Args:
-        first: A report.json, or the folder it is in.
-        second: The report to compare it with.
-    """
-    from jitflow.evaluation.protocol import card_differences, read_report
-
-    a, b = read_report(first), read_report(second)
-    console = Console(markup=False, soft_wrap=True)
-    table = Table("score", first, second)
-    for name in {**a["metrics"], **b["metrics"]}:
-        table.add_row(name, *(f"{r['metrics'][name]:.4g}" if name in r["metrics"] else "-" for r in (a, b)))
-    console.print(table)
-    differences = card_differences(a["protocol"], b["protocol"])
-    if not differences:
-        console.print("same protocol: the scores can be compared")
-        return
-    table = Table("made differently", first, second)
-    for name, (left, right) in differences.items():
-        table.add_row(name, str(left), str(right))
-    console.print(table)
-
-
 def _stats(
     folder: str,
     img_size: int = 256,
     out: str | None = None,
-    extractor: str = "inception",
+    extractors: str = "inception",
     channels: Literal[1, 3] = 3,
     keep_features: int = 0,
     dry_run: bool = False,
@@ -194,18 +166,16 @@ def _stats(
         folder: Folder of images, searched recursively.
         img_size: Side in pixels.
         out: The .npz to write; fid_stats/<folder>_<img_size>.npz by default.
-        extractor: inception, inception:FILE, digits, pixels, pixels:SIDE, timm:MODEL:FILE.
+        extractors: As for `jitflow evaluate`, separated by commas; other tools read the statistics of the first.
         channels: 3 for colour, 1 for grey.
         keep_features: Number of images whose features are kept, spread evenly, for KID, precision and recall.
         dry_run: Check everything, print what would be done, and do nothing.
         compute: Device, batch size and worker processes.
     """
-    import torch
-
     import jitflow
-    from jitflow.evaluation.extractors import make_extractor
-    from jitflow.evaluation.frechet import save_statistics
+    from jitflow.evaluation.extractors import make_extractor, split_extractors
     from jitflow.evaluation.reference import image_batches, reference_features
+    from jitflow.evaluation.statistics_file import SpaceStatistics, write_statistics
     from jitflow.io.progress import meter
     from jitflow.model import default_device
 
@@ -218,19 +188,18 @@ def _stats(
     )
     if target.exists():
         raise ConfigError(f"{target} exists already; choose another --out, or remove it")
-    network = make_extractor(extractor)
+    networks = {name: make_extractor(spec) for name, spec in split_extractors(extractors).items()}
     console = Console(markup=False, stderr=True, soft_wrap=True)
     if dry_run:
-        console.print(f"would read {num_images} images of {folder} with {network.name} and write {target}")
+        names = ", ".join(network.name for network in networks.values())
+        console.print(f"would read {num_images} images of {folder} with {names} and write {target}")
         return
     writable_folder(target.parent)
     with meter("reading", num_images) as progress:
-        moments, features, checksum = reference_features(
-            batches, network, device=compute.device or default_device(), on_images=progress.update
+        found, checksum = reference_features(
+            batches, networks, device=compute.device or default_device(), on_images=progress.update
         )
     record: dict[str, Any] = {
-        "extractor": network.name,
-        "extractor_sha256": network.checksum or "",
         "num_images": num_images,
         "img_size": img_size,
         "channels": channels,
@@ -238,18 +207,22 @@ def _stats(
         "crop": "ADM centre crop, no flip",
         "jitflow": jitflow.__version__,
     }
-    kept = None
-    if keep_features:
-        kept = features[torch.linspace(0, len(features) - 1, min(keep_features, len(features))).round().long()]
-    save_statistics(target, moments.mean, moments.covariance, features=kept, **record)
-    if num_images <= network.dim:
-        log.warning(
-            "warning: %d images are too few for %d feature dimensions; use at least %d",
-            num_images,
-            network.dim,
-            network.dim + 1,
-        )
-    console.print(f"{num_images} images, {network.dim} dimensions -> {target}")
+    num_kept = min(keep_features, num_images)
+    spaces = {
+        name: SpaceStatistics(networks[name], real.statistics, real.spread(num_kept) if num_kept else None)
+        for name, real in found.items()
+    }
+    write_statistics(target, spaces, record)
+    for network in networks.values():
+        if num_images <= network.dim:
+            log.warning(
+                "warning: %d images are too few for the %d feature dimensions of %s; use at least %d",
+                num_images,
+                network.dim,
+                network.name,
+                network.dim + 1,
+            )
+        console.print(f"{num_images} images, {network.name}, {network.dim} dimensions -> {target}")
 
 
 def _sweep(
@@ -272,7 +245,7 @@ def _sweep(
         checkpoint: File of any format, or a run's folder for its best checkpoint, else its last.
         num_images: Samples at each point; for class-conditional models a multiple of the number of classes.
         reference: Real data, as for `jitflow evaluate`.
-        extractor: inception, inception:FILE, digits, pixels, pixels:SIDE, timm:MODEL:FILE.
+        extractor: A feature space, as for `jitflow evaluate`.
         seed: Seed of the first sample; the others follow.
         out: Folder of the results; a numbered one beside it if it holds another sweep.
         dry_run: Check everything, list the points, and do nothing.
@@ -285,6 +258,7 @@ def _sweep(
     from jitflow.evaluation.sweep import Grid, final_command, parse_intervals, parse_numbers
     from jitflow.evaluation.sweep import sweep as run
     from jitflow.model import load
+    from jitflow.training.trained_on import trained_on_note
 
     emas = parse_numbers(grid.ema, what="--ema")
     guidances = parse_numbers(grid.guidance, what="--guidance") if grid.guidance is not None else None
@@ -292,6 +266,8 @@ def _sweep(
     windows = parse_intervals(grid.interval) if grid.interval is not None else None
     model = load(checkpoint, device=compute.device)
     module = model.module
+    if module.trained_on:
+        log.warning("warning: %s", trained_on_note(module.trained_on))
     # Without classes there is no guidance to sweep over.
     defaults = parse_numbers(_GUIDANCES, what="--guidance") if module.num_classes else (float(module.cfg_scale),)
     points = Grid(

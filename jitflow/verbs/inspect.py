@@ -94,7 +94,11 @@ def _runs(folder: str | None = None) -> None:
     for run in described:
         table.add_row(
             printable(str(run.folder)),
-            Text.assemble((run.state, _STATES[run.state]), f" ({printable(run.detail)})" if run.detail else ""),
+            Text.assemble(
+                (run.state, _STATES[run.state]),
+                f" ({printable(run.detail)})" if run.detail else "",
+                (f"; in use by {printable(run.in_use)}", "cyan") if run.in_use else "",
+            ),
             f"{run.score[0]} {run.score[1]:.4g}" if run.score else "",
             format_bytes(run.num_bytes),
             printable(str(run.data.get("fingerprint", ""))[:8]),
@@ -102,11 +106,12 @@ def _runs(folder: str | None = None) -> None:
         )
     # A pipe has no width; paths must not be wrapped there.
     longest = max(len(str(run.folder)) for run in described)
-    console = Console(markup=False) if Console(markup=False).is_terminal else Console(markup=False, width=120 + longest)
+    console = Console(markup=False) if Console(markup=False).is_terminal else Console(markup=False, width=160 + longest)
     console.print(table)
     Console(markup=False, soft_wrap=True).print("\nnext:")
     for run in described:
-        if run.command:
+        # A second process would be refused.
+        if run.command and not run.in_use:
             Console(markup=False, soft_wrap=True).print(Text.assemble(f"  {printable(run.command)}"))
 
 

@@ -30,6 +30,17 @@ class CompileOptions(PrecisionOptions):
     compile: bool | None = None
 
 
+@dataclass(frozen=True)
+class StartOptions:
+    """What samples start from.
+
+    Attributes:
+        source: For a model that was trained with a source_path: folder of the images to carry over.
+    """
+
+    source: str | None = None
+
+
 def sample(args: list[str]) -> None:
     """Draw samples from a checkpoint, ``jitflow sample``."""
     run_command("sample", _sample, args)
@@ -53,6 +64,7 @@ def _sample(
     dry_run: bool = False,
     sampling: SamplingOptions = SamplingOptions(),  # noqa: B008 (frozen)
     compute: CompileOptions = CompileOptions(),
+    start: StartOptions = StartOptions(),
 ) -> None:
     """Draw samples from a checkpoint of any application: images of classes, spectrograms of users, texts.
 
@@ -74,6 +86,7 @@ def _sample(
         dry_run: Print what would be drawn, and draw nothing.
         sampling: How samples are drawn; the model's own settings by default.
         compute: Device, batch size, precision and compilation.
+        start: What samples start from; noise by default.
     """
     from jitflow.io.files import writable_folder
     from jitflow.io.progress import meter
@@ -84,7 +97,7 @@ def _sample(
     check_numbers(count, settings)
     check_count("--batch_size", compute.batch_size)
     model = load(checkpoint, device=compute.device, vavae_path=vavae_path)
-    given = {"labels": labels, "users": users, "prompt": prompt, "num": count}
+    given = {"labels": labels, "users": users, "prompt": prompt, "num": count, "source": start.source}
     condition: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     request = model.ask(**condition)
     model.check_settings(**settings)

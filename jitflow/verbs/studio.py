@@ -13,7 +13,6 @@ from jitflow.errors import ConfigError
 from jitflow.verbs.commandline import run_command, split_arguments
 
 log = logging.getLogger(__name__)
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -67,13 +66,16 @@ def _studio(
 
 def _serve(checkpoints: list[str], host: str, port: int | None, device: str | None, vavae_path: str) -> None:
     from jitflow.studio.library import Library
+    from jitflow.studio.own_host import LOOPBACK
     from jitflow.studio.page import build_page, launch_options
+    from jitflow.studio.sessions import Sessions
 
-    page = build_page(Library(checkpoints, device=device, vavae_path=vavae_path))
-    if host not in _LOOPBACK:
+    sessions = Sessions()
+    page = build_page(Library(checkpoints, device=device, vavae_path=vavae_path), sessions)
+    if host not in LOOPBACK:
         log.warning("the page listens on %s: everyone who can reach this address can draw samples here", host)
     try:
-        _, address, _ = page.launch(**launch_options(host=host, port=port), prevent_thread_lock=True)
+        _, address, _ = page.launch(**launch_options(host=host, port=port, sessions=sessions), prevent_thread_lock=True)
     except OSError as error:
         raise ConfigError(f"the page cannot listen on {host}:{port or 7860} ({error}); choose another --port") from None
     log.info("studio at %s (Ctrl-C ends it)", address)

@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
 from jitflow.errors import ConfigError
 from jitflow.io.files import write_text
 from jitflow.io.yaml_file import format_yaml, parse_yaml, read_yaml
@@ -133,8 +135,20 @@ def _allowed_packages(args: list[str]) -> list[str]:
         if not package.isidentifier():
             raise ConfigError(f"--allow_import takes names of packages, such as my_package; got {package!r}")
     typed = [_values_of(option, args) for option in ("--model", "--data", "--model.class_path", "--data.class_path")]
-    packages = [value.partition(".")[0] for values in typed for value in values if _CLASS_PATH.fullmatch(value)]
+    # Classes of a model's loss terms, by their names.
+    terms = [name for value in _values_of("--model.loss_terms", args) for name in _names_in(value)]
+    named = [*(value for values in typed for value in values), *terms]
+    packages = [name.partition(".")[0] for name in named if _CLASS_PATH.fullmatch(name)]
     return sorted({*filter(None, listed), *packages} - importable_packages())
+
+
+def _names_in(value: str) -> list[str]:
+    """Return the names in a mapping that an option gives as YAML; none if it is something else."""
+    try:
+        content = parse_yaml(value)
+    except YAMLError:
+        return []
+    return [str(name) for name in content] if isinstance(content, dict) else []
 
 
 def _with_recorded_recipe(args: list[str], allowed: list[str]) -> list[str]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 # A prompt is text, in which a leading ~ is no home folder.
 _NO_PATHS = ("prompt",)
+# Names of one option, which some commands know under the first and some under the second.
+_SAME = {"extractor": "extractors", "extractors": "extractor"}
 _TRUTHS = ("true", "false", "yes", "no", "null")
 
 
@@ -16,6 +18,7 @@ def spell_out(args: Sequence[str], kinds: Mapping[str, str]) -> list[str]:
     - ``--num-images 8`` is ``--num_images=8``.
     - An option of a section can be given without it: ``--steps 8`` is ``--sampling.steps=8``, where the command has no
       option ``--steps`` and no other section has one.
+    - ``--extractor`` and ``--extractors`` are the same.
     - A list can be several arguments: ``--user_ids 1 2 3`` is ``--user_ids=[1,2,3]``.
     - A switch can be bare: ``--dry_run`` is ``--dry_run=true``, and so can a dotted setting that is not in ``kinds``.
     - A leading ``~`` of a path is replaced by the home folder.
@@ -55,6 +58,7 @@ def spell_out(args: Sequence[str], kinds: Mapping[str, str]) -> list[str]:
 
 def full_name(name: str, kinds: Mapping[str, str]) -> str:
     """Return the name of an option with its section, where only one section has an option of that name."""
+    name = _SAME[name] if name not in kinds and _SAME.get(name) in kinds else name
     found = [known for known in kinds if known.endswith(f".{name}")] if name not in kinds else []
     return found[0] if len(found) == 1 else name
 

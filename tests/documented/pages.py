@@ -154,11 +154,18 @@ PAGES = {
         replace={
             **_FEW_SCORED,
             "--guidance 1:3:1": "--guidance 1:3:2",
+            "--extractors digits --": "--extractors pixels --",
+            "--extractors digits,digits-rotation,pixels": "--extractors digits-rotation,pixels",
             "--extractor digits": "--extractor pixels",
+            "--num_images 350": "--num_images 20",
             "--steps 20": "--steps 4",
         },
-        more={"jitflow stats": "--extractor pixels", "jitflow evaluate runs": "--steps 4"},
-        leaves=("outputs/other/report.json", "outputs/sweep/sweep.png", "fid_stats/jit_in256_stats.npz"),
+        more={"jitflow stats": "--extractors pixels", "jitflow evaluate runs": "--steps 4"},
+        leaves=(
+            *("outputs/other/report.json", "outputs/comparison/comparison.png", "outputs/matrix/matrix.html"),
+            "outputs/sweep/sweep.png",
+            "fid_stats/jit_in256_stats.npz",
+        ),
     ),
     "exporting.md": Page(
         replace={"num_inference_steps=50": "num_inference_steps=4"},
@@ -173,6 +180,7 @@ PAGES = {
             "jitflow train --config": "--trainer.accelerator cpu",
         }
     ),
+    "methods.md": Page(more={"jitflow train": _FEW_STEPS}),
     "microdoppler.md": Page(
         replace={
             "--vavae_path pretrained/vavae-imagenet256-f16d32-dinov2.pt": "",

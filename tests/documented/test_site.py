@@ -43,6 +43,7 @@ def test_every_page_is_in_the_menu_and_every_figure_is_used():
 DRAWN_BY_COMMANDS = {
     "digits_samples.png": "jitflow demo images",
     "digits_trajectory.png": "jitflow demo images",
+    "digits_matrix.png": "jitflow demo images",
     "digits_sweep.png": "jitflow sweep",
     "microdoppler_real_and_generated.png": "jitflow demo microdoppler",
     "text_as_colour.png": "jitflow demo text",

@@ -338,10 +338,11 @@ def _csv(content: bytes, draws: random.Random) -> bytes:
         b"",
     )
     row[draws.randrange(len(row))] = draws.choice(odd)
-    if draws.random() < 0.2:
+    kind = draws.random()
+    if kind < 0.2:
         rows[0] = rows[0] * draws.choice((2, 1000, 20_000))
-    if draws.random() < 0.2:
-        rows += [rows[-2 if len(rows) > 1 else 0]] * draws.choice((10, 20_000))
+    elif kind < 0.4:
+        rows += [rows[-2 if len(rows) > 1 else 0][:100]] * draws.choice((10, 20_000))
     return b"\n".join(b",".join(row) for row in rows)
 
 

@@ -17,6 +17,7 @@ from jitflow.apps.images.data import JiTDataModule
 from jitflow.apps.images.prepare import prepare
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.io.files import file_checksum
+from jitflow.io.folder_lock import locked
 from jitflow.verbs import data as data_commands
 
 
@@ -238,15 +239,9 @@ def test_places_that_cannot_be_the_target(folder, tmp_path, monkeypatch):
         small(folder, tmp_path / "out")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="locks")
 def test_two_at_once_are_refused(folder, tmp_path):
-    import fcntl
-
-    (tmp_path / "out" / ".unfinished").mkdir(parents=True)
-    with (tmp_path / "out" / ".unfinished" / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match="another process is preparing"):
-            small(folder, tmp_path / "out")
+    with locked(tmp_path / "out" / ".unfinished"), pytest.raises(ConfigError, match="in use by process"):
+        small(folder, tmp_path / "out")
     small(folder, tmp_path / "out")
 
 

@@ -231,6 +231,13 @@ def test_the_digits_leave_what_they_promise(runs):
     assert {"class_agreement", "train_seconds", "images_per_sec"} <= metrics.keys()
     assert metrics["svm_accuracy_on_held_out_scans"] > 0.95
     assert metrics["train_steps"] == 2 * 22
+    report = json.loads((out / "evaluation" / "report.json").read_text())
+    spaces = {name.split("/")[1] for name in report["metrics"]}
+    assert spaces == {"digits", "digits-rotation", "pixels", "fdr3", "thumbnails"}
+    rows = ("guided,balanced", "unguided,balanced")
+    assert list(metrics["frechet_ratios"]) == [f"{row}/fdr3/arithmetic" for row in rows]
+    # Two epochs teach nothing: the samples are far worse than held-out scans.
+    assert min(metrics["frechet_ratios"].values()) > 3
     assert (out / "checkpoints" / "last.ckpt").resolve() == (out / "checkpoints" / "checkpoint-last.pth").resolve()
 
 

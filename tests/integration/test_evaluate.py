@@ -27,7 +27,7 @@ from jitflow.model import Model, load
 from jitflow.training.samples import Samples
 
 FEW = ("--num_images", "20")
-PIXELS = {"reference": "digits:val", "extractor": "pixels:4", "device": "cpu"}
+PIXELS = {"reference": "digits:val", "extractors": "pixels:4", "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_other_real_images_are_another_protocol(checkpoint, tmp_path):
     folder.mkdir()
     for i in range(20):
         Image.new("L", (16, 16), 5 * i).save(folder / f"{i:02}.png")
-    options = {"reference": folder, "extractor": "pixels:2", "device": "cpu"}
+    options = {"reference": folder, "extractors": "pixels:2", "device": "cpu"}
     a = evaluate(checkpoint, Plan(20), out=tmp_path / "a", **options)
     Image.new("L", (16, 16), 255).save(folder / "03.png")
     b = evaluate(checkpoint, Plan(20), out=tmp_path / "b", **options)
@@ -138,7 +138,8 @@ def test_other_real_images_are_another_protocol(checkpoint, tmp_path):
 
 def test_images_are_written_only_when_asked(checkpoint, tmp_path):
     evaluate(checkpoint, Plan(20), out=tmp_path / "none", **PIXELS)
-    assert sorted(p.name for p in (tmp_path / "none").iterdir()) == ["protocol.json", "report.json"]
+    pairs = ["nearest_pixels.png", "nearest_thumbnails.png"]
+    assert sorted(p.name for p in (tmp_path / "none").iterdir()) == [*pairs, "protocol.json", "report.json"]
     evaluate(checkpoint, Plan(20), out=tmp_path / "all", keep_png=True, keep_npz=True, **PIXELS)
     with np.load(tmp_path / "all" / "samples.npz") as arrays:
         assert arrays["arr_0"].shape == (20, 16, 16, 3) and arrays["arr_0"].dtype == np.uint8
@@ -160,16 +161,6 @@ def test_the_report_carries_its_protocol(checkpoint, tmp_path):
     assert card["reference"]["path"] == "digits:val" and card["reference"]["num_images"] == 359
     assert len(card["reference"]["pixels_sha256"]) == 64
     assert len(card["checkpoint_sha256"]) == 64 and card["extractor"] == "pixels-1x4x4"
-
-
-def test_comparing_reports_says_what_differs(checkpoint, tmp_path, capsys):
-    evaluate(checkpoint, Plan(20), out=tmp_path / "a", **PIXELS)
-    evaluate(checkpoint, Plan(20, steps=2), out=tmp_path / "b", **PIXELS)
-    assert cli.main(["evaluate", "compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
-    text = capsys.readouterr().out
-    assert "made differently" in text and "steps" in text and "guidance" not in text
-    assert cli.main(["evaluate", "compare", str(tmp_path / "a"), str(tmp_path / "a")]) == 0
-    assert "can be compared" in capsys.readouterr().out
 
 
 def test_nan_samples_are_counted_and_refused(checkpoint, tmp_path, monkeypatch):
@@ -213,7 +204,7 @@ def test_stats_of_a_folder_serve_as_reference(checkpoint, tmp_path, capsys):
     direct = load_reference(tmp_path / "real", make_extractor("pixels:4"), img_size=(16, 16), channels=1)
     np.testing.assert_allclose(mu, direct.statistics.mu.numpy(), rtol=1e-6)
     np.testing.assert_allclose(sigma, direct.statistics.sigma.numpy(), rtol=1e-5, atol=1e-12)
-    report = evaluate(checkpoint, Plan(40), reference=target, extractor="pixels:4", device="cpu", out=tmp_path / "ev")
+    report = evaluate(checkpoint, Plan(40), reference=target, extractors="pixels:4", device="cpu", out=tmp_path / "ev")
     assert {"frechet_distance", "kid", "precision", "recall"} <= report["metrics"].keys()
     capsys.readouterr()
     words = [
@@ -308,7 +299,7 @@ def test_each_mistake_is_one_line(checkpoint, tmp_path, capsys, monkeypatch, wor
 
 
 def test_too_few_images_for_the_dimension_are_warned_about(checkpoint, tmp_path):
-    report = evaluate(checkpoint, Plan(20), reference="digits:val", extractor="pixels:8", device="cpu", out=tmp_path)
+    report = evaluate(checkpoint, Plan(20), reference="digits:val", extractors="pixels:8", device="cpu", out=tmp_path)
     assert "at least 65" in report["warnings"][0]
     assert json.loads((tmp_path / "report.json").read_text())["warnings"] == report["warnings"]
 

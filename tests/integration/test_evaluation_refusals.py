@@ -82,7 +82,7 @@ def test_an_evaluation_without_weights_names_an_extractor_that_needs_none(tmp_pa
     Image.new("RGB", (16, 16)).save(tmp_path / "images" / "0.png")
     words = ["stats", str(tmp_path / "images"), "--img_size", "16", "--num_workers", "0"]
     assert main([*words, "--out", str(tmp_path / "a.npz")]) == 1
-    assert "--extractor pixels" in capsys.readouterr().err
+    assert "--extractors pixels" in capsys.readouterr().err
 
 
 def test_guidance_that_was_never_trained_fails_before_training():

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,8 @@ from safetensors import safe_open
 from jitflow.apps.microdoppler import stages as microdoppler_run
 from jitflow.apps.microdoppler.gait import SpectrogramSettings, write_dataset
 from jitflow.cli import main
+from jitflow.io.files import load_checkpoint
+from jitflow.io.folder_lock import LOCK_NAME, live_holder
 from jitflow.run.folder import read_run_record
 
 ROOT = Path(__file__).parents[2]
@@ -88,17 +93,41 @@ def test_pipeline_again_does_nothing_twice(outputs, data, monkeypatch):
 
     before = marks()
     # In this process, so that it takes no second start of Python.
-    monkeypatch.setattr(
-        microdoppler_run.subprocess,
-        "run",
-        lambda command, check: subprocess.CompletedProcess(command, main(command[3:])),
-    )
+    monkeypatch.setattr(microdoppler_run, "run_command", main)
     words = [
         *("--data_dir", data, "--output_dir", outputs, "--batch_size", 4, "--max_epochs", 1),
         *("--generate_user_ids", 1, 2, "--num_samples_per_user", 2, "--num_steps", 2, *MODEL),
     ]
     assert main(["microdoppler", "run", *map(str, words)]) == 0
     assert marks() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_pipeline_that_is_ended_ends_its_stage_which_saves(outputs, data, tmp_path, number):
+    shutil.copytree(outputs / "latent_features", tmp_path / "out" / "latent_features")
+    words = [
+        *("run_complete_pipeline.py", "--data_dir", data, "--output_dir", tmp_path / "out", "--batch_size", 4),
+        *("--max_epochs", 100_000, "--num_samples_per_user", 1, "--num_steps", 1, *MODEL),
+    ]
+    run = tmp_path / "out" / "trained_models"
+    saved = 0
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, *map(str, words)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        lines = iter(process.stderr.readline, "")
+        assert any("step" in line and "loss" in line for line in lines)
+        stage = live_holder(run)
+        assert stage.pid != process.pid
+        process.send_signal(number)
+        said = "".join(lines)
+        assert process.wait(timeout=60) == (143 if number == signal.SIGTERM else -number), said
+        deadline = time.monotonic() + 60
+        while live_holder(run) is not None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert "SIGTERM: saving" in said and not (run / LOCK_NAME).exists()
+        steps = load_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"]
+        assert steps > saved
+        saved = steps
 
 
 def test_pipeline_stops_at_the_first_failure(tmp_path, capsys):

@@ -12,12 +12,14 @@ from rich.console import Console
 
 from jitflow.apps.microdoppler.gait import SpectrogramSettings, Variation, write_dataset
 from jitflow.apps.microdoppler.image_scores import evaluate_images
-from jitflow.apps.microdoppler.judge import evaluate
+from jitflow.apps.microdoppler.judge import card_of_folder, evaluate
 from jitflow.apps.microdoppler.judge_pictures import print_report
 from jitflow.apps.microdoppler.labelled_images import ImageSets, LabelledImages, read_generated
 from jitflow.apps.microdoppler.physics import GaitTruth, truth_from_simulation
 from jitflow.errors import ConfigError, DataError, MissingFileError
-from jitflow.io.files import read_json
+from jitflow.evaluation.report import build_report, is_trained_on
+from jitflow.evaluation.score_sheet import ScoreSheet
+from jitflow.io.files import file_checksum, read_json, write_json
 
 USERS, TRAIN, VAL, MADE = 3, 12, 6, 6
 STEPS = 50
@@ -70,7 +72,7 @@ def judge(arrays, generated=None, labels=None, user_ids=(1, 2, 3), **more):
     """Evaluate with other generated images or labels."""
     made, made_labels, *real = arrays
     changed = (made if generated is None else generated, made_labels if labels is None else labels, *real)
-    return evaluate_images(sets_of(changed, user_ids), **{"settings": SETTINGS, "num_steps": STEPS, **more})
+    return evaluate_images(sets_of(changed, user_ids), **{"settings": SETTINGS, "num_steps": STEPS, **more}).scores
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +210,15 @@ def test_the_command_reads_folders_and_leaves_numbers_and_pictures(data, good, t
     assert "18 generated images" in shown
     assert "the users' own gait: simulation.json" in shown
     assert "real_and_generated.png" in shown
+    metrics, intervals = report["metrics"], report["intervals"]
+    assert metrics["user-classifier/identity_accuracy"] == report["identity_accuracy"]
+    assert metrics["pixels/copies"] == report["nearest_train_copies"]
+    assert metrics["pixels/diversity"] == pytest.approx(report["diversity_pixels_ratio"])
+    assert intervals.keys() == metrics.keys()
+    assert all(intervals[name]["low"] <= value <= intervals[name]["high"] for name, value in metrics.items())
+    assert report["protocol"]["reference"]["num_train"] == USERS * TRAIN and report["trained_on"] == []
+    with Image.open(tmp_path / "out" / "nearest_pairs.png") as sheet:
+        assert sheet.width > 10 * 96
     with Image.open(tmp_path / "out" / "real_and_generated.png") as sheet:
         # Three rows of six panels.
         assert sheet.width > 1.6 * sheet.height
@@ -216,6 +227,22 @@ def test_the_command_reads_folders_and_leaves_numbers_and_pictures(data, good, t
     assert (np.abs(colours.astype(int) - [68, 1, 84]).max(axis=1) < 4).mean() > 0.2
     with Image.open(tmp_path / "out" / "confusion.png") as sheet:
         assert sheet.width > sheet.height
+
+
+def test_the_card_of_a_folder_is_that_of_its_record(tmp_path):
+    checkpoint = tmp_path / "best.ckpt"
+    checkpoint.write_bytes(b"weights")
+    settings = {"checkpoint": str(checkpoint), "steps": 30, "guidance": 2.0, "trained_on": ["user-classifier"]}
+    write_json(tmp_path / "generation.json", {"settings": settings, "images": [{"seed": 5}, {"seed": 9}]})
+    card, trained_on = card_of_folder(tmp_path)
+    assert (card["steps"], card["guidance"], card["num_images"]) == (30, 2.0, 2) and trained_on == ["user-classifier"]
+    assert card["checkpoint_sha256"] == file_checksum(checkpoint)
+    report = build_report(
+        ScoreSheet({"user-classifier/identity_accuracy": 1.0, "pixels/copies": 0.0}), card, trained_on
+    )
+    assert [is_trained_on(name, report) for name in report["metrics"]] == [True, False]
+    (tmp_path / "generation.json").unlink()
+    assert card_of_folder(tmp_path)[0]["checkpoint_sha256"] is None
 
 
 def test_real_images_come_to_the_size_of_the_generated_ones_and_settings_from_a_file(data, tmp_path, capsys):

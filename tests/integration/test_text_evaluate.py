@@ -25,6 +25,7 @@ from jitflow.apps.text.token_store import TokenStream
 from jitflow.core.path import interpolate
 from jitflow.core.seeding import noise_from_seeds
 from jitflow.errors import CheckpointError, ConfigError, DataError, MissingFileError
+from jitflow.evaluation.score_sheet import ScoreSheet
 from jitflow.io.files import read_json
 
 NET = {"depth": 1, "hidden_size": 16, "num_heads": 2, "bottleneck_dim": 8}
@@ -142,6 +143,25 @@ def test_the_report_holds_what_can_be_computed_without_it(report, checkpoint, te
     assert set(values["samples"]["ngram_perplexity"]) == {"samples", "held_out", "shuffled"}
 
 
+def test_every_score_has_an_interval_around_it_and_a_card(report):
+    values, _ = report
+    metrics, intervals = values["metrics"], values["intervals"]
+    nearest = f"{values['held_out']['time_nearest_half']:g}"
+    assert metrics["reading/token_accuracy"] == pytest.approx(values["held_out"]["token_accuracy"][nearest])
+    assert metrics["reading/bits_per_byte"] == pytest.approx(values["held_out"]["bits_per_byte"][nearest], rel=1e-6)
+    assert metrics["recovery/text_recovery_accuracy"] == pytest.approx(values["recovery"]["text_recovery_accuracy"])
+    assert metrics["recovery/token_accuracy"] == pytest.approx(values["recovery"]["token_accuracy"])
+    assert metrics["codes/valid_codes"] == pytest.approx(values["samples"]["valid_codes"])
+    assert metrics["training-text/copies"] == values["samples"]["copies"]
+    # Three samples are too few for groups of two; seven texts are not.
+    assert {"reading/token_accuracy", "recovery/exact", "training-text/copies"} <= intervals.keys()
+    assert all(intervals[name]["low"] <= metrics[name] <= intervals[name]["high"] for name in intervals)
+    card = values["protocol"]
+    assert (card["steps"], card["ema"], card["num_texts"], card["recovery_time"]) == (3, 1, 7, 0.3)
+    assert len(card["checkpoint_sha256"]) == len(card["reference"]["train_sha256"]) == 64
+    assert values["trained_on"] == []
+
+
 def test_the_baseline_is_that_of_the_same_noise(report, text):
     from jitflow.apps.text.data import TextDataModule
 
@@ -193,6 +213,11 @@ def test_real_text_passes_for_real_and_noise_does_not():
     noise = ["".join(np.random.default_rng(i).permutation(list(text))) for i, text in enumerate(real)]
     shuffled = judge_samples(module, samples_of(module, noise), train_stream, held_out)["ngram_perplexity"]["samples"]
     assert shuffled > 3 * perplexity["samples"]
+    sheet = ScoreSheet()
+    judge_samples(module, samples_of(module, real), train_stream, held_out, sheet)
+    assert sheet.metrics["ngram/perplexity"] == pytest.approx(perplexity["samples"])
+    assert perplexity["samples"] in sheet.intervals["ngram/perplexity"]
+    assert shuffled not in sheet.intervals["ngram/perplexity"]
 
 
 def test_copies_of_the_training_text_are_found():
@@ -202,6 +227,9 @@ def test_copies_of_the_training_text_are_found():
     )
     assert copied["samples"]["longest_copy_max"] == 14
     assert copied["samples"]["longest_copy_mean"] == 7
+    assert copied["longest_copies"][0] == {"sample": 0, "length": 14, "text": SENTENCES[0][:14]}
+    # Held-out lines share "Line " and " says that" with the training text, the sample more than any of them.
+    assert copied["copies"] == 0.5 and 5 <= copied["copy_length"] < 14
 
 
 def test_samples_without_any_text_have_no_perplexity():

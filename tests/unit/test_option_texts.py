@@ -14,9 +14,10 @@ from jitflow.verbs import commandline
 # Every command whose options are made from a signature, with the words that it cannot do without.
 COMMANDS = {
     "sample": ["a.ckpt"],
+    "invert": ["a.ckpt", "images"],
     "convert": ["a.ckpt", "b.pth"],
     "evaluate": ["a.ckpt"],
-    "evaluate compare": ["a", "b"],
+    "compare": ["a", "b"],
     "stats": ["images"],
     "sweep": ["a.ckpt"],
     "data prepare": ["images", "shards"],

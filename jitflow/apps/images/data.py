@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from jitflow.data.base import ImageDataModule, LoaderSettings
 from jitflow.data.crop import center_crop_arr, height_and_width
 from jitflow.data.folder_scan import LAYOUT, ImageListing, check_same_classes, class_folders, list_images, split_folders
 from jitflow.data.image_file import open_image
+from jitflow.data.loader import LOADER_TIMEOUT_SEC
 from jitflow.data.split import held_out_split
 from jitflow.errors import ConfigError, MissingFileError
 from jitflow.io.files import user_path
@@ -62,6 +64,9 @@ class JiTDataModule(ImageDataModule):
             counts, and reads another image instead, always the same one. Shards are checked when they are prepared and
             have no such files.
         max_bad_share: Largest share of a split's images that may be skipped, in [0, 1); more is an error.
+        loader_timeout: Seconds without a batch from the workers that end the run; after 60 there is a warning.
+        source_path: Folder of another data set, laid out and read alike: paths then begin from its images in place of
+            noise, so that the model carries those to images of ``data_path``. Pairs are random.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -86,8 +91,10 @@ class JiTDataModule(ImageDataModule):
         class_balanced: bool = False,
         bad_images: BadImagePolicy = "error",
         max_bad_share: float = 0.01,
+        loader_timeout: float = LOADER_TIMEOUT_SEC,
+        source_path: str | None = None,
     ) -> None:
-        loading = LoaderSettings(num_workers, pin_memory, num_replicas, rank, drop_last, seed)
+        loading = LoaderSettings(num_workers, pin_memory, num_replicas, rank, drop_last, seed, loader_timeout)
         super().__init__(img_size, batch_size, loading, class_balanced=class_balanced)
         if channels not in (1, 3):
             raise ConfigError(f"channels must be 3 (colour) or 1 (greyscale); got {channels}")
@@ -107,6 +114,7 @@ class JiTDataModule(ImageDataModule):
         self.val_fraction = val_fraction
         self.bad_images = bad_images
         self.max_bad_share = max_bad_share
+        self.source_path = source_path
 
     def prepare_data(self) -> None:
         """Check the folders and list their images, once for all processes.
@@ -119,6 +127,8 @@ class JiTDataModule(ImageDataModule):
         """
         if self._shards() is None:
             self._listings(("train", "val"))
+        if self.source_path is not None:
+            self._source(self.source_path).prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
         """List the images.
@@ -139,6 +149,17 @@ class JiTDataModule(ImageDataModule):
             self.dataset_train = sets["train"]
         if stage in ("fit", "validate", None) and "val" in sets:
             self.dataset_val = sets["val"]
+        if self.source_path is not None:
+            source = self._source(self.source_path)
+            source.setup("fit")
+            self.source_train = source.dataset_train
+            self.source_val = source.dataset_train if source.dataset_val is None else source.dataset_val
+
+    def _source(self, path: str) -> JiTDataModule:
+        """Return the data module of the images that paths begin from, which are read as these are."""
+        source = copy.copy(self)
+        source.data_path, source.source_path = path, None
+        return source
 
     def skipped_images(self) -> list[str]:
         """Return the paths of the images that could not be read so far and were replaced, on this process."""

@@ -16,6 +16,11 @@ from jitflow import pictures
 from jitflow.apps.images.digit_judge import DigitJudge, digits_distance
 from jitflow.codec.pixel import PixelCodec
 from jitflow.core.seeding import use_seeds
+from jitflow.evaluation.evaluate import evaluate
+from jitflow.evaluation.matrix import overview
+from jitflow.evaluation.plan import Plan
+from jitflow.evaluation.protocol import read_report
+from jitflow.evaluation.rows import ScoringOptions
 from jitflow.io.progress import meter
 from jitflow.model import Model, load
 from jitflow.training.demo import Demo, DemoState
@@ -23,7 +28,11 @@ from jitflow.training.samples import Samples
 
 _NUM_CLASSES = 10
 _GRID_COLUMNS = 8
-_SAMPLES, _TRAJECTORY, _LOSS = "samples.png", "trajectory.png", "loss.png"
+_SAMPLES, _TRAJECTORY, _LOSS, _EVALUATION = "samples.png", "trajectory.png", "loss.png", "evaluation"
+# A classifier of digits, a network that never saw a label, and plain pixels.
+_SPACES = "digits,digits-rotation,pixels"
+# As many as there are held-out scans, 359, with which they are compared, and a multiple of the digits.
+_NUM_COMPARED = 350
 # The grid uses the first seeds of the scored images, so that it shows some of them.
 _FIRST_SEED = 0
 
@@ -80,6 +89,24 @@ def _sample(state: DemoState) -> None:
     )
 
 
+def _evaluate(state: DemoState) -> None:
+    """Score samples with and without guidance in three feature spaces that need no download."""
+    assert state.checkpoint is not None
+    num = min(_NUM_COMPARED, state.settings["num_judged"])
+    state.console.print(f"comparing {num} digits a row with real ones in three feature spaces")
+    report = evaluate(
+        state.checkpoint,
+        Plan(num, _FIRST_SEED, batch_size=250),
+        reference="digits",
+        extractors=_SPACES,
+        scoring=ScoringOptions(rows="guided,unguided,balanced"),
+        out=state.out / _EVALUATION,
+        device="cpu",
+    )
+    ratios = {name: value for name, value in report["metrics"].items() if name.endswith("/arithmetic")}
+    state.metrics["frechet_ratios"] = {name: round(value, 3) for name, value in ratios.items()}
+
+
 def _draw(model: Model, labels: list[int]) -> Samples:
     with meter("sampling", len(labels)) as progress:
         return model.sample(labels, _FIRST_SEED, batch_size=250, on_progress=progress.update_share)
@@ -96,7 +123,8 @@ def _save_pictures(out: Path, model: Model, samples: Samples, losses: list[float
 
 def _describe(out: Path, metrics: Mapping[str, Any]) -> None:
     # The result goes to standard output, the progress before it to standard error.
-    Console(markup=False, soft_wrap=True).print(
+    console = Console(markup=False, soft_wrap=True)
+    console.print(
         f"trained {metrics['train_steps']} steps in {metrics['train_seconds']:.0f} s "
         f"({metrics['images_per_sec']:.0f} images/s)\n"
         f"an SVM (right on {metrics['svm_accuracy_on_held_out_scans']:.1%} of held-out real scans) reads "
@@ -106,6 +134,9 @@ def _describe(out: Path, metrics: Mapping[str, Any]) -> None:
         f"look at {out / _SAMPLES}, {out / _TRAJECTORY}, {out / _LOSS}\n"
         f"draw more: jitflow sample {out / 'checkpoints' / 'last.ckpt'} --labels 0-9 --count 4"
     )
+    # A demo of an earlier version has none.
+    if (out / _EVALUATION / "report.json").exists():
+        console.print(overview(read_report(out / _EVALUATION)))
 
 
 DEMO = Demo(
@@ -114,8 +145,12 @@ DEMO = Demo(
     overrides={"trainer.devices": 1, "trainer.logger": False},
     settings={"num_judged": 1000},
     # Too short for readable digits.
-    quick={"trainer.max_epochs": 2, "schedule.warmup_epochs": 1, "settings.num_judged": 10 * _GRID_COLUMNS},
-    after={"sample": _sample},
+    quick={
+        "trainer.max_epochs": 2,
+        "schedule.warmup_epochs": 1,
+        "settings.num_judged": 10 * _GRID_COLUMNS,
+    },
+    after={"sample": _sample, "evaluate": _evaluate},
     describe=_describe,
-    writes=(_SAMPLES, _TRAJECTORY, _LOSS),
+    writes=(_SAMPLES, _TRAJECTORY, _LOSS, _EVALUATION),
 )

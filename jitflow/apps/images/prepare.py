@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from jitflow.data.folder_scan import (
 from jitflow.errors import ConfigError, DataError
 from jitflow.io.cores import available_cores
 from jitflow.io.files import read_json, user_path, writable_folder, write_json
+from jitflow.io.folder_lock import locked
 from jitflow.io.parallel import map_processes
 from jitflow.io.progress import meter
 
@@ -89,7 +89,8 @@ def prepare(
         check_same_classes(listings["train"].classes, listings["val"].classes, folder)
     per_shard = shard_images or images_per_shard(size, channels)
     plan = _plan(listings, size, channels, per_shard)
-    with _locked(writable_folder(out / UNFINISHED)) as place:
+    place = writable_folder(out / UNFINISHED)
+    with locked(place):
         records = _resume(out, place, plan)
         _check_room(out, listings, per_shard, records, size, channels)
         limit = max_skipped if skip_damaged else 0
@@ -209,22 +210,6 @@ def _check_room(
             f"{missing} images need {needed / 1e9:.3g} GB in {out} and {free / 1e9:.3g} GB are free; free some or "
             "choose another folder"
         )
-
-
-@contextmanager
-def _locked(place: Path) -> Iterator[Path]:
-    """Lock the folder against a second call; the lock is released when the process ends in any way."""
-    if sys.platform == "win32":
-        yield place
-        return
-    import fcntl
-
-    with (place / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"another process is preparing {place.parent}; wait for it or end it") from None
-        yield place
 
 
 def _new_workplace(place: Path) -> Path:

@@ -30,6 +30,7 @@ from jitflow.codec.latent import ImageCodec, load_image_codec
 from jitflow.codec.linear import LinearCodec
 from jitflow.errors import ConfigError
 from jitflow.io.files import read_json, user_path
+from jitflow.io.folder_lock import locked
 from jitflow.io.progress import meter
 from jitflow.model import default_device
 
@@ -111,24 +112,25 @@ def extract(
         "seed": seed if draws and sample else None,
     }
     folder = ExtractionFolder(path, settings)
-    if folder.is_finished(overwrite=overwrite):
-        log.info("already extracted: %s", _describe(read_json(path / DONE_NAME), path))
-        return path
-    folder.begin()
-    if codec is None:
-        codec = _builtin_codec(path / LINEAR_CODEC_NAME, images, img_size)
-    elif isinstance(codec, LinearCodec):
-        codec.export(path / LINEAR_CODEC_NAME)
-    codec.to(device)
-    codec_path = path / LINEAR_CODEC_NAME if isinstance(codec, LinearCodec) else user_path(vavae_path)
+    with locked(path):
+        if folder.is_finished(overwrite=overwrite):
+            log.info("already extracted: %s", _describe(read_json(path / DONE_NAME), path))
+            return path
+        folder.begin()
+        if codec is None:
+            codec = _builtin_codec(path / LINEAR_CODEC_NAME, images, img_size)
+        elif isinstance(codec, LinearCodec):
+            codec.export(path / LINEAR_CODEC_NAME)
+        codec.to(device)
+        codec_path = path / LINEAR_CODEC_NAME if isinstance(codec, LinearCodec) else user_path(vavae_path)
 
-    def task(split: str, start: int, stop: int) -> RowsTask:
-        paths = tuple(image.path for image in images.of_split(split)[start:stop])
-        return RowsTask(split, start, paths, folder.latents(split), img_size, codec_path, device, sample, seed)
+        def task(split: str, start: int, stop: int) -> RowsTask:
+            paths = tuple(image.path for image in images.of_split(split)[start:stop])
+            return RowsTask(split, start, paths, folder.latents(split), img_size, codec_path, device, sample, seed)
 
-    writer = LatentWriter.open(folder, images, codec.shape)
-    fill_missing(writer, [task(*rows) for rows in writer.missing(batch_size)], codec, num_processes)
-    report = _conclude(writer, images, codec)
+        writer = LatentWriter.open(folder, images, codec.shape)
+        fill_missing(writer, [task(*rows) for rows in writer.missing(batch_size)], codec, num_processes)
+        report = _conclude(writer, images, codec)
     if settings["codec"] == BUILTIN:
         log.info(
             "no autoencoder was given (--vavae_path), so the built-in linear codec was used: %d principal components "

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from jitflow.apps.microdoppler.gait import SpectrogramSettings
 from jitflow.apps.microdoppler.labelled_images import ImageSets, LabelledImages
-from jitflow.apps.microdoppler.physics import GaitReadings, GaitTruth, read_gait, share_within, truth_from_readings
+from jitflow.apps.microdoppler.physics import GaitReadings, GaitTruth, near_truth, read_gait, truth_from_readings
 from jitflow.io.progress import meter
 
 _TOLERANCE = 0.05
@@ -20,7 +22,7 @@ _NO_SETTINGS = (
 
 def score_gait(
     sets: ImageSets, users: list[dict[str, Any]], settings: SpectrogramSettings | None, truth: GaitTruth | None
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Compare step frequency and torso velocity, read from the images, with those of the users.
 
     Args:
@@ -31,22 +33,23 @@ def score_gait(
 
     Returns:
         Shares of images within 5 % of the user, of generated and (``..._real``) held-out images, None without
-        settings; ``truth_source``; ``physics_skipped``, why they were left out.
+        settings; ``truth_source``; ``physics_skipped``, why they were left out. And whether each generated image is,
+        shape ``(N,)``, by the name of its share.
     """
     if settings is None:
         empty: dict[str, Any] = dict.fromkeys([f"{name}{suffix}" for name in _NAMES for suffix in ("", "_real")])
-        return {**empty, "truth_source": None, "physics_skipped": _NO_SETTINGS}
+        return {**empty, "truth_source": None, "physics_skipped": _NO_SETTINGS}, {}
     chosen = {"generated": sets.generated, "held out": sets.real_val}
     if truth is None:
         chosen["training"] = sets.real_train
     readings = _read_gaits(chosen, settings)
     if truth is None:
         truth = truth_from_readings(readings["training"], sets.real_train.labels, len(users))
-    report: dict[str, Any] = {}
-    for name, suffix in (("generated", ""), ("held out", "_real")):
-        report |= {f"{key}{suffix}": v for key, v in _shares(readings[name], chosen[name], truth).items()}
+    near = {name: _near_truth(readings[name], chosen[name], truth) for name in ("generated", "held out")}
+    report: dict[str, Any] = _shares(near["generated"])
+    report |= {f"{name}_real": value for name, value in _shares(near["held out"]).items()}
     _add_to_users(users, readings["generated"], sets.generated, truth)
-    return {**report, "truth_source": truth.source, "physics_skipped": None}
+    return {**report, "truth_source": truth.source, "physics_skipped": None}, near["generated"]
 
 
 def _read_gaits(chosen: Mapping[str, LabelledImages], settings: SpectrogramSettings) -> dict[str, GaitReadings]:
@@ -63,12 +66,16 @@ def _read_gaits(chosen: Mapping[str, LabelledImages], settings: SpectrogramSetti
     return readings
 
 
-def _shares(readings: GaitReadings, images: LabelledImages, truth: GaitTruth) -> dict[str, float]:
-    """Share of images near their user, of step frequency and of torso velocity."""
+def _shares(near: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: float(hits.double().mean()) for name, hits in near.items()}
+
+
+def _near_truth(readings: GaitReadings, images: LabelledImages, truth: GaitTruth) -> dict[str, Tensor]:
+    """Whether each image is near its user, in step frequency and in torso velocity."""
     values = (readings.step_frequency_hz, readings.torso_velocity_m_s.abs())
     true = (truth.step_frequency_hz, truth.torso_velocity_m_s)
     return {
-        name: share_within(value, images.labels, own, _TOLERANCE)
+        name: near_truth(value, images.labels, own, _TOLERANCE)
         for name, value, own in zip(_NAMES, values, true, strict=True)
     }
 
@@ -83,4 +90,5 @@ def _add_to_users(
         user["torso_velocity_m_s"] = float(truth.torso_velocity_m_s[label])
         user["step_frequency_hz_generated"] = float(mine.step_frequency_hz.nanmedian())
         user["torso_velocity_m_s_generated"] = float(mine.torso_velocity_m_s.abs().nanmedian())
-        user |= _shares(mine, LabelledImages(generated.images[own], generated.labels[own]), truth)
+        images = LabelledImages(generated.images[own], generated.labels[own])
+        user |= _shares(_near_truth(mine, images, truth))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from jitflow.apps.microdoppler.diversity import copy_scores, diversity_per_user, pixel_vectors
+from jitflow.apps.microdoppler.diversity import Diversity, diversity_per_user
 from jitflow.apps.microdoppler.gait import SpectrogramSettings
 from jitflow.apps.microdoppler.gait_scores import score_gait
 from jitflow.apps.microdoppler.identity import IdentityClassifier, confusion_matrix, train_classifier
@@ -16,6 +16,10 @@ from jitflow.apps.microdoppler.labelled_images import ImageSets
 from jitflow.apps.microdoppler.physics import GaitTruth
 from jitflow.apps.microdoppler.transfer import TransferScores, tstr_trtr
 from jitflow.errors import ConfigError
+from jitflow.evaluation.intervals import jackknife
+from jitflow.evaluation.memorisation import Copies, copies_by_held_out
+from jitflow.evaluation.nearest import Neighbours, nearest_of, pixel_vectors
+from jitflow.evaluation.score_sheet import ScoreSheet
 from jitflow.io.progress import meter
 
 
@@ -26,6 +30,27 @@ class _Pair(NamedTuple):
     real: Tensor
 
 
+class ImageEvaluation(NamedTuple):
+    """Scores of generated images, and what pictures and reports are made of.
+
+    Attributes:
+        scores: Plain values, ready for JSON; see :func:`evaluate_images`.
+        sheet: The scores of the generated images that are compared between models, by ``SPACE/SCORE``. Users count as
+            fixed: the intervals are of the images drawn of each.
+        copies: Which generated images are copies of training images.
+        nearest_train: The two nearest training images of each.
+    """
+
+    scores: dict[str, Any]
+    sheet: ScoreSheet
+    copies: Copies
+    nearest_train: Neighbours
+
+
+CLASSIFIER, GAIT, PIXELS = "user-classifier", "gait", "pixels"
+"""Spaces in which generated images are judged, as reports and loss terms name them."""
+
+
 def evaluate_images(
     sets: ImageSets,
     *,
@@ -34,7 +59,7 @@ def evaluate_images(
     codec_psnr_db: float | None = None,
     seed: int = 0,
     num_steps: int | None = None,
-) -> dict[str, Any]:
+) -> ImageEvaluation:
     """Measure generated images of users against real ones.
 
     - Identity: a classifier trained on all real training images names the users of the generated images and, as the
@@ -58,7 +83,7 @@ def evaluate_images(
         num_steps: Steps of each of the three trainings; None suits the number of images.
 
     Returns:
-        Plain values, ready for JSON: scores by name (``..._real`` is what real held-out images reach), None where
+        The evaluation. Its ``scores``: by name (``..._real`` is what real held-out images reach), None where
         something was not or cannot be measured; ``users``, one dictionary for each; ``confusion`` and
         ``confusion_real``, counts by true and named user; ``predicted``, the label seen in each generated image.
 
@@ -74,7 +99,26 @@ def evaluate_images(
     classifier, transfer = _train_classifiers(sets, seed, num_steps)
     predicted = _Pair(classifier.predict(sets.generated.images), classifier.predict(sets.real_val.images))
     users: list[dict[str, Any]] = [{"user_id": int(user_id)} for user_id in sets.user_ids]
-    report = {
+    gait, near_truth = score_gait(sets, users, settings, truth)
+    pixels = _Pair(pixel_vectors(sets.generated.images), pixel_vectors(sets.real_val.images))
+    variety, diversity = _score_variety(sets, pixels, classifier, users)
+    train_pixels = pixel_vectors(sets.real_train.images)
+    near, near_real = (nearest_of(vectors, train_pixels) for vectors in pixels)
+    distances = _Pair(near.distances[:, 0], near_real.distances[:, 0])
+    copies = copies_by_held_out(*distances)
+    hits = {
+        f"{CLASSIFIER}/identity_accuracy": predicted.generated == labels.generated,
+        **{f"{GAIT}/{name}": hit for name, hit in near_truth.items()},
+        f"{PIXELS}/copies": copies.is_copy,
+    }
+    sheet = ScoreSheet()
+    order = _alternating(labels.generated)
+    for name, hit in hits.items():
+        sheet.add_share(name, hit[order])
+    sheet.add_share(f"{CLASSIFIER}/tstr_accuracy", transfer.tstr_right[_alternating(labels.real)])
+    for space, pair in ((PIXELS, diversity["pixels"]), (CLASSIFIER, diversity["features"])):
+        _add_diversity(sheet, f"{space}/diversity", *pair)
+    scores = {
         "num_generated": len(sets.generated.images),
         "num_real_train": len(sets.real_train.images),
         "num_real_val": len(sets.real_val.images),
@@ -85,15 +129,37 @@ def evaluate_images(
         "tstr_accuracy": transfer.tstr,
         "trtr_accuracy": transfer.trtr,
         "transfer_train_images": transfer.num_train,
-        **score_gait(sets, users, settings, truth),
-        **_score_variety(sets, classifier, users),
+        **gait,
+        **variety,
+        "nearest_train_median": float(distances.generated.quantile(0.5)),
+        "nearest_train_median_real": float(distances.real.quantile(0.5)),
+        "nearest_train_copy_threshold": copies.threshold,
+        "nearest_train_copies": copies.share,
         "users": users,
         "confusion": confusion_matrix(labels.generated, predicted.generated, num_users).tolist(),
         "confusion_real": confusion_matrix(labels.real, predicted.real, num_users).tolist(),
         "predicted": predicted.generated.tolist(),
     }
-    plain: dict[str, Any] = _without_nan(report)
-    return plain
+    return ImageEvaluation(_without_nan(scores), sheet, copies, near)
+
+
+def _alternating(labels: Tensor) -> Tensor:
+    """Order images so that users alternate: consecutive groups of them then hold all users alike."""
+    number = torch.zeros_like(labels)
+    for user in labels.unique():
+        own = labels == user
+        number[own] = torch.arange(int(own.sum()))
+    return number.argsort(stable=True)
+
+
+def _add_diversity(sheet: ScoreSheet, name: str, generated: Diversity, real: Diversity) -> None:
+    """Add the diversity of generated over that of held-out images, which count as fixed; nothing if they are equal."""
+    whole = float(real.means.mean())
+    if not whole > 0:
+        return
+    sheet.metrics[name] = float(generated.means.mean()) / whole
+    if len(generated.without_groups):
+        sheet.intervals[name] = jackknife(sheet.metrics[name], generated.without_groups.mean(dim=1) / whole)
 
 
 def _train_classifiers(sets: ImageSets, seed: int, num_steps: int | None) -> tuple[IdentityClassifier, TransferScores]:
@@ -135,17 +201,20 @@ def _score_identity(predicted: _Pair, labels: _Pair, users: list[dict[str, Any]]
     }
 
 
-def _score_variety(sets: ImageSets, classifier: IdentityClassifier, users: list[dict[str, Any]]) -> dict[str, float]:
-    """Diversity within users, in pixels and features, and nearness to the training images."""
+def _score_variety(
+    sets: ImageSets, pixels: _Pair, classifier: IdentityClassifier, users: list[dict[str, Any]]
+) -> tuple[dict[str, float], dict[str, tuple[Diversity, Diversity]]]:
+    """Diversity within users, in pixels and features: scores, and for each space that of generated and real images."""
     generated, real = sets.generated, sets.real_val
-    pixels = _Pair(pixel_vectors(generated.images), pixel_vectors(real.images))
     features = _Pair(classifier.features(generated.images), classifier.features(real.images))
     scores: dict[str, float] = {}
+    found: dict[str, tuple[Diversity, Diversity]] = {}
     for space, vectors in (("pixels", pixels), ("features", features)):
-        means = _Pair(
+        found[space] = (
             diversity_per_user(vectors.generated, generated.labels, len(users)),
             diversity_per_user(vectors.real, real.labels, len(users)),
         )
+        means = _Pair(*(diversity.means for diversity in found[space]))
         ratios = _ratio(means.generated, means.real)
         scores[f"diversity_{space}"] = float(means.generated.mean())
         scores[f"diversity_{space}_real"] = float(means.real.mean())
@@ -153,14 +222,7 @@ def _score_variety(sets: ImageSets, classifier: IdentityClassifier, users: list[
         scores[f"diversity_{space}_ratio_lowest"] = float(ratios.min())
         for user, ratio in zip(users, ratios.tolist(), strict=True):
             user[f"diversity_{space}_ratio"] = ratio
-    copies = copy_scores(pixels.generated, pixels.real, pixel_vectors(sets.real_train.images))
-    return {
-        **scores,
-        "nearest_train_median": copies.median_generated,
-        "nearest_train_median_real": copies.median_held_out,
-        "nearest_train_copy_threshold": copies.threshold,
-        "nearest_train_copies": copies.share_copies,
-    }
+    return scores, found
 
 
 def _ratio(generated: Tensor, real: Tensor) -> Tensor:

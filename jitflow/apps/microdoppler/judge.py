@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from jitflow.apps.microdoppler.gait import SpectrogramSettings
 from jitflow.apps.microdoppler.image_scores import evaluate_images
-from jitflow.apps.microdoppler.judge_pictures import CONFUSION_NAME, IMAGES_NAME, print_report, save_pictures
+from jitflow.apps.microdoppler.judge_pictures import (
+    CONFUSION_NAME,
+    IMAGES_NAME,
+    PAIRS_NAME,
+    print_report,
+    save_pairs,
+    save_pictures,
+)
 from jitflow.apps.microdoppler.labelled_images import ImageSets, check_counts, read_generated, read_real
 from jitflow.apps.microdoppler.physics import settings_from_mapping, truth_from_simulation
+from jitflow.apps.microdoppler.sampling import UserSamples
 from jitflow.apps.microdoppler.user_images import find_user_images
 from jitflow.errors import ConfigError
-from jitflow.io.files import read_json, writable_folder, write_json
+from jitflow.evaluation.protocol import sampling_card
+from jitflow.evaluation.report import build_report
+from jitflow.io.files import read_json, user_path, writable_folder, write_json
+from jitflow.training.samples import Samples
+from jitflow.training.trained_on import read_spaces
 
 REPORT_NAME = "evaluation.json"
 _SIMULATION_NAME = "simulation.json"
@@ -39,7 +54,7 @@ def evaluate(
     Args:
         data_dir: Real images in one of the layouts of :func:`jitflow.apps.microdoppler.user_images.find_user_images`.
         generated_dir: Generated images, ``micro_doppler_user01_001.png`` and so on, of every user in ``data_dir``.
-        out: Folder of ``evaluation.json``, ``real_and_generated.png`` and ``confusion.png``.
+        out: Folder of ``evaluation.json``, ``real_and_generated.png``, ``confusion.png`` and ``nearest_pairs.png``.
         seed: Seed of the classifiers.
         val_fraction: Held-out share if ``data_dir`` has no ``val/``; use the value of training.
         split_seed: Seed of that split; use the value of training.
@@ -49,7 +64,9 @@ def evaluate(
         num_steps: Training steps of each classifier; None derives them from the number of images.
 
     Returns:
-        The content of ``evaluation.json``; see :func:`jitflow.apps.microdoppler.image_scores.evaluate_images`.
+        The content of ``evaluation.json``: the scores of
+        :func:`jitflow.apps.microdoppler.image_scores.evaluate_images`, and what all reports have in common
+        (:func:`jitflow.evaluation.report.build_report`).
 
     Raises:
         MissingFileError: If a folder or file does not exist.
@@ -66,17 +83,58 @@ def evaluate(
     check_counts("generated", generated.labels, found.user_ids)
     height, width = generated.images.shape[2:]
     sets = ImageSets(generated, *read_real(found, (height, width)), found.user_ids)
-    scores = evaluate_images(
+    judged = evaluate_images(
         sets, settings=axes, truth=truth, codec_psnr_db=codec_psnr_db, seed=seed, num_steps=num_steps
     )
-    report = {"data_dir": str(data_dir), "generated_dir": str(generated_dir), **scores}
+    card, trained_on = card_of_folder(generated_dir)
+    card |= {"judge_seed": seed, "judge_steps": num_steps, "reference": _record_of(data_dir, sets)}
+    report = {
+        "data_dir": str(data_dir),
+        "generated_dir": str(generated_dir),
+        **judged.scores,
+        **build_report(judged.sheet, card, trained_on),
+    }
     write_json(folder / REPORT_NAME, report)
     save_pictures(folder, report, sets, settings=axes)
+    save_pairs(folder, sets, judged)
     # The result goes to standard output, the progress before it to standard error.
     console = Console(markup=False, soft_wrap=True)
     print_report(report, console)
-    console.print(f"look at {folder / IMAGES_NAME} and {folder / CONFUSION_NAME}; every number: {folder / REPORT_NAME}")
+    pictures = ", ".join(str(folder / name) for name in (IMAGES_NAME, CONFUSION_NAME, PAIRS_NAME))
+    console.print(f"look at {pictures}; every number: {folder / REPORT_NAME}")
     return report
+
+
+def card_of_folder(folder: str | Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the protocol card of a folder of generated images, and the spaces that their model was trained on.
+
+    Args:
+        folder: The folder; one without a record of stage 3 or of ``jitflow sample`` has a card of unknowns.
+    """
+    names = (UserSamples.record_name, Samples.record_name)
+    path = next((path for name in names if (path := user_path(folder) / name).is_file()), None)
+    record = read_json(path) if path is not None else {}
+    settings = record.get("settings", record) if isinstance(record, dict) else {}
+    images = record.get("images", []) if isinstance(record, dict) else []
+    checkpoint = settings.get("checkpoint")
+    known = checkpoint if checkpoint and Path(checkpoint).is_file() else None
+    seeds = [image.get("seed") for image in images if isinstance(image, dict)]
+    card = sampling_card(settings, known) | {
+        "checkpoint": checkpoint,
+        "num_images": len(seeds) or None,
+        "seeds_sha256": hashlib.sha256(json.dumps(seeds).encode()).hexdigest() if seeds else None,
+    }
+    return card, list(read_spaces(settings))
+
+
+def _record_of(data_dir: str, sets: ImageSets) -> dict[str, Any]:
+    """Return the origin of the real images, for the protocol card."""
+    digest = hashlib.sha256()
+    for images, labels in (sets.real_train, sets.real_val):
+        for part in (images, labels):
+            digest.update(part.contiguous().numpy().tobytes())
+    counts = {"num_train": len(sets.real_train.images), "num_val": len(sets.real_val.images)}
+    return {"path": str(data_dir), **counts, "pixels_sha256": digest.hexdigest()}
 
 
 def _settings(path: str | None, simulation: Any) -> SpectrogramSettings | None:

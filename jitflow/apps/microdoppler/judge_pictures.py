@@ -12,15 +12,18 @@ from rich.table import Table
 from torch import Tensor
 
 from jitflow.apps.microdoppler.gait import SpectrogramSettings
+from jitflow.apps.microdoppler.image_scores import ImageEvaluation
 from jitflow.apps.microdoppler.labelled_images import ImageSets
 from jitflow.apps.microdoppler.spectrogram_axes import axis_names, new_figure, show_spectrogram
+from jitflow.evaluation.memorisation import draw_pairs
+from jitflow.evaluation.report import score_table
 from jitflow.io.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-IMAGES_NAME, CONFUSION_NAME = "real_and_generated.png", "confusion.png"
+IMAGES_NAME, CONFUSION_NAME, PAIRS_NAME = "real_and_generated.png", "confusion.png", "nearest_pairs.png"
 _SHOWN_PER_USER = 3
 # Shares shown for generated and real images, by their name in the table.
 _SHARES = {
@@ -63,6 +66,8 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     else:
         console.print(f"the users' own gait: {report['truth_source']}")
     console.print(_user_table(report["users"]))
+    if "metrics" in report:
+        console.print(score_table(report))
 
 
 def _user_table(users: Sequence[Mapping[str, Any]]) -> Table:
@@ -114,6 +119,23 @@ def save_pictures(
         },
         user_ids=user_ids,
     )
+
+
+def save_pairs(folder: str | Path, sets: ImageSets, evaluation: ImageEvaluation) -> None:
+    """Save ``nearest_pairs.png``: the generated images nearest to training images, above those.
+
+    Args:
+        folder: Target folder.
+        sets: The images.
+        evaluation: Their evaluation.
+    """
+    chosen = evaluation.copies.nearest()
+    nearest = evaluation.nearest_train.indices[chosen, 0]
+    captions = [
+        f"user {sets.user_ids[int(sets.generated.labels[i])]}, {evaluation.copies.nearness[i]:.1f} grey levels"
+        for i in chosen
+    ]
+    draw_pairs(Path(folder) / PAIRS_NAME, sets.generated.images[chosen], sets.real_train.images[nearest], captions)
 
 
 def draw_real_and_generated(

@@ -153,8 +153,8 @@ def settings_from_mapping(values: Mapping[str, Any]) -> SpectrogramSettings:
         raise ConfigError(f"the spectrogram settings cannot be used ({error})") from None
 
 
-def share_within(values: Tensor, users: Tensor, truth: Tensor, tolerance: float = 0.05) -> float:
-    """Compute the share of gait values near the truth of their user; NaN in either is a miss.
+def near_truth(values: Tensor, users: Tensor, truth: Tensor, tolerance: float = 0.05) -> Tensor:
+    """Tell which gait values are near the truth of their user; NaN in either is a miss.
 
     Args:
         values: A value for each image, shape ``(N,)``, N at least 1.
@@ -163,7 +163,7 @@ def share_within(values: Tensor, users: Tensor, truth: Tensor, tolerance: float 
         tolerance: Largest relative difference, inclusive.
 
     Returns:
-        The share, in ``[0, 1]``.
+        Whether each is, shape ``(N,)``, boolean.
 
     Raises:
         ConfigError: If the shapes are inconsistent, a user is out of range or the tolerance is not positive.
@@ -172,7 +172,12 @@ def share_within(values: Tensor, users: Tensor, truth: Tensor, tolerance: float 
     if not tolerance > 0:
         raise ConfigError(f"tolerance must be positive; got {tolerance}")
     own = truth[users]
-    return float(((values - own).abs() <= tolerance * own.abs()).double().mean())
+    return (values - own).abs() <= tolerance * own.abs()
+
+
+def share_within(values: Tensor, users: Tensor, truth: Tensor, tolerance: float = 0.05) -> float:
+    """Compute the share of gait values near the truth of their user, in ``[0, 1]``; arguments of :func:`near_truth`."""
+    return float(near_truth(values, users, truth, tolerance).double().mean())
 
 
 def _check_users(values: Tensor, users: Tensor, num_users: int) -> None:

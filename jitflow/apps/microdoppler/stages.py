@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-import subprocess
-import sys
+import signal
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from jitflow.apps.microdoppler.sections import ExtractionOptions, GenerationOptions, TrainingOptions
 from jitflow.apps.microdoppler.user_images import find_user_images
 from jitflow.errors import ConfigError, JitflowError
+from jitflow.io.processes import run_command
 
 log = logging.getLogger(__name__)
 
@@ -25,24 +25,23 @@ LATENTS, TRAINED, GENERATED = "latent_features", "trained_models", "generated_im
 def run_stages(stages: Sequence[tuple[str, list[str]]]) -> None:
     """Run the stages of the pipeline one after another and stop at the first failure.
 
-    Each stage is a separate process, because Lightning starts further training processes by rerunning the command.
+    Each stage is a separate process, because Lightning starts further training processes by rerunning the command;
+    see :func:`jitflow.io.processes.run_command` for what ends it.
 
     Args:
         stages: Name of each stage and its arguments after ``jitflow microdoppler``.
 
     Raises:
         JitflowError: If a stage fails; names it and the command that repeats it.
-        KeyboardInterrupt: If a stage was interrupted.
+        KeyboardInterrupt: If it was interrupted; SystemExit after another signal.
     """
     for number, (name, arguments) in enumerate(stages, start=1):
-        command = [sys.executable, "-m", "jitflow", "microdoppler", *arguments]
         log.info("stage %d of %d: %s", number, len(stages), name)
-        status = subprocess.run(command, check=False).returncode
-        if status == 130:
-            raise KeyboardInterrupt
+        status = run_command(["microdoppler", *arguments])
         if status:
+            how = f"exit status {status}" if status > 0 else signal.Signals(-status).name
             raise JitflowError(
-                f"{name} failed (exit status {status}); its error message is above. Finished stages are kept; "
+                f"{name} failed ({how}); its error message is above. Finished stages are kept; "
                 f"fix the error and run the pipeline again, or this stage alone: "
                 f"jitflow microdoppler {shlex.join(arguments)}"
             )

@@ -16,8 +16,7 @@ from jitflow.apps.text.token_cache import TokenCache
 from jitflow.apps.text.token_store import Progress, TextEncoder, TextList, TextSource, TokenStream, open_tokens
 from jitflow.apps.text.tokenizer import read_or_learn
 from jitflow.apps.text.windows import DocumentWindows, EpochWindows, PackedWindows, Windows
-from jitflow.data.base import ImageDataModule, LoaderSettings, SeededLoader
-from jitflow.data.sampler import ResumableSampler
+from jitflow.data.base import ImageDataModule, LoaderSettings
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.io.files import user_path
 
@@ -267,21 +266,10 @@ class TextDataModule(ImageDataModule):
         )
         return windows
 
-    def _loader(self, dataset: Any, sampler: ResumableSampler, seed: int, *, drop_last: bool) -> SeededLoader:
-        loader = super()._loader(dataset, sampler, seed, drop_last=drop_last)
+    def _seeded(self, dataset: Any, seed: int) -> Any:
         # The base class passes only the index to a data set that is read in batches; a window also depends on the
         # epoch.
-        return SeededLoader(
-            EpochWindows(dataset, seed),
-            batch_size=loader.batch_size,
-            sampler=sampler,
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-            pin_memory=loader.pin_memory,
-            drop_last=drop_last,
-            persistent_workers=loader.persistent_workers,
-            multiprocessing_context=loader.multiprocessing_context,
-        )
+        return EpochWindows(dataset, seed)
 
 
 def on_builtin_corpus(checkpoint: dict[str, Any]) -> bool | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jitflow.apps.text.evaluation_settings import TextEvaluation
-from jitflow.apps.text.held_out import read_texts, spread_windows
+from jitflow.apps.text.held_out import MOST_TOKENS, read_texts, spread_windows
 from jitflow.apps.text.module import TextLightningModule
 from jitflow.apps.text.noise_recovery import score_recovery
 from jitflow.apps.text.noisy_reading import score_readings, values_by_time
@@ -16,6 +19,9 @@ from jitflow.apps.text.plots import plot_accuracy
 from jitflow.apps.text.sample_judge import judge_samples
 from jitflow.apps.text.sampling import TextSamples
 from jitflow.checkpoint.find import find_model
+from jitflow.evaluation.protocol import sampling_card
+from jitflow.evaluation.report import build_report
+from jitflow.evaluation.score_sheet import ScoreSheet
 from jitflow.io.files import writable_folder, write_json
 from jitflow.io.progress import meter
 from jitflow.model import Model, load
@@ -74,17 +80,36 @@ def evaluate(
     texts = read_texts(module, checkpoint, data_path, val_path)
     ids = spread_windows(texts.held_out, settings.num_texts)
     report: dict[str, Any] = {"checkpoint": str(checkpoint), "seed": settings.seed, "ema": ema}
-    report["held_out"] = score_readings(module, ids, texts.train.stream, settings)
-    report["recovery"] = score_recovery(model, ids, settings)
+    sheet = ScoreSheet()
+    report["held_out"] = score_readings(module, ids, texts.train.stream, settings, sheet)
+    report["recovery"] = score_recovery(model, ids, settings, sheet)
     if settings.num_samples:
         samples = _generate(model, settings)
         samples.save(folder / SAMPLES_NAME)
         report["samples"] = judge_samples(
-            module, samples, texts.train.stream, texts.held_out.stream, seed=settings.seed
+            module, samples, texts.train.stream, texts.held_out.stream, sheet, seed=settings.seed
         )
+    card = {
+        **sampling_card(report["recovery"]["settings"], checkpoint),
+        "seed": settings.seed,
+        "num_images": settings.num_samples,
+        "num_texts": len(ids),
+        "reading_time": report["held_out"]["time_nearest_half"],
+        "recovery_time": settings.recovery_time,
+        "reference": {
+            "held_out_sha256": _checksum(ids.numpy()),
+            "train_sha256": _checksum(texts.train.stream.ids[:MOST_TOKENS]),
+        },
+    }
+    report |= build_report(sheet, card, module.trained_on)
     _plot(folder / PLOT_NAME, report["held_out"])
     write_json(folder / REPORT_NAME, report)
     return report
+
+
+def _checksum(ids: np.ndarray) -> str:
+    """Return the SHA-256 of tokens, which are few enough to be in memory."""
+    return hashlib.sha256(np.ascontiguousarray(ids).astype(np.int64).tobytes()).hexdigest()
 
 
 def _generate(model: Model, settings: TextEvaluation) -> TextSamples:

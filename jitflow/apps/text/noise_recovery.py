@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from jitflow.apps.text.evaluation_settings import TextEvaluation
 from jitflow.apps.text.module import TextLightningModule
 from jitflow.apps.text.recovery import RecoveryScores, text_recovery_accuracy, token_accuracy
 from jitflow.apps.text.sampling import TextSamples
+from jitflow.evaluation.score_sheet import ScoreSheet
 from jitflow.io.progress import meter
 from jitflow.model import Model
 
@@ -34,13 +36,14 @@ def recover_texts(model: Model, ids: Tensor, t: float, **sampling: Any) -> tuple
     return samples, text_recovery_accuracy(true, recovered)
 
 
-def score_recovery(model: Model, ids: Tensor, settings: TextEvaluation) -> dict[str, Any]:
+def score_recovery(model: Model, ids: Tensor, settings: TextEvaluation, sheet: ScoreSheet) -> dict[str, Any]:
     """Measure text recovery from the evaluation's ``recovery_time``.
 
     Args:
         model: The model.
         ids: Held-out tokens, shape ``(N, num_tokens)``.
         settings: Time, seed and sampling.
+        sheet: Takes the scores with their intervals.
 
     Returns:
         ``t``, ``text_recovery_accuracy``, ``exact`` and ``token_accuracy`` (shares), ``num_texts`` and ``settings``.
@@ -56,6 +59,10 @@ def score_recovery(model: Model, ids: Tensor, settings: TextEvaluation) -> dict[
         )
     assert isinstance(model.module, TextLightningModule)
     mask = ids != model.module.tokenizer.pad_id
+    accuracies = torch.tensor(scores.accuracies)
+    sheet.add_ratio("recovery/text_recovery_accuracy", accuracies, most=1)
+    sheet.add_share("recovery/exact", accuracies == 1)
+    sheet.add_ratio("recovery/token_accuracy", ((samples.ids == ids) & mask).sum(dim=1), mask.sum(dim=1), most=1)
     return {
         "t": settings.recovery_time,
         "text_recovery_accuracy": scores.accuracy,

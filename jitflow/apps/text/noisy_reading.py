@@ -24,6 +24,7 @@ from jitflow.apps.text.token_store import TokenStream
 from jitflow.core.condition import Condition
 from jitflow.core.path import data_from_velocity, interpolate
 from jitflow.core.seeding import noise_from_seeds
+from jitflow.evaluation.score_sheet import ScoreSheet
 from jitflow.io.progress import meter
 from jitflow.training.precision import autocast
 
@@ -91,7 +92,7 @@ def read_noisy(
 
 
 def score_readings(
-    module: TextLightningModule, ids: Tensor, train: TokenStream, settings: TextEvaluation
+    module: TextLightningModule, ids: Tensor, train: TokenStream, settings: TextEvaluation, sheet: ScoreSheet
 ) -> dict[str, Any]:
     """Measure token accuracy and cross-entropy at each time, with the baselines on the same noise.
 
@@ -100,6 +101,7 @@ def score_readings(
         ids: Held-out tokens, shape ``(N, num_tokens)``.
         train: Tokens of the training text, whose frequencies are the baselines' prior.
         settings: Times, seed, batch size, precision and average of the weights.
+        sheet: Takes the scores at ``time_nearest_half`` with their intervals.
 
     Returns:
         ``num_texts``, ``num_tokens``, a dictionary by time for each score, ``time_nearest_half`` and
@@ -112,6 +114,7 @@ def score_readings(
     unigram = unigram_accuracy(ids, prior, mask)
     bits_per_nat = _tokens_per_byte(module, ids, mask) / math.log(2)
     curves: dict[str, dict[str, float]] = {name: {} for name in _CURVES}
+    readings: dict[str, Reading] = {}
     module.eval()
     weights = module.ema_weights(settings.ema) if settings.ema else nullcontext()
     with weights, meter("reading noisy text", len(settings.times) * len(ids), unit="texts") as progress:
@@ -130,6 +133,7 @@ def score_readings(
                 curves[f"token_accuracy{suffix}"][key] = token_accuracy(reading.ids, ids, mask)
                 curves[f"nats_per_token{suffix}"][key] = nats
                 curves[f"bits_per_byte{suffix}"][key] = nats * bits_per_nat
+            readings[key] = passes[-1]
             best = context_free_scores(
                 module.colours, ids, t, prior, noise_scale=module.noise_scale, seeds=seeds, mask=mask
             )
@@ -138,6 +142,9 @@ def score_readings(
             curves["context_free_bits_per_byte"][key] = best.cross_entropy * bits_per_nat
             curves["unigram_baseline"][key] = unigram
     nearest = time_nearest_half(values_by_time(curves["context_free_baseline"]))
+    read, num_tokens = readings[f"{nearest:g}"], mask.sum(dim=1)
+    sheet.add_ratio("reading/token_accuracy", ((read.ids == ids) & mask).sum(dim=1), num_tokens, most=1)
+    sheet.add_ratio("reading/bits_per_byte", (read.nats * mask).sum(dim=1), num_tokens / bits_per_nat)
     gain = curves["token_accuracy"][f"{nearest:g}"] - curves["context_free_baseline"][f"{nearest:g}"]
     return {
         "num_texts": len(ids),

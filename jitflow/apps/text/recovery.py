@@ -17,11 +17,13 @@ class RecoveryScores(NamedTuple):
         accuracy: Mean over the texts of 1 minus the normalised edit distance.
         exact: Share of the texts recovered without any error.
         num_texts: Number of texts.
+        accuracies: Accuracy of each text.
     """
 
     accuracy: float
     exact: float
     num_texts: int
+    accuracies: Sequence[float] = ()
 
 
 def edit_distance(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
@@ -100,6 +102,7 @@ def text_recovery_accuracy(
         accuracy=1 - sum(distances) / len(distances),
         exact=sum(distance == 0 for distance in distances) / len(distances),
         num_texts=len(distances),
+        accuracies=[1 - distance for distance in distances],
     )
 
 

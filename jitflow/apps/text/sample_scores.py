@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jitflow.apps.text.copies import longest_copy
+from jitflow.apps.text.copies import Copy, longest_copy
 from jitflow.errors import ConfigError, DataError
 
 _WORD = re.compile(r"[^\W\d_]+")
@@ -50,6 +50,18 @@ def valid_code_share(ids: Tensor, vocab_size: int, *, end_id: int | None = None,
     Raises:
         DataError: If there are no positions.
     """
+    valid, in_text = valid_codes(ids, vocab_size, end_id, pad_id)
+    return float(valid.sum() / in_text.sum())
+
+
+def valid_codes(
+    ids: Tensor, vocab_size: int, end_id: int | None = None, pad_id: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Count the positions in each text, and those whose code is a valid token; arguments of :func:`valid_code_share`.
+
+    Returns:
+        Valid positions and all positions, each of shape ``(B,)``.
+    """
     if not ids.numel():
         raise DataError("there are no samples to judge; generate some")
     valid = (ids >= 0) & (ids < vocab_size)
@@ -59,7 +71,7 @@ def valid_code_share(ids: Tensor, vocab_size: int, *, end_id: int | None = None,
     if end_id is not None:
         ended = (ids == end_id).cumsum(dim=1) > 0
         in_text[:, 1:] = ~ended[:, :-1]
-    return float(valid[in_text].double().mean())
+    return (valid & in_text).sum(dim=1), in_text.sum(dim=1)
 
 
 def distance_summary(distances: Tensor, mask: Tensor | None = None) -> DistanceSummary:
@@ -160,12 +172,15 @@ def real_word_share(samples: Iterable[str], known: Collection[str]) -> float:
     return sum(sample_words) / len(sample_words) if sample_words else 0.0
 
 
-def describe_samples(samples: Sequence[str], training_texts: Sequence[str]) -> dict[str, float]:
+def describe_samples(
+    samples: Sequence[str], training_texts: Sequence[str], copies: Sequence[Copy] | None = None
+) -> dict[str, float]:
     """Compute the scores of texts that need no model, for a table.
 
     Args:
         samples: Generated texts, or held-out ones for comparison.
         training_texts: The training texts.
+        copies: Longest copy in each sample; searched for by default.
 
     Returns:
         ``distinct_1``, ``distinct_2``, ``distinct_3`` and ``unigram_entropy`` over words, ``real_words`` (a share),
@@ -177,11 +192,11 @@ def describe_samples(samples: Sequence[str], training_texts: Sequence[str]) -> d
     if not samples:
         raise DataError("there are no samples to judge; generate some")
     split = [words(text) for text in samples]
-    copies = [copy.length for copy in longest_copy(samples, training_texts)]
+    lengths = [copy.length for copy in (longest_copy(samples, training_texts) if copies is None else copies)]
     return {
         **{f"distinct_{n}": distinct_n(split, n) for n in (1, 2, 3)},
         "unigram_entropy": unigram_entropy(split) if any(split) else 0.0,
         "real_words": real_word_share(samples, {word for text in training_texts for word in words(text)}),
-        "longest_copy_mean": sum(copies) / len(copies),
-        "longest_copy_max": float(max(copies)),
+        "longest_copy_mean": sum(lengths) / len(lengths),
+        "longest_copy_max": float(max(lengths)),
     }

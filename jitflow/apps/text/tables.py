@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from jitflow.evaluation.report import score_table
+
+_SHOWN_CHARS = 100
 
 
 def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
@@ -25,6 +30,9 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
     )
     if "samples" in report:
         console.print(samples_table(report["samples"]))
+        console.print(copies_table(report["samples"]))
+        console.print(copies_line(report["samples"]))
+    console.print(score_table(report))
 
 
 def accuracy_table(held_out: Mapping[str, Any]) -> Table:
@@ -59,4 +67,22 @@ def samples_table(samples: Mapping[str, Any]) -> Table:
     table.add_row(f"perplexity of a byte, {samples['ngram_order']}-grams", *values)
     for name, value in samples["samples"].items():
         table.add_row(name.replace("_", " "), f"{value:.3g}", f"{samples['held_out'][name]:.3g}", "")
+    return table
+
+
+def copies_line(samples: Mapping[str, Any]) -> str:
+    """Return a line on the share of samples that copy the training text."""
+    return (
+        f"{samples['copies']:.1%} of the samples copy more than {samples['copy_length']:.0f} characters of the "
+        "training text; of held-out texts 1% would"
+    )
+
+
+def copies_table(samples: Mapping[str, Any]) -> Table:
+    """Build the table of the longest copies of the training text in samples."""
+    table = Table()
+    for heading in ("sample", "characters", "longest copy"):
+        table.add_column(heading, justify="left" if heading == "longest copy" else "right")
+    for copy in samples["longest_copies"]:
+        table.add_row(str(copy["sample"]), str(copy["length"]), escape(repr(copy["text"])[1:-1][:_SHOWN_CHARS]))
     return table

@@ -77,14 +77,14 @@ def test_parts_prepare_side_by_side_and_have_turns_in_order_of_worth(visit, tmp_
 
 def test_a_part_that_is_not_ready_in_time_has_its_turn_later(visit, tmp_path):
     parts = {
-        "slow": (TAKES_TURN.format(prepare=3, turn=0),),
+        "slow": (TAKES_TURN.format(prepare=2, turn=0),),
         "quick": (TAKES_TURN.format(prepare=0, turn=0),),
         "never": ("import time; time.sleep(60)",),
     }
-    found = visit(parts, "--budget", "8", "--prepare", "1")
+    found = visit(parts, "--budget", "5", "--prepare", "0.5")
     assert {name: o["status"] for name, o in found.items()} == {"slow": "done", "quick": "done", "never": "cut off"}
     assert turn_of(tmp_path, "quick")[0] < turn_of(tmp_path, "slow")[0]
-    assert found["never"]["turn_seconds"] == 0 and found["never"]["seconds"] == pytest.approx(8, abs=2)
+    assert found["never"]["turn_seconds"] == 0 and found["never"]["seconds"] == pytest.approx(5, abs=2)
 
 
 def test_what_still_prepares_pauses_during_a_turn(visit, tmp_path):
@@ -115,8 +115,8 @@ def test_a_part_that_fails_or_takes_too_long_does_not_stop_the_others(visit, tmp
     row |= {"device": "a card", "torch": "2", "commit": "c", "peak_mib": 2048, "mfu": 0.5}
     write = f"import sys, json; open(sys.argv[sys.argv.index('--out') + 1], 'w').write(json.dumps([{row!r}]))"
     child = tmp_path / "child.txt"
-    late = f"import time; time.sleep(6); open({str(child)!r}, 'w')"
-    begin = f"import subprocess, sys; print('begun'); subprocess.Popen([sys.executable, '-c', {late!r}])\n"
+    ticks = f"import time\nwhile True: print('.', file=open({str(child)!r}, 'a')); time.sleep(0.05)"
+    begin = f"import subprocess, sys; print('begun'); subprocess.Popen([sys.executable, '-c', {ticks!r}])\n"
     takes_turn = TAKES_TURN.format(prepare=0, turn=0)
     started = time.monotonic()
     parts = {
@@ -149,8 +149,10 @@ def test_a_part_that_fails_or_takes_too_long_does_not_stop_the_others(visit, tmp
     table = capsys.readouterr().out
     assert "[instead] took" in table and "2.00      12.5   0.5    2.0  a row" in table and "a card, torch 2" in table
     assert (tmp_path / "out" / "bad.log").read_text(encoding="utf-8").startswith("before")
-    time.sleep(max(0.0, 8 - (time.monotonic() - started)))
-    assert not child.exists()
+    # What the part had started has ended with it.
+    size = child.stat().st_size
+    time.sleep(0.3)
+    assert size > 0 and child.stat().st_size == size
 
 
 def test_parts_without_time_are_not_started(load, tmp_path):
@@ -170,6 +172,8 @@ def test_parts_are_chosen_by_name(load):
 def test_a_benchmark_tries_again_if_others_have_the_memory(load, monkeypatch, tmp_path):
     turns = load("_turns")
     monkeypatch.setattr(turns.time, "sleep", lambda seconds: None)
+    # Thirty collections of garbage take ten seconds.
+    monkeypatch.setattr(turns.gc, "collect", lambda: None)
     errors = [torch.OutOfMemoryError("tried to allocate"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")]
 
     def prepare():

@@ -138,7 +138,7 @@ def test_num_replicas_and_rank_without_a_trainer(folder):
 
 
 def test_num_workers_is_capped_at_the_cores(folder, monkeypatch, recwarn):
-    monkeypatch.setattr("jitflow.data.base.available_cores", lambda: 1)
+    monkeypatch.setattr("jitflow.data.loader.available_cores", lambda: 1)
     module = make(folder, num_workers=12)
     assert module.train_dataloader().num_workers == 1
     assert module.num_workers == 12
@@ -325,7 +325,7 @@ def test_a_damaged_image_is_named_in_one_line(folder, workers, damage):
     with pytest.raises(DataError) as caught:
         list(batches)
     if workers:
-        batches._shutdown_workers()  # the garbage collector would take 5 s for each
+        loader._iterator._shutdown_workers()  # the garbage collector would take 5 s for each
     message = str(caught.value)
     assert message.startswith(f"cannot read the image {bad} (")
     assert "\n" not in message

@@ -7,6 +7,7 @@ import torch
 pytest.importorskip("sklearn")
 
 from jitflow.data.digits import DigitsDataModule, digits_arrays
+from jitflow.encoders.digits import view_at_side
 from jitflow.errors import ConfigError
 from jitflow.evaluation import digits_features as module
 from jitflow.evaluation.digits_features import DIGITS_FILE, DigitsClassifier, DigitsExtractor
@@ -121,7 +122,7 @@ def test_training_shows_scans_as_data_modules_bring_them(extractor, monkeypatch)
     seen = []
     monkeypatch.setattr(DigitsClassifier, "features", lambda net, pixels: seen.append(pixels) or torch.zeros(1, 64))
     extractor(data.dataset_val.images)
-    trained = module.view_at_side(torch.from_numpy(digits_arrays("val")[0]).float() / 16, 16)
+    trained = view_at_side(torch.from_numpy(digits_arrays("val")[0]).float() / 16, 16)
     # The data module rounds to 256 levels.
     torch.testing.assert_close(seen[0], trained, rtol=0, atol=0.5 / 255 + 1e-6)
 

@@ -8,11 +8,13 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from jitflow.encoders import timm_network
+from jitflow.encoders.timm_network import resize_dinov2_positions
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
 from jitflow.evaluation import digits_features, timm_features
-from jitflow.evaluation.extractors import make_extractor
+from jitflow.evaluation.extractors import KNOWN, KnownNetwork, make_extractor, split_extractors
 from jitflow.evaluation.features import PixelExtractor
-from jitflow.evaluation.timm_features import TimmExtractor, resize_dinov2_positions
+from jitflow.evaluation.timm_features import TimmExtractor
 
 
 def images(num=3, channels=3, side=160):
@@ -54,8 +56,8 @@ def test_timm_by_name(monkeypatch, given, expected):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("incepton:/a/b", r"'incepton'; .*inception\? .*timm:MODEL"),
-        ("", "known: inception, pixels, digits, timm"),
+        ("incepton:/a/b", r"'incepton'; .*inception or .*timm:MODEL"),
+        ("", "known: inception, .*pixels, digits, .*timm"),
         ("pixels:", "ends in a colon"),
         ("pixels:eight", "'eight' is no whole number"),
         ("pixels:0", "side must be at least 1"),
@@ -69,6 +71,29 @@ def test_timm_by_name(monkeypatch, given, expected):
 def test_bad_names(spec, message):
     with pytest.raises(ConfigError, match=message):
         make_extractor(spec)
+
+
+@pytest.mark.parametrize("name", list(KNOWN))
+def test_a_known_network_names_its_file_and_where_it_comes_from(name, tmp_path, monkeypatch):
+    timm = pytest.importorskip("timm")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(MissingFileError) as caught:
+        make_extractor(name)
+    message, known = str(caught.value), KNOWN[name]
+    assert f"{tmp_path}/checkpoints/{known.timm_name}.safetensors" in message and "\n" not in message
+    assert known.address in message
+    # The name is one that timm has, with weights of that tag.
+    settings = timm.models.get_pretrained_cfg(known.timm_name)
+    assert f"https://huggingface.co/{settings.hf_hub_id}/resolve/main/model.safetensors" == known.address
+
+
+def test_short_names_of_a_list():
+    found = split_extractors("inception:/a/b.pth, dinov2@256,timm:resnet18:/c,pixels:4")
+    assert list(found) == ["inception", "dinov2@256", "resnet18", "pixels"]
+    assert found["resnet18"] == "timm:resnet18:/c"
+    for wrong in ("pixels,pixels:4", "pixels,,digits", ""):
+        with pytest.raises(ConfigError, match="--extractors"):
+            split_extractors(wrong)
 
 
 # ----------------------------------------------------------------------------------------- timm
@@ -237,7 +262,7 @@ def test_bad_models_and_sizes(make_weights):
 
 
 def test_missing_timm_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr(timm_features.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(timm_network.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'jitflow\[eval\]'"):
         TimmExtractor("test_resnet", tmp_path)
 
@@ -300,3 +325,27 @@ def test_dinov2_at_the_size_of_the_published_scores(make_weights, tmp_path, seen
     assert positions.shape[1] == 16 * 16 + own_rule
     if own_rule:
         torch.testing.assert_close(positions, resize_dinov2_positions(weights["pos_embed"], 16, 16))
+
+
+def test_a_known_network_is_read_from_the_one_folder(make_weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setitem(KNOWN, "mae", KnownNetwork("test_vit", 96))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "test_vit.safetensors").write_bytes(make_weights("test_vit").read_bytes())
+    found, direct = make_extractor("mae"), TimmExtractor("test_vit", make_weights("test_vit"), img_size=96)
+    assert found.name == direct.name == "test_vit@96"
+    assert torch.equal(found(images()).features, direct(images()).features)
+    assert (
+        make_extractor("mae@128").name == make_extractor(f"mae@128:{make_weights('test_vit')}").name == "test_vit@128"
+    )
+    assert found.preprocessing["size_px"] == [96, 96] and found.preprocessing["antialias"] is True
+    assert "class token" in found.preprocessing["feature"]
+
+
+def test_the_projection_of_clip_is_no_classifier(timm, tmp_path):
+    name = "vit_xsmall_patch16_clip_224"
+    with torch.random.fork_rng():
+        net = timm.create_model(name, pretrained=False)
+    safetensors.torch.save_file(net.state_dict(), tmp_path / "clip.safetensors")
+    found = TimmExtractor(name, tmp_path / "clip.safetensors")(images(1))
+    assert found.logits is None and found.features.shape == (1, 256)

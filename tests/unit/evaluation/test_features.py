@@ -84,6 +84,23 @@ def test_inception_equals_torch_fidelity(extractor, inception_file):
     assert extractor.checksum == hashlib.sha256(inception_file.read_bytes()).hexdigest()
 
 
+def test_inception_with_the_resizing_of_clean_fid(inception_file, extractor):
+    build = pytest.importorskip("cleanfid.resize").build_resizer
+    with pytest.warns(UserWarning, match="not the Inception"):
+        clean = InceptionExtractor(inception_file, clean=True)
+    given, seen = images(side=64), []
+    first = next(part for name, part in clean.net.named_modules() if name == "Conv2d_1a_3x3")
+    first.register_forward_hook(lambda layer, args, output: seen.append(args[0]))
+    found = clean(given)
+    resized = [torch.from_numpy(build("clean")(image.permute(1, 2, 0).numpy())) for image in given]
+    torch.testing.assert_close(seen[0], (torch.stack(resized).permute(0, 3, 1, 2) - 128) / 128, rtol=0, atol=1e-6)
+    assert found.features.shape == (3, 2048) and clean.name != extractor.name
+    # At the network's own size there is nothing to resize, so the two agree; elsewhere they do not.
+    own = images(num=1, side=299)
+    torch.testing.assert_close(clean(own), extractor(own))
+    assert not torch.allclose(found.features, extractor(given).features, rtol=1e-2)
+
+
 def test_inception_repeats_grey_and_ignores_autocast(extractor):
     grey = images(channels=1)
     expected = extractor(grey.repeat(1, 3, 1, 1)).features

@@ -31,6 +31,7 @@ DIT = {
 NETS = {
     "jit": (JiT, JIT),
     "jit without classes": (JiT, {**JIT, "num_classes": 0, "in_context_len": 0}),
+    "jit whose first block knows no class": (JiT, {**JIT, "class_start": 1}),
     "jit that recomputes": (JiT, {**JIT, "gradient_checkpointing": True}),
     "dit": (LightningDiT, DIT),
     "dit without shift": (LightningDiT, {**DIT, "wo_shift": True, "use_rope": True, "use_rmsnorm": True}),

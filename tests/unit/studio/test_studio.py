@@ -14,7 +14,8 @@ from jitflow.model import Model
 from jitflow.studio.drawing import Drawing, draw
 from jitflow.studio.library import Library
 from jitflow.studio.request import Request, available_averages, check, default_request, sample_arguments
-from jitflow.studio.worker import StoppedError, events_of
+from jitflow.studio.sessions import Sessions
+from jitflow.studio.worker import MAX_WAITING, StoppedError, WaitingLine, events_of
 from jitflow.training.asked import parse_labels
 
 
@@ -46,11 +47,24 @@ GOOD = {"subject": "0,3", "count": 2, "ema": 0, "steps": 4}
         ({"guidance": None}, "guidance must be a number; got nothing"),
         ({"interval": "0.9,0.1"}, "0.9"),
         ({"interval": "x"}, "0.1,1.0"),
+        ({"guidance": 1e308}, "between -1000 and 1000"),
+        ({"guidance": 10**400}, "guidance must be a number"),
+        ({"seed": 10**5000}, "seed must lie .* digits"),
+        ({"count": 10**5000}, "count must lie"),
+        ({"steps": "9" * 999}, "whole number; got 9+[.]{3}$"),
+        ({"ema": [1]}, "whole number"),
+        ({"churn": 1e300}, "churn must be"),
+        ({"subject": "a\ud800"}, "subject holds half a character"),
+        ({"interval": "\udfff"}, "interval holds half"),
+        ({"solver": "\udfff"}, "solver holds half"),
+        ({"solver": None}, "solver must be text; got nothing"),
+        ({"subject": ["0"]}, "subject must be text"),
+        ({"subject": "0," * 60_000}, "characters"),
     ],
 )
 def test_bad_values_are_refused_in_words(images, wrong, said):
     check(Request(**GOOD), Model(images))
-    with pytest.raises((ConfigError, TypeError), match=said):
+    with pytest.raises(ConfigError, match=said):
         check(Request(**{**GOOD, **wrong}), Model(images))
 
 
@@ -162,10 +176,10 @@ def test_library_opens_what_was_given_and_nothing_else(images, tmp_path):
         Library([])
 
 
-def test_work_ends_when_nobody_listens_and_other_work_waits_for_that():
+def test_work_ends_when_nobody_listens():
     tick, ended = threading.Event(), threading.Event()
 
-    def long_work(on_frame):
+    def long_work(on_frame, check):
         try:
             while True:
                 on_frame(1, 2, None)
@@ -178,22 +192,99 @@ def test_work_ends_when_nobody_listens_and_other_work_waits_for_that():
     events.close()
     done = object.__new__(Drawing)
 
-    def next_work(on_frame):
-        assert ended.is_set()
-        return done
-
-    assert list(events_of(next_work, threading.Event())) == [done]
+    assert ended.is_set()
+    assert list(events_of(lambda on_frame, check: done, threading.Event())) == [done]
 
     stopped = threading.Event()
     with pytest.raises(StoppedError):
         for _ in events_of(long_work, stopped):
             stopped.set()
 
-    def broken(on_frame):
+    def broken(on_frame, check):
         raise ConfigError("no")
 
     with pytest.raises(ConfigError, match="no"):
         list(events_of(broken, threading.Event()))
+
+
+def test_the_network_is_not_called_again_once_the_work_is_stopped(images):
+    calls, stopped = [], threading.Event()
+
+    def work(on_frame, check):
+        def called():
+            calls.append(stopped.is_set())
+            if len(calls) == 3:
+                stopped.set()
+            check()
+
+        return draw(Model(images), Request(**{**GOOD, "steps": 400}), on_frame=on_frame, before_call=called)
+
+    # In the middle of a step of Heun's method, long before the next frame.
+    with pytest.raises(StoppedError):
+        list(events_of(work, stopped))
+    assert calls == [False] * 3 and not images.net._forward_pre_hooks
+
+
+def test_requests_wait_in_line_and_know_their_place():
+    line, requests = WaitingLine(), [threading.Event() for _ in range(4)]
+    for request in requests:
+        line.join(request)
+    assert list(line.places(requests[0])) == []
+    places = line.places(requests[3])
+    assert next(places) == 3
+    # One that was stopped counts no longer; the one that is served does until it has left: it is still computing.
+    requests[1].set()
+    assert next(places) == 2
+    requests[0].set()
+    with pytest.raises(StoppedError):
+        next(line.places(requests[1]))
+    threading.Timer(0.1, line.leave, (requests[0],)).start()
+    assert next(places) == 1
+    line.leave(requests[2])
+    assert list(places) == []
+    for _ in range(MAX_WAITING):
+        line.join(threading.Event())
+    with pytest.raises(ConfigError, match="try again later"):
+        line.join(threading.Event())
+
+
+def test_a_session_ends_when_its_stream_is_closed_for_good():
+    sessions = Sessions()
+    stopped = sessions.start("a")
+    sessions.open_stream("a")
+    sessions.close_stream("a")
+    # The next stream of the same browser.
+    sessions.open_stream("a")
+    assert not stopped.wait(0.8)
+    sessions.close_stream("a")
+    assert stopped.wait(3)
+    other, again = sessions.start("b"), sessions.start("b")
+    assert other.is_set() and not again.is_set()
+    sessions.stop("b")
+    sessions.stop("nobody")
+    assert again.is_set()
+    sessions.finish("b", again)
+
+
+def test_a_checkpoint_that_changed_is_loaded_again_and_said(images, tmp_path):
+    path = saved(images, tmp_path / "a.ckpt")
+    library = Library([path], device="cpu")
+    first = library.open(str(path))
+    assert library.changed(str(path)) == "" and library.open(str(path)) is first
+    with torch.no_grad():
+        next(images.parameters()).add_(1)
+    saved(images, tmp_path / "new.ckpt").replace(path)
+    assert "has changed" in library.changed(str(path))
+    again = library.open(str(path))
+    assert again is not first and library.changed(str(path)) == ""
+    assert torch.equal(next(again.module.parameters()), next(images.parameters()))
+    path.unlink()
+    with pytest.raises(MissingFileError):
+        library.open(str(path))
+    for name in (["a"], None, {}):
+        assert library.changed(name) == ""
+        with pytest.raises(ConfigError, match="none of this page"):
+            library.open(name)
 
 
 def test_the_command_without_gradio_or_checkpoints_says_what_to_do(tmp_path, monkeypatch, capsys):

@@ -13,7 +13,7 @@ from jitflow.callbacks.ema import EMACallback
 from jitflow.checkpoint.load import load_module
 from jitflow.data.batch import ImageBatch
 from jitflow.errors import CheckpointError, ConfigError
-from jitflow.training.optim import parameter_groups
+from jitflow.training.optimizers import parameter_groups
 
 
 class Record(pl.Callback):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,15 @@ from jitflow.apps.microdoppler.gait.picture import SpectrogramSettings, simulate
 from jitflow.apps.microdoppler.gait.population import Variation, draw_walk, draw_walkers
 from jitflow.errors import ConfigError, MissingFileError
 from jitflow.io.files import read_json, write_json
+from jitflow.io.folder_lock import locked
+from jitflow.io.parallel import map_processes
 from jitflow.pictures import save_image
 
 TRUTH_NAME = "simulation.json"
 # The last 12 bytes of every complete PNG file: an empty IEND chunk with its checksum.
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-# Images in a chunk of work, and the number of chunks queued for each process.
-_CHUNK_IMAGES, _QUEUED_CHUNKS = 8, 2
+# Images in a chunk of work.
+_CHUNK_IMAGES = 8
 
 _Task = tuple[str, Walker, Walk]
 
@@ -89,61 +90,43 @@ def write_dataset(
     check_count("num_processes", num_processes)
     radar = Radar(**truth["parameters"]["radar"])
     settings = SpectrogramSettings(**truth["parameters"]["settings"])
-    _check_same_set(folder, truth)
-    write_json(folder / TRUTH_NAME, truth)
-    _remove_half_written(folder)
+    with locked(folder):
+        _check_same_set(folder, truth)
+        write_json(folder / TRUTH_NAME, truth)
+        _remove_half_written(folder)
 
-    walkers = draw_walkers(num_users, seed, variation=variation, min_cadence_gap=min_cadence_gap)
-    total = len(truth["samples"])
-    tasks = [
-        (
-            str(folder / sample["file"]),
-            walkers[sample["user_id"] - 1],
-            draw_walk(seed, sample["user_id"] - 1, sample["sample"] - 1, variation=variation),
+        walkers = draw_walkers(num_users, seed, variation=variation, min_cadence_gap=min_cadence_gap)
+        total = len(truth["samples"])
+        tasks = [
+            (
+                str(folder / sample["file"]),
+                walkers[sample["user_id"] - 1],
+                draw_walk(seed, sample["user_id"] - 1, sample["sample"] - 1, variation=variation),
+            )
+            for sample in truth["samples"]
+            if not _is_whole_png(folder / sample["file"])
+        ]
+        done = total - len(tasks)
+        if on_image:
+            on_image(done, total)
+        chunks = [tasks[i : i + _CHUNK_IMAGES] for i in range(0, len(tasks), _CHUNK_IMAGES)]
+        written = map_processes(
+            functools.partial(_write_pictures, radar, settings),
+            chunks,
+            workers=max(1, min(num_processes, len(chunks))),
+            on_items=lambda count: on_image(done + count, total) if on_image else None,
         )
-        for sample in truth["samples"]
-        if not _is_whole_png(folder / sample["file"])
-    ]
-    done = total - len(tasks)
-    if on_image:
-        on_image(done, total)
-    for finished in _run(tasks, radar, settings, num_processes):
-        for _ in range(finished):
-            done += 1
-            if on_image:
-                on_image(done, total)
+        # Closed at once after an error, so that no process goes on.
+        with contextlib.closing(written):
+            for _ in written:
+                pass
     return truth
 
 
-def _run(tasks: list[_Task], radar: Radar, settings: SpectrogramSettings, num_processes: int) -> Iterator[int]:
-    """Simulate the images of the tasks, yielding the number of images just finished."""
-    chunks = [tasks[i : i + _CHUNK_IMAGES] for i in range(0, len(tasks), _CHUNK_IMAGES)]
-    if num_processes == 1 or len(chunks) < 2:
-        for task in tasks:
-            yield _write_pictures([task], radar, settings)
-        return
-    # Spawned, since a fork of a process with threads, such as torch's, can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_processes, len(chunks)), mp_context=context) as pool:
-        waiting: set[Future[int]] = set()
-        try:
-            for chunk in chunks:
-                waiting.add(pool.submit(_write_pictures, chunk, radar, settings))
-                if len(waiting) >= _QUEUED_CHUNKS * num_processes:
-                    finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    yield sum(future.result() for future in finished)
-            while waiting:
-                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield sum(future.result() for future in finished)
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _write_pictures(tasks: list[_Task], radar: Radar, settings: SpectrogramSettings) -> int:
+def _write_pictures(radar: Radar, settings: SpectrogramSettings, tasks: list[_Task], tick: Callable[[], None]) -> None:
     for path, walker, walk in tasks:
         save_image(Image.fromarray(simulate_image(walker, walk, radar, settings)), path)
-    return len(tasks)
+        tick()
 
 
 def _check_same_set(folder: Path, truth: dict[str, Any]) -> None:

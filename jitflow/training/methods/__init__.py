@@ -1,0 +1,1 @@
+"""Methods beside the main loss, one file each: loss terms, guidance, predictions."""
