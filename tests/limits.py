@@ -1,4 +1,4 @@
-"""Limits within which every reader has to end: five seconds, and 500 MB above what the process has."""
+"""Limits within which every reader ends: 5 s of processor time, and 500 MB above what the process has."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def limits(*, seconds: float = SECONDS, megabytes: int = MEGABYTES) -> Iterator[
     """Run a block within limits: beyond them it ends with TooSlowError, or with what a failed allocation raises.
 
     Args:
-        seconds: Time on the clock.
+        seconds: Processor time.
         megabytes: Memory above what the process has.
     """
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + (megabytes << 20)
-    former = signal.signal(signal.SIGALRM, _alarm)
+    former = signal.signal(signal.SIGPROF, _alarm)
     resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_AS, before)
-        signal.signal(signal.SIGALRM, former)
+        signal.signal(signal.SIGPROF, former)

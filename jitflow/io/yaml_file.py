@@ -6,8 +6,10 @@ counts as often as it is used, so that a kilobyte of aliases of aliases is refus
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ _MOST_CHARACTERS = 150_000
 _MOST_VALUES = 100_000
 # Python converts no longer numbers, and takes quadratic time for those in base 60 (1:30:00).
 _MOST_DIGITS = 4300
+_BRACKETS = re.compile(r"[\[\]{}]")
+_MOST_BRACKETS = 200
 _NUMBERS = ("int", "float", "timestamp")
 
 
@@ -96,21 +100,24 @@ def parse_yaml(text: str) -> Any:
         YAMLError: If it is no YAML of plain values, gives a key twice, is too long, or has values that are too many,
             too deep or hold themselves.
     """
-    _check_length(text)
+    _check_extent(text)
     with yaml_errors():
         return yaml.load(text, Loader=UniqueKeyLoader)
 
 
 def check_yaml(text: str) -> None:
     """Raise YAMLError if a text cannot be parsed as YAML within the limits of :func:`parse_yaml`; makes no values."""
-    _check_length(text)
+    _check_extent(text)
     with yaml_errors():
         yaml.compose(text, Loader=UniqueKeyLoader)
 
 
-def _check_length(text: str) -> None:
+def _check_extent(text: str) -> None:
     if len(text) > _MOST_CHARACTERS:
         raise YamlLimitError(f"it has {len(text):,} characters; at most {_MOST_CHARACTERS:,} are read")
+    # PyYAML's time grows with the square of the depth.
+    if max(accumulate(1 if c in "[{" else -1 for c in _BRACKETS.findall(text)), default=0) > _MOST_BRACKETS:
+        raise YamlLimitError("it is nested too deeply")
 
 
 @contextmanager

@@ -77,6 +77,8 @@ def try_input(target: Target, content: bytes) -> str:
     """Load one input; ``loads``, ``refused``, or the traceback of what should not have happened."""
     target.path.write_bytes(content)
     _executed.clear()
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, _alarm)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     signal.alarm(_MOST_SECONDS)
     try:
@@ -101,12 +103,13 @@ def fuzz(target: Target, seed: int, first: int, number: int, results: Any) -> No
     sys.addaudithook(_watch)
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + _MOST_GIGABYTES * 2**30,) * 2)
-    for number_of_signal in (signal.SIGALRM, signal.SIGPROF):
-        signal.signal(number_of_signal, _alarm)
     before = _status("VmHWM")
     for place in range(first, first + number):
         results.send((place, None, 0.0, 0))
         content = mutate(target.valid, random.Random(f"{seed} {target.name} {place}"))
+        if _status("VmHWM") - before > MEGABYTES * 10**6:
+            # That was the mutation.
+            Path("/proc/self/clear_refs").write_text("5")
         started = time.process_time()
         outcome = try_input(target, content)
         seconds, peak = time.process_time() - started, _status("VmHWM") - before
