@@ -40,7 +40,6 @@ class ZooData:
         judges: Makers of feature extractors by name; the first is held out from all training.
         images: Reads the training images, shape ``(N, C, H, W)``, uint8.
         num_classes: Number of classes.
-        sample_share: Share of the zoo's number of samples; larger images take longer.
     """
 
     recipe: Mapping[str, Any]
@@ -48,7 +47,6 @@ class ZooData:
     judges: Mapping[str, Callable[[], FeatureExtractor]]
     images: Callable[[], Tensor]
     num_classes: int
-    sample_share: float = 1.0
 
     def references(self) -> dict[str, tuple[FeatureExtractor, Moments]]:
         """Build the judges, and the moments of the training images in their features."""
@@ -108,12 +106,14 @@ def photos(folder: Path) -> ZooData:
         "model.img_size": PHOTO_SIDE_PX,
         "model.in_channels": 3,
         "model.num_classes": len(PHOTOS),
+        # As many tokens as a digit has, of 192 numbers each.
+        "model.net_settings.patch_size": 8,
         "data": {
             "class_path": "jitflow.apps.images.data.JiTDataModule",
             "init_args": {
                 "data_path": str(crops),
                 "img_size": PHOTO_SIDE_PX,
-                "batch_size": 16,
+                "batch_size": 64,
                 "num_workers": 0,
                 # A mirrored crop has the same class, but the judge would see turns that the data do not have.
                 "random_flip": False,
@@ -121,9 +121,9 @@ def photos(folder: Path) -> ZooData:
         },
     }
     judges = {HELD_OUT: lambda: TurnExtractor(images()), "pixels": lambda: PixelExtractor(8, 3)}
-    # The third stage of the network at 64 px: 8 x 8 places, as many as the tokens.
-    spec = {"encoder": f"timm:{_ENCODER_MODEL}@64:{encoder}", "layer": 2}
-    return ZooData(recipe, spec, judges, images, len(PHOTOS), sample_share=0.35)
+    # The third stage of the network: 4 x 4 places, as many as the tokens.
+    spec = {"encoder": f"timm:{_ENCODER_MODEL}@{PHOTO_SIDE_PX}:{encoder}", "layer": 2}
+    return ZooData(recipe, spec, judges, images, len(PHOTOS))
 
 
 def crop_photos(names: Iterable[str], num_crops: int, *, side_px: int = PHOTO_SIDE_PX) -> dict[str, np.ndarray]:
@@ -178,8 +178,7 @@ def _train_encoder(path: Path, images: Tensor, labels: Tensor) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         net = timm.create_model(_ENCODER_MODEL, pretrained=False, num_classes=len(PHOTOS))
-        pixels = torch.nn.functional.interpolate(images.float() / 127.5 - 1, size=64, mode="bilinear")
-        _train(net.train(), pixels, labels, num_epochs=4)
+        _train(net.train(), images.float() / 127.5 - 1, labels, num_epochs=4)
     with atomic_path(path) as temporary:
         safetensors.torch.save_file(net.state_dict(), temporary)
 

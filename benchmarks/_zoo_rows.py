@@ -41,10 +41,13 @@ ROWS: dict[str, Row] = {
     "muon": Row({"model.optimizer": "muon"}),
     "loss_on data": Row({"model.loss_on": "data"}),
     "prediction velocity": Row({"model.prediction": "velocity"}),
+    # A patch of digits holds 16 numbers.
+    "asym": Row({"model.prediction": "asym", "model.asym_rank": 3}),
     "cosine": Row(term("cosine", weight=0.1)),
     "repa (forced)": Row(term("repa", encoder=True, feature="block2", force=True, hidden_size=256)),
     "irepa": Row(term("irepa", encoder=True, feature="block2")),
     "pixel_repa": Row(term("pixel_repa", encoder=True)),
+    # LPIPS's weight for the encoder, which takes its place: VGG-16 does not know digits.
     "perceptual": Row(term("perceptual", encoder=True, encoder_weight=0.1)),
     "dispersive": Row(term("dispersive", weight=0.25)),
     "class_head": Row({**term("class_head"), "model.net_settings.class_start": 1}),

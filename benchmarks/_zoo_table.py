@@ -65,17 +65,19 @@ def best_rows(
 
 
 def report(runs: Sequence[Mapping[str, Any]], rows: Iterable[str]) -> str:
-    """Format a Markdown table for each data set and judge; rows that have not run read "untested".
+    """Format a Markdown table for each data set and judge; rows that have not run on the first data read "untested".
 
     Args:
         runs: The runs.
         rows: Names of all rows.
     """
-    parts = []
-    for data in dict.fromkeys(run["data"] for run in runs):
+    parts, shown = [], list(rows)
+    for number, data in enumerate(dict.fromkeys(run["data"] for run in runs)):
         of_data = [run for run in runs if run["data"] == data]
+        if number:
+            shown = [row for row in shown if any(run["row"] == row for run in of_data)]
         for judge in of_data[0]["scores"]["equal_steps"]:
-            parts.append(_table(of_data, data, judge, rows))
+            parts.append(_table(of_data, data, judge, shown))
     return "\n\n".join(parts) or "no runs yet"
 
 
@@ -94,7 +96,8 @@ def _table(runs: Sequence[Mapping[str, Any]], data: str, judge: str, rows: Itera
             part for at in ("equal_steps", "equal_time") for part in verdict(differences(runs, data, row, at, judge))
         ]
         costs = [_ratio(own, base, name) for name in ("step_sec", "kept_mib", "sampling_sec")]
-        lines.append(f"| {' | '.join([row, *cells, *costs, str(len(own))])} |")
+        mark = " (trained on this judge)" if any(judge in run["trained_on"] for run in own) else ""
+        lines.append(f"| {' | '.join([row + mark, *cells, *costs, str(len(own))])} |")
     return "\n".join(lines)
 
 

@@ -37,6 +37,7 @@ from jitflow.model import load
 from jitflow.run.fit import fit
 from jitflow.run.folder import describe_environment
 from jitflow.run.recipe import override, read_recipe
+from jitflow.training.trained_on import is_same_space
 
 RESULTS = Path(__file__).parent / "results" / "zoo.json"
 FOLDER = Path("runs") / "zoo"
@@ -187,14 +188,12 @@ class Zoo:
         """
         started = time.perf_counter()
         folder, cost = self._trained(data, source, self.rows[row], seed)
-        scores, sampling = self._judged(data, source, folder, cost, self.rows[row], seed)
         result = {
             "data": data,
             "row": row,
             "seed": seed,
             **cost,
-            "sampling_sec": sampling,
-            "scores": scores,
+            **self._judged(data, source, folder, cost, self.rows[row], seed),
             "wall_sec": round(time.perf_counter() - started, 1),
         }
         self.runs.append(result)
@@ -251,29 +250,34 @@ class Zoo:
 
     def _judged(
         self, data: str, source: ZooData, folder: Path, cost: Mapping[str, Any], row: Row, seed: int
-    ) -> tuple[dict[str, dict[str, float]], float]:
-        """Return Frechet distances by snapshot and judge, and the CPU time of sampling once."""
+    ) -> dict[str, Any]:
+        """Return Frechet distances by snapshot and judge, judges that a training optimised, and sampling's CPU time."""
         if data not in self._references:
             self._references[data] = source.references()
         scores: dict[str, dict[str, float]] = {}
-        seconds = 0.0
+        seconds, trained_on = 0.0, []
         for name in (EQUAL_STEPS, EQUAL_TIME):
             if name == EQUAL_TIME and cost["steps"][name] == cost["steps"][EQUAL_STEPS]:
                 scores[name] = scores[EQUAL_STEPS]
                 continue
             model = load(folder / f"{name}.ckpt", device="cpu")
-            num_samples = round(source.sample_share * self.sizes.num_samples)
-            labels = [index % source.num_classes for index in range(num_samples)]
+            labels = [index % source.num_classes for index in range(self.sizes.num_samples)]
             sampling = {"guidance": self.sizes.guidance, "steps": self.sizes.sampling_steps, "solver": "multistep"}
             asked = fill(row.sample, {YOUNGER: str(folder / f"{YOUNGER}.ckpt")})
             before = time.process_time()
-            pixels = model.sample(labels, seed * num_samples, batch_size=250, **{**sampling, **asked}).pixels
+            first_seed = seed * self.sizes.num_samples
+            pixels = model.sample(labels, first_seed, batch_size=250, **{**sampling, **asked}).pixels
             seconds = time.process_time() - before
             scores[name] = {
                 judge: _distance(moments_of(extractor, pixels), reference)
                 for judge, (extractor, reference) in self._references[data].items()
             }
-        return scores, round(seconds, 2)
+            trained_on = [
+                judge
+                for judge, (extractor, _) in self._references[data].items()
+                if any(is_same_space(extractor.name, space) for space in model.module.trained_on)
+            ]
+        return {"scores": scores, "trained_on": trained_on, "sampling_sec": round(seconds, 2)}
 
 
 def _distance(made: Moments, real: Moments) -> float:

@@ -182,6 +182,8 @@ EXTRAS = {
     "torch_fidelity": "eval",
     "timm": "eval",
     "scipy": "eval",
+    "h5py": "radar",
+    "pyarrow": "radar",
 }
 
 

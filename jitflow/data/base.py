@@ -372,7 +372,10 @@ class ImageDataModule(pl.LightningDataModule):
         workers: dict[str, Any] = {"num_workers": 0}
         if self.num_workers and len(dataset):
             batch_bytes = collate(samples.__getitems__([0])).num_bytes * self.batch_size
-            workers = worker_arguments(self.num_workers, batch_bytes, timeout=self.loader_timeout)
+            shared_by = self.trainer.num_devices if self.trainer is not None else 1
+            workers = worker_arguments(
+                self.num_workers, batch_bytes, timeout=self.loader_timeout, num_processes=shared_by
+            )
         loader = SeededLoader(
             samples,
             batch_size=self.batch_size,

@@ -112,7 +112,9 @@ def check_timeout(seconds: float) -> None:
         raise ConfigError(f"loader_timeout must be a positive number of seconds; got {seconds}")
 
 
-def worker_arguments(wanted: int, batch_bytes: int, *, timeout: float = LOADER_TIMEOUT_SEC) -> dict[str, Any]:
+def worker_arguments(
+    wanted: int, batch_bytes: int, *, timeout: float = LOADER_TIMEOUT_SEC, num_processes: int = 1
+) -> dict[str, Any]:
     """Return the arguments of a :class:`WatchedLoader` for as many workers as cores and shared memory allow.
 
     A smaller number than the wanted one is logged. Where their batches would keep too many files open, torch shares
@@ -122,6 +124,7 @@ def worker_arguments(wanted: int, batch_bytes: int, *, timeout: float = LOADER_T
         wanted: Number of workers.
         batch_bytes: Size of a batch.
         timeout: Seconds without a batch that end the wait.
+        num_processes: Processes of this machine that each have such a loader.
 
     Returns:
         ``num_workers`` and, if that is not 0, ``prefetch_factor`` and ``timeout``.
@@ -130,9 +133,11 @@ def worker_arguments(wanted: int, batch_bytes: int, *, timeout: float = LOADER_T
     if workers < wanted:
         log.info("%d loader workers for %d CPU cores (num_workers=%d)", workers, workers, wanted)
     free = shared_memory_bytes()
-    fitting, prefetched = (workers, _PREFETCHED) if free is None else fit_workers(workers, batch_bytes, free)
+    fitting, prefetched = workers, _PREFETCHED
+    if free is not None:
+        fitting, prefetched = fit_workers(workers, batch_bytes, free // num_processes)
     if fitting < workers:
-        needed = batch_bytes * (workers + _IN_USE) / _SHARE
+        needed = batch_bytes * (workers + _IN_USE) / _SHARE * num_processes
         log.warning(
             "%s instead of %d: batches of %s need %s in %s, where %s are free; give the container more "
             "(docker run --shm-size), or lower batch_size",

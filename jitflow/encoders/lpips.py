@@ -19,7 +19,8 @@ from jitflow.io.files import existing_file, file_checksum, load_checkpoint
 # The last layer before each of VGG's poolings, where features are compared, and its channels.
 _LAYERS = {3: 64, 8: 128, 15: 256, 22: 512, 29: 512}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_MIN_SIDE_PX = 16
+MIN_SIDE_PX = 16
+"""Smallest side of an image: four poolings halve it."""
 
 
 class Lpips(nn.Module):

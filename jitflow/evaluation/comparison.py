@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jitflow.checkpoint.find import find_model
-from jitflow.errors import ConfigError
+from jitflow.errors import ConfigError, MissingFileError
 from jitflow.evaluation.intervals import Interval, difference
 from jitflow.evaluation.protocol import card_differences, read_report
 from jitflow.evaluation.report import REPORT_NAMES, interval_of, is_trained_on, report_files
@@ -21,9 +21,10 @@ ANY = "all"
 """Word for every entry of the protocol card."""
 # What a comparison is about.
 _OF_MODEL = ("checkpoint", "checkpoint_sha256")
+_SEEDS = ("seed_of_image", "seed", "seeds_sha256")
 # Where these agree, sample i of two models has the same seed and condition.
 _OF_SAMPLES = (
-    *("num_images", "num_classes", "class_of_image", "seed_of_image", "seed", "seeds_sha256"),
+    *(*_SEEDS, "num_images", "num_classes", "class_of_image"),
     *("num_texts", "recovery_time", "reading_time", "judge_seed", "judge_steps", "reference"),
 )
 # An entry that others determine.
@@ -113,9 +114,12 @@ def compare(paths: Sequence[str | Path], *, may_differ: Collection[str] = ()) ->
     reports = [candidate.report for candidate in candidates if candidate.report is not None]
     if len(reports) < 2:
         return Comparison(candidates)
-    differences = _differences([report["protocol"] for report in reports])
+    cards = [report["protocol"] for report in reports]
+    differences = _differences(cards)
     _refuse(differences, may_differ)
-    same_samples = not any(name in differences for name in _OF_SAMPLES)
+    # A folder of samples without a record has no seeds.
+    are_known = all(any(card.get(name) is not None for name in _SEEDS) for card in cards)
+    same_samples = are_known and not any(name in differences for name in _OF_SAMPLES)
     return Comparison(candidates, _scores(reports, same_samples), differences, same_samples)
 
 
@@ -134,7 +138,10 @@ def _find(path: Path) -> tuple[list[Mapping[str, Any]], Path | None]:
     """Return the reports that a path names, newest first, and its checkpoint if it is one."""
     if path.suffix == ".json" or (path.is_dir() and any((path / name).is_file() for name in REPORT_NAMES)):
         return [read_report(path)], None
-    checkpoint = find_model(path)
+    try:
+        checkpoint = find_model(path)
+    except MissingFileError as error:
+        raise MissingFileError(f"{error}, and no report ({' or '.join(REPORT_NAMES)})") from None
     existing_file(checkpoint, what="checkpoint or report")
     return list(_reports_of(checkpoint)), checkpoint
 

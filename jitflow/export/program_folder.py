@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from jitflow.checkpoint.state import ModelState
 from jitflow.codec.base import Codec
-from jitflow.core.path import Prediction, velocity_from_prediction
+from jitflow.core.path import ModelPrediction, velocity_from_prediction
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.export import standalone_sampler
 from jitflow.export.sampling_record import sampling_record
@@ -32,7 +32,7 @@ USAGE = (
 class _VelocityProgram(nn.Module):
     """Velocity network for export: ``(x, t, label) -> velocity``, without guidance."""
 
-    def __init__(self, net: nn.Module, prediction: Prediction, t_eps: float) -> None:
+    def __init__(self, net: nn.Module, prediction: ModelPrediction, t_eps: float) -> None:
         super().__init__()
         self.net = net
         self.prediction = prediction
@@ -64,13 +64,13 @@ def write_programs(folder: Path, state: ModelState, module: FlowModule, ema: int
         ema: Average to export, 1 or 2; 0 for the weights themselves.
 
     Raises:
+        ConfigError: If the model samples in a way that programs do not know.
         CheckpointError: If a program's outputs differ from the model's.
     """
+    _check_programs(module)
     # A program must not need kernels that only this library has.
     averages = module.ema_weights(int(ema)) if ema else nullcontext()
     with torch.no_grad(), averages, plain_formulas():
-        if module.prediction == "asym":
-            raise ConfigError("a program cannot have the prediction asym; export safetensors instead")
         velocity = _VelocityProgram(module.net, module.prediction, module.t_eps).eval()
         decoder = _DecoderProgram(module.codec)
         # Any batch size but 1, which export would treat as a constant.
@@ -103,6 +103,15 @@ def _save_program(program: torch.export.ExportedProgram, path: Path) -> None:
         # The warning concerns views of one tensor, which are harmless on the CPU.
         warnings.filterwarnings("ignore", message="No complete tensor found in the group")
         torch.export.save(program, path)
+
+
+def _check_programs(module: FlowModule) -> None:
+    """Raise ConfigError if the model samples in a way that a program and its script do not know."""
+    usual = {"guidance_rule": "cfg", "internal_guidance": 1.0, "sde": 0.0, "transports": False}
+    unknown = [f"{name} {getattr(module, name)}" for name, value in usual.items() if getattr(module, name) != value]
+    unknown += ["prediction asym"] * (module.prediction == "asym")
+    if unknown:
+        raise ConfigError(f"a program cannot have {', '.join(unknown)}; export safetensors instead")
 
 
 def _velocity_inputs(module: FlowModule, size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,4 +30,6 @@ def sampling_record(module: FlowModule) -> dict[str, Any]:
         "num_classes": module.num_classes,
         "null_label": module.num_classes,
     }
+    if module.transports:
+        record["noise"] = "none: paths begin from images of the source"
     return {**record, **module.describe_labels()}

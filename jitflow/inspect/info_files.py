@@ -16,6 +16,7 @@ from jitflow.codec.linear import FORMAT as LINEAR_FORMAT
 from jitflow.data.folder_scan import SUFFIXES
 from jitflow.data.image_file import UNREADABLE, decoder_of, reading_error
 from jitflow.errors import ConfigError, JitflowError
+from jitflow.evaluation.report import is_report, score_rows
 from jitflow.inspect.info_model import describe_model_file
 from jitflow.io.files import load_checkpoint, read_json
 from jitflow.io.npz_file import npz_names, read_npz
@@ -141,6 +142,7 @@ _JSON_KINDS: dict[frozenset[str], str] = {
     frozenset({"jitflow", "torch", "command"}): "environment of a run",
     frozenset({"format", "version", "files"}): "sizes and checksums of checkpoints",
     frozenset({"card"}): "evaluation with its protocol card",
+    frozenset({"metrics", "protocol"}): "report of an evaluation",
 }
 
 
@@ -154,6 +156,10 @@ def _json(path: Path) -> Info:
     keys = frozenset(content)
     kind = own.kind if own is not None else ""
     kind = kind or next((kind for marks, kind in _JSON_KINDS.items() if marks <= keys), "JSON of unknown origin")
+    if is_report(content):
+        facts = {name: ", ".join(filter(None, cells)) for name, *cells in score_rows(content)}
+        facts["checkpoint"] = str(content["protocol"].get("checkpoint"))
+        return Info(path, kind, facts, [f"jitflow compare {shlex.quote(str(path))} OTHER"])
     facts = {name: _short(value) for name, value in list(content.items())[:_MAX_LISTED]}
     return Info(path, kind, facts, [f"jitflow info {shlex.quote(str(path.parent))}"])
 

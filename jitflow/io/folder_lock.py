@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from jitflow.errors import ConfigError
-from jitflow.io.files import temporary_beside, user_path, write_json
+from jitflow.io.files import clear_leftovers, temporary_beside, user_path, write_json
 from jitflow.io.json_text import parse_json
 
 log = logging.getLogger(__name__)
@@ -143,6 +143,8 @@ class FolderLock:
 def locked(folder: str | Path) -> Iterator[FolderLock]:
     """Lock a folder in the block; a lock whose process is gone is taken over, which is logged.
 
+    Temporary files that a process which was killed has left there, or in a folder there, are removed.
+
     Args:
         folder: The folder, created if missing. One that cannot be written into is not locked: nothing can be changed
             there, and the command says so itself if it has to.
@@ -195,6 +197,8 @@ def _take(path: Path, holder: Holder) -> None:
     write_json(path, asdict(holder))
     if before is not None:
         log.info("%s was in use by %s, which is gone; taken over", path.parent, before)
+        for folder in (path.parent, *(child for child in path.parent.iterdir() if child.is_dir())):
+            clear_leftovers(folder)
 
 
 def _read(path: Path) -> Holder | None:

@@ -37,6 +37,8 @@ _DAMAGED = (
 # Bytes of the arrays of a file that are read at once, besides its own size: covariances of 4096 features and more.
 _SPARE_BYTES = 400_000_000
 _MOST_HEADER_BYTES = 10_000
+MAX_DEFLATE_RATIO = 1032
+"""Largest expansion of the deflate format: bytes from one compressed byte."""
 _HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
     (1, 0): npy.read_array_header_1_0,
     (2, 0): npy.read_array_header_2_0,
@@ -133,19 +135,45 @@ def npz_names(path: str | Path, *, what: str = "file") -> list[str]:
         raise ConfigError(f"{what} {unreadable(path, f'not an .npz ({error})')}") from None
 
 
+def npz_entries(path: str | Path, *, what: str = "file") -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Return the shape and type of each array of a file, without reading values; raises as :func:`read_npz`."""
+    path = existing_file(path, what=what)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {info.filename.removesuffix(".npy"): _check_member(archive, info) for info in archive.infolist()}
+    except _DAMAGED as error:
+        raise ConfigError(f"{what} {unreadable(path, f'not an .npz ({error})')}") from None
+
+
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of an array in NumPy's format; raise ValueError if its version is unknown or it holds objects.
+
+    Args:
+        file: The file, at its beginning; afterwards at the first value.
+
+    Returns:
+        Shape, whether the values are stored column by column, and type.
+    """
+    version = npy.read_magic(file)
+    if version not in _HEADERS:
+        raise ValueError(f"the unknown version {version}")
+    length = int.from_bytes(file.read(_LENGTH_BYTES[version]), "little")
+    if length > _MOST_HEADER_BYTES:
+        raise ValueError(f"a header of {length:,} bytes")
+    file.seek(len(npy.MAGIC_PREFIX) + 2)
+    shape, by_column, dtype = _HEADERS[version](file)
+    if dtype.hasobject:
+        raise ValueError("it holds objects")
+    return shape, by_column, dtype
+
+
 def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Return an array's shape and type; ValueError if it declares more than the archive holds, or holds objects."""
     with archive.open(info) as member:
-        version = npy.read_magic(member)
-        if version not in _HEADERS:
-            raise ValueError(f"{info.filename} has the unknown version {version}")
-        start = member.read(_LENGTH_BYTES[version])
-        if int.from_bytes(start, "little") > _MOST_HEADER_BYTES:
-            raise ValueError(f"{info.filename} has a header of {int.from_bytes(start, 'little'):,} bytes")
-        member.seek(len(npy.MAGIC_PREFIX) + 2)
-        shape, _, dtype = _HEADERS[version](member)
-        if dtype.hasobject:
-            raise ValueError(f"{info.filename} holds objects")
+        try:
+            shape, _, dtype = read_npy_header(member)
+        except ValueError as error:
+            raise ValueError(f"{info.filename}: {error}") from None
         num_bytes = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or num_bytes > info.file_size:
             raise ValueError(f"{info.filename} declares {num_bytes} bytes but has {info.file_size}")

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-_SHOWN = ("num_samples", "num_val_samples", "num_classes", "img_size", "channels", "num_documents", "num_corpus_tokens")
+_SIZES = ("num_samples", "num_val_samples", "num_classes", "img_size", "channels", "num_documents", "num_corpus_tokens")
 # A fixed list of facts, so that the fingerprint stays the same when later versions describe data in more detail.
-_FINGERPRINTED = (*_SHOWN, "classes", "tokenizer", "token_counts", "num_tokens")
+_FINGERPRINTED = (*_SIZES, "classes", "tokenizer", "token_counts", "num_tokens")
+_SHOWN = (*_SIZES, "arrays")
 
 
 def describe_data(info: Mapping[str, Any], samples: Iterable[tuple[str, int]] = ()) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def describe_data(info: Mapping[str, Any], samples: Iterable[tuple[str, int]] = 
         samples: Path and label of each training file, if there are files.
 
     Returns:
-        Sizes, names of the classes, and ``fingerprint``, 64 hexadecimal digits or the data's own.
+        Sizes, the scale of arrays, names of the classes, and ``fingerprint``, 64 hexadecimal digits or the data's own.
     """
     fingerprint = info.get("fingerprint")
     if fingerprint is None:

@@ -7,10 +7,14 @@ send nothing here: requests name this host, under a name of it, and come from it
 from __future__ import annotations
 
 import ipaddress
+import json
 import platform
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
+
+from jitflow.io.json_text import parse_json
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Names under which only this machine can reach the page."""
@@ -53,7 +57,7 @@ class OwnHostOnly:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         refusal = self._refusal(scope, headers)
         if refusal is None:
-            await self.app(scope, receive, send_with_policy)
+            await self.app(scope, _whole_characters(receive), send_with_policy)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
@@ -91,3 +95,22 @@ class OwnHostOnly:
         except ValueError:
             return name in (*LOOPBACK, self.host.lower(), platform.node().lower())
         return True
+
+
+def _whole_characters(receive: Any) -> Any:
+    """Replace halves of characters in the JSON of a request, which no answer could repeat."""
+
+    async def receive_repaired() -> Any:
+        message = await receive()
+        if message["type"] != "http.request" or b"\\ud" not in message.get("body", b"").lower():
+            return message
+        body = message["body"]
+        while message.get("more_body") and len(body) <= MAX_BODY_BYTES:
+            message = await receive()
+            body += message.get("body", b"")
+        with suppress(ValueError):
+            # U+FFFD takes their place.
+            body = json.dumps(parse_json(body.decode()), ensure_ascii=False).encode()
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_repaired

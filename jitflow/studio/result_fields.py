@@ -90,6 +90,8 @@ def message(text: str, *, refused: bool = False) -> str:
         refused: Whether it says why a request was refused.
     """
     mark = ' class="refused" role="alert"' if refused else ""
+    # Half a character could not be sent.
+    text = text.encode(errors="replace").decode()
     return f"<p{mark}>{html.escape(text)}</p>"
 
 

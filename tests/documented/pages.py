@@ -190,8 +190,15 @@ PAGES = {
             "--max_epochs 100": "--max_epochs 1",
             "1 2 3 4 5": "1 2",
             "--num_steps 250": "--num_steps 2",
+            "--num_users 5 --images_per_user 150": "--num_users 2 --images_per_user 10",
+            "--max_epochs 120": "--max_epochs 1 --batch_size 8",
         },
+        more={"jitflow microdoppler extract": "--img_size 64", "jitflow microdoppler sample": "--num_steps 2"},
         users=True,
+        leaves=(
+            "campaign_drawn/micro_doppler_user02_001.npz",
+            "campaign_evaluation/confusion.png",
+        ),
         slow=True,
     ),
     "quick_start.md": Page(

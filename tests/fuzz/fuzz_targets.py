@@ -6,11 +6,13 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from file_kinds import READERS
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -19,6 +21,8 @@ from jitflow.apps.images.image_check import inspect_image
 from jitflow.apps.images.module import JiTLightningModule
 from jitflow.apps.images.prepare import prepare
 from jitflow.apps.images.shards import ShardImages, open_shard_folder
+from jitflow.apps.microdoppler.arrays.description import ArrayDescription, read_description
+from jitflow.apps.microdoppler.arrays.sample import read_spectrogram
 from jitflow.apps.microdoppler.latent_file import LatentFile, LatentInfo
 from jitflow.apps.text.files import TextFiles
 from jitflow.apps.text.network import build_jit_model, load_pretrained_jit
@@ -45,6 +49,7 @@ from jitflow.inspect.info import describe_path
 from jitflow.io.array_file import ArrayFileWriter, open_arrays
 from jitflow.io.csv_file import iter_csv_rows
 from jitflow.io.files import load_checkpoint, read_json
+from jitflow.io.table_file import read_table
 from jitflow.nets.autoencoder_kl import AutoencoderKL
 from jitflow.nets.lightningdit import LightningDiT, detect_lightningdit, load_lightningdit_weights
 from jitflow.run.curves import read_curves
@@ -71,40 +76,6 @@ class Target:
         return next(reader for prefix, reader in READERS.items() if self.name.startswith(prefix))
 
 
-# What reads a target, by the beginning of its name; earlier entries take precedence.
-READERS = {
-    "checkpoint manifest": "JSON",
-    "checkpoint": "torch files",
-    "network": "torch files",
-    "state all": "safetensors",
-    "module all": "safetensors",
-    "state": "checkpoints",
-    "module": "checkpoints",
-    "snapshot": "safetensors",
-    "autoencoder": "safetensors",
-    "linear codec": "safetensors",
-    "image codec": "safetensors",
-    "arrays": "mapped arrays",
-    "latents": "mapped arrays",
-    "tokens": "mapped arrays",
-    "tokenizer": "tokenizers",
-    "json": "JSON",
-    "list of images": "JSON",
-    "shard manifest": "JSON",
-    "shard": "mapped arrays",
-    "report of a run": "folders of runs",
-    "report": "JSON",
-    "record": "JSON",
-    "recipe": "YAML",
-    "settings": "YAML",
-    "statistics": "npz",
-    "info": "descriptions of files",
-    "run": "folders of runs",
-    "curves": "CSV",
-    "columns": "CSV",
-    "image": "pictures",
-    "text": "texts",
-}
 Add = Callable[..., None]
 
 
@@ -132,6 +103,7 @@ def make_targets(folder: Path) -> list[Target]:
         _add_tokenizer_folder,
         _add_images,
         _add_texts,
+        _add_spectrograms,
     ):
         add_some(add, folder)
     return found
@@ -262,6 +234,42 @@ def _add_foreign_weights(add: Add, folder: Path) -> None:
     latents = LightningDiT(input_size=4, in_channels=4, num_classes=2, **user)
     torch.save({"ema": latents.state_dict()}, folder / "user.pt")
     add("network of latents", folder / "user.pt", _detect, 1)
+
+
+def _add_spectrograms(add: Add, folder: Path) -> None:
+    """Spectrogram arrays in every format whose package is installed, manifests and a description."""
+    level = np.add.outer(np.arange(6.0), np.arange(8.0))
+    axes = {"time_sec": np.arange(8.0), "velocity_m_s": np.arange(6.0)}
+    np.save(folder / "level.npy", level)
+    np.savez_compressed(folder / "level.npz", spectrogram=level, **axes)
+    pages = [Image.fromarray(page.astype(np.float32)) for page in (level, level + 1)]
+    pages[0].save(folder / "level.tif", save_all=True, append_images=pages[1:])
+    names = ["level.npy", "level.npz", "level.tif"]
+    if find_spec("scipy"):
+        from scipy.io import savemat
+
+        savemat(folder / "level.mat", {"level": level, "t": axes["time_sec"]}, do_compression=True)
+        savemat(folder / "plain.mat", {"level": level})
+        names += ["level.mat", "plain.mat"]
+    if find_spec("h5py"):
+        import h5py
+
+        with h5py.File(folder / "level.h5", "w") as file:
+            file.create_dataset("level", data=level, compression="gzip")
+            file["time_sec"] = axes["time_sec"]
+        names.append("level.h5")
+    for name in names:
+        add(f"array {name}", folder / name, lambda path: read_spectrogram(path, ArrayDescription()))
+    (folder / "manifest.csv").write_text("path,user,session,start_sec,duration_sec\na.npy,1,2,0.5,1.0\nb.npy,2,3,1,1\n")
+    add("table csv", folder / "manifest.csv", read_table)
+    if find_spec("pyarrow"):
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table({"path": ["a", "b"], "user": [1, 2]}), folder / "manifest.parquet")
+        add("table parquet", folder / "manifest.parquet", read_table)
+    (folder / "spectrograms.yaml").write_text("range_db: [-45, 0]\ncarrier_hz: 24e9\nfit: pad\ngroup: session\n")
+    add("description", folder / "spectrograms.yaml", lambda path: read_description(path.parent))
 
 
 def _add_descriptions(add: Add, folder: Path) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+# Of some soaks a short form runs here.
+sys.path.append(str(Path(__file__).parents[1] / "soak"))
 
 
 @pytest.fixture(scope="module")

@@ -128,11 +128,24 @@ def test_reports_without_intervals_marks_and_missing_scores(tmp_path, capsys):
     assert cli.main(words) == 0 and (tmp_path / "out-2" / "comparison.html").is_file()
 
 
+def test_samples_of_unknown_seeds_are_no_pairs(tmp_path):
+    interval = {"low": 0.4, "high": 0.6, "level": 0.95, "method": "some", "replicates": [0.5, 0.51, 0.49]}
+    for name, seeds in (("a", None), ("b", None), ("c", "1"), ("d", "1")):
+        write_json(
+            tmp_path / f"{name}.json", {**report_of({"x": 0.5}, seeds_sha256=seeds), "intervals": {"x": interval}}
+        )
+    assert not compare([tmp_path / "a.json", tmp_path / "b.json"]).same_samples
+    assert compare([tmp_path / "c.json", tmp_path / "d.json"]).same_samples
+
+
 def test_mistakes_are_one_line(runs, tmp_path, capsys):
     with pytest.raises(ConfigError, match="at least two"):
         compare([runs / "first"])
     with pytest.raises(MissingFileError, match="none"):
         compare([runs / "first", tmp_path / "none.ckpt"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingFileError, match=r"evaluation\.json"):
+        compare([runs / "first", tmp_path / "empty"])
     (tmp_path / "odd.json").write_text(json.dumps({"no": "report"}))
     with pytest.raises(ConfigError, match="no report"):
         compare([runs / "first", tmp_path / "odd.json"])

@@ -80,6 +80,8 @@ def test_scores_in_the_space_are_marked_and_others_are_not(trained, tmp_path):
     assert all(is_trained_on(name, own) for name in own["metrics"] if "/" not in name)
     assert not any(is_trained_on(name, other) for name in other["metrics"])
     assert TRAINED_ON in text_of(score_table(own)) and TRAINED_ON not in text_of(score_table(other))
+    facts = describe_path(tmp_path / "4" / "report.json").facts
+    assert facts["frechet_distance"].endswith(TRAINED_ON) and not facts["thumbnails/copies"].endswith(TRAINED_ON)
     card = (export(trained, tmp_path / "out", ema=0, report=tmp_path / "4") / "README.md").read_text()
     assert f"trained on the features of {SPACE}" in card
     marked = [line.endswith(f"| {TRAINED_ON} |") for line in card.splitlines() if line.startswith("| frechet")]

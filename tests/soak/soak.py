@@ -4,10 +4,10 @@
 
 Three tiny trainings (images, text, micro-Doppler) of at least 300 optimiser steps that save every 10, on one CPU
 thread. Each attempt is a process forked from one that has only imported the library, so that a start does not cost
-half a minute; it makes the same call as every other attempt and is ended by SIGKILL. A third of the kills wait for a
-save, a sixth for a validation, the others come at a random part of a random step. After each kill every
-checkpoint has to be whole and the newest no older than before it. In the end weights, both averages and the
-optimiser's state have to be equal bit for bit.
+half a minute; it makes the same call as every other attempt. Six are ended by SIGKILL, the next six by SIGTERM, after
+which they save. A third of the signals wait for a save, a sixth for a validation, the others come at a random part of a
+random step. After each every checkpoint has to be whole and the newest no older than before it. In the end weights,
+both averages and the optimiser's state have to be equal bit for bit.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import functools
 import os
 import random
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -49,8 +50,9 @@ from jitflow.verbs import train_options  # noqa: F401
 class Soak:
     """Everything of one call of the script."""
 
-    def __init__(self, out: Path, seed: int, log_path: Path, *, by_steps: bool) -> None:
+    def __init__(self, out: Path, seed: int, log_path: Path, *, by_steps: bool, both: bool = True) -> None:
         self.by_steps = by_steps
+        self.both = both
         self.out, self.draws, self.watch = out, random.Random(seed), Watch()
         self.log_file = log_path.open("w")
         self.phases: Counter[str] = Counter()
@@ -98,14 +100,16 @@ class Soak:
                     result: Any = os.waitstatus_to_exitcode(raw)
                 else:
                     aim = (STEP, WRITE, STEP, WRITE, STEP, VALIDATION)[done % 6]
-                    result = wait_and_kill(pid, self.watch, self.draws, aim)
+                    number = (signal.SIGKILL, signal.SIGTERM)[done // 6 % 2 if self.both else 0]
+                    result = wait_and_kill(pid, self.watch, self.draws, aim, number)
                 if not isinstance(result, tuple):
                     break
                 phase, step = result
                 before, newest = newest, newest_step(folder)
                 done, self.kills = done + 1, self.kills + 1
                 self.phases[PHASES[phase]] += 1
-                self.log(f"{name}: kill {done} {PHASES[phase]} {step}; newest checkpoint: step {newest}")
+                self.phases[number.name] += 1
+                self.log(f"{name}: {number.name} {done} {PHASES[phase]} {step}; newest checkpoint: step {newest}")
                 # A save every 10 steps; the last but one is at least named when the last one begins.
                 if newest < before or newest < step - 22:
                     raise AssertionError(f"work was lost: step {before}, then {newest}, killed in step {step}")
@@ -127,11 +131,12 @@ def main() -> int:
     parser.add_argument("--log", type=Path, default=Path(__file__).with_name("soak_log.txt"))
     parser.add_argument("--only", choices=sorted(TRAININGS), help="one application")
     parser.add_argument("--by", choices=("epochs", "steps"), default="epochs", help="what ends the trainings")
+    parser.add_argument("--signals", choices=("both", "SIGKILL"), default="both", help="what ends a process")
     given = parser.parse_args()
     shutil.rmtree(given.out, ignore_errors=True)
     inputs = given.out / "inputs"
     make_inputs(inputs)
-    soak = Soak(given.out, given.seed, given.log, by_steps=given.by == "steps")
+    soak = Soak(given.out, given.seed, given.log, by_steps=given.by == "steps", both=given.signals == "both")
     names = [given.only] if given.only else list(TRAININGS)
     length = f"{STEPS} steps by {given.by}"
     soak.log(f"soak: {given.kills} kills, seed {given.seed}, torch {torch.__version__}, {length}, one thread")

@@ -61,11 +61,13 @@ class Watch:
             return run
 
         pl.Trainer.save_checkpoint = marked(self.writing, pl.Trainer.save_checkpoint)
-        CheckpointFolder.put = marked(self.naming, CheckpointFolder.put)
+        CheckpointFolder.commit = marked(self.naming, CheckpointFolder.commit)
         step, validating, saving = self.step, self.validating, JiTModelCheckpoint.on_validation_end
+        starting = JiTModelCheckpoint.on_train_batch_start
 
         def on_train_batch_start(self: Any, trainer: pl.Trainer, *args: Any) -> None:
             step.value = trainer.global_step
+            starting(self, trainer, *args)
 
         def on_validation_start(self: Any, *args: Any) -> None:
             validating.value = 1
@@ -113,11 +115,13 @@ def ended(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if found else None
 
 
-def wait_and_kill(pid: int, watch: Watch, draws: random.Random, aim: int) -> tuple[int, int] | int:
-    """Kill a training at a drawn moment: some steps after it has begun, and some part of a step later.
+def wait_and_kill(
+    pid: int, watch: Watch, draws: random.Random, aim: int, number: signal.Signals = signal.SIGKILL
+) -> tuple[int, int] | int:
+    """Send a training a signal at a drawn moment: some steps after it has begun, and some part of a step later.
 
     Returns:
-        Phase and step in which it was, or its exit status if it ended before.
+        Phase and step in which it was, or its exit status if it ended before, or otherwise than by the signal.
     """
     steps, part = draws.randrange(0, 60 if aim == STEP else 30), draws.random()
     wanted: int | None = None
@@ -131,9 +135,9 @@ def wait_and_kill(pid: int, watch: Watch, draws: random.Random, aim: int) -> tup
             seconds_per_step = (time.monotonic() - began) / max(step - first, 10)
             time.sleep(part * (seconds_per_step if aim == STEP else 0.01))
             phase, step = watch.phase(), watch.step.value
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            return phase, step
+            os.kill(pid, number)
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            return (phase, step) if status in (-number, 128 + number) else status
         # Saving takes milliseconds.
         time.sleep(0.0005)
     return status

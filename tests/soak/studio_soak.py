@@ -29,6 +29,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +135,11 @@ class Server:
         status = place.joinpath("status").read_text()
         number = {name: int(re.search(rf"{name}:\s+(\d+)", status)[1]) for name in ("VmRSS", "Threads")}  # type: ignore[index]
         files = 0
-        for path in self.temporary.rglob("*"):
-            try:
-                files += path.stat().st_size
-            except FileNotFoundError:
-                continue
+        # Files and folders vanish meanwhile.
+        for folder, _, names in os.walk(self.temporary):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    files += Path(folder, name).stat().st_size
         return number["VmRSS"] / 1e3, number["Threads"], len(list((place / "fd").iterdir())), files / 1e6
 
 

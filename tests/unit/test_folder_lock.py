@@ -13,6 +13,7 @@ import pytest
 
 from jitflow.errors import ConfigError
 from jitflow.io import folder_lock
+from jitflow.io.files import temporary_beside
 from jitflow.io.folder_lock import LOCK_NAME, STALE_SEC, live_holder, locked
 
 ROOT = Path(__file__).parents[2]
@@ -77,8 +78,10 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_said(tmp_path, caplog):
     deadline = time.monotonic() + 10
     while live_holder(tmp_path) is not None and time.monotonic() < deadline:
         time.sleep(0.01)
+    (tmp_path / "parts").mkdir()
+    left = [temporary_beside(tmp_path / name) for name in ("sweep.png", "parts/a.json")]
     with caplog.at_level(logging.INFO, "jitflow"), locked(tmp_path):
-        pass
+        assert not any(path.exists() for path in left)
     assert f"process {process.pid}" in caplog.text and "taken over" in caplog.text
     end(process)
 

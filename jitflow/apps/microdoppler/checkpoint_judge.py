@@ -13,6 +13,8 @@ from jitflow.apps.microdoppler.generate import generate
 from jitflow.apps.microdoppler.identity import train_classifier
 from jitflow.apps.microdoppler.judge import REPORT_NAME, evaluate
 from jitflow.apps.microdoppler.labelled_images import read_real
+from jitflow.apps.microdoppler.leakage import find_leakage, log_leakage
+from jitflow.apps.microdoppler.module import UserConditionedDiT
 from jitflow.apps.microdoppler.sections import RealDataOptions
 from jitflow.apps.microdoppler.stages import GENERATED
 from jitflow.apps.microdoppler.user_images import find_user_images
@@ -96,8 +98,10 @@ class IdentityScorer:
             raise ConfigError(_NO_REFERENCE)
         base.check(model.module.num_classes)
         found = find_user_images(reference)
+        log_leakage(find_leakage(found))
         pixels = model.sample([0], [base.seed], steps=1, ema=0).pixels
-        train, val = read_real(found, (pixels.shape[2], pixels.shape[3]))
+        assert isinstance(model.module, UserConditionedDiT)
+        train, val = read_real(found, (pixels.shape[2], pixels.shape[3]), model.module.arrays)
         self._model = model
         self._judge = train_classifier(*train, len(found.user_ids), seed=base.seed)
         real = float((self._judge.predict(val[0]) == val[1]).double().mean())

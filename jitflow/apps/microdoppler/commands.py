@@ -73,6 +73,7 @@ def simulate(
             variation=Variation(snr_db=radar.snr_db, direction=radar.direction),
             min_cadence_gap=dataset.min_cadence_gap,
             layout=dataset.layout,
+            file_format=dataset.files,
             num_processes=dataset.num_processes or available_cores(),
             on_image=lambda done, total: progress.update(done),
         )
@@ -95,8 +96,8 @@ def extract(
     without it: --batch_size 32, --img_size 128.
 
     Args:
-        data_dir: Folder with train/ and val/, or with all pictures (see --val_fraction); users are folders that end in
-            a number (ID_1, user01) or files user_01_sample_001.png.
+        data_dir: Folder with train/ and val/, or with all pictures or arrays (see --val_fraction); users are folders
+            that end in a number (ID_1, user01) or files user_01_sample_001.png; or a manifest.csv or .parquet.
         output_path: Folder of the results.
         vavae_path: A VA-VAE such as vavae-imagenet256-f16d32-dinov2.pt; builtin fits principal components instead.
         seed: Seed of sampling the latents' distribution, and of the split.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +11,10 @@ import numpy as np
 
 from jitflow.apps.microdoppler.latent_file import STAGE_1, LatentFile
 from jitflow.apps.microdoppler.latent_shards import has_shards, open_shards
+from jitflow.apps.microdoppler.leakage import describe_leakage
 from jitflow.data.base import ImageDataModule, LoaderSettings
 from jitflow.errors import ConfigError, DataError, MissingFileError
+from jitflow.io.file_tree import log_once
 from jitflow.io.files import read_json, user_path
 
 LINEAR_CODEC_NAME = "linear_codec.safetensors"
@@ -96,6 +99,11 @@ class LatentDataModule(ImageDataModule):
         self.user_ids = users
         self.img_size = train.info.img_size
         self.dataset_train, self.dataset_val = train, val
+        record = self.latent_dir / DONE_NAME
+        leakage = read_json(record).get("leakage") if record.is_file() else None
+        if leakage:
+            leaks, line = describe_leakage(leakage)
+            log_once(line, logging.WARNING if leaks else logging.INFO)
 
     def get_dataset_info(self) -> dict[str, Any]:
         """Describe the training data.
@@ -105,7 +113,8 @@ class LatentDataModule(ImageDataModule):
             from 1, by label), ``latent_shape``, ``mean``, ``std`` (a number for each channel), ``codec`` (``id``,
             ``checksum``, ``img_size`` of the image codec), ``linear_codec`` (the file of a linear codec,
                 if present; else None), ``fingerprint`` (checksum of the extraction's images and settings), ``axes``
-                (time and velocity of the images' edges, if known; else None).
+                (time and velocity of the images' edges, if known; else None), and, for spectrogram arrays,
+                ``arrays`` (record of their scale).
         """
         info = super().get_dataset_info()
         file: LatentFile = self.dataset_train
@@ -124,6 +133,7 @@ class LatentDataModule(ImageDataModule):
             "linear_codec": str(linear) if file.info.codec_id.startswith("linear") and linear.is_file() else None,
             "fingerprint": file.info.fingerprint,
             "axes": read_json(record).get("axes") if (record := self.latent_dir / DONE_NAME).is_file() else None,
+            **({} if file.info.arrays is None else {"arrays": file.info.arrays}),
         }
 
     def _open_parts(self) -> tuple[LatentFile, LatentFile]:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jitflow.apps.microdoppler.arrays.scale import ArrayScale
 from jitflow.apps.microdoppler.latent_file import FORMAT
+from jitflow.io.json_text import parse_json
 from jitflow.training.application import Description
 
 # More users than this are counted, not listed.
@@ -30,7 +32,16 @@ def describe_model(settings: Mapping[str, Any], extra: Mapping[str, Any]) -> dic
         "latents": "x".join(map(str, settings.get("latent_shape", (32, 16, 16)))),
         "users": f"{len(users)}: {_listed(users)}" if users else str(settings.get("num_users", "?")),
         "codec": f"{codec['id']}, checksum {str(codec['checksum'])[:12]}, {inside}" if codec else "not recorded",
+        **_describe_arrays(kept.get("arrays")),
     }
+
+
+def _describe_arrays(record: Mapping[str, Any] | None) -> dict[str, str]:
+    """Describe the spectrogram arrays that latents were made from; nothing for pictures."""
+    if record is None:
+        return {}
+    scale = ArrayScale.of_record(record)
+    return {"arrays": f"{scale.size[0]} x {scale.size[1]} values, {scale.range_text()}"}
 
 
 def describe_file(path: Path, content: Mapping[str, Any]) -> Description | None:
@@ -58,6 +69,7 @@ def _describe_latents(path: Path, metadata: Mapping[str, Any]) -> Description:
         "latents": f"{num} of {'x'.join(map(str, shape))}",
         "codec": f"{metadata.get('codec_id')}, checksum {metadata.get('codec_checksum', '')[:12]}",
         "made from images": metadata.get("img_size", ""),
+        **_describe_arrays(parse_json(metadata["arrays"]) if "arrays" in metadata else None),
     }
     return Description("latents of users (stage 1)", facts, [_train_command(path.parent)])
 
@@ -72,6 +84,7 @@ def _describe_extraction(path: Path, record: Mapping[str, Any]) -> Description:
         "codec": f"{codec.get('id')}, checksum {str(codec.get('checksum'))[:12]}",
         "reconstruction": f"{decibels:.1f} dB PSNR" if isinstance(decibels, float) else "",
     }
+    facts |= _describe_arrays(record.get("arrays"))
     folder = path if path.is_dir() else path.parent
     return Description("latents of users (stage 1)", {k: v for k, v in facts.items() if v}, [_train_command(folder)])
 

@@ -6,13 +6,17 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from jitflow.apps.microdoppler.arrays.colour_maps import recognise_colour_map
+from jitflow.apps.microdoppler.arrays.description import DESCRIPTION_NAME
+from jitflow.apps.microdoppler.arrays.measure import measure_scale
+from jitflow.apps.microdoppler.arrays.scale import ArrayScale
 from jitflow.apps.microdoppler.data import DONE_NAME, LINEAR_CODEC_NAME
 from jitflow.apps.microdoppler.extraction_folder import (
     RECONSTRUCTION_NAME,
@@ -23,9 +27,16 @@ from jitflow.apps.microdoppler.latent_file import LatentInfo
 from jitflow.apps.microdoppler.latent_rows import RowsTask, fill_rows
 from jitflow.apps.microdoppler.latent_statistics import channel_statistics, save_statistics
 from jitflow.apps.microdoppler.latent_writer import LatentWriter
+from jitflow.apps.microdoppler.leakage import find_leakage, log_leakage
 from jitflow.apps.microdoppler.reconstruction import save_reconstruction
 from jitflow.apps.microdoppler.spectrogram_axes import find_axes
-from jitflow.apps.microdoppler.user_images import UserImages, find_user_images, read_user_image, spread_indices
+from jitflow.apps.microdoppler.user_images import (
+    ImageReader,
+    UserImages,
+    find_user_images,
+    read_user_image,
+    spread_indices,
+)
 from jitflow.codec.latent import ImageCodec, load_image_codec
 from jitflow.codec.linear import LinearCodec
 from jitflow.errors import ConfigError
@@ -116,9 +127,13 @@ def extract(
         if folder.is_finished(overwrite=overwrite):
             log.info("already extracted: %s", _describe(read_json(path / DONE_NAME), path))
             return path
+        leakage = find_leakage(images)
+        log_leakage(leakage)
         folder.begin()
+        chosen = [images.train[i].path for i in spread_indices(len(images.train), _FIT_IMAGES)]
+        read = ImageReader(img_size, _find_scale(images, chosen))
         if codec is None:
-            codec = _builtin_codec(path / LINEAR_CODEC_NAME, images, img_size)
+            codec = _builtin_codec(path / LINEAR_CODEC_NAME, chosen, read)
         elif isinstance(codec, LinearCodec):
             codec.export(path / LINEAR_CODEC_NAME)
         codec.to(device)
@@ -126,11 +141,11 @@ def extract(
 
         def task(split: str, start: int, stop: int) -> RowsTask:
             paths = tuple(image.path for image in images.of_split(split)[start:stop])
-            return RowsTask(split, start, paths, folder.latents(split), img_size, codec_path, device, sample, seed)
+            return RowsTask(split, start, paths, folder.latents(split), read, codec_path, device, sample, seed)
 
         writer = LatentWriter.open(folder, images, codec.shape)
         fill_missing(writer, [task(*rows) for rows in writer.missing(batch_size)], codec, num_processes)
-        report = _conclude(writer, images, codec)
+        report = _conclude(writer, images, codec, read, leakage)
     if settings["codec"] == BUILTIN:
         log.info(
             "no autoencoder was given (--vavae_path), so the built-in linear codec was used: %d principal components "
@@ -166,6 +181,20 @@ def fill_missing(writer: LatentWriter, tasks: list[RowsTask], codec: ImageCodec,
             writer.record()
 
 
+def _find_scale(images: UserImages, chosen: Sequence[Path]) -> ArrayScale | None:
+    """Measure the scale of arrays; say of coloured pictures that their levels could be learned instead."""
+    if images.arrays is not None:
+        return measure_scale(chosen, images.arrays)
+    name = recognise_colour_map(read_user_image(chosen[0]).transpose(1, 2, 0))
+    if name not in (None, "grey"):
+        log.info(
+            "the pictures are coloured by %s, and their colours are learned; with a %s beside them that states "
+            "colour_map and range_db, levels in dB are",
+            *(name, DESCRIPTION_NAME),
+        )
+    return None
+
+
 def _check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device)
@@ -173,57 +202,68 @@ def _check_device(device: str) -> None:
         raise ConfigError(f"device {device} cannot be used here ({str(error).splitlines()[0]})") from None
 
 
-def _builtin_codec(path: Path, images: UserImages, img_size: int) -> LinearCodec:
+def _builtin_codec(path: Path, chosen: Sequence[Path], read: ImageReader) -> LinearCodec:
     """Load the linear codec that an interrupted call fitted, or fit one to the training pictures."""
     if not path.exists():
-        chosen = [images.train[i] for i in spread_indices(len(images.train), _FIT_IMAGES)]
         with meter("fitting the built-in codec", len(chosen)) as progress:
 
             def batches() -> Iterator[Tensor]:
                 for i, image in enumerate(chosen):
-                    yield torch.from_numpy(read_user_image(image.path, img_size))[None]
+                    yield read.pixels(image)
                     progress.update(i + 1)
 
             LinearCodec.fit(batches()).export(path)
     return LinearCodec.from_file(path)
 
 
-def _conclude(writer: LatentWriter, images: UserImages, codec: ImageCodec) -> dict[str, Any]:
+def _conclude(
+    writer: LatentWriter, images: UserImages, codec: ImageCodec, read: ImageReader, leakage: Mapping[str, Any]
+) -> dict[str, Any]:
     """Finish the files with their statistics, measure what the codec loses, and write the final record."""
     folder = writer.folder
     mean, std = channel_statistics(writer.train_latents())
+    scale = read.scale
     info = LatentInfo(
-        tuple(mean.tolist()), tuple(std.tolist()), codec.id, codec.checksum, codec.img_size, folder.fingerprint
+        *(tuple(mean.tolist()), tuple(std.tolist()), codec.id, codec.checksum, codec.img_size, folder.fingerprint),
+        arrays=None if scale is None else scale.to_record(),
     )
     writer.finish(info.to_metadata())
     save_statistics(folder.path / STATISTICS_NAME, mean, std)
-    loss = save_reconstruction(folder, images.val, codec)
-    report = {
+    loss = save_reconstruction(folder, images.val, codec, read)
+    axes = find_axes(images.root) if scale is None else scale.axes.of_figure()
+    report: dict[str, Any] = {
         "settings": folder.settings,
         "num_train": len(images.train),
         "num_val": len(images.val),
         "user_ids": list(images.user_ids),
         "latent_shape": list(codec.shape),
         "codec": {"id": codec.id, "checksum": codec.checksum, "img_size": list(codec.img_size)},
-        "axes": dataclasses.asdict(axes) if (axes := find_axes(images.root)) is not None else None,
+        "axes": dataclasses.asdict(axes) if axes is not None else None,
+        "leakage": dict(leakage),
         # JSON has no infinity; null says that nothing was lost.
         "psnr": {
             name: None if isinstance(value, float) and math.isinf(value) else value
             for name, value in dataclasses.asdict(loss).items()
         },
     }
+    if scale is not None:
+        low, high = scale.range_db
+        # Of the peak, which is the whole range.
+        error = 0.0 if math.isinf(loss.pooled_db) else (high - low) * 10 ** (-loss.pooled_db / 20)
+        report |= {"arrays": scale.to_record(), "rms_error": {"value": error, "unit": scale.unit}}
     folder.conclude(report)
     return report
 
 
 def _describe(report: Mapping[str, Any], folder: Path) -> str:
     """Summarise the final record in one line."""
-    decibels = report["psnr"]["mean_db"]
+    decibels, error = report["psnr"]["mean_db"], report.get("rms_error")
     kept = (
         "pictures come back without loss"
         if decibels is None
         else f"pictures come back with a PSNR of {decibels:.1f} dB"
     )
+    kept += f", levels with an error of {error['value']:.2g} {error['unit']}" if error else ""
     return (
         f"{report['num_train']} + {report['num_val']} latents of {len(report['user_ids'])} users in {folder} by "
         f"{report['codec']['id']}; {kept} (mean of {report['psnr']['num_images']} validation images, see "

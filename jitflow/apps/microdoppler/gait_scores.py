@@ -9,11 +9,19 @@ from torch import Tensor
 
 from jitflow.apps.microdoppler.gait import SpectrogramSettings
 from jitflow.apps.microdoppler.labelled_images import ImageSets, LabelledImages
-from jitflow.apps.microdoppler.physics import GaitReadings, GaitTruth, near_truth, read_gait, truth_from_readings
+from jitflow.apps.microdoppler.physics import (
+    GaitReadings,
+    GaitTruth,
+    levels_below_peak,
+    near_truth,
+    read_gait,
+    truth_from_readings,
+)
 from jitflow.io.progress import meter
 
 _TOLERANCE = 0.05
 _NAMES = ("step_frequency_within_5_percent", "torso_velocity_within_5_percent")
+_TWO_CHANNELS = "spectrograms of two channels are not read"
 _NO_SETTINGS = (
     "the axes and colours of the images are unknown (no simulation.json beside the data); "
     "give their spectrogram settings to have step frequency and torso velocity read"
@@ -21,7 +29,11 @@ _NO_SETTINGS = (
 
 
 def score_gait(
-    sets: ImageSets, users: list[dict[str, Any]], settings: SpectrogramSettings | None, truth: GaitTruth | None
+    sets: ImageSets,
+    users: list[dict[str, Any]],
+    settings: SpectrogramSettings | None,
+    truth: GaitTruth | None,
+    span_db: float | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Compare step frequency and torso velocity, read from the images, with those of the users.
 
@@ -30,25 +42,33 @@ def score_gait(
         users: A row for each user, to which the user's own scores are added.
         settings: Axes, range and colours of the images; None leaves the gait out.
         truth: How the users walk; None takes the medians of the training images.
+        span_db: For images of spectrogram arrays the decibels from black to white; None for pictures.
 
     Returns:
         Shares of images within 5 % of the user, of generated and (``..._real``) held-out images, None without
         settings; ``truth_source``; ``physics_skipped``, why they were left out. And whether each generated image is,
         shape ``(N,)``, by the name of its share.
     """
-    if settings is None:
+    has_two_channels = span_db is not None and sets.generated.images.shape[1] != 1
+    if settings is None or has_two_channels:
         empty: dict[str, Any] = dict.fromkeys([f"{name}{suffix}" for name in _NAMES for suffix in ("", "_real")])
-        return {**empty, "truth_source": None, "physics_skipped": _NO_SETTINGS}, {}
+        reason = _TWO_CHANNELS if has_two_channels else _NO_SETTINGS
+        return {**empty, "truth_source": None, "physics_skipped": reason}, {}
     chosen = {"generated": sets.generated, "held out": sets.real_val}
     if truth is None:
         chosen["training"] = sets.real_train
+    if span_db is not None:
+        factor = span_db / settings.dynamic_range_db
+        chosen = {
+            name: LabelledImages(levels_below_peak(images, factor), labels) for name, (images, labels) in chosen.items()
+        }
     readings = _read_gaits(chosen, settings)
     if truth is None:
         truth = truth_from_readings(readings["training"], sets.real_train.labels, len(users))
     near = {name: _near_truth(readings[name], chosen[name], truth) for name in ("generated", "held out")}
     report: dict[str, Any] = _shares(near["generated"])
     report |= {f"{name}_real": value for name, value in _shares(near["held out"]).items()}
-    _add_to_users(users, readings["generated"], sets.generated, truth)
+    _add_to_users(users, readings["generated"], chosen["generated"], truth)
     return {**report, "truth_source": truth.source, "physics_skipped": None}, near["generated"]
 
 

@@ -132,7 +132,7 @@ def _is_finished(folder: Path, requested: dict[str, Any]) -> bool:
     path = folder / RECORD_NAME
     if not path.exists():
         return False
-    names = [entry["file"] for entry in read_json(path).get("images", [])]
+    names = [name for e in read_json(path).get("images", []) for name in (e["file"], e.get("array")) if name]
     return _asked_of(folder) == requested and all((folder / name).exists() for name in [*names, GRID_NAME])
 
 

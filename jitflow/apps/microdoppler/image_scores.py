@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -59,6 +60,7 @@ def evaluate_images(
     codec_psnr_db: float | None = None,
     seed: int = 0,
     num_steps: int | None = None,
+    span_db: float | None = None,
 ) -> ImageEvaluation:
     """Measure generated images of users against real ones.
 
@@ -81,6 +83,7 @@ def evaluate_images(
         codec_psnr_db: Reconstruction PSNR of the generator's codec, for the report; not measured here.
         seed: Seed of the classifiers.
         num_steps: Steps of each of the three trainings; None suits the number of images.
+        span_db: For images of spectrogram arrays the decibels from black to white; None for pictures.
 
     Returns:
         The evaluation. Its ``scores``: by name (``..._real`` is what real held-out images reach), None where
@@ -99,7 +102,7 @@ def evaluate_images(
     classifier, transfer = _train_classifiers(sets, seed, num_steps)
     predicted = _Pair(classifier.predict(sets.generated.images), classifier.predict(sets.real_val.images))
     users: list[dict[str, Any]] = [{"user_id": int(user_id)} for user_id in sets.user_ids]
-    gait, near_truth = score_gait(sets, users, settings, truth)
+    gait, near_truth = score_gait(sets, users, settings, truth, span_db)
     pixels = _Pair(pixel_vectors(sets.generated.images), pixel_vectors(sets.real_val.images))
     variety, diversity = _score_variety(sets, pixels, classifier, users)
     train_pixels = pixel_vectors(sets.real_train.images)
@@ -159,26 +162,27 @@ def _add_diversity(sheet: ScoreSheet, name: str, generated: Diversity, real: Div
         return
     sheet.metrics[name] = float(generated.means.mean()) / whole
     if len(generated.without_groups):
-        sheet.intervals[name] = jackknife(sheet.metrics[name], generated.without_groups.mean(dim=1) / whole)
+        found = jackknife(sheet.metrics[name], generated.without_groups.mean(dim=1) / whole)
+        sheet.intervals[name] = replace(found, low=max(0.0, found.low))
 
 
 def _train_classifiers(sets: ImageSets, seed: int, num_steps: int | None) -> tuple[IdentityClassifier, TransferScores]:
     """Train the classifier of all real images, and the two whose accuracies are compared."""
+    num_users = len(sets.user_ids)
+    training: dict[str, Any] = {"seed": seed, "num_steps": num_steps}
     with meter("training classifiers", 3, unit="classifiers") as progress:
         classifier = train_classifier(
             *sets.real_train,
-            len(sets.user_ids),
-            seed=seed,
-            num_steps=num_steps,
+            num_users,
+            **training,
             on_progress=lambda done, total: progress.update(done / total),
         )
         transfer = tstr_trtr(
             sets.generated,
             sets.real_train,
             sets.real_val,
-            len(sets.user_ids),
-            seed=seed,
-            num_steps=num_steps,
+            num_users,
+            **training,
             on_progress=lambda done, total: progress.update(1 + 2 * done / total),
         )
     return classifier, transfer

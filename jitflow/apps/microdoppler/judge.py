@@ -19,8 +19,10 @@ from jitflow.apps.microdoppler.judge_pictures import (
     save_pairs,
     save_pictures,
 )
-from jitflow.apps.microdoppler.labelled_images import ImageSets, check_counts, read_generated, read_real
+from jitflow.apps.microdoppler.labelled_images import ImageSets, check_counts, read_generated, read_real, read_scale
+from jitflow.apps.microdoppler.leakage import describe_leakage, find_leakage, log_leakage
 from jitflow.apps.microdoppler.physics import settings_from_mapping, truth_from_simulation
+from jitflow.apps.microdoppler.random_split import random_split_accuracy, warn_of_random_split
 from jitflow.apps.microdoppler.sampling import UserSamples
 from jitflow.apps.microdoppler.user_images import find_user_images
 from jitflow.errors import ConfigError
@@ -78,28 +80,36 @@ def evaluate(
     simulation = read_json(found.root / _SIMULATION_NAME) if (found.root / _SIMULATION_NAME).is_file() else None
     axes = _settings(settings, simulation)
     truth = truth_from_simulation(simulation, found.user_ids) if simulation is not None and axes is not None else None
-    generated = read_generated(generated_dir, found.user_ids)
+    scale = read_scale(generated_dir)
+    generated = read_generated(generated_dir, found.user_ids, scale)
     # Checked before thousands of images are read.
     check_counts("generated", generated.labels, found.user_ids)
+    leakage = find_leakage(found)
     height, width = generated.images.shape[2:]
-    sets = ImageSets(generated, *read_real(found, (height, width)), found.user_ids)
-    judged = evaluate_images(
-        sets, settings=axes, truth=truth, codec_psnr_db=codec_psnr_db, seed=seed, num_steps=num_steps
-    )
+    sets = ImageSets(generated, *read_real(found, (height, width), scale), found.user_ids)
+    training: dict[str, Any] = {"seed": seed, "num_steps": num_steps}
+    span_db = None if scale is None else scale.range_db[1] - scale.range_db[0]
+    judged = evaluate_images(sets, settings=axes, truth=truth, codec_psnr_db=codec_psnr_db, span_db=span_db, **training)
+    # A random split is compared with one that keeps sessions apart.
+    is_apart = bool(found.group) and not describe_leakage(leakage)[0]
     card, trained_on = card_of_folder(generated_dir)
     card |= {"judge_seed": seed, "judge_steps": num_steps, "reference": _record_of(data_dir, sets)}
     report = {
         "data_dir": str(data_dir),
         "generated_dir": str(generated_dir),
         **judged.scores,
+        "leakage": leakage,
+        "random_split_accuracy": random_split_accuracy(sets, **training) if is_apart else None,
         **build_report(judged.sheet, card, trained_on),
     }
     write_json(folder / REPORT_NAME, report)
-    save_pictures(folder, report, sets, settings=axes)
+    save_pictures(folder, report, sets, settings=axes or (None if scale is None else scale.axes.of_figure()))
     save_pairs(folder, sets, judged)
     # The result goes to standard output, the progress before it to standard error.
     console = Console(markup=False, soft_wrap=True)
     print_report(report, console)
+    log_leakage(leakage)
+    warn_of_random_split(report)
     pictures = ", ".join(str(folder / name) for name in (IMAGES_NAME, CONFUSION_NAME, PAIRS_NAME))
     console.print(f"look at {pictures}; every number: {folder / REPORT_NAME}")
     return report

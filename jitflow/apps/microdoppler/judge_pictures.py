@@ -14,7 +14,7 @@ from torch import Tensor
 from jitflow.apps.microdoppler.gait import SpectrogramSettings
 from jitflow.apps.microdoppler.image_scores import ImageEvaluation
 from jitflow.apps.microdoppler.labelled_images import ImageSets
-from jitflow.apps.microdoppler.spectrogram_axes import axis_names, new_figure, show_spectrogram
+from jitflow.apps.microdoppler.spectrogram_axes import SpectrogramAxes, axis_names, new_figure, show_spectrogram
 from jitflow.evaluation.memorisation import draw_pairs
 from jitflow.evaluation.report import score_table
 from jitflow.io.files import atomic_path
@@ -47,6 +47,8 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     table = Table("", "generated", "real", title=f"{report['num_generated']} generated images")
     for name, key in _SHARES.items():
         table.add_row(name, _share(report[key]), _share(report[f"{key}_real"]))
+    if report.get("random_split_accuracy") is not None:
+        table.add_row("identity accuracy on a random split", "", _share(report["random_split_accuracy"]))
     table.add_row("trained on these, right on real", _share(report["tstr_accuracy"]), _share(report["trtr_accuracy"]))
     for space in ("pixels", "features"):
         table.add_row(f"variety within a user, {space}", _number(report[f"diversity_{space}_ratio"]), "1")
@@ -90,7 +92,11 @@ def _user_table(users: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def save_pictures(
-    folder: str | Path, report: Mapping[str, Any], sets: ImageSets, *, settings: SpectrogramSettings | None = None
+    folder: str | Path,
+    report: Mapping[str, Any],
+    sets: ImageSets,
+    *,
+    settings: SpectrogramSettings | SpectrogramAxes | None = None,
 ) -> None:
     """Save ``real_and_generated.png``, the first images of each user in order, and ``confusion.png``.
 
@@ -145,7 +151,7 @@ def draw_real_and_generated(
     *,
     user_ids: Sequence[int],
     taken_for: Sequence[Sequence[int]],
-    settings: SpectrogramSettings | None = None,
+    settings: SpectrogramSettings | SpectrogramAxes | None = None,
 ) -> None:
     """Draw a row for each user: real images on the left, generated ones on the right.
 

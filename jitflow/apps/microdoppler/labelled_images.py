@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,14 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jitflow.apps.microdoppler.user_images import EXTENSIONS, UserImage, UserImages, read_user_image
+from jitflow.apps.microdoppler.arrays.description import ArrayDescription
+from jitflow.apps.microdoppler.arrays.scale import ArrayScale
+from jitflow.apps.microdoppler.user_files import EXTENSIONS
+from jitflow.apps.microdoppler.user_images import UserImage, UserImages, read_user_image
 from jitflow.data.image_file import open_image
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.evaluation.features import check_images
 from jitflow.io.file_tree import is_left_out
-from jitflow.io.files import user_path
+from jitflow.io.files import read_json, user_path
 from jitflow.io.progress import meter
 
+_RECORD_NAME = "generation.json"
 _GENERATED_NAME = re.compile(r".*user(\d+)_(\d+)")
 # Distances between images need two of each user.
 _LEAST_PER_USER = 2
@@ -121,15 +125,38 @@ def check_counts(name: str, labels: Tensor, user_ids: Sequence[int]) -> None:
         )
 
 
-def read_generated(folder: str | Path, user_ids: Sequence[int]) -> LabelledImages:
-    """Read generated images, ``..._user01_001.png`` and so on; other files stay unread.
+def read_scale(folder: str | Path) -> ArrayScale | None:
+    """Read the scale of generated spectrogram arrays from the record beside them; None for pictures.
+
+    Args:
+        folder: Folder of generated spectrograms.
+
+    Raises:
+        DataError: If there are arrays without a record.
+    """
+    root = user_path(folder)
+    record = read_json(root / _RECORD_NAME) if (root / _RECORD_NAME).is_file() else {}
+    arrays = record.get("settings", {}).get("arrays") if isinstance(record, dict) else None
+    if arrays is not None:
+        return ArrayScale.of_record(arrays, source=root / _RECORD_NAME)
+    if root.is_dir() and any(_GENERATED_NAME.fullmatch(path.stem) for path in root.glob("*.npz")):
+        raise DataError(
+            f"{root} has generated arrays and no {_RECORD_NAME}, which says their range; copy it beside them"
+        )
+    return None
+
+
+def read_generated(folder: str | Path, user_ids: Sequence[int], scale: ArrayScale | None = None) -> LabelledImages:
+    """Read generated images, ``..._user01_001.png`` and so on, or arrays; other files stay unread.
 
     Args:
         folder: Where they are.
         user_ids: Ids of the users, in the order of their labels.
+        scale: Scale of generated arrays, which are read in place of their previews; None for pictures.
 
     Returns:
-        Images, shape ``(M, 3, H, W)``, uint8, by user and number; labels, shape ``(M,)``, int64.
+        Images, shape ``(M, 3, H, W)``, uint8, by user and number; of arrays their levels, grey, ``(M, 1, H, W)``;
+        labels, shape ``(M,)``, int64.
 
     Raises:
         MissingFileError: If the folder does not exist.
@@ -138,10 +165,12 @@ def read_generated(folder: str | Path, user_ids: Sequence[int]) -> LabelledImage
     root = user_path(folder)
     if not root.is_dir():
         raise MissingFileError(f"generated_dir {folder} is not a folder; name the one that stage 3 wrote")
+    suffixes = EXTENSIONS if scale is None else (".npz",)
+    read = _read_rgb if scale is None else _as_generated(scale).read_picture
     files = sorted(
         (int(match[1]), int(match[2]), path)
         for path in root.iterdir()
-        if (match := _GENERATED_NAME.fullmatch(path.stem)) and path.suffix.lower() in EXTENSIONS
+        if (match := _GENERATED_NAME.fullmatch(path.stem)) and path.suffix.lower() in suffixes
         if not is_left_out(path.name)
     )
     if not files:
@@ -156,7 +185,7 @@ def read_generated(folder: str | Path, user_ids: Sequence[int]) -> LabelledImage
     images: list[Tensor] = []
     with meter("reading generated images", len(files)) as progress:
         for _, _, path in files:
-            image = torch.from_numpy(np.array(open_image(str(path), channels=3))).permute(2, 0, 1)
+            image = read(path)
             if images and image.shape != images[0].shape:
                 raise DataError(
                     f"generated images differ in size: {path.name} is {image.shape[2]}x{image.shape[1]}, "
@@ -169,26 +198,48 @@ def read_generated(folder: str | Path, user_ids: Sequence[int]) -> LabelledImage
     return LabelledImages(torch.stack(images), labels)
 
 
-def read_real(found: UserImages, size: tuple[int, int]) -> tuple[LabelledImages, LabelledImages]:
+def _read_rgb(path: Path) -> Tensor:
+    return torch.from_numpy(np.array(open_image(str(path), channels=3))).permute(2, 0, 1)
+
+
+def _as_generated(scale: ArrayScale) -> ArrayScale:
+    """Return the scale that reads generated arrays: their names and peaks are ours, not the data set's."""
+    own = ArrayDescription(first_row="lowest" if scale.lowest_first else "highest")
+    return replace(scale, stated=own)
+
+
+def read_real(
+    found: UserImages, size: tuple[int, int], scale: ArrayScale | None = None
+) -> tuple[LabelledImages, LabelledImages]:
     """Read real images at the size of generated ones.
 
     Args:
         found: The data set.
         size: Height and width in pixels.
+        scale: Scale of generated arrays, by which real ones are read; None for pictures.
 
     Returns:
         The images to train on, and the held-out ones.
 
     Raises:
-        DataError: If an image is damaged.
+        DataError: If an image is damaged, or the data are arrays and the model's samples pictures, or the reverse.
     """
+    if (found.arrays is None) != (scale is None):
+        raise DataError(
+            f"{found.root} holds {'pictures' if found.arrays is None else 'arrays'} and the model draws "
+            f"{'pictures' if scale is None else 'arrays'}; name the data that it was trained on"
+        )
     with meter("reading real images", len(found.train) + len(found.val)) as progress:
 
         def read(images: Sequence[UserImage], before: int) -> LabelledImages:
             # Filled in place: the images of a whole set shall not be in memory twice.
-            pixels = torch.empty(len(images), 3, *size, dtype=torch.uint8)
+            channels = 1 if scale is not None and scale.num_channels == 1 else 3
+            pixels = torch.empty(len(images), channels, *size, dtype=torch.uint8)
             for i, image in enumerate(images):
-                pixels[i] = torch.from_numpy(read_user_image(image.path, size))
+                if scale is not None:
+                    pixels[i] = scale.read_picture(image.path)
+                else:
+                    pixels[i] = torch.from_numpy(read_user_image(image.path, size))
                 progress.update(before + i + 1)
             return LabelledImages(pixels, torch.tensor([image.label for image in images]))
 

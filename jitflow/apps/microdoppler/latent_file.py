@@ -37,6 +37,8 @@ class LatentInfo:
         codec_checksum: Its checksum.
         img_size: Height and width of the images in pixels.
         fingerprint: Checksum of the images and settings they were made from.
+        arrays: Record of the scale of spectrogram arrays, see
+            :class:`~jitflow.apps.microdoppler.arrays.scale.ArrayScale`; None for latents of pictures.
     """
 
     mean: tuple[float, ...]
@@ -45,6 +47,7 @@ class LatentInfo:
     codec_checksum: str
     img_size: tuple[int, int]
     fingerprint: str
+    arrays: dict[str, Any] | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """Return text entries for the header of the latent file."""
@@ -56,6 +59,7 @@ class LatentInfo:
             "codec_checksum": self.codec_checksum,
             "img_size": json.dumps(self.img_size),
             "fingerprint": self.fingerprint,
+            **({} if self.arrays is None else {"arrays": json.dumps(self.arrays)}),
         }
 
     @classmethod
@@ -79,6 +83,7 @@ class LatentInfo:
                 metadata["codec_checksum"],
                 (height, width),
                 metadata.get("fingerprint", ""),
+                parse_json(metadata["arrays"]) if "arrays" in metadata else None,
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jitflow.apps.microdoppler.user_images import read_user_image
+from jitflow.apps.microdoppler.user_images import ImageReader
 from jitflow.codec.latent import ImageCodec, load_image_codec
 from jitflow.codec.vae import VAECodec
 from jitflow.core.seeding import mix_seeds, noise_from_seeds
@@ -35,7 +35,7 @@ class RowsTask:
         start: The first row.
         paths: Images of the rows.
         file: The unfinished file, as passed to its writer.
-        img_size: Side of the images in pixels.
+        read: Reader of the images.
         codec_path: File of the image codec.
         device: Device of the codec.
         sample: Draw from the latents' distribution, where the codec has one, or take its mean.
@@ -46,7 +46,7 @@ class RowsTask:
     start: int
     paths: tuple[Path, ...]
     file: Path
-    img_size: int
+    read: ImageReader
     codec_path: Path
     device: str
     sample: bool
@@ -75,8 +75,7 @@ def fill_rows(tasks: Sequence[RowsTask], codec: ImageCodec, *, num_processes: in
     # Pillow releases the GIL while it decodes.
     with ThreadPoolExecutor(available_cores()) as readers:
         for task in tasks:
-            read = readers.map(functools.partial(read_user_image, img_size=task.img_size), task.paths)
-            yield _encode_task(task, list(read), codec)
+            yield _encode_task(task, list(readers.map(task.read, task.paths)), codec)
 
 
 def encode_rows(codec: ImageCodec, pixels: Tensor, split: str, start: int, *, sample: bool, seed: int) -> Tensor:
@@ -84,7 +83,7 @@ def encode_rows(codec: ImageCodec, pixels: Tensor, split: str, start: int, *, sa
 
     Args:
         codec: The image codec.
-        pixels: Images, shape ``(B, 3, H, W)``, uint8.
+        pixels: Images, shape ``(B, 3, H, W)``, 0 to 255.
         split: ``"train"`` or ``"val"``.
         start: The first row.
         sample: Draw from the latents' distribution, where the codec has one, or take its mean.
@@ -114,14 +113,14 @@ def _encode_task(task: RowsTask, images: list[np.ndarray], codec: ImageCodec) ->
 
 
 def _encode_in_worker(task: RowsTask, tick: Callable[[], None]) -> RowsTask:
-    return _encode_task(task, [read_user_image(path, task.img_size) for path in task.paths], _worker_codec(task))
+    return _encode_task(task, [task.read(path) for path in task.paths], _worker_codec(task))
 
 
 def _worker_codec(task: RowsTask) -> ImageCodec:
     device = task.device
     if device == "cuda":
         device = f"cuda:{os.getpid() % torch.cuda.device_count()}"
-    return _loaded(task.codec_path, task.img_size, device)
+    return _loaded(task.codec_path, task.read.img_size, device)
 
 
 @functools.cache

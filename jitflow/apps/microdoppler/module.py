@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from jitflow.apps.microdoppler.arrays.scale import ArrayScale
 from jitflow.apps.microdoppler.spectrogram_axes import SpectrogramAxes
 from jitflow.codec.latent import LatentCodec, load_image_codec
 from jitflow.codec.linear import LinearCodec
@@ -64,6 +65,7 @@ class UserConditionedDiT(FlowModule):
         user_ids: User ids by label, 1-based unless the data differ.
         codec_record: Codec of the latents: ``id``, ``checksum`` and ``img_size``; None before training.
         axes: Time and velocity of the images' edges, as :class:`SpectrogramAxes` takes them; None if unknown.
+        arrays: Scale of the spectrogram arrays that it was trained on, to invert it; None for pictures.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -116,6 +118,7 @@ class UserConditionedDiT(FlowModule):
         self.user_ids = list(range(1, num_users + 1))
         self.codec_record: dict[str, Any] | None = None
         self.axes: dict[str, float] | None = None
+        self.arrays: ArrayScale | None = None
         self.save_hyperparameters(flow.arguments())
         self.save_hyperparameters()
 
@@ -199,6 +202,7 @@ class UserConditionedDiT(FlowModule):
             "codec": self.codec_record,
             "user_ids": self.user_ids,
             "axes": self.axes,
+            "arrays": None if self.arrays is None else self.arrays.to_record(),
         }
         if isinstance(self.latents.images, LinearCodec):
             entry["linear"] = self.latents.images.state()
@@ -229,6 +233,8 @@ class UserConditionedDiT(FlowModule):
             self.latents.attach(LinearCodec.from_state(record["linear"]))
         axes = record.get("axes")
         self.axes = None if axes is None else {f.name: float(axes[f.name]) for f in fields(SpectrogramAxes)}
+        arrays = record.get("arrays")
+        self.arrays = None if arrays is None else ArrayScale.of_record(arrays)
         self.codec_record = codec
 
 

@@ -70,6 +70,20 @@ def read_gait(
     return GaitReadings(*values)
 
 
+def levels_below_peak(images: Tensor, factor: float) -> Tensor:
+    """Change images whose white is a fixed level of a data set to ones whose white is their own peak.
+
+    Args:
+        images: Grey levels, shape ``(N, 1, H, W)``, uint8.
+        factor: The images' range in dB over that of the result.
+
+    Returns:
+        Grey levels, the same shape, uint8: 255 at the peak of each image, 0 at the range below it.
+    """
+    peaks = images.amax(dim=(1, 2, 3), keepdim=True).float()
+    return (255 + (images.float() - peaks) * factor).clamp(0, 255).round().to(torch.uint8)
+
+
 def truth_from_readings(readings: GaitReadings, users: Tensor, num_users: int) -> GaitTruth:
     """Derive the true gait of each user from real images: medians of the estimates.
 

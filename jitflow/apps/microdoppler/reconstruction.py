@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from jitflow.apps.microdoppler.extraction_folder import RECONSTRUCTION_NAME, ExtractionFolder
-from jitflow.apps.microdoppler.user_images import UserImage, read_user_image, spread_indices
+from jitflow.apps.microdoppler.user_images import ImageReader, UserImage, spread_indices
 from jitflow.codec.latent import ImageCodec
 from jitflow.codec.linear import Psnr, psnr
 from jitflow.io.array_file import open_arrays
@@ -16,13 +16,16 @@ from jitflow.pictures import grid, save_image
 _MOST_DECODED, _MOST_SHOWN = 64, 8
 
 
-def save_reconstruction(folder: ExtractionFolder, images: tuple[UserImage, ...], codec: ImageCodec) -> Psnr:
+def save_reconstruction(
+    folder: ExtractionFolder, images: tuple[UserImage, ...], codec: ImageCodec, read: ImageReader
+) -> Psnr:
     """Decode some of the validation latents, draw them below their pictures and compare.
 
     Args:
         folder: Folder of the latents; ``reconstruction.png`` is written there.
         images: All validation pictures, in the order of their latents.
         codec: The image codec.
+        read: Reader of the pictures.
 
     Returns:
         Peak signal-to-noise ratio of the decoded pictures.
@@ -33,7 +36,7 @@ def save_reconstruction(folder: ExtractionFolder, images: tuple[UserImage, ...],
     decoded: list[Tensor] = []
     with meter("decoding validation latents", len(rows)) as progress:
         for row in rows:
-            pixels.append(torch.from_numpy(read_user_image(images[row].path, codec.img_size))[None])
+            pixels.append(read.pixels(images[row].path))
             decoded.append(codec.decode(torch.from_numpy(latents[row : row + 1].copy())))
             progress.update(len(decoded))
     originals, reconstructions = torch.cat(pixels), torch.cat(decoded)

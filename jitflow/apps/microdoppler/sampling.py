@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from jitflow import pictures
+from jitflow.apps.microdoppler.arrays.colour_maps import colour_table
+from jitflow.apps.microdoppler.arrays.scale import ArrayScale
 from jitflow.apps.microdoppler.module import UserConditionedDiT
 from jitflow.apps.microdoppler.spectrogram_axes import SpectrogramAxes, draw_spectrograms
 from jitflow.core.condition import Condition
 from jitflow.errors import ConfigError
-from jitflow.io.files import write_json
+from jitflow.io.files import atomic_path, write_json
 from jitflow.training.asked import (
     Asked,
     Labels,
@@ -30,14 +33,21 @@ from jitflow.training.asked import (
 )
 from jitflow.training.samples import Samples
 
-_NAME = re.compile(r"micro_doppler_(user\d+|any)_\d+\.png")
+_NAME = re.compile(r"micro_doppler_(user\d+|any)_\d+\.(png|npz)")
 # Pictures per row and column; more would be too small to see.
 _GRID_SIDE = 8
 
 
 @dataclass
 class UserSamples(Samples):
-    """Spectrograms of users: ``micro_doppler_user01_001.png`` and so on, a grid, and ``generation.json``."""
+    """Spectrograms of users: ``micro_doppler_user01_001.png`` and so on, a grid, and ``generation.json``.
+
+    Attributes:
+        arrays: For a model of spectrogram arrays each sample's levels in dB, shape ``(C, F, T)``, float32, saved as
+            ``micro_doppler_user01_001.npz`` with its axes; its pixels are levels, grey. Empty for one of pictures.
+    """
+
+    arrays: list[np.ndarray] = field(default_factory=list)
 
     unit: ClassVar[str] = "pictures"
     grid_name: ClassVar[str] = "micro_doppler_grid.png"
@@ -61,19 +71,23 @@ class UserSamples(Samples):
             or rest
             or any(len(set(self.names[i : i + each])) > 1 for i in range(0, len(self), each))
         ):
-            return super().grid(columns=columns)
+            return Samples.grid(replace(self, pixels=self._coloured()), columns=columns)
         shown = torch.arange(len(self)).view(rows, each)[: 2 * _GRID_SIDE, :_GRID_SIDE].flatten()
         return pictures.grid(
-            self.pixels[shown].numpy(),
+            self._coloured()[shown].numpy(),
             columns=min(each, _GRID_SIDE),
             scale=pictures.display_scale(self.pixels.shape[-1]),
             captions=[self.captions[i] for i in shown],
         )
 
+    def images(self) -> list[Image.Image]:
+        """Return the spectrograms as PIL images, those of arrays in their colour map."""
+        return [pictures.to_image(pixels) for pixels in self._coloured().numpy()]
+
     def sheet(self) -> Image.Image:
         """Draw the spectrograms with their axes."""
         axes = self.settings.get("axes")
-        return draw_spectrograms(self.pixels, self.captions, None if axes is None else SpectrogramAxes(**axes))
+        return draw_spectrograms(self._coloured(), self.captions, None if axes is None else SpectrogramAxes(**axes))
 
     def save(self, folder: str | Path, *, asked: Mapping[str, Any] | None = None) -> Path:
         """Write the pictures, their grid and the record; return the folder.
@@ -83,17 +97,34 @@ class UserSamples(Samples):
             asked: Settings of the call for the record.
         """
         folder, names = Path(folder), self.file_names()
-        for old in folder.glob("*.png"):
-            if _NAME.fullmatch(old.name) and old.name not in names:
+        stored = [Path(name).with_suffix(".npz").name for name in names] if self.arrays else []
+        for old in folder.glob("micro_doppler_*"):
+            if _NAME.fullmatch(old.name) and old.name not in (*names, *stored):
                 old.unlink()
         # The record is written last: its presence means that all pictures exist.
         (folder / self.record_name).unlink(missing_ok=True)
         self._save_images(folder)
         users = [_user_of(name) for name in self.names]
-        listed = [{"file": n, "user": u, "seed": s} for n, u, s in zip(names, users, self.seeds, strict=True)]
+        listed: list[dict[str, Any]] = [
+            {"file": n, "user": u, "seed": s} for n, u, s in zip(names, users, self.seeds, strict=True)
+        ]
+        if self.arrays:
+            scale = ArrayScale.of_record(self.settings["arrays"], source="the request")
+            for name, array, entry in zip(stored, self.arrays, listed, strict=True):
+                origin = {"user": np.asarray(entry["user"] or 0), "seed": np.asarray(entry["seed"])}
+                with atomic_path(folder / name) as temporary, temporary.open("wb") as file:
+                    np.savez_compressed(file, allow_pickle=False, **scale.file_content(array), **origin)
+                entry["array"] = name
         record = {"settings": self.settings, "grid": self.grid_name, "images": listed}
         write_json(folder / self.record_name, record if asked is None else {"asked": dict(asked), **record})
         return folder
+
+    def _coloured(self) -> Tensor:
+        """Return the pixels, grey levels of arrays coloured by the data set's map, shape ``(N, 1 or 3, H, W)``."""
+        if not self.arrays or self.pixels.shape[1] != 1:
+            return self.pixels
+        table = torch.from_numpy(colour_table(self.settings.get("arrays", {}).get("colour_map", "viridis")))
+        return table[self.pixels[:, 0].long()].permute(0, 3, 1, 2)
 
 
 def ask_for_users(
@@ -135,14 +166,23 @@ def ask_for_users(
         Condition(label=torch.tensor(chosen)),
         [names[y] for y in chosen],
         [captions[y] for y in chosen],
-        record={} if module.axes is None else {"axes": module.axes},
+        record=_record_of(module),
         unit=UserSamples.unit,
     )
 
 
 def present_users(module: UserConditionedDiT, x: Tensor, asked: Asked, seeds: list[int]) -> UserSamples:
     """Decode latents to spectrograms; the presenter of :class:`~jitflow.training.application.Application`."""
-    return UserSamples.of(module.codec.decode(x), asked, seeds)
+    scale = module.arrays
+    if scale is None:
+        return UserSamples.of(module.codec.decode(x), asked, seeds)
+    arrays = scale.arrays(module.latents.decode_float(x))
+    return replace(UserSamples.of(scale.pictures(arrays), asked, seeds), arrays=list(arrays))
+
+
+def _record_of(module: UserConditionedDiT) -> dict[str, Any]:
+    axes = {} if module.axes is None else {"axes": module.axes}
+    return axes if module.arrays is None else {**axes, "arrays": module.arrays.to_record()}
 
 
 def first_users(module: UserConditionedDiT) -> str:

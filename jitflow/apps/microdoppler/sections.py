@@ -36,12 +36,14 @@ class DatasetOptions:
         min_cadence_gap: Smallest difference between the users' step frequencies; 0.1 is 10 %, for at most 9 users.
         layout: class_folders (ID_1/...) or flat (user_01_sample_001.png).
         num_processes: Worker processes; all cores by default.
+        files: png for coloured pictures, npz for arrays in dB with their axes.
     """
 
     val_fraction: float = 0.2
     min_cadence_gap: float = 0.0
     layout: Literal["class_folders", "flat"] = "class_folders"
     num_processes: int | None = None
+    files: Literal["png", "npz"] = "png"
 
 
 @dataclass(frozen=True)

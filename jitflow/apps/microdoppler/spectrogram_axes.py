@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -68,14 +68,16 @@ def show_spectrogram(panel: Axes, image: Tensor, axes: SpectrogramAxes | Spectro
         image: Shape ``(C, H, W)``, uint8; C is 1 or 3.
         axes: Time and velocity of the edges; None draws no ticks.
     """
-    picture = image.expand(3, -1, -1).permute(1, 2, 0).numpy()
+    # Levels are coloured, which shows more of them than grey does.
+    picture = image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy()
+    colours: dict[str, Any] = {"cmap": "viridis", "vmin": 0, "vmax": 255} if len(image) == 1 else {}
     if axes is None:
-        panel.imshow(picture, aspect="auto")
+        panel.imshow(picture, aspect="auto", **colours)
         panel.set_xticks([])
         panel.set_yticks([])
         return
     edges = (0.0, axes.duration_sec, axes.velocity_min_m_s, axes.velocity_max_m_s)
-    panel.imshow(picture, aspect="auto", extent=edges)
+    panel.imshow(picture, aspect="auto", extent=edges, **colours)
 
 
 def axis_names(axes: SpectrogramAxes | SpectrogramSettings | None) -> tuple[str, str]:

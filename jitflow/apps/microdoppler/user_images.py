@@ -1,53 +1,58 @@
-"""Find the images of numbered users on disk, and split them into training and validation images."""
+"""Data set of numbered users: their images or spectrogram arrays, split into training and validation."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import logging
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
-from jitflow.core.seeding import mix_seeds
+from jitflow.apps.microdoppler.arrays.colour_maps import recognise_colour_map
+from jitflow.apps.microdoppler.arrays.description import (
+    AUTO,
+    DESCRIPTION_NAME,
+    NONE,
+    ArrayDescription,
+    read_description,
+)
+from jitflow.apps.microdoppler.arrays.scale import ArrayScale
+from jitflow.apps.microdoppler.manifest import find_manifest, read_manifest
+from jitflow.apps.microdoppler.user_files import EXTENSIONS, LAYOUT, UserFile, find_files, listed, sample_suffixes
+from jitflow.apps.microdoppler.user_split import Users, split_users
 from jitflow.data.crop import height_and_width
 from jitflow.data.image_file import open_image
 from jitflow.errors import ConfigError, DataError, MissingFileError
-from jitflow.io.file_tree import list_tree
-from jitflow.io.file_tree import subfolders as list_subfolders
 from jitflow.io.files import user_path
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-LAYOUT = (
-    "expected train/ and val/ (or one folder and --val_fraction) with a folder for each user whose name ends in the "
-    "user's number (ID_1/, user01/, 1/), or images named user_01_sample_001.png"
-)
-_FOLDER = re.compile(r"(\d+)$")
-_FILE = re.compile(r"(?:^|[_-])user[_-]?(\d+)(?=[_.-])", re.IGNORECASE)
-_SHOWN = 5
 # Bytes at the end of a compressed image that distinguish it from others of the same size.
 _TAIL_BYTES = 1024
 
 
 @dataclass(frozen=True)
 class UserImage:
-    """An image of a user.
+    """An image or spectrogram array of a user.
 
     Attributes:
         path: The file.
         user_id: Number of the user, from 1.
         label: Label of the user: its index among all users, from 0.
+        origin: Session, recording and window that it is from, as far as they are known.
     """
 
     path: Path
     user_id: int
     label: int
+    origin: UserFile
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,16 @@ class UserImages:
         user_ids: Numbers of the users, ascending; a user's label is the index in this list.
         train: Training images, sorted by user and name.
         val: Held-out images, sorted by user and name; every user has some.
+        arrays: What the numbers of arrays mean; None for pictures, whose colours are the data.
+        group: What training and validation should not share, such as ``session``; empty if it is unknown.
     """
 
     root: Path
     user_ids: tuple[int, ...]
     train: tuple[UserImage, ...]
     val: tuple[UserImage, ...]
+    arrays: ArrayDescription | None = None
+    group: str = ""
 
     def of_split(self, split: str) -> tuple[UserImage, ...]:
         """Return the pictures of ``"train"`` or ``"val"``."""
@@ -76,13 +85,16 @@ class UserImages:
         It does not depend on the folder's location, and costs one small read per file.
         """
         digest = hashlib.sha256()
+        if self.arrays is not None:
+            digest.update(json.dumps(self.arrays.to_record(), sort_keys=True).encode())
         for split, images in (("train", self.train), ("val", self.val)):
             for image in images:
                 size = image.path.stat().st_size
                 with image.path.open("rb") as file:
                     file.seek(max(0, size - _TAIL_BYTES))
                     tail = file.read()
-                name = image.path.relative_to(self.root).as_posix()
+                inside = image.path.is_relative_to(self.root)
+                name = (image.path.relative_to(self.root) if inside else image.path).as_posix()
                 digest.update(f"{split}\0{name}\0{image.user_id}\0{image.label}\0{size}\0".encode())
                 digest.update(tail)
         return digest.hexdigest()
@@ -94,13 +106,14 @@ def spread_indices(num: int, most: int) -> list[int]:
 
 
 def find_user_images(data_dir: str | Path, *, val_fraction: float | None = None, seed: int = 42) -> UserImages:
-    """Find the images of a data set and their users.
+    """Find the images or arrays of a data set and their users.
 
     Args:
-        data_dir: Folder with ``train/`` and ``val/``, or one folder that is split here.
+        data_dir: Folder with ``train/`` and ``val/``, or one folder that is split here; or a manifest (``.csv``,
+            ``.parquet``), or the folder of a ``manifest.csv`` (see :func:`read_manifest`).
         val_fraction: Share of each user's images to hold out if there is no ``val/``, in (0, 1); at least one image for
-            validation and one for training.
-        seed: Seed of the split; a user's share does not depend on the other users.
+            validation and one for training. Sessions and recordings stay whole where they are known.
+        seed: Seed of the split.
 
     Returns:
         The images. Other files are skipped, and their number is logged.
@@ -110,27 +123,53 @@ def find_user_images(data_dir: str | Path, *, val_fraction: float | None = None,
         ConfigError: If ``val_fraction`` is missing, out of range, or given although there is a ``val/``.
         DataError: If there are no images, the layout differs, or a user lacks training or validation images.
     """
-    root = user_path(data_dir)
-    if not root.is_dir():
-        raise MissingFileError(f"data_dir {root} is not a folder; {LAYOUT}")
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise ConfigError(f"val_fraction must lie in (0, 1); got {val_fraction}")
-    has_train, has_val = (root / "train").is_dir(), (root / "val").is_dir()
-    if has_val and not has_train:
-        raise DataError(f"data_dir {root} has val/ but no train/; {LAYOUT}")
-    if has_val:
-        if val_fraction is not None:
-            raise ConfigError(f"{root} has val/ already; leave out --val_fraction")
-        train, val = _find_files(root / "train"), _find_files(root / "val")
-        _check_same_users(root, train, val)
+    given = user_path(data_dir)
+    manifest = find_manifest(given)
+    root = given if manifest is None else manifest.parent
+    if manifest is None and not root.is_dir():
+        raise MissingFileError(f"data_dir {root} is not a folder; {LAYOUT}")
+    description = read_description(root)
+    if manifest is not None:
+        if not manifest.is_file():
+            raise MissingFileError(f"data_dir {manifest} does not exist; name a folder or a manifest")
+        parts, group = read_manifest(manifest, description or ArrayDescription())
+        arrays = _is_array_set(parts, described=description is not None)
     else:
-        folder = root / "train" if has_train else root
-        found = _find_files(folder)
-        if val_fraction is None:
-            raise ConfigError(f"{root} has no val/; add it, or pass --val_fraction 0.2 to hold out a part of {folder}")
-        train, val = _split(found, val_fraction, seed)
+        suffixes, arrays = sample_suffixes(root, described=description is not None)
+        parts = _find_parts(root, suffixes)
+        group = "" if description is not None and description.group == NONE else _group_of_names(parts)
+    train, val = _split_parts(manifest or root, parts, val_fraction, seed, group)
     user_ids = tuple(sorted(train))
-    return UserImages(root, user_ids, _in_order(train, user_ids), _in_order(val, user_ids))
+    images = UserImages(root, user_ids, _in_order(train, user_ids), _in_order(val, user_ids), None, group)
+    if arrays:
+        return dataclasses.replace(images, arrays=description or ArrayDescription())
+    return images if description is None else dataclasses.replace(images, arrays=_as_levels(images, description))
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Reader of a data set's files as images for the codec.
+
+    Attributes:
+        img_size: Side of the images in pixels.
+        scale: Scale of spectrogram arrays; None reads pictures as they are.
+    """
+
+    img_size: int
+    scale: ArrayScale | None = None
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """Read a file, shape ``(3, H, W)``, 0 to 255: uint8 from a picture, float32 from an array."""
+        if self.scale is None:
+            return read_user_image(path, self.img_size)
+        return self.scale.read(path, self.img_size)
+
+    def pixels(self, path: Path) -> Tensor:
+        """Read a file as a batch of one image, shape ``(1, 3, H, W)``, uint8; arrays are rounded."""
+        image = self(path)
+        return torch.from_numpy(image if image.dtype == np.uint8 else image.round().astype(np.uint8))[None]
 
 
 def read_user_image(path: str | Path, img_size: int | tuple[int, int] = 256) -> np.ndarray:
@@ -154,110 +193,77 @@ def read_user_image(path: str | Path, img_size: int | tuple[int, int] = 256) -> 
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def _find_files(folder: Path) -> dict[int, list[Path]]:
-    """Find the images of each user below a folder of either layout, sorted by name."""
-    tree = list_tree(folder)
-    tree.log_left_out(EXTENSIONS)
-    names, _ = list_subfolders(folder)
-    subfolders = [folder / name for name in names]
-    here = [path for path in tree.files() if path.parent == folder]
-    other = [p for p in here if p.suffix.lower() not in EXTENSIONS]
-    flat = [p for p in here if p.suffix.lower() in EXTENSIONS]
-    in_folders: dict[Path, list[Path]] = {}
-    for subfolder in subfolders:
-        files = list_tree(subfolder).files()
-        other += [p for p in files if p.suffix.lower() not in EXTENSIONS]
-        in_folders[subfolder] = [p for p in files if p.suffix.lower() in EXTENSIONS]
-
-    filled = [subfolder for subfolder, files in in_folders.items() if files]
-    if flat and filled:
-        raise DataError(
-            f"{folder} has images both in it ({_list(p.name for p in flat)}) and in folders "
-            f"({_list(p.name for p in filled)}); {LAYOUT}"
-        )
-    if not flat and not filled:
-        found = _list(p.name for p in [*subfolders, *here]) if subfolders or here else "nothing"
-        raise DataError(f"there are no images in {folder} ({', '.join(EXTENSIONS)}); found {found}; {LAYOUT}")
-    users = _by_name(folder, flat) if flat else _by_folder(folder, in_folders)
-    if other:
-        log.info("passed over %d files that are no images: %s", len(other), _list(p.name for p in other))
-    return users
+def _find_parts(root: Path, suffixes: tuple[str, ...]) -> dict[str, Users]:
+    """Find the files of ``train`` and ``val``, or of ``""`` if they are to be split."""
+    has_train, has_val = (root / "train").is_dir(), (root / "val").is_dir()
+    if has_val and not has_train:
+        raise DataError(f"data_dir {root} has val/ but no train/; {LAYOUT}")
+    if has_val:
+        return {split: find_files(root / split, suffixes) for split in ("train", "val")}
+    return {"": find_files(root / "train" if has_train else root, suffixes)}
 
 
-def _by_folder(folder: Path, in_folders: Mapping[Path, list[Path]]) -> dict[int, list[Path]]:
-    users: dict[int, list[Path]] = {}
-    names: dict[int, str] = {}
-    unmatched = []
-    for subfolder, files in in_folders.items():
-        number = _FOLDER.search(subfolder.name)
-        if number is None:
-            unmatched += [subfolder.name] if files else []
-            continue
-        user_id = _user_id(number[1], subfolder)
-        if user_id in users:
-            raise DataError(f"{folder}: the folders {names[user_id]} and {subfolder.name} are both of user {user_id}")
-        names[user_id] = subfolder.name
-        users[user_id] = files
-    if unmatched:
-        raise DataError(f"{folder}: no user's number at the end of the folder name {_list(unmatched)}; {LAYOUT}")
-    empty = [names[user_id] for user_id, files in users.items() if not files]
-    if empty:
-        raise DataError(f"no images in {folder} for {_list(empty)}; add some or remove the folder")
-    return users
+def _split_parts(
+    source: Path, parts: Mapping[str, Users], val_fraction: float | None, seed: int, group: str
+) -> tuple[Users, Users]:
+    """Return the training and the validation files of each user."""
+    if "val" in parts:
+        if val_fraction is not None:
+            raise ConfigError(f"{source} has val/ already; leave out --val_fraction")
+        _check_same_users(source, parts["train"], parts["val"])
+        return parts["train"], parts["val"]
+    if val_fraction is None:
+        raise ConfigError(f"{source} has no val/; add it, or pass --val_fraction 0.2 to hold out a part of its files")
+    return split_users(parts[""], val_fraction, seed, group)
 
 
-def _by_name(folder: Path, files: Iterable[Path]) -> dict[int, list[Path]]:
-    users: dict[int, list[Path]] = defaultdict(list)
-    unmatched = []
-    for path in files:
-        number = _FILE.search(path.name)
-        if number is None:
-            unmatched.append(path.name)
+def _group_of_names(parts: Mapping[str, Users]) -> str:
+    """Name what the files' names tell of their origin: sessions, else recordings, else nothing."""
+    files = [file for users in parts.values() for found in users.values() for file in found]
+    if any(file.session for file in files):
+        return "session"
+    return "recording" if any(file.recording for file in files) else ""
+
+
+def _is_array_set(parts: Mapping[str, Users], *, described: bool) -> bool:
+    """Whether the files of a manifest are arrays; pictures are if they are described, see :func:`_as_levels`."""
+    kinds = {
+        file.path.suffix.lower() in EXTENSIONS for users in parts.values() for found in users.values() for file in found
+    }
+    return kinds == {False} or (described and kinds == {True, False})
+
+
+def _as_levels(images: UserImages, description: ArrayDescription) -> ArrayDescription | None:
+    """Describe pictures as levels of their colour map; None if they stay pictures, since it is none that is known."""
+    name = description.colour_map
+    if name == AUTO:
+        path = images.train[0].path
+        found = recognise_colour_map(np.asarray(open_image(str(path), channels=3)))
+        if found is None:
+            log.warning(
+                "the colours of %s are of no known colour map: the pictures are learned as they are, not as levels "
+                "(state colour_map in %s, or crop axes and margins away)",
+                *(path, DESCRIPTION_NAME),
+            )
         else:
-            users[_user_id(number[1], path)].append(path)
-    if unmatched:
-        raise DataError(f"{folder}: no user's number in the name of {_list(unmatched)}; {LAYOUT}")
-    return dict(users)
+            log.info("the pictures are coloured by %s, which is inverted to levels", found)
+        name = found or NONE
+    return None if name == NONE else dataclasses.replace(description, colour_map=name)
 
 
-def _user_id(digits: str, path: Path) -> int:
-    if int(digits) < 1:
-        raise DataError(f"{path}: users are numbered from 1; rename user 0")
-    return int(digits)
-
-
-def _check_same_users(root: Path, train: Mapping[int, Sequence[Path]], val: Mapping[int, Sequence[Path]]) -> None:
+def _check_same_users(
+    root: Path, train: Mapping[int, Sequence[UserFile]], val: Mapping[int, Sequence[UserFile]]
+) -> None:
     for missing, there in (("val", "train"), ("train", "val")):
         users = sorted(set(train) - set(val) if missing == "val" else set(val) - set(train))
         if users:
             raise DataError(
-                f"{root}: user {_list(map(str, users))} has images in {there}/ and none in {missing}/; add some, or "
+                f"{root}: user {listed(map(str, users))} has images in {there}/ and none in {missing}/; add some, or "
                 "remove val/ and pass --val_fraction"
             )
 
 
-def _split(users: Mapping[int, list[Path]], fraction: float, seed: int) -> tuple[dict[int, list[Path]], ...]:
-    single = sorted(user_id for user_id, files in users.items() if len(files) < 2)
-    if single:
-        raise DataError(
-            f"user {_list(map(str, single))} has a single image, and needs one to train and one to validate on; add "
-            "some, or remove the user"
-        )
-    train, val = {}, {}
-    for user_id, files in users.items():
-        num_val = min(max(1, round(len(files) * fraction)), len(files) - 1)
-        order = np.random.default_rng(mix_seeds(seed, user_id)).permutation(len(files))
-        held_out = set(order[:num_val].tolist())
-        train[user_id] = [path for i, path in enumerate(files) if i not in held_out]
-        val[user_id] = [path for i, path in enumerate(files) if i in held_out]
-    return train, val
-
-
-def _in_order(users: Mapping[int, Sequence[Path]], user_ids: Sequence[int]) -> tuple[UserImage, ...]:
-    return tuple(UserImage(path, user_id, label) for label, user_id in enumerate(user_ids) for path in users[user_id])
-
-
-def _list(names: Iterable[str]) -> str:
-    counted = list(Counter(names))
-    more = f" and {len(counted) - _SHOWN} more" if len(counted) > _SHOWN else ""
-    return ", ".join(counted[:_SHOWN]) + more
+def _in_order(users: Mapping[int, Sequence[UserFile]], user_ids: Sequence[int]) -> tuple[UserImage, ...]:
+    return tuple(
+        UserImage(file.path, user_id, label, file) for label, user_id in enumerate(user_ids) for file in users[user_id]
+    )

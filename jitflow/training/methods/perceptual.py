@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from jitflow.core.path import data_from_velocity
-from jitflow.encoders.lpips import Lpips
+from jitflow.encoders.lpips import MIN_SIDE_PX, Lpips
 from jitflow.errors import ConfigError
 from jitflow.training.loss import FlowLoss
 from jitflow.training.methods.encoders import check_pixels, make_encoder
@@ -37,7 +37,7 @@ class Perceptual(LossModule):
         feature_spaces: Names of the extractors whose features the training optimises.
 
     Raises:
-        ConfigError: If an argument is invalid, or neither part is asked for.
+        ConfigError: If an argument is invalid, neither part is asked for, or images are too small for LPIPS.
 
     References:
         PixelGen, arXiv:2602.02493.
@@ -77,6 +77,11 @@ class Perceptual(LossModule):
             self.encoder = FrozenEncoder(maps, maps.checksum)
             self.feature_spaces += (maps.name,)
         if self._lpips_path is not None:
+            side_px = min(module.codec.shape[1:])
+            if side_px < MIN_SIDE_PX:
+                raise ConfigError(
+                    f"lpips needs images of at least {MIN_SIDE_PX} px; these have {side_px}: leave it out"
+                )
             distance = Lpips(self._lpips_path)
             self.lpips = FrozenEncoder(distance, distance.checksum)
             self.feature_spaces += _VGG_NAMES

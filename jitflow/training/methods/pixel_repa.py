@@ -72,17 +72,19 @@ class PixelRepa(Alignment):
         """Create the adapter: Transformer blocks without a condition, then a linear layer."""
         if width % self._head_dim:
             raise ConfigError(f"head_dim {self._head_dim} of pixel_repa does not divide the network's width {width}")
-        block = nn.TransformerEncoderLayer(
-            width,
-            width // self._head_dim,
-            4 * width,
-            dropout=0.0,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
-        blocks = nn.TransformerEncoder(block, self._num_blocks, enable_nested_tensor=False)
-        return nn.Sequential(blocks, nn.LayerNorm(width), nn.Linear(width, num_features))
+        blocks = [
+            nn.TransformerEncoderLayer(
+                width,
+                width // self._head_dim,
+                4 * width,
+                dropout=0.0,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(self._num_blocks)
+        ]
+        return nn.Sequential(*blocks, nn.LayerNorm(width), nn.Linear(width, num_features))
 
     def draw(self, x1: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
         """Draw which tokens are masked, ``(B, N)``: the same number in each image."""

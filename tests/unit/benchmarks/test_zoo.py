@@ -44,7 +44,7 @@ def quick(zoo, tmp_path, monkeypatch):
 
 def run_of(row, seed, score, **further):
     scores = {at: {"held out": score} for at in ("equal_steps", "equal_time")}
-    costs = {"step_sec": 2.0, "kept_mib": 3.0, "sampling_sec": 1.0}
+    costs = {"step_sec": 2.0, "kept_mib": 3.0, "sampling_sec": 1.0, "trained_on": []}
     return {"data": "digits", "row": row, "seed": seed, "scores": scores, **costs, **further}
 
 
@@ -100,6 +100,8 @@ def test_paired_differences_and_their_t_interval(zoo):
     assert table.best_rows(runs, "digits", ["a", "b"], range(4), 2) == []
     line = next(line for line in zoo.report(runs, ["base", "a", "b", "c"]).splitlines() if line.startswith("| a |"))
     assert "x 1.50 | x 1.00 | x 1.00 | 3 |" in line
+    runs[3]["trained_on"] = ["held out"]
+    assert "| a (trained on this judge) |" in zoo.report(runs, ["a"])
 
 
 def test_every_row_is_a_training_of_the_digits(zoo, tmp_path):

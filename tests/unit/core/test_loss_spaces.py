@@ -111,14 +111,14 @@ def test_each_learns_two_gaussians_of_the_plane_where_its_loss_weighs_most(predi
         return float((given - best).detach().square().mean())
 
     before = excess()
-    for i in range(200):
+    for i in range(150):
         x1 = points(256, g)
         t = module.sample_timestep(256).flatten()
         loss = module.flow_loss(x1, labels, t, torch.randn(x1.shape, generator=g)).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(module.net.parameters(), 1.0)
-        optimizer.param_groups[0]["lr"] = 1e-2 * (1 - i / 200)
+        optimizer.param_groups[0]["lr"] = 1e-2 * (1 - i / 150)
         optimizer.step()
     with module.sampling(num_sampling_steps=20):
         drawn = module.generate(labels, use_ema=False).flatten(1)

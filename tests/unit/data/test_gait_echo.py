@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from jitflow.apps.microdoppler.arrays.colour_maps import colour_table
 from jitflow.apps.microdoppler.gait import (
     Radar,
     SpectrogramSettings,
@@ -27,7 +28,7 @@ from jitflow.apps.microdoppler.gait import (
 from jitflow.apps.microdoppler.gait import echo as echo_module
 from jitflow.apps.microdoppler.gait.body import PARTS
 from jitflow.apps.microdoppler.gait.echo import SEGMENTS, coherent_sum
-from jitflow.apps.microdoppler.gait.picture import COLOUR_MAPS, colour_table, levels_from_image, spectrogram_levels
+from jitflow.apps.microdoppler.gait.picture import COLOUR_MAPS, levels_from_image, spectrogram_levels
 from jitflow.errors import ConfigError
 
 # Section 2: distance and cross-section at 0.3 s, radar at (8, 0, 0.2).

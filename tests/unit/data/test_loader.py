@@ -83,6 +83,9 @@ def test_too_little_shared_memory_is_said_and_changes_no_batch(monkeypatch, capl
         assert [line for line in caplog.messages if "loader workers instead of 6" in line] == (
             caplog.messages if wanted == 6 else []
         )
+    # Two processes of a machine share it.
+    assert worker_arguments(6, 100, num_processes=2)["num_workers"] == 6
+    assert worker_arguments(6, 2 * 192 + 4 * 8, num_processes=2) == {"num_workers": 0}
     monkeypatch.setattr(loading, "shared_memory_bytes", lambda: 100)
     workers, found = batches(num_workers=2)
     assert workers == 0 and all(map(torch.equal, found, expected))

@@ -6,6 +6,7 @@ import torch
 from jitflow.errors import ConfigError
 from jitflow.nets.jit import JiT
 from jitflow.nets.lightningdit import LightningDiT
+from jitflow.training.terms import LossModule
 
 SIZES = {"patch_size": 4, "hidden_size": 32, "depth": 3, "num_heads": 2, "num_classes": 4}
 CLASS_TOKENS = 2
@@ -94,7 +95,12 @@ def test_an_unknown_feature_is_named():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", ["blocks", "network"])
-def test_a_compiled_network_gives_the_same_features(parts):
+def test_a_compiled_network_gives_the_same_features(parts, monkeypatch):
+    capture = torch.nn.Module.compile
+    # Captured as graphs and not built, which takes minutes.
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **_: capture(self, backend="aot_eager", fullgraph=True)
+    )
     net, compiled = jit(), jit()
     compiled.compile_parts(parts)
     for features in ((), ("block1", "class_tokens2", "condition")):
@@ -129,3 +135,48 @@ def test_the_class_must_enter_the_network():
             jit(**wrong)
     with pytest.raises(ConfigError, match="class_start"):
         jit(class_start=1, num_classes=0, in_context_len=0)
+
+
+@pytest.mark.slow
+def test_a_compiled_training_step_with_terms_is_one_graph_with_the_same_losses(monkeypatch):
+    """With parameters, inner features and random draws; the graph is captured and not built, which takes minutes."""
+    capture = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **_: capture(function, backend="aot_eager", dynamic=False, fullgraph=True)
+    )
+    from jitflow.apps.images.module import JiTLightningModule
+
+    class Drawn(LossModule):
+        name = "drawn"
+        features = ("block1",)
+
+        def build(self, module):
+            self.head = torch.nn.Linear(32, 1)
+
+        def draw(self, x1, generator):
+            return {"share": torch.rand(len(x1), 4, generator=generator)}
+
+        def forward(self, state):
+            tokens = self.head(state.features["block1"])[..., 0]
+            return (tokens * state.draws["drawn"]["share"]).square().mean(1)
+
+    losses = []
+    for parts in (False, "loss"):
+        torch.manual_seed(0)
+        net = {"depth": 3, "hidden_size": 32, "num_heads": 2, "bottleneck_dim": 8, "in_context_start": 1}
+        terms = {"internal_guidance": {"block": 2}, "dispersive": {}, "cosine": {}}
+        module = JiTLightningModule("JiT-N/4", 8, 5, net_settings=net, loss_terms=terms, compile=parts)
+        module.add_loss_term(Drawn())
+        shaken(module)
+        module.log = module.log_dict = lambda *args, **kwargs: None
+        images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+        torch.manual_seed(1)
+        step = module.training_step((images, torch.arange(4)), 0)
+        step["loss"].backward()
+        gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+        losses.append(({name: float(part) for name, part in step["parts"].items()}, gradients))
+    plain, compiled = losses
+    assert plain[0].keys() == {"velocity", "internal_guidance", "dispersive", "cosine", "drawn"}
+    assert plain[0] == pytest.approx(compiled[0], rel=1e-4)
+    for name, gradient in plain[1].items():
+        torch.testing.assert_close(compiled[1][name], gradient, atol=1e-5, rtol=1e-3)

@@ -1,6 +1,7 @@
 """What the studio's server answers and refuses, by the head of a request alone."""
 
 import asyncio
+import json
 import platform
 
 import pytest
@@ -75,3 +76,30 @@ def test_bodies_are_small_and_of_known_length():
         ("x", 411),
     ):
         assert ask({**OWN, "content-length": str(length)}, *join) == status
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_halves_of_characters_are_replaced(parts):
+    texts = ["a\ud800b", "\U0001f600", r"\ud800", "\udfff"]
+    body, got = json.dumps({"data": texts}).encode(), []
+    size = -(-len(body) // parts)
+    pieces = [body[i : i + size] for i in range(0, len(body), size)]
+
+    async def receive():
+        return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+    async def app(scope, receive, send):
+        more = True
+        while more:
+            message = await receive()
+            more = message["more_body"]
+            got.append(message["body"])
+
+    scope = {
+        "type": "http",
+        "path": "/",
+        "method": "POST",
+        "headers": [(b"host", b"localhost"), (b"content-length", b"9")],
+    }
+    asyncio.run(OwnHostOnly(app)(scope, receive, None))
+    assert json.loads(b"".join(got)) == {"data": ["a\ufffdb", "\U0001f600", r"\ud800", "\ufffd"]}

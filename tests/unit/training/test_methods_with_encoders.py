@@ -106,6 +106,8 @@ def test_pixel_repa_masks_a_share_of_the_tokens_before_its_adapter(with_term, we
         target = (target - target.mean(1, keepdim=True)) / target.std(1, keepdim=True, correction=0)
     cosine = cosine_similarity(term.projector(given), target, dim=-1)
     torch.testing.assert_close(part, 0.1 * (1 - cosine.mean(1)))
+    # Its blocks start with weights of their own.
+    assert not torch.equal(*(term.projector[k].linear1.weight for k in range(2)))
     # Masking is drawn anew for each batch, and differs between images.
     many = torch.zeros(64, 3, 8, 8)
     one, other = (module.loss_terms.draw(many, seed)["pixel_repa"]["is_masked"] for seed in (1, 2))
@@ -164,6 +166,7 @@ def test_what_encoders_refuse(make_module, spec, tmp_path):
         ({}, "perceptual needs"),
         ({"encoder": spec, "gate": 2.0}, "gate"),
         ({"encoder": spec, "encoder_weight": -1.0}, "weight"),
+        ({"lpips": "vgg.pth"}, "at least 16 px"),
         ({"encoder": "dinov2"}, "unknown encoder 'dinov2'"),
         ({"encoder": "digits:x"}, "unknown encoder"),
         ({"encoder": "digits", "layer": 1}, "layer"),
@@ -218,3 +221,16 @@ def test_another_file_of_the_encoder_is_refused(with_term, weights_path, make_tr
     other = with_term("irepa", encoder=f"timm:test_vit@32:{tmp_path / 'other.safetensors'}")
     with pytest.raises(CheckpointError, match=r"irepa .*encoder"):
         make_trainer(max_steps=2).fit(other, loader, ckpt_path=tmp_path / "a.ckpt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TERMS)
+def test_a_step_is_one_graph_for_the_compiler(with_term, name):
+    module = with_term(name).train()
+    x1, labels, t, noise = batch()
+    draws = module.loss_terms.draw(x1, 7)
+    compiled = torch.compile(module.loss_parts, backend="aot_eager", fullgraph=True, dynamic=False)
+    found, expected = (step(x1, labels, t, noise, draws=draws)[name] for step in (compiled, module.loss_parts))
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    torch._dynamo.reset()

@@ -8,16 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from jitflow.apps.microdoppler.gait.body import Walker
 from jitflow.apps.microdoppler.gait.checks import check_count
-from jitflow.apps.microdoppler.gait.dataset_record import Layout, dataset_parameters
-from jitflow.apps.microdoppler.gait.echo import Radar, Walk
-from jitflow.apps.microdoppler.gait.picture import SpectrogramSettings, simulate_image
+from jitflow.apps.microdoppler.gait.dataset_record import FileFormat, Layout, dataset_parameters
+from jitflow.apps.microdoppler.gait.echo import Radar, Walk, simulate_signal
+from jitflow.apps.microdoppler.gait.picture import SpectrogramSettings, simulate_image, spectrogram_db
 from jitflow.apps.microdoppler.gait.population import Variation, draw_walk, draw_walkers
 from jitflow.errors import ConfigError, MissingFileError
-from jitflow.io.files import read_json, write_json
+from jitflow.io.files import atomic_path, read_json, write_json
 from jitflow.io.folder_lock import locked
 from jitflow.io.parallel import map_processes
 from jitflow.pictures import save_image
@@ -25,6 +26,8 @@ from jitflow.pictures import save_image
 TRUTH_NAME = "simulation.json"
 # The last 12 bytes of every complete PNG file: an empty IEND chunk with its checksum.
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+# The last 22 bytes of every complete ZIP file without a comment begin so.
+_ZIP_END, _ZIP_END_BYTES = b"PK\5\6", 22
 # Images in a chunk of work.
 _CHUNK_IMAGES = 8
 
@@ -43,6 +46,7 @@ def write_dataset(
     variation: Variation | None = None,
     min_cadence_gap: float = 0.0,
     layout: Layout = "class_folders",
+    file_format: FileFormat = "png",
     num_processes: int = 1,
     on_image: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -66,6 +70,8 @@ def write_dataset(
         variation: Variation of people and walks; None takes the default.
         min_cadence_gap: Minimum relative difference between the users' step frequencies: 0.1 is 10 %.
         layout: ``"class_folders"`` or ``"flat"``.
+        file_format: ``"png"`` for coloured pictures, or ``"npz"`` for arrays in dB with their axes (see
+            :func:`~jitflow.apps.microdoppler.gait.picture.spectrogram_db`), of the size of the transform.
         num_processes: Number of processes.
         on_image: Called with (images done, total images) at the start and after images, in this process.
 
@@ -86,6 +92,7 @@ def write_dataset(
         variation=variation,
         min_cadence_gap=min_cadence_gap,
         layout=layout,
+        file_format=file_format,
     )
     check_count("num_processes", num_processes)
     radar = Radar(**truth["parameters"]["radar"])
@@ -104,7 +111,7 @@ def write_dataset(
                 draw_walk(seed, sample["user_id"] - 1, sample["sample"] - 1, variation=variation),
             )
             for sample in truth["samples"]
-            if not _is_whole_png(folder / sample["file"])
+            if not _is_whole(folder / sample["file"])
         ]
         done = total - len(tasks)
         if on_image:
@@ -125,7 +132,12 @@ def write_dataset(
 
 def _write_pictures(radar: Radar, settings: SpectrogramSettings, tasks: list[_Task], tick: Callable[[], None]) -> None:
     for path, walker, walk in tasks:
-        save_image(Image.fromarray(simulate_image(walker, walk, radar, settings)), path)
+        if path.endswith(".npz"):
+            signal = simulate_signal(walker, walk, radar, settings.num_samples(radar))
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, allow_pickle=False, **spectrogram_db(signal, radar, settings))
+        else:
+            save_image(Image.fromarray(simulate_image(walker, walk, radar, settings)), path)
         tick()
 
 
@@ -155,12 +167,16 @@ def _check_same_set(folder: Path, truth: dict[str, Any]) -> None:
 def _remove_half_written(folder: Path) -> None:
     """Remove temporary files of an interrupted run, which would otherwise be read as images."""
     for split in ("train", "val"):
-        for path in (folder / split).rglob(".*.png.*.png"):
-            path.unlink(missing_ok=True)
+        for suffix in ("png", "npz"):
+            for path in (folder / split).rglob(f".*.{suffix}.*.{suffix}"):
+                path.unlink(missing_ok=True)
 
 
-def _is_whole_png(path: Path) -> bool:
+def _is_whole(path: Path) -> bool:
     with contextlib.suppress(OSError), path.open("rb") as file:
+        if path.suffix == ".npz":
+            file.seek(-_ZIP_END_BYTES, 2)
+            return file.read().startswith(_ZIP_END)
         file.seek(-len(_PNG_END), 2)
         return file.read() == _PNG_END
     return False

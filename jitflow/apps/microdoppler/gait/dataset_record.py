@@ -14,6 +14,7 @@ from jitflow.apps.microdoppler.gait.truth import torso_velocity_m_s, true_step_f
 from jitflow.errors import ConfigError
 
 Layout = Literal["class_folders", "flat"]
+FileFormat = Literal["png", "npz"]
 # Version; raise it when the same parameters would give other images.
 _VERSION = 1
 # The walk of each is a kilobyte of the record, which is in memory.
@@ -31,6 +32,7 @@ def dataset_parameters(
     variation: Variation | None = None,
     min_cadence_gap: float = 0.0,
     layout: Layout = "class_folders",
+    file_format: FileFormat = "png",
 ) -> dict[str, Any]:
     """Return the content of ``simulation.json``: every parameter, user and walk, without simulating a spectrogram.
 
@@ -44,6 +46,7 @@ def dataset_parameters(
         variation: Variation of people and walks.
         min_cadence_gap: Minimum relative difference between step frequencies.
         layout: Names of folders and files.
+        file_format: Pictures or arrays.
 
     Returns:
         ``parameters``, ``users`` (body, habits, ``step_frequency_hz``, ``speed_m_s``) and ``samples`` (``file``,
@@ -59,6 +62,8 @@ def dataset_parameters(
     num_val = _num_val(images_per_user, val_fraction)
     if layout not in ("class_folders", "flat"):
         raise ConfigError(f"layout must be 'class_folders' or 'flat'; got {layout!r}")
+    if file_format not in ("png", "npz"):
+        raise ConfigError(f"file_format must be 'png' or 'npz'; got {file_format!r}")
     radar = radar or Radar()
     variation = variation or Variation()
     settings = settings or _default_settings(radar, variation)
@@ -80,7 +85,7 @@ def dataset_parameters(
             split = "train" if sample < images_per_user - num_val else "val"
             samples.append(
                 {
-                    "file": _file_name(layout, split, user + 1, sample + 1),
+                    "file": f"{_file_name(layout, split, user + 1, sample + 1)}.{file_format}",
                     "split": split,
                     "user_id": user + 1,
                     "sample": sample + 1,
@@ -101,6 +106,8 @@ def dataset_parameters(
         "radar": _plain(radar),
         "settings": _plain(settings),
         "variation": _plain(variation),
+        # Not among those of pictures, so that older sets of pictures are resumed.
+        **({} if file_format == "png" else {"file_format": file_format}),
     }
     return {"parameters": parameters, "users": users, "samples": samples}
 
@@ -148,8 +155,8 @@ def _check_axis(radar: Radar, settings: SpectrogramSettings, variation: Variatio
 
 def _file_name(layout: Layout, split: str, user_id: int, sample: int) -> str:
     if layout == "flat":
-        return f"{split}/user_{user_id:02d}_sample_{sample:03d}.png"
-    return f"{split}/ID_{user_id}/ID_{user_id}_{sample:04d}.png"
+        return f"{split}/user_{user_id:02d}_sample_{sample:03d}"
+    return f"{split}/ID_{user_id}/ID_{user_id}_{sample:04d}"
 
 
 def _plain(value: Any) -> dict[str, Any]:

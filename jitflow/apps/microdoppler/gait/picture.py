@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from jitflow.apps.microdoppler.arrays.colour_maps import colour_table
 from jitflow.apps.microdoppler.gait.body import Walker
 from jitflow.apps.microdoppler.gait.checks import check_count, check_positive, check_range
 from jitflow.apps.microdoppler.gait.echo import Radar, Walk, simulate_signal
@@ -201,6 +202,28 @@ def spectrogram_levels(signal: Array, radar: Radar, settings: SpectrogramSetting
     return np.asarray(picture)
 
 
+def spectrogram_db(signal: Array, radar: Radar, settings: SpectrogramSettings) -> dict[str, Array]:
+    """Compute a spectrogram as laboratories store it: levels in decibels with their axes, neither clipped nor resized.
+
+    Args:
+        signal: Echo, shape ``(T,)``.
+        radar: The radar.
+        settings: Window, hop and axes.
+
+    Returns:
+        ``spectrogram`` (F, N) float32 in dB, row 0 the lowest velocity; ``velocity_m_s`` (F,), ``time_sec`` (N,) and
+        ``carrier_hz`` ().
+    """
+    power, velocity, time = spectrogram(signal, radar, settings)
+    level_db = 10 * np.log10(np.maximum(power, 1e-20)).astype(np.float32)
+    return {
+        "spectrogram": level_db,
+        "velocity_m_s": velocity,
+        "time_sec": time,
+        "carrier_hz": np.asarray(radar.carrier_hz),
+    }
+
+
 def spectrogram_image(signal: Array, radar: Radar, settings: SpectrogramSettings) -> Array:
     """Draw a coloured spectrogram: time left to right, velocity bottom to top.
 
@@ -234,17 +257,6 @@ def simulate_image(walker: Walker, walk: Walk, radar: Radar, settings: Spectrogr
         Image, shape ``(height_px, width_px, 3)``, uint8.
     """
     return spectrogram_image(simulate_signal(walker, walk, radar, settings.num_samples(radar)), radar, settings)
-
-
-@functools.cache
-def colour_table(name: str) -> Array:
-    """Return the 256 colours of a colour map, shape ``(256, 3)``, uint8."""
-    if name == "grey":
-        return np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
-    import matplotlib
-
-    table: Array = matplotlib.colormaps[name](np.arange(256), bytes=True)[:, :3]
-    return table
 
 
 def levels_from_image(image: Array, colour_map: str) -> Array:

@@ -1,0 +1,166 @@
+"""Description of a data set of spectrogram arrays, which its owner writes beside it: ``spectrograms.yaml``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jitflow.apps.microdoppler.arrays.axes import ArrayAxes
+from jitflow.apps.microdoppler.arrays.colour_maps import COLOUR_MAPS
+from jitflow.errors import ConfigError, unknown_name
+from jitflow.io.yaml_file import read_yaml
+
+DESCRIPTION_NAME = "spectrograms.yaml"
+AUTO, NONE = "auto", "none"
+
+
+@dataclass(frozen=True)
+class ArrayDescription:
+    """What the numbers of a data set of spectrograms mean. What is not stated is read from the files or measured.
+
+    Attributes:
+        array: Name of the spectrogram in files with several arrays (``.npz``, HDF5, ``.mat``).
+        range_db: Lowest and highest level that the model distinguishes, dB; values outside are clipped. By default
+            that of the training data.
+        relative_to_peak: Subtract the highest value of each sample first. This destroys the magnitude; generated files
+            then are relative to their peak too.
+        first_row: Whether the first row of an array is the ``lowest`` velocity or the ``highest``; by default as the
+            file's own axis says, else the lowest. Pictures always have the highest velocity on top.
+        fit: ``resize`` spectrograms to the model's images, or ``pad`` them with the lowest level.
+        colour_map: Colour map of pictures, ``auto`` to recognise it, or ``none`` to keep pictures as they are.
+        duration_sec: Time from the left edge to the right one, s.
+        velocity_m_s: Radial velocity at the lower and the upper edge, m/s.
+        frequency_hz: Doppler frequency at these edges, Hz.
+        carrier_hz: Carrier frequency of the radar, Hz.
+        label: Column of the manifest with the number of the user (or class); by default ``user`` or ``subject``.
+        group: Column of the manifest whose values training and validation may not share, such as ``session`` or
+            ``subject``; by default ``session``, else ``recording``; ``none`` splits single files.
+    """
+
+    array: str | None = None
+    range_db: tuple[float, float] | None = None
+    relative_to_peak: bool = False
+    first_row: str = AUTO
+    fit: str = "resize"
+    colour_map: str = AUTO
+    duration_sec: float | None = None
+    velocity_m_s: tuple[float, float] | None = None
+    frequency_hz: tuple[float, float] | None = None
+    carrier_hz: float | None = None
+    label: str | None = None
+    group: str | None = None
+
+    @property
+    def axes(self) -> ArrayAxes:
+        """The axes as far as they are stated."""
+        return ArrayAxes(self.duration_sec, self.velocity_m_s, self.frequency_hz, self.carrier_hz).completed()
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the description of the spectrograms as plain values, for JSON."""
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def read_description(folder: Path) -> ArrayDescription | None:
+    """Read the description of a data set of spectrograms; None if its folder has none.
+
+    Args:
+        folder: Folder of the data set.
+
+    Raises:
+        ConfigError: If a name is unknown or a value invalid; names the file.
+    """
+    path = folder / DESCRIPTION_NAME
+    if not path.is_file():
+        return None
+    values = read_yaml(path, what="description")
+    return description_from({} if values is None else values, path)
+
+
+def description_from(values: Any, source: object) -> ArrayDescription:
+    """Build the description of spectrograms from plain values, such as those of a file or a record.
+
+    Args:
+        values: Fields of :class:`ArrayDescription` by name.
+        source: Where they are from, for messages.
+
+    Raises:
+        ConfigError: If a name is unknown or a value invalid.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source} must hold settings by name, such as `range_db: [-60, 0]`; got {values!r}")
+    checked = {}
+    for name, value in values.items():
+        if name not in _CHECKS:
+            raise unknown_name(f"setting in {source}", name, _CHECKS)
+        if value is not None:
+            checked[name] = _CHECKS[name](f"{source}: {name}", value)
+    return ArrayDescription(**checked)
+
+
+def _pair(name: str, value: Any) -> tuple[float, float]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ConfigError(f"{name} must be two numbers, such as [-60, 0]; got {value!r}")
+    low, high = (_number(name, end) for end in value)
+    if not low < high:
+        raise ConfigError(f"{name} must rise from its first number to its second; got {value}")
+    return low, high
+
+
+def _number(name: str, value: Any) -> float:
+    # In YAML, 24e9 is a text.
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"{name} must be a number; got {value!r}")
+    return number
+
+
+def _positive(name: str, value: Any) -> float:
+    number = _number(name, value)
+    if number <= 0:
+        raise ConfigError(f"{name} must be above 0; got {value!r}")
+    return number
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be true or false; got {value!r}")
+    return value
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name} must be a name; got {value!r}")
+    return value
+
+
+def _one_of(*known: str) -> Callable[[str, Any], str]:
+    def check(name: str, value: Any) -> str:
+        if value not in known:
+            raise unknown_name(name, value, known)
+        return str(value)
+
+    return check
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "array": _text,
+    "range_db": _pair,
+    "relative_to_peak": _flag,
+    "first_row": _one_of(AUTO, "lowest", "highest"),
+    "fit": _one_of("resize", "pad"),
+    "colour_map": _one_of(AUTO, NONE, *COLOUR_MAPS),
+    "duration_sec": _positive,
+    "velocity_m_s": _pair,
+    "frequency_hz": _pair,
+    "carrier_hz": _positive,
+    "label": _text,
+    "group": _text,
+}

@@ -1,0 +1,90 @@
+"""Read a table from a CSV or Parquet file, such as the manifest of a data set, as columns of text."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from jitflow.errors import DataError, optional_package
+from jitflow.io.files import existing_file
+from jitflow.io.mistaken_file import unreadable
+
+TABLE_SUFFIXES = (".csv", ".parquet")
+_DELIMITERS = ",;\t"
+# A Parquet file of a few bytes can declare any number of equal rows.
+_MOST_ROWS = 2_000_000
+
+
+def read_table(path: str | Path, *, what: str = "table") -> dict[str, list[str]]:
+    """Read the columns of a manifest or other table.
+
+    Args:
+        path: A ``.csv`` in UTF-8 (separated by commas, semicolons or tabs, names in its first line) or ``.parquet``.
+        what: What the file is, for messages.
+
+    Returns:
+        Texts of each column by name, all of the same length; empty where a cell is. Whole numbers have no decimals.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        DataError: If it is damaged, has no rows, a row of another length, or a column twice.
+        ConfigError: If it is a Parquet file and pyarrow is not installed.
+    """
+    path = existing_file(path, what=what)
+    names, rows = _read_csv(path, what) if path.suffix.lower() == ".csv" else _read_parquet(path, what)
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise DataError(f"{what} {path} has the column {twice[0]!r} twice; remove one")
+    if not rows:
+        raise DataError(f"{what} {path} has no rows; list a file in each")
+    if len(rows) > _MOST_ROWS:
+        raise DataError(f"{what} {path} has {len(rows)} rows; at most {_MOST_ROWS} are read")
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+
+
+def _read_csv(path: Path, what: str) -> tuple[list[str], list[list[str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(_DELIMITERS, key=first.count))
+            names = [name.strip() for name in next(reader, [])]
+            rows = []
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) != len(names):
+                    raise DataError(
+                        f"{what} {path}, line {reader.line_num}: {len(row)} cells under {len(names)} names; correct it"
+                    )
+                rows.append([cell.strip() for cell in row])
+            return names, rows
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{what} {unreadable(path, f'no CSV in UTF-8 ({error})')}") from None
+
+
+def _read_parquet(path: Path, what: str) -> tuple[list[str], list[list[str]]]:
+    with optional_package("pyarrow", missing="Parquet files need pyarrow; run `pip install 'jitflow[radar]'`"):
+        import pyarrow
+        from pyarrow import parquet
+    try:
+        with parquet.ParquetFile(path) as file:
+            if file.metadata.num_rows > _MOST_ROWS:
+                raise DataError(f"{what} {path} has {file.metadata.num_rows} rows; at most {_MOST_ROWS} are read")
+            flat = [field.name for field in file.schema_arrow if not pyarrow.types.is_nested(field.type)]
+            columns = file.read(columns=flat).to_pydict()
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{what} {unreadable(path, f'no Parquet file ({reason})')}") from None
+    texts = [[_text(value) for value in column] for column in columns.values()]
+    return list(columns), [list(row) for row in zip(*texts, strict=True)]
+
+
+def _text(value: Any) -> str:
+    """Return the text of a cell; a table with gaps stores whole numbers as floats."""
+    if value is None or value != value:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
