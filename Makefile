@@ -14,7 +14,7 @@ setup: .venv/.ready
 	@echo "setting up .venv (torch and Lightning; some minutes the first time)"
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[demo,eval,text,dev]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[demo,eval,text,radar,dev]'
 	@touch $@
 
 demo: setup

@@ -19,6 +19,7 @@ from jitflow import __version__
 from jitflow.applications import list_applications, summaries
 from jitflow.errors import ConfigError, JitflowError, broken_package, unknown_name
 from jitflow.host import keep_freed_memory, let_threads_wait_briefly
+from jitflow.io.plain_values import printable
 from jitflow.io.processes import end_with_parent, exit_on_termination
 
 
@@ -208,6 +209,16 @@ def _system_error(error: OSError) -> str | None:
     return None
 
 
+_OUT_OF_MEMORY = "the memory is not enough; choose a smaller batch size, image size or network, or fewer samples"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, or torch's, whose kind is known only once it is imported."""
+    text = str(error)
+    signs = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
+
+
 def _print_in_any_encoding() -> None:
     """Print a question mark for characters that the terminal's encoding lacks, instead of an error."""
     for stream in (sys.stdout, sys.stderr):
@@ -226,7 +237,7 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record as a line."""
         try:
-            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.write(printable(self.format(record)) + "\n")
         except (OSError, ValueError):
             self.handleError(record)
 
@@ -273,7 +284,7 @@ def main(args: Sequence[str] | None = None) -> int:
         with exit_on_termination():
             run(*([words[0]] if words[0] in list_applications() else []), words[1:])
     except JitflowError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         return 1
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "jitflow":
@@ -286,6 +297,11 @@ def main(args: Sequence[str] | None = None) -> int:
         if package not in EXTRAS:
             raise
         sys.stderr.write(f"error: {broken_package(package, error)}\n")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        sys.stderr.write(f"error: {_OUT_OF_MEMORY}\n")
         return 1
     except OSError as error:
         line = _system_error(error)

@@ -130,12 +130,13 @@ def option_error(text: str, command: str) -> ConfigError:
     option = ".".join(re.findall(r'key "([^"]+)"', text))
     expected_types = re.findall(r"Expected an? (?:<class '([^']+)'>|typing\.Literal\[(.*)\]|([^<\n]+))", text)
     kinds = [next(filter(None, kind)).rstrip(".").replace(", ", " or ") for kind in expected_types]
+    base = re.search(r"subclass of (\w+)", text)
+    kinds += [f"the name of a subclass of {base[1]}"] if base else []
     value = re.search(r"(?:Got value|Given value): (.*)", text)
-    if option and kinds and value:
-        known = " or ".join(dict.fromkeys(kind for kind in kinds if kind != "NoneType"))
-        message = f"--{option} must be {known}; got {value[1]}"
-    else:
-        message = " ".join(text.split())
+    # A setting can also be in a file of its own, which nobody means who is told of this.
+    named = (kind for kind in kinds if kind != "NoneType" and not kind.startswith("path but"))
+    known = " or ".join(dict.fromkeys(named))
+    message = f"--{option} must be {known}; got {value[1]}" if option and known and value else " ".join(text.split())
     return ConfigError(f"{message} ({command} --help lists all options)")
 
 

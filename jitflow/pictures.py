@@ -6,11 +6,15 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jitflow.io.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Pixels = np.ndarray
 """Images, shape ``(N, C, H, W)`` with C 1 or 3, or one image ``(C, H, W)``; uint8."""
@@ -166,14 +170,22 @@ def plot_curve(
     if min(y, default=0) > 0:
         axes.set_yscale("log")
     axes.set_xlabel(xlabel)
-    # Names of metrics are text, also with a dollar sign.
-    axes.set_ylabel(ylabel, parse_math=False)
-    axes.set_title(title, parse_math=False)
+    axes.set_ylabel(ylabel)
+    axes.set_title(title)
     axes.grid(alpha=0.25)
     if smooth > 1 or marks:
         axes.legend(frameon=False)
+    write_literally(axes)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+def write_literally(axes: Axes) -> None:
+    """Write title, names and legend of a plot as they are: a dollar sign in the name of a metric begins no formula."""
+    legend = axes.get_legend()
+    names = legend.get_texts() if legend is not None else []
+    for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts, *names):
+        text.set_parse_math(False)
 
 
 def heat_map(
@@ -215,10 +227,11 @@ def heat_map(
     if framed:
         row, column = np.unravel_index(table.argmin(), table.shape)
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=_ORANGE, linewidth=2.5))
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xticks(range(len(columns)), columns, parse_math=False)
+    axes.set_yticks(range(len(rows)), rows, parse_math=False)
     axes.set_xlabel(xlabel)
     axes.set_title(title, fontsize=11)
+    write_literally(axes)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
 

@@ -68,7 +68,7 @@ class TrainingProgress(pl.callbacks.ProgressBar):
             if self._enabled and isinstance(pl_module, FlowModule)
             else None
         )
-        console = Console(stderr=True)
+        console = Console(markup=False, stderr=True)
         if self._enabled and console.is_terminal:
             self._bar = Progress(
                 TextColumn("training"),

@@ -11,7 +11,7 @@ from jitflow.checkpoint.jit_release import read_optimizer
 from jitflow.checkpoint.lightning import holds_counters, with_optimizer
 from jitflow.checkpoint.load import check_state_dict
 from jitflow.checkpoint.optimizer_state import fit_optimizer, problem_of_names
-from jitflow.checkpoint.state import ModelState
+from jitflow.checkpoint.state import ModelState, errors_of_damage
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.training.module import FlowModule
 from jitflow.training.optimizers import parameter_groups
@@ -94,5 +94,7 @@ def convert(source: str | Path, target: str | Path, *, ema: int | str = 1, overw
         state = with_optimizer(state, *read_optimizer(state.optimizer, state.weights))
     if state.optimizer_left_out:
         log.warning("the optimiser of %s is left out: %s", source, state.optimizer_left_out)
-    write_state(state, target, ema=ema)
+    # Settings of a malformed checkpoint may be of kinds that the target's format does not have.
+    with errors_of_damage(source):
+        write_state(state, target, ema=ema)
     return state

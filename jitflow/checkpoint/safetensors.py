@@ -53,18 +53,25 @@ def write_safetensors(state: ModelState, path: Path, *, ema: int | str = 1) -> N
     metadata = {
         "format": "pt",
         "jitflow": __version__,
-        "settings": json.dumps(state.settings),
+        "settings": _json(state.settings, "settings"),
         "weights": "all" if ema == "all" else ("weights", "ema1", "ema2")[int(ema)],
         "epoch": str(state.epoch),
         "step": str(state.step),
         "application": state.application,
         "module": state.module,
-        "extra": json.dumps(plain),
+        "extra": _json(plain, "additional state"),
     }
     with atomic_path(path) as temporary:
         # Clones, since averages may share unchanged tensors with the weights.
         tensors = {**network, **{_EXTRA + name: value for name, value in record.items()}}
         save_file({name: value.clone() for name, value in tensors.items()}, temporary, metadata=metadata)
+
+
+def _json(values: Mapping[str, Any], what: str) -> str:
+    try:
+        return json.dumps(values)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the {what} of the checkpoint cannot be written as JSON ({error}); use .ckpt") from None
 
 
 def read_safetensors(path: Path, given: Mapping[str, Any]) -> ModelState:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from jitflow.errors import ConfigError, unknown_name
+from jitflow.errors import ConfigError, check_count, unknown_name
 
 TimeKind = Literal["logit_normal", "uniform"]
 TIME_KINDS: tuple[TimeKind, ...] = ("logit_normal", "uniform")
+
+_MOST_STEPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,9 @@ def time_grid(num_steps: int, *, shift: float = 1.0) -> Tensor:
         Increasing times, shape ``(num_steps + 1,)``, float32, on the CPU.
 
     Raises:
-        ConfigError: If ``num_steps`` is below 1 or ``shift`` is not positive.
+        ConfigError: If ``num_steps`` is below 1 or above 100,000, or ``shift`` is not positive.
     """
-    if isinstance(num_steps, bool) or int(num_steps) != num_steps or num_steps < 1:
+    if isinstance(num_steps, bool) or not math.isfinite(num_steps) or num_steps % 1 or num_steps < 1:
         raise ConfigError(f"the number of sampling steps must be a whole number of at least 1; got {num_steps}")
+    check_count("the number of sampling steps", int(num_steps), most=_MOST_STEPS)
     return shift_times(torch.linspace(0.0, 1.0, int(num_steps) + 1), shift)

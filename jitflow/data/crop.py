@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from jitflow.errors import ConfigError
+from jitflow.errors import ConfigError, check_count
+
+_MOST_SIDE_PX = 32_768
+# Of a scaled image in memory.
+_MOST_PIXELS = 50_000_000
 
 
 def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
@@ -23,6 +27,8 @@ def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
     sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ConfigError(f"img_size must be a positive int or (height, width); got {image_size!r}")
+    for side in sides:
+        check_count("img_size", side, most=_MOST_SIDE_PX)
     return sides
 
 
@@ -48,6 +54,12 @@ def center_crop_arr(pil_image: Image.Image, image_size: int | tuple[int, int]) -
     # The larger of the two ratios covers the target in both directions.
     scale = max(width / pil_image.width, height / pil_image.height)
     covering = round(pil_image.width * scale), round(pil_image.height * scale)
+    if covering[0] * covering[1] > _MOST_PIXELS:
+        # Of an image of 1 x 30000 pixels only the middle is scaled.
+        across, down = pil_image.width / covering[0], pil_image.height / covering[1]
+        left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
+        box = (left * across, top * down, (left + width) * across, (top + height) * down)
+        return pil_image.resize((width, height), resample=Image.Resampling.BICUBIC, box=box)
     pixels = np.array(pil_image.resize(covering, resample=Image.Resampling.BICUBIC))
 
     top = (pixels.shape[0] - height) // 2

@@ -55,7 +55,7 @@ class ImageJudge:
         if not self.scoring.row_words:
             plan.check(model.module.num_classes)
         reference = request.reference or str(default_reference(model))
-        messages = Console(stderr=True, soft_wrap=True)
+        messages = Console(markup=False, stderr=True, soft_wrap=True)
         if request.dry_run:
             # What takes no long work: rows and labels, extractors and their weights.
             for row in evaluation_rows(plan, model.module, self.scoring.row_words).values():

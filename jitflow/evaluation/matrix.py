@@ -56,7 +56,7 @@ def cells_of(report: Mapping[str, Any]) -> Cells:
 
 def print_report(report: Mapping[str, Any]) -> None:
     """Print the scores with their intervals, and the protocol card of a report."""
-    console = Console()
+    console = Console(markup=False)
     cells = cells_of(report)
     if cells:
         console.print(overview(report))

@@ -16,6 +16,7 @@ REPORT_NAMES = ("report.json", "evaluation.json")
 """Files of a report in the folder of an evaluation, by application."""
 TRAINED_ON = "trained on"
 """Mark of a score whose feature space a training of the model optimised."""
+_MOST_SCORE = 1e300
 
 
 def build_report(
@@ -123,7 +124,8 @@ def score_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             TRAINED_ON if is_trained_on(name, report) else "",
         )
         for name, value in report["metrics"].items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        # Of whole numbers, JSON can hold such as no float can.
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST_SCORE
     ]
 
 

@@ -17,7 +17,7 @@ from jitflow import pictures
 from jitflow.core.guidance import check_interval
 from jitflow.core.solver import get_solver
 from jitflow.core.times import time_grid
-from jitflow.errors import ConfigError
+from jitflow.errors import ConfigError, check_count
 from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.protocol import claim_folder
 from jitflow.evaluation.scorer import Scorer
@@ -27,6 +27,7 @@ from jitflow.io.progress import meter
 from jitflow.model import Model
 
 log = logging.getLogger(__name__)
+_MOST_POINTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Grid:
         for name, values in asdict(self).items():
             if not values:
                 raise ConfigError(f"the sweep has no {name} to try")
+        check_count("the number of points of the sweep", len(self), most=_MOST_POINTS)
         for solver in self.solvers:
             get_solver(solver)
         for steps in self.steps:
@@ -77,9 +79,12 @@ def parse_numbers(text: str, *, what: str) -> tuple[float, ...]:
         first, last, step = (float(part) for part in text.split(":"))
         if step <= 0 or last < first:
             raise ValueError
-        return tuple(round(first + i * step, 10) for i in range(int((last - first) / step + 1e-9) + 1))
-    except ValueError:
+        num = int((last - first) / step + 1e-9) + 1
+    # Of a range that is endless or not a number, too.
+    except (ValueError, OverflowError, ZeroDivisionError):
         raise ConfigError(f"{what} must look like 1,2.5 or 1.0:4.0:0.5 (first:last:step); got {text!r}") from None
+    check_count(f"the number of values in {what}", num, most=_MOST_POINTS)
+    return tuple(round(first + i * step, 10) for i in range(num))
 
 
 def parse_intervals(text: str) -> tuple[tuple[float, float], ...]:

@@ -15,7 +15,7 @@ from jitflow.applications import get_application
 from jitflow.checkpoint.find import find_model
 from jitflow.checkpoint.formats import read_state
 from jitflow.checkpoint.load import load_module
-from jitflow.checkpoint.state import ModelState
+from jitflow.checkpoint.state import ModelState, errors_of_damage
 from jitflow.codec.latent import LatentCodec
 from jitflow.errors import ConfigError, unknown_name
 from jitflow.export import diffusers_folder, program_folder, safetensors_folder
@@ -116,18 +116,19 @@ def export(
             form = _FORMS[format]
             form.write(made, state, module, ema)
             weights = {0: "the weights themselves", "all": "weights and averages"}
-            card = model_card(
-                title=str(state.settings.get("model_name", type(module).__name__)),
-                settings={k: v for k, v in state.settings.items() if k != "tokenizer"},
-                sampling=sampling_record(module),
-                weights=weights.get(ema, f"EMA {ema} of its weights"),
-                data=find_data(checkpoint, state.extra),
-                reports=reports,
-                trained_on=state.trained_on,
-                license=license,
-                usage=form.usage,
-                library=form.library,
-            )
+            with errors_of_damage(checkpoint):
+                card = model_card(
+                    title=str(state.settings.get("model_name", type(module).__name__)),
+                    settings={k: v for k, v in state.settings.items() if k != "tokenizer"},
+                    sampling=sampling_record(module),
+                    weights=weights.get(ema, f"EMA {ema} of its weights"),
+                    data=find_data(checkpoint, state.extra),
+                    reports=reports,
+                    trained_on=state.trained_on,
+                    license=license,
+                    usage=form.usage,
+                    library=form.library,
+                )
             write_text(made / "README.md", card)
             made.replace(target)
     finally:

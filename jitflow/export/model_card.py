@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +70,7 @@ def model_card(
     )
     parts = [
         f"---\n{_yaml(front)}---\n",
-        f"# {title}\n",
+        f"# {_inline(title)}\n",
         f"A flow-matching model of jitflow {jitflow.__version__}; {weights}.\n",
         f"## Use\n\n{usage}\n",
         f"## Default sampling\n\n{_block(sampling)}",
@@ -175,14 +177,22 @@ def _all_scores(reports: Sequence[Mapping[str, Any]], trained_on: Sequence[str])
 
 
 def _scores(report: Mapping[str, Any]) -> str:
-    rows = "".join(f"| {' | '.join(row)} |\n" for row in score_rows(report))
+    rows = "".join(f"| {' | '.join(map(_inline, row))} |\n" for row in score_rows(report))
     protocol = {name: value for name, value in report["protocol"].items() if name != "checkpoint"}
     heading = f"| score | value | {interval_heading(report)} | |\n|---|---|---|---|\n"
     return f"{heading}{rows}\nProtocol:\n\n{_block(protocol)}"
 
 
+def _inline(text: str) -> str:
+    """Escape a text of a file for a line of Markdown: no markup, no other cell of a table, no other line."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(" ".join(str(text).split())))
+
+
 def _block(values: Mapping[str, Any]) -> str:
-    return f"```yaml\n{_yaml(values)}```\n"
+    """Return settings as a block of code, whose fence is longer than any that a text in it could end it with."""
+    text = _yaml(values)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}yaml\n{text}{fence}\n"
 
 
 def _data_section(config: Path) -> Any:

@@ -234,7 +234,7 @@ def check_writing(out: Path) -> Finding:
             pass
     except OSError as error:
         message = f"cannot write into {place} ({error.strerror or error})"
-        return Finding("writing", "error", message, "choose another folder with --out or --run_dir")
+        return Finding("writing", "error", message, "choose another folder with --run_dir")
     return Finding("writing", "ok", f"{place} can be written")
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from jitflow.applications import BUILT_IN, get_application, load_object
 from jitflow.codec.linear import FORMAT as LINEAR_FORMAT
-from jitflow.data.image_file import UNREADABLE, reading_error
+from jitflow.data.folder_scan import SUFFIXES
+from jitflow.data.image_file import UNREADABLE, decoder_of, reading_error
 from jitflow.errors import ConfigError, JitflowError
 from jitflow.evaluation.report import is_report, score_rows
 from jitflow.inspect.info_model import describe_model_file
@@ -27,7 +27,6 @@ from jitflow.io.yaml_file import read_yaml
 _VAE_FORMAT = "jitflow autoencoder_kl"
 _SNAPSHOT_ENTRY = "jitflow_ema_snapshot"
 _VAE_TENSOR = "decoder.conv_in.weight"
-_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _MAX_LISTED = 8
 
 
@@ -59,7 +58,7 @@ def describe_file(path: Path) -> Info:
         ".json": _json,
         ".part": _unfinished,
         **dict.fromkeys((".yaml", ".yml"), _yaml),
-        **dict.fromkeys(_IMAGES, _picture),
+        **dict.fromkeys(SUFFIXES, _picture),
     }
     reader = readers.get(path.suffix.lower())
     if reader is not None:
@@ -177,7 +176,7 @@ def _yaml(path: Path) -> Info:
 
 def _picture(path: Path) -> Info:
     try:
-        with Image.open(path) as image:
+        with decoder_of(path) as image:
             width, height = image.size
             return Info(path, "image", {"width x height": f"{width} x {height}", "mode": image.mode})
     except UNREADABLE as error:

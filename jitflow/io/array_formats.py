@@ -100,7 +100,7 @@ def is_array_tiff(path: Path, *, certainly: bool = False) -> bool:
     if path.suffix.lower() not in TIFF_SUFFIXES:
         return False
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("TIFF",)) as image:
             return image.mode == "F" or (not certainly and image.mode in _TIFF_TYPES and image.mode != "L")
     except _DAMAGED:
         return False
@@ -163,7 +163,7 @@ def _open_mat(path: Path) -> Iterator[NamedArrays]:
 
 @contextmanager
 def _open_tiff(path: Path) -> Iterator[NamedArrays]:
-    with Image.open(path) as image:
+    with Image.open(path, formats=("TIFF",)) as image:
         pages = getattr(image, "n_frames", 1)
         if image.mode not in _TIFF_TYPES:
             raise ValueError(f"pixels of the kind {image.mode}; write each channel as a page of numbers")

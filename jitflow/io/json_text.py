@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from json import JSONDecodeError
 from typing import Any
 
 from jitflow.io.plain_values import MOST_DEPTH, well_formed
 
 # A value takes up to 64 bytes of memory, an empty list three characters of a text: 400 MB.
 _MOST_VALUES = 6_000_000
+_LONG_RECORD = 1 << 24
 _DECODER = json.JSONDecoder()
+__all__ = ["JSONDecodeError", "decode_json", "parse_json", "plain_copy"]
 
 
 def parse_json(text: str, *, on_pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
@@ -49,6 +52,8 @@ def decode_json(text: str, place: int) -> tuple[Any, int]:
     Raises:
         ValueError: As in :func:`parse_json`; a :class:`json.JSONDecodeError`, with the place, if it is not JSON.
     """
+    if len(text) - place > _LONG_RECORD and sum(map(text.count, "[{,:")) > _MOST_VALUES:
+        raise ValueError(f"a record has more than {_MOST_VALUES:,} values")
     try:
         value, end = _DECODER.raw_decode(text, place)
     except RecursionError:

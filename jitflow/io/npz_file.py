@@ -34,12 +34,17 @@ _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
+# Bytes of the arrays of a file that are read at once, besides its own size: covariances of 4096 features and more.
+_SPARE_BYTES = 400_000_000
+_MOST_HEADER_BYTES = 10_000
 MAX_DEFLATE_RATIO = 1032
 """Largest expansion of the deflate format: bytes from one compressed byte."""
 _HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
     (1, 0): npy.read_array_header_1_0,
     (2, 0): npy.read_array_header_2_0,
 }
+# Bytes that hold the length of a header.
+_LENGTH_BYTES = {(1, 0): 2, (2, 0): 4}
 
 
 def read_npz(
@@ -72,7 +77,10 @@ def read_npz(
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             wanted = [name for name in members if (names is None or name in names) and name not in leave_out]
-            return {name: _read_member(archive, members[name], size) for name in wanted}
+            total = sum(members[name].file_size for name in wanted)
+            if total > size + _SPARE_BYTES:
+                raise ConfigError(f"{what} {path} unpacks to {total / 1e9:.3g} GB, too much for {size:,} bytes")
+            return {name: _read_member(archive, members[name]) for name in wanted}
     except ConfigError:
         raise
     except _DAMAGED as error:
@@ -101,10 +109,12 @@ def iter_npz_rows(path: str | Path, name: str, num_rows: int, *, what: str = "fi
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             if name not in members:
                 raise ConfigError(f"{what} {path} has no array {name}; it holds {', '.join(members) or 'nothing'}")
-            shape, dtype = _check_member(archive, members[name], path.stat().st_size)
+            shape, dtype = _check_member(archive, members[name])
             with archive.open(members[name]) as member:
                 if _HEADERS[npy.read_magic(member)](member)[1]:
                     raise ValueError(f"{name} is stored column by column")
+                if num_rows * math.prod(shape[1:]) * dtype.itemsize > path.stat().st_size + _SPARE_BYTES:
+                    raise ConfigError(f"{what} {path}: a row of {name} has {math.prod(shape[1:]):,} numbers, too many")
                 for start in range(0, shape[0] if shape else 0, num_rows):
                     rows = (min(num_rows, shape[0] - start), *shape[1:])
                     content = member.read(math.prod(rows) * dtype.itemsize)
@@ -129,11 +139,8 @@ def npz_entries(path: str | Path, *, what: str = "file") -> dict[str, tuple[tupl
     """Return the shape and type of each array of a file, without reading values; raises as :func:`read_npz`."""
     path = existing_file(path, what=what)
     try:
-        size = path.stat().st_size
         with zipfile.ZipFile(path) as archive:
-            return {
-                info.filename.removesuffix(".npy"): _check_member(archive, info, size) for info in archive.infolist()
-            }
+            return {info.filename.removesuffix(".npy"): _check_member(archive, info) for info in archive.infolist()}
     except _DAMAGED as error:
         raise ConfigError(f"{what} {unreadable(path, f'not an .npz ({error})')}") from None
 
@@ -150,18 +157,18 @@ def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[An
     version = npy.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"the unknown version {version}")
+    length = int.from_bytes(file.read(_LENGTH_BYTES[version]), "little")
+    if length > _MOST_HEADER_BYTES:
+        raise ValueError(f"a header of {length:,} bytes")
+    file.seek(len(npy.MAGIC_PREFIX) + 2)
     shape, by_column, dtype = _HEADERS[version](file)
     if dtype.hasobject:
         raise ValueError("it holds objects")
     return shape, by_column, dtype
 
 
-def _check_member(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, archive_bytes: int
-) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Return an array's shape and type; ValueError if it declares more than the archive holds, or holds objects."""
-    if info.compress_size > archive_bytes or info.file_size > MAX_DEFLATE_RATIO * max(info.compress_size, 1):
-        raise ValueError(f"{info.filename} declares more bytes than the file can hold")
     with archive.open(info) as member:
         try:
             shape, _, dtype = read_npy_header(member)
@@ -173,13 +180,13 @@ def _check_member(
     return shape, dtype
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, archive_bytes: int) -> np.ndarray:
-    _, dtype = _check_member(archive, info, archive_bytes)
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    _, dtype = _check_member(archive, info)
     with archive.open(info) as member:
         array = np.asarray(npy.read_array(member, allow_pickle=False))
-    if dtype.kind == "U" and array.size:
+    if dtype.kind == "U" and array.nbytes:
         # Converting an invalid code point to str can crash the interpreter.
-        characters = np.frombuffer(array.tobytes(), np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+        characters = np.ascontiguousarray(array).reshape(-1).view(np.dtype(np.uint32).newbyteorder(dtype.byteorder))
         if characters.max() > sys.maxunicode:
             raise ValueError(f"{info.filename} holds text with invalid characters")
     return array

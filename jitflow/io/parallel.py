@@ -6,7 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from jitflow.errors import MOST_PROCESSES, ConfigError, check_count
@@ -28,7 +28,7 @@ def map_processes(
     Args:
         work: A function at module level, so that it can be pickled.
         tasks: Consumed lazily; at most two for each process are queued at a time.
-        workers: Number of processes; 1 runs everything in this process.
+        workers: Most processes, one for a task at most; 1 runs everything in this process.
         on_items: Called from time to time with the number of items done so far.
 
     Yields:
@@ -42,11 +42,13 @@ def map_processes(
         yield from _map_in_process(work, tasks, on_items)
         return
     # Spawned processes: a fork would copy locks that other threads of this process hold.
+    queue = iter(tasks)
+    first = list(islice(queue, workers))
     context = multiprocessing.get_context("spawn")
     with safe_import_path():
         counter, stop = context.Value("q", 0), context.Value("b", 0, lock=False)
-    with ProcessPoolExecutor(workers, context, _start_worker, (counter, stop)) as pool:
-        queue = iter(tasks)
+    with ProcessPoolExecutor(max(1, len(first)), context, _start_worker, (counter, stop)) as pool:
+        queue = chain(first, queue)
         pending: set[Future[Result]] = set()
         try:
             while True:

@@ -82,6 +82,11 @@ def well_formed(text: str) -> str:
     return text
 
 
+def printable(text: str) -> str:
+    """Escape the control characters of a text of a file, which could move a terminal's cursor; lines stay lines."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
 def _bytes_of_text(value: Any) -> int:
     return len(value) if isinstance(value, (str, bytes)) else 0
 

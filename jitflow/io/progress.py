@@ -67,7 +67,7 @@ def meter(label: str, total: float, *, unit: str = "images") -> Iterator[Meter]:
     Yields:
         The meter to update.
     """
-    console = Console(stderr=True)
+    console = Console(markup=False, stderr=True)
     if not console.is_terminal:
         yield Meter(label, total, unit, None)
         return

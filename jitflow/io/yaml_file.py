@@ -6,8 +6,10 @@ counts as often as it is used, so that a kilobyte of aliases of aliases is refus
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,18 @@ import yaml
 from jitflow.errors import ConfigError
 from jitflow.io.plain_values import check_number_of_values, measure, well_formed
 
-# PyYAML takes about 30 microseconds and a kilobyte for each value.
-_MOST_CHARACTERS = 500_000
-_MOST_VALUES = 200_000
+# PyYAML takes up to 20 microseconds for each character; recipes have some thousands.
+_MOST_CHARACTERS = 150_000
+_MOST_VALUES = 100_000
 # Python converts no longer numbers, and takes quadratic time for those in base 60 (1:30:00).
 _MOST_DIGITS = 4300
+_BRACKETS = re.compile(r"[\[\]{}]")
+_MOST_BRACKETS = 200
 _NUMBERS = ("int", "float", "timestamp")
+
+
+class YamlLimitError(yaml.YAMLError):
+    """A YAML text is too long, or its values are too many, too deep, hold themselves, or cannot be converted."""
 
 
 class RepeatedKeyError(yaml.MarkedYAMLError):
@@ -61,7 +69,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
             try:
                 check_number_of_values(measure(node, parts=_parts_of_node), most=_MOST_VALUES)
             except ValueError as error:
-                raise yaml.YAMLError(str(error)) from None
+                raise YamlLimitError(str(error)) from None
         return node
 
 
@@ -92,21 +100,24 @@ def parse_yaml(text: str) -> Any:
         YAMLError: If it is no YAML of plain values, gives a key twice, is too long, or has values that are too many,
             too deep or hold themselves.
     """
-    _check_length(text)
+    _check_extent(text)
     with yaml_errors():
         return yaml.load(text, Loader=UniqueKeyLoader)
 
 
 def check_yaml(text: str) -> None:
     """Raise YAMLError if a text cannot be parsed as YAML within the limits of :func:`parse_yaml`; makes no values."""
-    _check_length(text)
+    _check_extent(text)
     with yaml_errors():
         yaml.compose(text, Loader=UniqueKeyLoader)
 
 
-def _check_length(text: str) -> None:
+def _check_extent(text: str) -> None:
     if len(text) > _MOST_CHARACTERS:
-        raise yaml.YAMLError(f"it has {len(text):,} characters; at most {_MOST_CHARACTERS:,} are read")
+        raise YamlLimitError(f"it has {len(text):,} characters; at most {_MOST_CHARACTERS:,} are read")
+    # PyYAML's time grows with the square of the depth.
+    if max(accumulate(1 if c in "[{" else -1 for c in _BRACKETS.findall(text)), default=0) > _MOST_BRACKETS:
+        raise YamlLimitError("it is nested too deeply")
 
 
 @contextmanager
@@ -115,7 +126,7 @@ def yaml_errors() -> Iterator[None]:
     try:
         yield
     except RecursionError:
-        raise yaml.YAMLError("it is nested too deeply") from None
+        raise YamlLimitError("it is nested too deeply") from None
     # A value that does not match its tag can fail in any way, such as `!!bool maybe` with a KeyError.
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise yaml.YAMLError(f"a value does not match its tag ({type(error).__name__}: {error})") from None

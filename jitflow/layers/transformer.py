@@ -10,7 +10,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from jitflow.errors import unknown_name
+from jitflow.errors import ConfigError, check_count, unknown_name
 from jitflow.layers.adaln import AdaLNBlock, AdaLNFinal
 from jitflow.layers.embed import LabelEmbedder, TimestepEmbedder
 
@@ -18,6 +18,22 @@ CompiledParts = Literal["auto", "blocks", "network", "loss"]
 # Limit of compiled variants of a layer: all blocks share their code, which is compiled with and without class tokens,
 # with and without gradients, and for several batch sizes. Torch's default of 8 would silently stop compiling.
 _RECOMPILE_LIMIT = 64
+# Every block is an object of its own, which takes memory before any weight does.
+_MOST_BLOCKS, _MOST_WIDTH, _MOST_RATIO = 1000, 1 << 20, 1000
+
+
+def check_sizes(depth: int, hidden_size: int, mlp_ratio: float) -> None:
+    """Raise ConfigError if a Transformer has many more blocks, or much wider ones, than any that was ever trained.
+
+    Args:
+        depth: Number of blocks.
+        hidden_size: D.
+        mlp_ratio: Hidden size of the feed-forward layers over D.
+    """
+    check_count("depth", depth, most=_MOST_BLOCKS)
+    check_count("hidden_size", hidden_size, most=_MOST_WIDTH)
+    if not 0 < mlp_ratio <= _MOST_RATIO:
+        raise ConfigError(f"mlp_ratio must lie above 0 and be at most {_MOST_RATIO}; got {mlp_ratio}")
 
 
 def raise_recompile_limit() -> None:

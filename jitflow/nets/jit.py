@@ -25,7 +25,7 @@ from jitflow.layers.mlp import SwiGLU
 from jitflow.layers.patch import BottleneckPatchEmbed, PatchEmbed, unpatchify
 from jitflow.layers.rope import RotaryTable
 from jitflow.layers.stream import Stream
-from jitflow.layers.transformer import AdaLNTransformer
+from jitflow.layers.transformer import AdaLNTransformer, check_sizes
 
 Positions = Literal["rotary", "learned"]
 RopeAxes = Literal["grid", "line"]
@@ -103,6 +103,7 @@ class JiT(AdaLNTransformer):
         bf16_stream: bool = False,
     ) -> None:
         super().__init__()
+        check_sizes(depth, hidden_size, mlp_ratio)
         self.img_size = _height_width(img_size)
         self.patch_size = patch_size
         self.in_channels = in_channels

@@ -25,7 +25,7 @@ from jitflow.layers.mlp import Mlp, SwiGLU
 from jitflow.layers.patch import PatchEmbed, unpatchify
 from jitflow.layers.rope import StoredRotaryTable
 from jitflow.layers.stream import Stream
-from jitflow.layers.transformer import AdaLNTransformer
+from jitflow.layers.transformer import AdaLNTransformer, check_sizes
 from jitflow.nets.weights import strip_prefix, summarise
 
 
@@ -80,6 +80,7 @@ class LightningDiT(AdaLNTransformer):
         use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        check_sizes(depth, hidden_size, mlp_ratio)
         height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
         self.input_size = (int(height), int(width))
         self.patch_size = patch_size

@@ -25,6 +25,7 @@ def load_strictly(net: nn.Module, weights: Mapping[str, Tensor], *, source: obje
         CheckpointError: If a name is missing or unexpected, or a shape differs; the message names them.
     """
     own = net.state_dict()
+    weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
     missing = [name for name in own if name not in weights]
     foreign = [name for name in weights if name not in own]
     shapes = [

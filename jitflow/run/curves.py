@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import csv
+import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from jitflow.io.csv_file import iter_csv_rows
+
+log = logging.getLogger(__name__)
 
 Curve = list[tuple[int, float]]
 """Points (optimiser step, value), in the order of the steps."""
@@ -14,6 +19,11 @@ _CSV_NAME = "metrics.csv"
 _NO_CURVES = ("epoch", "step")
 # Whole numbers up to here are exact as floating-point numbers; beyond, a step is damage.
 _MOST_STEPS = 2**53
+# A curve of larger ones, which float32 hardly has, cannot be drawn.
+_MOST_VALUE = 1e38
+# A training that logs every 50 steps writes 20,000 rows in a million steps.
+_MOST_ROWS = 1_000_000
+_MOST_VALUES = 2_000_000
 
 
 def read_curves(folder: str | Path) -> dict[str, Curve]:
@@ -25,20 +35,25 @@ def read_curves(folder: str | Path) -> dict[str, Curve]:
         folder: The run's folder.
 
     Returns:
-        Curves by column name, such as ``train/loss``; non-finite values and a line truncated by a crash are skipped.
+        Curves by column name, such as ``train/loss``. Values that are not finite or beyond 1e38 are skipped, and so is
+        a line that a crash truncated.
     """
     files = sorted(Path(folder).rglob(_CSV_NAME), key=lambda path: path.stat().st_mtime_ns)
     merged: dict[str, dict[int, float]] = {}
+    num_values = 0
     for file in files:
-        with file.open(newline="", encoding="utf-8", errors="replace") as lines:
-            for row in _rows(lines):
-                step = _number(row.get("step"))
-                if step is None or abs(step) > _MOST_STEPS:
-                    continue
-                for name, text in row.items():
-                    value = _number(text)
-                    if value is not None and isinstance(name, str) and name not in _NO_CURVES:
-                        merged.setdefault(name, {})[int(step)] = value
+        for row in islice(iter_csv_rows(file), _MOST_ROWS):
+            step = _number(row.get("step"))
+            if step is None or abs(step) > _MOST_STEPS:
+                continue
+            for name, text in row.items():
+                value = _number(text)
+                if value is not None and name not in _NO_CURVES:
+                    merged.setdefault(name, {})[int(step)] = value
+                    num_values += 1
+            if num_values > _MOST_VALUES:
+                log.warning("%s: the log is longer than %d values; its curves end there", file, _MOST_VALUES)
+                break
     return {name: sorted(points.items()) for name, points in sorted(merged.items())}
 
 
@@ -49,19 +64,11 @@ def history_curve(checkpoint: Mapping[str, Any]) -> Curve:
     return [(step, float(loss)) for step, loss in enumerate(losses, 1) if math.isfinite(loss)]
 
 
-def _rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a CSV log up to the first that is no CSV, as after a crash."""
-    try:
-        yield from csv.DictReader(lines)
-    except csv.Error:
-        return
-
-
-def _number(text: Any) -> float | None:
-    if not isinstance(text, str) or not text.strip():
+def _number(text: str | None) -> float | None:
+    if text is None or not text.strip():
         return None
     try:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) < _MOST_VALUE else None

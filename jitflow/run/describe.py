@@ -34,6 +34,7 @@ State = Literal["finished", "unfinished", "damaged"]
 PLACES = ("runs", "outputs", "output", "run")
 """Default folders of runs in the working directory."""
 _MAX_DEPTH = 4
+_MOST_SCORE = 1e300
 # Scores by preference; the first one found is the headline of the run.
 _REPORTS = ("metrics.json", "evaluation/evaluation.json", "evaluation/report.json", "report.json")
 _LOWEST = ("eval/fid", "val/loss_ema", "val/loss", "train/loss")
@@ -205,14 +206,20 @@ def _best_checkpoint(training: Path, settings: Mapping[str, Any]) -> Path | None
 
 
 def _below(folder: Path, depth: int) -> Iterator[Path]:
-    if training_folder(folder) is not None:
-        yield folder
+    try:
+        if training_folder(folder) is not None:
+            yield folder
+            return
+        children = sorted(folder.iterdir()) if depth else []
+        folders = [child for child in children if child.is_dir() and not child.name.startswith(".")]
+    except (CheckpointError, OSError) as error:
+        if depth == _MAX_DEPTH:
+            raise
+        # A folder that cannot be listed must not hide the runs beside it.
+        log.warning("%s is left out: %s", folder, error)
         return
-    if depth == 0:
-        return
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith("."):
-            yield from _below(child, depth - 1)
+    for child in folders:
+        yield from _below(child, depth - 1)
 
 
 def _checkpoint_folders(training: Path) -> list[CheckpointFolder]:
@@ -302,9 +309,11 @@ def best_score(folder: Path, training: Path, application: str) -> tuple[str, flo
         full_names = {name.partition("/")[2] or name: name for name in metrics}
         numbers = {**report, **{score: metrics[name] for score, name in full_names.items()}}
         for score in scores:
-            if isinstance(numbers.get(score), int | float):
+            value = numbers.get(score)
+            # Of whole numbers, JSON can hold such as no float can.
+            if isinstance(value, int | float) and abs(value) < _MOST_SCORE:
                 is_own = is_report(report) and is_trained_on(full_names.get(score, score), report)
-                return f"{score} ({TRAINED_ON})" if is_own else score, float(numbers[score])
+                return f"{score} ({TRAINED_ON})" if is_own else score, float(value)
     curves = read_curves(training)
     for name in _LOWEST:
         if curves.get(name):

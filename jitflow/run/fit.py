@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -89,7 +89,7 @@ def fit(
     callbacks: Sequence[pl.Callback] = (),
     *,
     restart: bool = False,
-    foreign: bool = False,
+    allow_import: Collection[str] = (),
     command: str | None = None,
 ) -> Run:
     """Train a recipe, or resume an interrupted training; a finished one is left unchanged.
@@ -101,7 +101,7 @@ def fit(
             with another length, other data or other logs, which are logged; never with another model or optimiser.
         callbacks: Further callbacks; they replace default callbacks of the same class.
         restart: Start from scratch; the earlier training in the folder is deleted once this one has passed all checks.
-        foreign: Allow classes of any package in the recipe, which can run any code.
+        allow_import: Packages of further classes in the recipe; importing them runs their code.
         command: Command that resumes the run, for its record; ``jitflow train --resume`` by default.
 
     Returns:
@@ -117,9 +117,10 @@ def fit(
     # One process of a distributed training holds the lock for all of them.
     lock = locked(run_dir) if is_first_process() else nullcontext()
     with nothing_left_of_a_refused_run(run_dir), lock as held:
-        training = prepare(recipe, run_dir, resume, callbacks, restart=restart, foreign=foreign)
+        training = prepare(recipe, run_dir, resume, callbacks, restart=restart, allow_import=allow_import)
         if training is not None:
-            resume_command = command or shlex.join(["jitflow", "train", "--resume", str(run_dir)])
+            allowed = ["--allow_import", *sorted(allow_import)] if allow_import else []
+            resume_command = command or shlex.join(["jitflow", "train", "--resume", str(run_dir), *allowed])
             _train(training, resume_command, held, restart=restart and is_first_process())
     return describe_run(run_dir)
 
@@ -159,7 +160,7 @@ def prepare(
     callbacks: Sequence[pl.Callback] = (),
     *,
     restart: bool = False,
-    foreign: bool = False,
+    allow_import: Collection[str] = (),
 ) -> Training | None:
     """Build a training and check its settings, data, model and checkpoint.
 
@@ -171,17 +172,17 @@ def prepare(
         resume: See there.
         callbacks: See there.
         restart: Start from scratch whatever the folder holds; it is not emptied here.
-        foreign: See there.
+        allow_import: See there.
 
     Returns:
         The training; None if the folder's run is finished.
     """
-    recipe = complete(recipe, foreign=foreign)
+    recipe = complete(recipe, allow_import=allow_import)
     if restart and str(resume) != AUTO:
         raise ConfigError("resume continues a run, restart starts a new one; give one of them")
     start = Start() if restart else find_start(recipe, run_dir, resume)
     kept = {} if start.checkpoint is None else kept_settings(start.checkpoint)
-    check_same_model(recipe, kept, foreign=foreign)
+    check_same_model(recipe, kept, allow_import=allow_import)
     if start.changed:
         log.info("resuming with other settings: %s", describe_changes(start.changed, most=20))
     for name, value in start.kept.items():
@@ -196,7 +197,7 @@ def prepare(
             start.checkpoint,
         )
         return None
-    return _prepare(recipe, run_dir, start, kept, callbacks, foreign=foreign)
+    return _prepare(recipe, run_dir, start, kept, callbacks, allow_import=allow_import)
 
 
 def _prepare(
@@ -206,11 +207,11 @@ def _prepare(
     kept: Mapping[str, Any],
     callbacks: Sequence[pl.Callback],
     *,
-    foreign: bool,
+    allow_import: Collection[str],
 ) -> Training:
     _seed(recipe["seed_everything"])
-    check_model(recipe, kept, foreign=foreign)
-    data, info = _open_data(recipe, run_dir, foreign=foreign)
+    check_model(recipe, kept, allow_import=allow_import)
+    data, info = _open_data(recipe, run_dir, allow_import=allow_import)
     _check_same_data(run_dir, start, data, info)
     if recipe["checkpoint"]["best_name"] and info.get("num_val_samples") == 0:
         raise ConfigError("checkpoint.best_name needs validation data, and there are none; add some or set it to null")
@@ -224,7 +225,7 @@ def _prepare(
         data.check_training_data(course.num_processes)
     chosen = {**ema_decays(recipe["model"]["init_args"], course), **kept}
     # Everything is checked on a model without weights first: a large one takes minutes to build.
-    make_model = partial(build_model, recipe, info, chosen, foreign=foreign)
+    make_model = partial(build_model, recipe, info, chosen, allow_import=allow_import)
     with torch.device("meta"):
         sketch = make_model()
     sketch.check_data(info)
@@ -237,7 +238,7 @@ def _prepare(
     elif recipe["init_from"] is not None:
         weights = find_checkpoint(recipe["init_from"])
         check_init(sketch, weights, ema=recipe["init_ema"])
-    trainer = _build_trainer(recipe, run_dir, sketch, course, callbacks, foreign=foreign)
+    trainer = _build_trainer(recipe, run_dir, sketch, course, callbacks, allow_import=allow_import)
     _seed(recipe["seed_everything"])
     module = make_model()
     module.optimizer_on_cpu = recipe["optimizer_on_cpu"]
@@ -254,13 +255,13 @@ def _seed(seed: int) -> None:
 
 
 def _open_data(
-    recipe: Mapping[str, Any], run_dir: Path, *, foreign: bool
+    recipe: Mapping[str, Any], run_dir: Path, *, allow_import: Collection[str]
 ) -> tuple[pl.LightningDataModule, dict[str, Any]]:
     """Build and set up the data module."""
     arguments = {name: in_run_folder(value, run_dir) for name, value in recipe["data"]["init_args"].items()}
     if "cache_dir" in arguments and arguments["cache_dir"] is None:
         arguments["cache_dir"] = str(run_dir / "cache")
-    data: pl.LightningDataModule = build({**recipe["data"], "init_args": arguments}, foreign=foreign)
+    data: pl.LightningDataModule = build({**recipe["data"], "init_args": arguments}, allow_import)
     data.prepare_data()
     data.setup("fit")
     info: dict[str, Any] = getattr(data, "get_dataset_info", dict)()
@@ -303,9 +304,9 @@ def _build_trainer(
     course: Course,
     further: Sequence[pl.Callback],
     *,
-    foreign: bool,
+    allow_import: Collection[str],
 ) -> pl.Trainer:
-    arguments = {name: build_nested(value, foreign=foreign) for name, value in recipe["trainer"].items()}
+    arguments = {name: build_nested(value, allow_import) for name, value in recipe["trainer"].items()}
     chosen = arguments.pop("callbacks") or []
     chosen = [*(chosen if isinstance(chosen, list) else [chosen]), *further]
     # A user's callback replaces the default one of the same class.

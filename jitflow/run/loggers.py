@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from jitflow.errors import ConfigError
+from jitflow.io.csv_file import iter_csv_rows
 from jitflow.io.files import atomic_path, writable_folder
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,7 @@ class RunCSVLogger(CSVLogger):
         columns = sorted(set(writer.metrics_keys).union(*writer.metrics))
         if columns == writer.metrics_keys or not path.is_file():
             return
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(iter_csv_rows(path, most_columns=len(columns)))
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, fieldnames=columns)
             table.writeheader()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def kept_settings(checkpoint: Path) -> dict[str, Any]:
 
 
 def build_model(
-    recipe: Mapping[str, Any], info: Mapping[str, Any], chosen: Mapping[str, Any], *, foreign: bool = False
+    recipe: Mapping[str, Any], info: Mapping[str, Any], chosen: Mapping[str, Any], *, allow_import: Collection[str] = ()
 ) -> FlowModule:
     """Build the model of a training.
 
@@ -36,7 +36,7 @@ def build_model(
         recipe: Complete settings; arguments that are null are taken from ``chosen``, else from the data.
         info: Description of the data (``get_dataset_info``).
         chosen: Arguments of the checkpoint to resume, and those derived from the training's length.
-        foreign: Allow classes of any package.
+        allow_import: Packages of further classes.
 
     Returns:
         The module, with fresh weights.
@@ -44,17 +44,17 @@ def build_model(
     Raises:
         ConfigError: If a setting is invalid.
     """
-    cls = _model_class(recipe, foreign=foreign)
+    cls = _model_class(recipe, allow_import)
     return cls(**_arguments(cls, recipe["model"]["init_args"], {**cls.settings_from_data(info), **chosen}))
 
 
-def check_same_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, foreign: bool = False) -> None:
+def check_same_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, allow_import: Collection[str] = ()) -> None:
     """Check that a recipe's model settings match the checkpoint to resume.
 
     Args:
         recipe: Complete settings.
         kept: Arguments of the checkpoint's model; empty for a new training.
-        foreign: Allow classes of any package.
+        allow_import: Packages of further classes.
 
     Raises:
         ConfigError: If a setting is invalid.
@@ -64,7 +64,7 @@ def check_same_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, fore
         return
     given = recipe["model"]["init_args"]
     with torch.device("meta"):
-        made = build_model(recipe, {}, _PLACEHOLDERS, foreign=foreign)
+        made = build_model(recipe, {}, _PLACEHOLDERS, allow_import=allow_import)
     differing = fixed_settings(_differences(given, dict(made.hparams), kept))
     if differing:
         raise CheckpointError(
@@ -73,20 +73,20 @@ def check_same_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, fore
         )
 
 
-def check_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, foreign: bool = False) -> None:
+def check_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, allow_import: Collection[str] = ()) -> None:
     """Check a model's settings and memory before its data are read and without allocating it.
 
     Args:
         recipe: Complete settings.
         kept: Model arguments of the checkpoint to resume; empty for a new training.
-        foreign: Allow classes of any package.
+        allow_import: Packages of further classes.
 
     Raises:
         ConfigError: If a setting is invalid, the precision cannot be used, or the model's state does not fit into
             memory.
     """
     with torch.device("meta"):
-        module = build_model(recipe, {}, {**_PLACEHOLDERS, **kept}, foreign=foreign)
+        module = build_model(recipe, {}, {**_PLACEHOLDERS, **kept}, allow_import=allow_import)
     module.check_guidance()
     check_precision(recipe["trainer"]["precision"], recipe["trainer"]["accelerator"], module.net)
     check_state_fits(
@@ -98,11 +98,11 @@ def check_model(recipe: Mapping[str, Any], kept: Mapping[str, Any], *, foreign: 
     )
 
 
-def _model_class(recipe: Mapping[str, Any], *, foreign: bool) -> type[FlowModule]:
-    cls = find_class(recipe["model"], foreign=foreign)
+def _model_class(recipe: Mapping[str, Any], allow_import: Collection[str]) -> type[FlowModule]:
+    cls = find_class(recipe["model"], allow_import)
     if not issubclass(cls, FlowModule):
         raise ConfigError(f"the recipe's model must be a FlowModule; got {recipe['model']['class_path']}")
-    import_loss_terms(recipe["model"]["init_args"], foreign=foreign)
+    import_loss_terms(recipe["model"]["init_args"], allow_import)
     return cls
 
 

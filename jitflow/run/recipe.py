@@ -5,13 +5,15 @@ A recipe names classes with ``class_path`` and ``init_args``, as Lightning's com
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from jitflow.applications import FORMER_CLASSES, application_packages, import_module, list_applications, recipe_folder
 from jitflow.errors import ConfigError, MissingFileError, unknown_name
 from jitflow.io.yaml_file import read_yaml
+
+_LIBRARIES = ("jitflow", "torch", "torchvision", "lightning")
 
 
 def list_recipes() -> list[str]:
@@ -117,86 +119,117 @@ def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def find_class(spec: Mapping[str, Any], *, foreign: bool = False) -> Any:
+def importable_packages(allow_import: Collection[str] = ()) -> set[str]:
+    """Return the packages whose classes a recipe may name: jitflow, torch, Lightning, the applications', others.
+
+    Args:
+        allow_import: Further packages, whose code is trusted.
+    """
+    return {*_LIBRARIES, *application_packages(), *allow_import}
+
+
+def find_class(spec: Mapping[str, Any], allow_import: Collection[str] = ()) -> Any:
     """Import the class that a ``class_path`` names; outdated names are accepted.
 
     Args:
         spec: ``{"class_path": ..., "init_args": {...}}``.
-        foreign: Also accept classes of other packages than jitflow, Lightning, torch and the applications, which can
-            run any code; for input that a user typed, not for the content of a file.
+        allow_import: Packages that it may name besides jitflow, torch, torchvision, Lightning and the applications';
+            importing a package runs its code.
 
     Returns:
         The class.
 
     Raises:
-        ConfigError: If the class is foreign or does not exist.
+        ConfigError: If the class is of another package, which is then not imported, or does not exist.
     """
     path = str(spec.get("class_path"))
     module_name, _, class_name = FORMER_CLASSES.get(path, path).rpartition(".")
-    if not foreign and module_name.partition(".")[0] not in {"lightning", *application_packages()}:
-        raise ConfigError(f"a recipe can only name classes of jitflow, lightning and applications; got {path}")
+    known = importable_packages(allow_import)
+    if module_name.partition(".")[0] not in known:
+        raise forbidden_import(path)
     try:
         found = getattr(import_module(module_name), class_name)
     except (ImportError, AttributeError, TypeError, ValueError):
         found = None
     if not isinstance(found, type):
         raise ConfigError(f"recipe: there is no class {path}")
+    if found.__module__.partition(".")[0] not in known:
+        # A module has names of what it imports, such as subprocess.Popen.
+        raise forbidden_import(f"{found.__module__}.{found.__qualname__}")
     return found
 
 
-def import_loss_terms(settings: Mapping[str, Any], *, foreign: bool = False) -> None:
+def forbidden_import(path: str) -> ConfigError:
+    """Return the error for a class of a recipe whose package may not be imported.
+
+    Args:
+        path: Dotted name of the class.
+    """
+    package = path.partition(".")[0]
+    if not package.isidentifier():
+        return ConfigError(f"recipe: a class_path is a dotted name, such as package.module.Class; got {path!r:.80}")
+    return ConfigError(
+        f"the recipe names {path:.80}, and importing the package {package} would run its code; if you trust it, add "
+        f"--allow_import {package}"
+    )
+
+
+def import_loss_terms(settings: Mapping[str, Any], allow_import: Collection[str] = ()) -> None:
     """Import the classes among a model's loss terms, which have dotted names; the library's own have short ones.
 
     Args:
         settings: Settings of a model.
-        foreign: As in :func:`find_class`.
+        allow_import: As in :func:`find_class`.
 
     Raises:
-        ConfigError: If a class is foreign or does not exist.
+        ConfigError: If a class is refused or does not exist.
     """
     given = settings.get("loss_terms")
     for name in given if isinstance(given, Mapping) else ():
-        if "." in name:
-            find_class({"class_path": name}, foreign=foreign)
+        if "." in str(name):
+            find_class({"class_path": name}, allow_import)
 
 
-def check_classes(settings: Any) -> None:
-    """Raise ConfigError if nested settings from a file name a foreign class or one that does not exist."""
+def check_classes(settings: Any, allow_import: Collection[str] = ()) -> None:
+    """Raise ConfigError if nested settings name a class that :func:`find_class` refuses or does not find.
+
+    Args:
+        settings: A recipe, or a part of one.
+        allow_import: As in :func:`find_class`.
+    """
     if isinstance(settings, Mapping):
         if "class_path" in settings:
-            find_class(settings)
-        import_loss_terms(settings)
-        for inner in settings.values():
-            check_classes(inner)
-    elif isinstance(settings, list):
-        for inner in settings:
-            check_classes(inner)
+            find_class(settings, allow_import)
+        import_loss_terms(settings, allow_import)
+    inside = settings.values() if isinstance(settings, Mapping) else settings if isinstance(settings, list) else ()
+    for inner in inside:
+        check_classes(inner, allow_import)
 
 
-def build(spec: Mapping[str, Any], *, foreign: bool = False) -> Any:
+def build(spec: Mapping[str, Any], allow_import: Collection[str] = ()) -> Any:
     """Instantiate the class that a recipe's ``class_path`` and ``init_args`` describe, nested ones included.
 
     Args:
         spec: ``{"class_path": ..., "init_args": {...}}``.
-        foreign: As in :func:`find_class`.
+        allow_import: As in :func:`find_class`.
 
     Returns:
         The instance.
 
     Raises:
-        ConfigError: If a class is foreign or does not exist.
+        ConfigError: If a class is refused or does not exist.
     """
-    cls = find_class(spec, foreign=foreign)
+    cls = find_class(spec, allow_import)
     arguments = spec.get("init_args") or {}
-    return cls(**{name: build_nested(value, foreign=foreign) for name, value in arguments.items()})
+    return cls(**{name: build_nested(value, allow_import) for name, value in arguments.items()})
 
 
-def build_nested(value: Any, *, foreign: bool = False) -> Any:
+def build_nested(value: Any, allow_import: Collection[str] = ()) -> Any:
     """Instantiate every ``class_path`` in nested recipe settings; other values are returned unchanged."""
     if isinstance(value, Mapping):
         if "class_path" in value:
-            return build(value, foreign=foreign)
+            return build(value, allow_import)
         return dict(value)
     if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        return [build_nested(item, foreign=foreign) for item in value]
+        return [build_nested(item, allow_import) for item in value]
     return value

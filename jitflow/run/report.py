@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jitflow.applications import get_application
+from jitflow.checkpoint.state import errors_of_damage
 from jitflow.errors import JitflowError
 from jitflow.evaluation.report import interval_heading, is_report, score_rows
 from jitflow.io.files import read_json, writable_folder, write_text
@@ -53,11 +54,14 @@ def write_report(folder: str | Path, *, out: str | Path | None = None) -> Path:
     Raises:
         MissingFileError: If there is no such folder.
         ConfigError: If it is not the folder of a run.
+        CheckpointError: If a file in it is damaged in a way that no report can show.
     """
     run = describe_run(folder)
     path = Path(out) if out is not None else run.folder / REPORT_NAME
     writable_folder(path.parent)
-    write_text(path, render(run))
+    with errors_of_damage(run.folder):
+        page = render(run)
+    write_text(path, page)
     return path
 
 
@@ -69,8 +73,9 @@ def write_final_report(folder: str | Path) -> None:
     """
     try:
         path = write_report(folder)
-    except (JitflowError, OSError) as error:
-        log.warning("no report was written: %s", error)
+    # The training has its result, whatever is wrong with the report.
+    except Exception as error:  # noqa: BLE001
+        log.warning("no report was written: %s", " ".join(f"{type(error).__name__}: {error}".split()))
     else:
         log.info("report: %s", path)
 
@@ -123,7 +128,7 @@ def _score_tables(run: Run) -> str:
             try:
                 content = read_json(path)
                 scores = _scores_of(content) if is_report(content) else ""
-            except JitflowError as error:
+            except (JitflowError, OSError) as error:
                 tables.append(f"<p>{html.escape(str(error))}</p>")
                 continue
             tables += [scores] if scores else []

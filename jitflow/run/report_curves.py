@@ -77,6 +77,7 @@ def _plot_together(curves: Mapping[str, Curve], title: str) -> bytes:
     axes.set_title(title)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
+    pictures.write_literally(axes)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

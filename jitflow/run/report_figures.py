@@ -9,7 +9,11 @@ from typing import Any
 
 from PIL import Image
 
+from jitflow.data.image_file import UNREADABLE, decoder_of, reading_error
 from jitflow.io.html_page import html_figure
+
+# Modes that a page shows as they are; all others become colours.
+_MODES = {mode: mode for mode in ("1", "L", "LA", "P", "RGB", "RGBA")}
 
 
 def figure_of_file(path: Path, caption: str, *, max_width_px: int = 1200, max_png_bytes: int = 400_000) -> str:
@@ -22,13 +26,13 @@ def figure_of_file(path: Path, caption: str, *, max_width_px: int = 1200, max_pn
         max_png_bytes: A larger PNG is embedded as JPEG, so that the page opens quickly.
     """
     try:
-        with Image.open(path) as image:
+        with decoder_of(path) as image:
             image.load()
-            small = image.copy()
-    except OSError as error:
-        return f"<p>{html.escape(f'{path.name} cannot be read ({error})')}</p>"
-    small.thumbnail((max_width_px, 4 * max_width_px))
-    data = _encoded(small, "PNG")
+            image.thumbnail((max_width_px, 4 * max_width_px))
+            small = image.convert(_MODES.get(image.mode, "RGB"))
+        data = _encoded(small, "PNG")
+    except UNREADABLE as error:
+        return f"<p>{html.escape(f'{path.name} cannot be read ({reading_error(error)})')}</p>"
     if len(data) > max_png_bytes:
         data = _encoded(small.convert("RGB"), "JPEG", quality=88)
     return html_figure(data, caption, wide=small.width > 2 * small.height or small.width >= 900)

@@ -61,10 +61,12 @@ def _frame_of_step(step: int, record: Path) -> str:
     image = figure_of_file(record.with_suffix(".png"), f"after {step} steps", **_SMALL)
     try:
         content = read_json(record)
-    except JitflowError as error:
+    except (JitflowError, OSError) as error:
         return f"{image}<p>{html.escape(str(error))}</p>"
-    texts, seeds = content.get("texts", []), content.get("seeds", [])
-    shown = "\n\n".join(f"--- seed {seed}\n{text[:_MOST_TEXT_CHARS]}" for seed, text in zip(seeds, texts, strict=False))
+    found = [content.get(name) if isinstance(content, dict) else None for name in ("seeds", "texts")]
+    seeds, texts = (value if isinstance(value, list) else [] for value in found)
+    pairs = zip(seeds, map(str, texts), strict=False)
+    shown = "\n\n".join(f"--- seed {seed}\n{text[:_MOST_TEXT_CHARS]}" for seed, text in pairs)
     return f"{image}<pre>{html.escape(shown)}</pre>" if shown else image
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -70,12 +70,12 @@ _NOT_IN_STATE = (
 )
 
 
-def complete(recipe: Mapping[str, Any], *, foreign: bool = False) -> dict[str, Any]:
+def complete(recipe: Mapping[str, Any], *, allow_import: Collection[str] = ()) -> dict[str, Any]:
     """Fill in the defaults of a recipe, so that it fully describes a training.
 
     Args:
         recipe: Sections by name; ``model`` and ``data`` describe classes.
-        foreign: As in :func:`jitflow.run.recipe.find_class`.
+        allow_import: As in :func:`jitflow.run.recipe.find_class`.
 
     Returns:
         The complete recipe, plain values.
@@ -92,7 +92,7 @@ def complete(recipe: Mapping[str, Any], *, foreign: bool = False) -> dict[str, A
         spec = recipe.get(name)
         if not isinstance(spec, Mapping) or "class_path" not in spec:
             raise ConfigError(f"a recipe needs the section {name} with a class_path and init_args; got {spec!r}")
-        cls = find_class(spec, foreign=foreign)
+        cls = find_class(spec, allow_import)
         given = _section(spec.get("init_args"), f"{name}.init_args")
         path = f"{cls.__module__}.{cls.__qualname__}"
         done[name] = {"class_path": path, "init_args": {**_arguments(cls, given, name), **given}}

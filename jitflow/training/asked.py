@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from jitflow.core.condition import Condition
-from jitflow.errors import ConfigError, unknown_name
+from jitflow.errors import MOST_SAMPLES, ConfigError, unknown_name
 from jitflow.io.file_tree import log_once
 from jitflow.training.class_names import file_parts, names_by_label
 
@@ -126,7 +126,7 @@ def first_classes(module: FlowModule) -> str:
     return (text if is_named else ",".join(map(str, labels))) or "0"
 
 
-def repeat_each(values: Iterable[T], num: int | None, *, what: str) -> list[T]:
+def repeat_each(values: Sequence[T], num: int | None, *, what: str) -> list[T]:
     """Repeat each label or prompt ``num`` times (None is once); raise ConfigError if ``num`` < 1 or there are none.
 
     Args:
@@ -136,10 +136,22 @@ def repeat_each(values: Iterable[T], num: int | None, *, what: str) -> list[T]:
     """
     if num is not None and (isinstance(num, bool) or not isinstance(num, int) or num < 1):
         raise ConfigError(f"num, the samples of each, must be a whole number of at least 1; got {num!r}")
+    check_samples(len(values) * (num or 1), what)
     repeated = [value for value in values for _ in range(num or 1)]
     if not repeated:
         raise ConfigError(f"there is nothing to sample: {what} is empty")
     return repeated
+
+
+def check_samples(num: int, what: str) -> None:
+    """Raise ConfigError if a request is for more samples than a command draws, before any list of them is made.
+
+    Args:
+        num: Number of samples.
+        what: Name of the argument that asks for them.
+    """
+    if num > MOST_SAMPLES:
+        raise ConfigError(f"{what}: {num:.3g} samples are too many; at most {MOST_SAMPLES:,} are drawn at once")
 
 
 def refuse_words(unknown: Iterable[str], application: str, *, takes: Sequence[str]) -> None:
@@ -190,6 +202,11 @@ def parse_numbers(
     return runs
 
 
+def num_numbers(runs: Iterable[range]) -> int:
+    """Return how many labels are in ranges, which may be longer than a list can be."""
+    return sum(max(0, run.stop - run.start) for run in runs)
+
+
 def _range_of(word: str, named: Mapping[str, int]) -> range | None:
     if numbers := _RANGE.fullmatch(word):
         first, last = numbers.groups()
@@ -224,6 +241,7 @@ def parse_labels(text: str, num_classes: int, names: Sequence[str] = ()) -> list
         raise ConfigError(
             f"labels {text!r}: this model has classes 0 to {num_classes - 1} ({num_classes}: any class){hint}"
         )
+    check_samples(num_numbers(runs), "labels")
     if mistaken is not None:
         log_once(f"a number is a label, not a name: {mistaken} is taken as label {mistaken}{hint}", logging.WARNING)
     return [y for run in runs for y in run]
@@ -238,7 +256,9 @@ def _labels_by_name(names: Sequence[str]) -> dict[str, int]:
 def _reads_as(text: str, named: Mapping[str, int]) -> list[int] | None:
     """Return the labels that a text of names stands for; None for all classes, or if it stands for none."""
     try:
-        return None if text == "all" else [y for run in parse_numbers(text, named, what="labels") for y in run]
+        runs = [] if text == "all" else parse_numbers(text, named, what="labels")
+        # Of one label more than there are; a name such as 0-999999999 stands for no list that could be one.
+        return [y for run in runs for y in run[: len(named) + 1]] if text != "all" else None
     except ConfigError:
         return None
 

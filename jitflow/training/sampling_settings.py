@@ -32,6 +32,9 @@ _SHORT_NAMES = {
 FURTHER_WORDS = ("sde", "guidance_rule", "apg_eta", "apg_norm", "apg_momentum", "internal_guidance", "autoguide")
 """Words of sampling that :meth:`jitflow.model.Model.sample` takes without naming them as arguments."""
 
+# Of any use is 10; numbers of half precision end at 65504.
+_MOST_GUIDANCE = 1e4
+
 
 @dataclass(frozen=True)
 class SamplingSettings:
@@ -91,6 +94,8 @@ class SamplingSettings:
         get_solver(self.sampling_method)
         if not math.isfinite(self.cfg_scale):
             raise ConfigError(f"the guidance scale must be a number; got {self.cfg_scale}")
+        if abs(self.cfg_scale) > _MOST_GUIDANCE:
+            raise ConfigError(f"the guidance scale must be at most {_MOST_GUIDANCE:g}; got {self.cfg_scale}")
         build_rule(self.guidance_rule, eta=self.apg_eta, norm=self.apg_norm, momentum=self.apg_momentum)
         for name in ("apg_eta", "internal_guidance"):
             if not math.isfinite(getattr(self, name)):

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from jitflow.errors import ConfigError, MissingFileError, option_error, unknown_name
 from jitflow.io.files import user_path
-from jitflow.io.yaml_file import check_yaml, yaml_errors
+from jitflow.io.yaml_file import YamlLimitError, check_yaml, yaml_errors
 from jitflow.verbs.words import full_name, spell_out
 
 # Name under which the loader of command-line values is registered with jsonargparse.
@@ -46,7 +46,7 @@ def run_group(
         table = Table("command", "what it does", box=None, pad_edge=False)
         for command, function in commands.items():
             table.add_row(f"jitflow {name} {command}", (function.__doc__ or "").partition("\n")[0])
-        console = Console()
+        console = Console(markup=False)
         console.print(table)
         console.print(f"\n`jitflow {name} <command> --help` lists a command's options.")
         return None
@@ -88,6 +88,7 @@ def run_command(
     parser = command_parser(prog, function, positional=positional, further=further)
     kinds = {**option_kinds(function), **(option_kinds(further) if further is not None else {})}
     spelt = spell_out(args, kinds)
+    check_values(spelt)
     try:
         parsed = parser.instantiate(parser.parse_args(spelt))
     except argparse.ArgumentError as error:
@@ -156,6 +157,25 @@ def _kinds(function: Callable[..., Any], prefix: str) -> Iterator[tuple[str, str
         else:
             kind = parameter.annotation
             yield f"{prefix}{name}", kind if isinstance(kind, str) else inspect.formatannotation(kind)
+
+
+def check_values(args: Sequence[str]) -> None:
+    """Raise ConfigError if the value of an option is YAML that is too long or deep, or has too many values.
+
+    The parser reads such a value several times, and shows it in its message.
+
+    Args:
+        args: Options in the form ``--name=value``.
+    """
+    for arg in args:
+        flag, _, value = arg.partition("=")
+        try:
+            check_yaml(value)
+        except YamlLimitError as error:
+            raise ConfigError(f"{flag} cannot be read ({error})") from None
+        except yaml.YAMLError:
+            # Text, or an error that the parser explains.
+            continue
 
 
 def _load_value(text: str) -> Any:

@@ -75,7 +75,7 @@ def _compare(
     for candidate in found.candidates:
         if candidate.report is None:
             log.warning("%s has no report; make one with: jitflow evaluate %s", candidate.name, candidate.checkpoint)
-    console = Console(soft_wrap=True)
+    console = Console(markup=False, soft_wrap=True)
     if found.scores:
         table = Table()
         for heading in score_headings(found):

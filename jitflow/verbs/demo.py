@@ -134,7 +134,7 @@ def run_demo(
     plan = plan_demo(name, out, seed, quick=quick)
     out = plan.out
     path = out / METRICS_NAME
-    console = Console(stderr=True, soft_wrap=True)
+    console = Console(markup=False, stderr=True, soft_wrap=True)
     if dry_run:
         action = "report the results" if path.exists() else "resume" if out.exists() else "start"
         shown = json.dumps({**plan.overrides, **plan.settings})

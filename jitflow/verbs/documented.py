@@ -46,7 +46,7 @@ def documented_train(application: str, args: list[str]) -> None:
     """
     documented = _documented(application)
     if {"-h", "--help"} & set(args):
-        Console().print(*_help(application, documented), sep="\n")
+        Console(markup=False).print(*_help(application, documented), sep="\n")
         return
     given, dotted = _split(application, documented, args)
     resume = given.get("resume")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +189,7 @@ def _stats(
     if target.exists():
         raise ConfigError(f"{target} exists already; choose another --out, or remove it")
     networks = {name: make_extractor(spec) for name, spec in split_extractors(extractors).items()}
-    console = Console(stderr=True, soft_wrap=True)
+    console = Console(markup=False, stderr=True, soft_wrap=True)
     if dry_run:
         names = ", ".join(network.name for network in networks.values())
         console.print(f"would read {num_images} images of {folder} with {names} and write {target}")
@@ -279,7 +280,7 @@ def _sweep(
     base = Plan(num_images, seed, precision=compute.precision, batch_size=compute.batch_size)
     make_scorer = own_scorer(module.application) or FrechetScorer
     scorer = make_scorer(model, base, reference=reference, extractor=extractor)
-    console = Console(stderr=True, soft_wrap=True)
+    console = Console(markup=False, stderr=True, soft_wrap=True)
     if dry_run:
         console.print(
             f"would score {len(points)} points of {num_images} {scorer.unit} by {scorer.score_name} into {out}"
@@ -291,13 +292,13 @@ def _sweep(
         table.add_column(name, justify="right")
     for row in rows[:12]:
         table.add_row(*(_format(value) for value in row.values()))
-    Console().print(table)
+    Console(markup=False).print(table)
     command = final_command(model.source or checkpoint, rows[0], base, scorer, out=f"{out}_final")
     console.print(f"final evaluation of the best: {command}")
 
 
 def _whole(number: float) -> int:
-    if number != int(number):
+    if number % 1 or not math.isfinite(number):
         raise ConfigError(f"--steps must be whole numbers; got {number:g}")
     return int(number)
 

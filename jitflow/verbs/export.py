@@ -69,7 +69,7 @@ def _export(
 
     if hub.push_to is not None:
         check_repository(hub.push_to)
-    console = Console(stderr=True, soft_wrap=True)
+    console = Console(markup=False, stderr=True, soft_wrap=True)
     with tempfile.TemporaryDirectory() as scratch, console.status(f"exporting {checkpoint} as {format}"):
         source = pull(checkpoint, scratch) if checkpoint.startswith(PREFIX) else checkpoint
         folder = export_model(

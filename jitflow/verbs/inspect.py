@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jitflow.errors import ConfigError, JitflowError, MissingFileError
+from jitflow.io.plain_values import printable
 from jitflow.verbs.commandline import run_command
 
 log = logging.getLogger(__name__)
@@ -51,15 +52,15 @@ def _info(file: str) -> None:
     from jitflow.inspect.info import describe_path
 
     found = describe_path(file)
-    console = Console(soft_wrap=True)
-    console.print(Text.assemble((str(found.path), "bold"), f": {found.kind}"))
+    console = Console(markup=False, soft_wrap=True)
+    console.print(Text.assemble((printable(str(found.path)), "bold"), f": {found.kind}"))
     width = max(map(len, found.facts), default=0)
     for name, value in found.facts.items():
-        console.print(Text.assemble(f"  {name:<{width}}  ", value))
+        console.print(Text.assemble(f"  {printable(name):<{width}}  ", printable(value)))
     if found.commands:
         console.print("use it:")
         for command in found.commands:
-            console.print(Text.assemble("  ", command))
+            console.print(Text.assemble("  ", printable(command)))
 
 
 def _runs(folder: str | None = None) -> None:
@@ -82,7 +83,7 @@ def _runs(folder: str | None = None) -> None:
     for number, path in enumerate(found, 1):
         try:
             described.append(describe_run(path))
-        except (JitflowError, PermissionError) as error:
+        except (JitflowError, OSError) as error:
             # One run must not hide the others.
             if number == len(found) and not described:
                 raise
@@ -92,41 +93,40 @@ def _runs(folder: str | None = None) -> None:
         table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
     for run in described:
         table.add_row(
-            str(run.folder),
+            printable(str(run.folder)),
             Text.assemble(
                 (run.state, _STATES[run.state]),
-                f" ({run.detail})" if run.detail else "",
-                (f"; in use by {run.in_use}", "cyan") if run.in_use else "",
+                f" ({printable(run.detail)})" if run.detail else "",
+                (f"; in use by {printable(run.in_use)}", "cyan") if run.in_use else "",
             ),
             f"{run.score[0]} {run.score[1]:.4g}" if run.score else "",
             format_bytes(run.num_bytes),
-            str(run.data.get("fingerprint", ""))[:8],
+            printable(str(run.data.get("fingerprint", ""))[:8]),
             f"{run.changed:%Y-%m-%d %H:%M}",
         )
     # A pipe has no width; paths must not be wrapped there.
     longest = max(len(str(run.folder)) for run in described)
-    console = Console() if Console().is_terminal else Console(width=160 + longest)
+    console = Console(markup=False) if Console(markup=False).is_terminal else Console(markup=False, width=160 + longest)
     console.print(table)
-    Console(soft_wrap=True).print("\nnext:")
+    Console(markup=False, soft_wrap=True).print("\nnext:")
     for run in described:
         # A second process would be refused.
         if run.command and not run.in_use:
-            Console(soft_wrap=True).print(Text.assemble(f"  {run.command}"))
+            Console(markup=False, soft_wrap=True).print(Text.assemble(f"  {printable(run.command)}"))
 
 
-def _doctor(data: str | None = None, out: str = "runs") -> None:
+def _doctor(data: str | None = None) -> None:
     """Check installation, device, precision, threads, data, weights and disk; the exit status is 1 on an error.
 
     Nothing is changed or downloaded.
 
     Args:
         data: Folder of images to train on; the built-in digits by default.
-        out: Folder that runs will be written into.
     """
     from jitflow.inspect.doctor import examine
 
-    findings = examine(data, out)
-    console = Console(soft_wrap=True)
+    findings = examine(data)
+    console = Console(markup=False, soft_wrap=True)
     width = max(len(finding.topic) for finding in findings)
     for finding in findings:
         mark = (f"{finding.level:<5}", _COLOURS[finding.level])
@@ -152,4 +152,4 @@ def _report(folder: str, out: str | None = None) -> None:
     from jitflow.run.report import write_report
 
     path = write_report(folder, out=out)
-    Console(soft_wrap=True).print(f"{path} ({format_bytes(path.stat().st_size)})")
+    Console(markup=False, soft_wrap=True).print(f"{path} ({format_bytes(path.stat().st_size)})")

@@ -83,8 +83,8 @@ def _invert(
     table = Table("image", "error of the round (rms, pixels from -1 to 1)", "largest error of a step")
     for name, error, residual in zip(names, found.errors, found.residuals, strict=True):
         table.add_row(name, f"{error:.2e}", f"{residual:.2e}")
-    Console(soft_wrap=True).print(table)
-    messages = Console(stderr=True, soft_wrap=True)
+    Console(markup=False, soft_wrap=True).print(table)
+    messages = Console(markup=False, stderr=True, soft_wrap=True)
     unfinished = sum(residual > _CONVERGED for residual in found.residuals)
     if unfinished:
         messages.print(

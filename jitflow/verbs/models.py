@@ -54,7 +54,7 @@ def _convert(
     state = read_state(source) if dry_run else convert_file(source, target, ema=ema, overwrite=overwrite)
     contents = ["weights"] + [n for n, v in (("EMA 1", state.ema1), ("EMA 2", state.ema2)) if v is not None]
     contents += ["optimiser"] if state.optimizer is not None else []
-    Console(stderr=True, soft_wrap=True).print(
+    Console(markup=False, stderr=True, soft_wrap=True).print(
         f"{source}: {state.settings.get('model_name', 'JiT')}, {', '.join(contents)}, {state.epoch + 1} epochs done"
         + (f" -> {target}" if not dry_run else "")
     )
@@ -88,6 +88,6 @@ def _models(pattern: str = "*") -> None:
             f"{facts['macs'] / 1e9:.3g}",
             get_variant(name).note,
         )
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print("* multiply-accumulates of one image and one pass; the JiT paper prints these as Gflops.")

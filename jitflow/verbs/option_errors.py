@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from jitflow.errors import ConfigError, option_error, unknown_name
 from jitflow.run.arguments import arguments_of
-from jitflow.run.recipe import find_class
+from jitflow.run.recipe import find_class, forbidden_import
+
+_FORBIDDEN = re.compile(r"Importing '([^']+)' is not allowed")
 
 
 def explain_option_error(
-    text: str, args: Sequence[str], recipe: Mapping[str, Any], options: Iterable[str], command: str
+    text: str,
+    args: Sequence[str],
+    recipe: Mapping[str, Any],
+    options: Iterable[str],
+    command: str,
+    *,
+    allow_import: Collection[str] = (),
 ) -> ConfigError:
     """Turn a parser's message into one that names the wrong option and the nearest right one.
 
@@ -22,10 +31,15 @@ def explain_option_error(
         recipe: Settings of the recipe, whose classes take ``--model.x`` and ``--data.x``.
         options: All other valid options.
         command: The command whose ``--help`` lists the options.
+        allow_import: Packages of further classes that the recipe may name.
 
     Returns:
         The error, to be raised by the caller.
     """
+    # The parser may have been asked to import something that is no class, such as a function.
+    forbidden = _FORBIDDEN.search(text)
+    if forbidden:
+        return forbidden_import(forbidden[1])
     known = list(options)
     for arg in args:
         option = arg.partition("=")[0]
@@ -33,7 +47,7 @@ def explain_option_error(
         if not option.startswith("--"):
             continue
         if section in ("model", "data") and dot:
-            takes = _arguments_of(recipe.get(section))
+            takes = _arguments_of(recipe.get(section), allow_import)
             if takes and name.partition(".")[0] not in takes[1]:
                 kind, names = takes
                 near = difflib.get_close_matches(name.partition(".")[0].lower(), names, n=2, cutoff=0.6)
@@ -44,12 +58,12 @@ def explain_option_error(
     return option_error(text, command)
 
 
-def _arguments_of(spec: Any) -> tuple[str, list[str]] | None:
+def _arguments_of(spec: Any, allow_import: Collection[str]) -> tuple[str, list[str]] | None:
     """Return the class name and arguments of a recipe's section; None if the section describes no class."""
     if not isinstance(spec, Mapping) or "class_path" not in spec:
         return None
     try:
-        cls = find_class(spec, foreign=True)
+        cls = find_class(spec, allow_import)
     except ConfigError:
         return None
     takes = arguments_of(cls)

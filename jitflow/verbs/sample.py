@@ -5,14 +5,15 @@ jsonargparse builds the options and help from the signature and docstring of the
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 
-from jitflow.errors import MOST_SAMPLES, check_count
+from jitflow.errors import MOST_SAMPLES, ConfigError, check_count
 from jitflow.training.sections import PrecisionOptions, SamplingOptions
 from jitflow.verbs.commandline import run_command, split_arguments
 
@@ -103,8 +104,9 @@ def _sample(
     if ema is not None:
         model.check_ema(ema)
     num, unit = len(request), request.unit
+    check_memory(num, model.module.codec.shape, unit)
     folder = free_folder(out, holds_pictures)
-    messages = Console(stderr=True, soft_wrap=True)
+    messages = Console(markup=False, stderr=True, soft_wrap=True)
     if dry_run:
         messages.print(f"would draw {num} {unit}, seeds {seed} to {seed + num - 1}, into {folder}", markup=False)
         return
@@ -126,7 +128,7 @@ def _sample(
         )
     rate = num / (time.monotonic() - started)
     drawn.save(folder)
-    console = Console(soft_wrap=True)
+    console = Console(markup=False, soft_wrap=True)
     for number, text in zip(drawn.seeds, drawn.texts, strict=False):
         console.rule(f"seed {number}", align="left")
         console.print(text, markup=False, highlight=False)
@@ -135,6 +137,27 @@ def _sample(
         f"{rate:.3g} {unit}/s",
         markup=False,
     )
+
+
+def check_memory(num: int, shape: Sequence[int], unit: str) -> None:
+    """Raise ConfigError if samples, which are saved together, cannot fit into the memory.
+
+    Args:
+        num: Number of samples.
+        shape: Shape of one in the model space.
+        unit: Their name in the plural.
+    """
+    import torch
+
+    from jitflow.io.units import format_bytes
+    from jitflow.run.memory_fit import device_memory
+
+    room, needed = device_memory(torch.device("cpu")), num * math.prod(shape)
+    if room is not None and needed > room:
+        raise ConfigError(
+            f"{num:,} {unit} need at least {format_bytes(needed)} of memory and {format_bytes(room)} are available; "
+            "lower --count, and draw the others with another --seed"
+        )
 
 
 def check_numbers(count: int, settings: Mapping[str, Any]) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
+import jsonargparse
 import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser
 
 from jitflow.errors import ConfigError
 from jitflow.run.fit import Training, describe_length, describe_model
 from jitflow.run.forecast import forecast_lines
-from jitflow.run.recipe import find_class
+from jitflow.run.recipe import find_class, importable_packages
 from jitflow.run.settings import CHECKPOINTS, SECTIONS
 from jitflow.training.float8 import FP8_MIXED, float8_layers
 from jitflow.training.module import FlowModule
@@ -62,6 +63,12 @@ def train_parser() -> LightningArgumentParser:
         help="Keep the optimiser's state in the host's memory and step there; slower, less on the GPU.",
     )
     parser.add_argument("--dry_run", type=bool, default=False, help="Check everything, print what would run, and stop.")
+    parser.add_argument(
+        "--allow_import",
+        type=list[str],
+        default=[],
+        help="Packages, besides jitflow, torch and Lightning, whose classes the recipe may name; their code runs.",
+    )
     parser.add_argument("--seed_everything", type=int, default=0, help="Seed of all random generators.")
     parser.add_lightning_class_args(FlowModule, "model", subclass_mode=True)
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
@@ -79,12 +86,31 @@ def train_parser() -> LightningArgumentParser:
     return parser
 
 
-def set_texts_aside(args: Sequence[str], recipe: Mapping[str, Any]) -> tuple[list[str], dict[tuple[str, str], str]]:
+@contextmanager
+def import_policy(allow_import: Collection[str]) -> Iterator[None]:
+    """Let the parser import classes of the packages that a recipe may name, and no others.
+
+    Args:
+        allow_import: Packages besides those of :func:`jitflow.run.recipe.importable_packages`.
+    """
+    # All others stay denied in this process, of which the parser keeps one list.
+    known = importable_packages()
+    jsonargparse.set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*known, *allow_import])
+    try:
+        yield
+    finally:
+        jsonargparse.set_parsing_settings(import_path_denylist=[p for p in allow_import if p not in known])
+
+
+def set_texts_aside(
+    args: Sequence[str], recipe: Mapping[str, Any], allow_import: Collection[str] = ()
+) -> tuple[list[str], dict[tuple[str, str], str]]:
     """Replace the values of settings of model and data that are text, such as ``1e3``, which the parser reads as YAML.
 
     Args:
         args: Options in the form ``--name=value``.
         recipe: The recipe that they name, with the classes of model and data.
+        allow_import: Packages of further classes.
 
     Returns:
         The options for the parser, and what was typed by section and name.
@@ -93,8 +119,8 @@ def set_texts_aside(args: Sequence[str], recipe: Mapping[str, Any]) -> tuple[lis
     for section in ("model", "data"):
         # The parser explains a class that cannot be used.
         with suppress(ConfigError):
-            parameters = inspect.signature(find_class(recipe.get(section) or {})).parameters.values()
-            kinds.update({(section, p.name): str(p.annotation) for p in parameters})
+            cls = find_class(recipe.get(section) or {}, allow_import)
+            kinds.update({(section, p.name): str(p.annotation) for p in inspect.signature(cls).parameters.values()})
     kept: list[str] = []
     texts: dict[tuple[str, str], str] = {}
     for arg in args:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from file_kinds import READERS
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -46,13 +47,15 @@ from jitflow.evaluation.frechet import load_statistics, save_statistics
 from jitflow.evaluation.protocol import read_report
 from jitflow.inspect.info import describe_path
 from jitflow.io.array_file import ArrayFileWriter, open_arrays
+from jitflow.io.csv_file import iter_csv_rows
 from jitflow.io.files import load_checkpoint, read_json
 from jitflow.io.table_file import read_table
 from jitflow.nets.autoencoder_kl import AutoencoderKL
 from jitflow.nets.lightningdit import LightningDiT, detect_lightningdit, load_lightningdit_weights
 from jitflow.run.curves import read_curves
 from jitflow.run.folder import RUN_NAME, RunRecord, read_run_record, write_run_record
-from jitflow.run.recipe import find_recipe, read_recipe
+from jitflow.run.recipe import check_classes, find_recipe, read_recipe
+from jitflow.run.report import write_report
 from jitflow.run.settings import complete
 from jitflow.training.posthoc_ema import read_snapshot, write_snapshot
 
@@ -66,6 +69,11 @@ class Target:
     path: Path
     load: Callable[[Path], Any]
     weight: int = 1
+
+    @property
+    def reader(self) -> str:
+        """Kind of file, whose readers share their limits."""
+        return next(reader for prefix, reader in READERS.items() if self.name.startswith(prefix))
 
 
 Add = Callable[..., None]
@@ -165,7 +173,7 @@ def _add_settings(add: Add, folder: Path) -> None:
     """JSON, a recipe, statistics and linear codecs."""
     (folder / "x.json").write_text('{"a": [1, 2.5, null, "x"], "b": {"c": true}}')
     add("json", folder / "x.json", read_json)
-    add("recipe", find_recipe("images/digits"), read_recipe, 3)
+    add("recipe", find_recipe("images/digits"), lambda path: check_classes(read_recipe(path)), 3)
     save_statistics(folder / "stats.npz", np.zeros(3), np.eye(3))
     add("statistics", folder / "stats.npz", load_statistics, 4)
     codec = LinearCodec(torch.eye(12)[:2], torch.zeros(12), img_size=4)
@@ -286,10 +294,12 @@ def _add_run(add: Add, folder: Path) -> None:
     (run / "report.json").write_text('{"metrics": {"fid": 3.5}, "protocol": {"seed": 1}}')
     for name in ("config.yaml", "environment.json", "metrics.json", "metrics.csv"):
         add(f"run {name}", run / name, lambda path: describe_path(path.parent), 1, run / name)
+        add(f"report of a run {name}", run / name, lambda path: write_report(path.parent), 1, run / name)
     add("settings of a run", find_recipe("images/digits"), lambda path: complete(read_recipe(path)), 1)
     write_run_record(run, RunRecord("images", complete(read_recipe("images/digits")), "running", epochs=3))
     add("record of a run", run / RUN_NAME, lambda path: read_run_record(path.parent), 1)
     add("curves", run / "metrics.csv", lambda path: read_curves(path.parent), 1)
+    add("columns of a log", run / "metrics.csv", lambda path: list(iter_csv_rows(path)), 1)
     add("report", run / "report.json", read_report, 1)
 
 

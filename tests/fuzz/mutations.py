@@ -1,4 +1,4 @@
-"""Damage a file in one of many ways: its bytes, the numbers in it, the members of an archive, the JSON of a header."""
+"""Damage a file in one of many ways: its bytes, the numbers in it, the members of an archive, what its format knows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import re
 import zipfile
 from collections.abc import Callable
 from typing import Any
+
+from structures import mutators_of
 
 _EXTREME = (
     b"0",
@@ -21,6 +23,8 @@ _EXTREME = (
     b"99999999999999999999",
     b"1e309",
 )
+# A file that a mutation has made large is left as it is.
+_MOST_BYTES = 5_000_000
 _ODD: tuple[Any, ...] = (
     None,
     True,
@@ -48,8 +52,10 @@ def mutate(content: bytes, draws: random.Random) -> bytes:
         kinds += [_member] * 4
     if content[8:9] == b"{" or content[:1] in b"{[":
         kinds += [_json] * 4
+    kinds += mutators_of(content) * 5
     for _ in range(draws.choice((1, 1, 1, 2, 3))):
-        content = draws.choice(kinds)(content, draws)
+        if len(content) < _MOST_BYTES:
+            content = draws.choice(kinds)(content, draws)
     return content
 
 
@@ -120,7 +126,7 @@ def _json(content: bytes, draws: random.Random) -> bytes:
         text, rest = content[8 : 8 + size], content[8 + size :]
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _flip(content, draws)
     changed = json.dumps(_change(value, draws)).encode()
     if not header:
@@ -142,6 +148,6 @@ def _change(value: Any, draws: random.Random) -> Any:
         try:
             # Settings in metadata are JSON in a string.
             return json.dumps(_change(json.loads(value), draws))
-        except ValueError:
+        except (ValueError, RecursionError):
             return value[:-1]
     return draws.choice(_ODD)

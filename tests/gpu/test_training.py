@@ -13,6 +13,8 @@ from jitflow.io.files import load_checkpoint
 from jitflow.run.fit import fit
 
 pytestmark = pytest.mark.gpu
+# The package that a recipe may import for the classes of this file.
+OWN = [__name__.partition(".")[0]]
 # cuBLAS is deterministic only with a workspace of a fixed size, set before its first use.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
@@ -61,11 +63,16 @@ def state(folder):
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, device, precision):
     settings = {"deterministic": True, "precision": precision}
-    fit(recipe(device, **settings), tmp_path / "whole", foreign=True)
+    fit(recipe(device, **settings), tmp_path / "whole", allow_import=OWN)
     with pytest.raises(PowerCut):
-        fit(recipe(device, **settings), tmp_path / "parts", callbacks=[CutAt(7)], foreign=True)
+        fit(
+            recipe(device, **settings),
+            tmp_path / "parts",
+            callbacks=[CutAt(7)],
+            allow_import=OWN,
+        )
     assert state(tmp_path / "parts")["global_step"] == 5
-    fit(recipe(device, **settings), tmp_path / "parts", foreign=True)
+    fit(recipe(device, **settings), tmp_path / "parts", allow_import=OWN)
     whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
     assert whole["global_step"] == parts["global_step"] == 10
     for section in ("state_dict", "model_ema1", "model_ema2"):
@@ -80,7 +87,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, device, precis
 
 def test_lightning_has_no_advice_about_tensor_cores(tmp_path, device, caplog):
     with caplog.at_level(logging.INFO):
-        fit(recipe(device, max_steps=1), tmp_path / "run", foreign=True)
+        fit(recipe(device, max_steps=1), tmp_path / "run", allow_import=OWN)
     assert "Tensor Cores" not in caplog.text
 
 
@@ -89,7 +96,7 @@ def test_more_devices_than_there_are_are_refused_before_training(tmp_path, devic
     devices = max(2, torch.cuda.device_count() + 1)
     wanted = recipe(device, accelerator="gpu", devices=devices, strategy="ddp")
     with pytest.raises(ConfigError, match=r"trainer: .*gpu"):
-        fit(wanted, tmp_path / "run", foreign=True)
+        fit(wanted, tmp_path / "run", allow_import=OWN)
     assert not (tmp_path / "run").exists()
 
 
@@ -97,7 +104,7 @@ def test_the_sampled_model_of_a_run_is_that_of_the_cpu(tmp_path, device):
     """A run's checkpoint, sampled on the device and on the CPU in float32."""
     import jitflow
 
-    fit(recipe(device), tmp_path / "run", foreign=True)
+    fit(recipe(device), tmp_path / "run", allow_import=OWN)
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     here, there = (
         jitflow.load(path, device=name).sample([0, 1], steps=3, precision="32").pixels.int() for name in (device, "cpu")

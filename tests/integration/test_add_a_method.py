@@ -50,10 +50,10 @@ def test_the_file_is_short():
 def test_it_trains_and_resumes_bit_by_bit(user_file, tmp_path):
     saving = {"checkpoint.save_last_every_n_steps": 2, "trainer.max_epochs": 2}
     recipe = override(read_recipe("images/digits"), {**SHORT, **saving})
-    fit(recipe, "whole", foreign=True)
+    fit(recipe, "whole", allow_import=["my_method"])
     with pytest.raises(Interruption):
-        fit(recipe, "parted", callbacks=[At(5, power_cut)], foreign=True)
-    fit(recipe, "parted", foreign=True)
+        fit(recipe, "parted", callbacks=[At(5, power_cut)], allow_import=["my_method"])
+    fit(recipe, "parted", allow_import=["my_method"])
     files = [tmp_path / run / "checkpoints" / "last.ckpt" for run in ("whole", "parted")]
     assert_same_training(*files)
     assert TERM in load_checkpoint(files[0])["state_dict"] and TERM not in load_checkpoint(files[0])["model_ema1"]

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import random
 import re
 from pathlib import Path
 
@@ -35,6 +36,30 @@ def test_what_fuzzing_found(fuzz, targets, path):
     finally:
         logging.disable(logging.NOTSET)
         target.path.write_bytes(target.valid)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_some_mutants_of_every_reader_load_or_are_refused(fuzz, targets):
+    """A short run of ``tests/fuzz/fuzz_loaders.py``, whose counts are in docs/reliability.md."""
+    logging.disable(logging.CRITICAL)
+    mutations = importlib.import_module("mutations")
+    try:
+        for target in targets.values():
+            for place in range(2):
+                content = mutations.mutate(target.valid, random.Random(f"short {target.name} {place}"))
+                assert fuzz.try_input(target, content) in ("loads", "refused"), (target.name, place)
+            target.path.write_bytes(target.valid)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_every_kind_of_file_gets_its_share(fuzz, targets):
+    numbers = fuzz.inputs_of(list(targets.values()), 20_000)
+    kinds = {target.reader for target in targets.values()}
+    assert {"torch files", "safetensors", "JSON", "YAML", "CSV", "npz", "pictures", "tokenizers"} <= kinds
+    for kind in kinds:
+        assert sum(numbers[target.name] for target in targets.values() if target.reader == kind) >= 1000
+    assert sum(numbers.values()) >= 20_000
 
 
 def test_what_is_valid_loads(fuzz, targets):

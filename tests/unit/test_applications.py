@@ -189,7 +189,7 @@ def test_a_class_of_a_package_never_comes_from_the_working_folder(site, here):
     assert find_class({"class_path": "painted_toy.Net"}).__module__ == "painted_toy"
     assert load_object("painted_toy:Net") is sys.modules["painted_toy"].Net
     # A class that the user names is the user's business.
-    assert find_class({"class_path": "my_own.Net"}, foreign=True).__module__ == "my_own"
+    assert find_class({"class_path": "my_own.Net"}, allow_import=["my_own"]).__module__ == "my_own"
 
 
 def test_a_broken_package_leaves_the_recipes_of_the_others(site):

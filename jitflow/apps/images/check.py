@@ -22,7 +22,7 @@ from jitflow.apps.images.numeric_order import log_numeric_order
 from jitflow.apps.images.shard_record import verify_shard
 from jitflow.apps.images.shards import open_shard_folder
 from jitflow.data.folder_scan import ImageListing, list_images, split_folders, unused_folders
-from jitflow.data.image_file import UNREADABLE, to_mode
+from jitflow.data.image_file import UNREADABLE, decoder_of, to_mode
 from jitflow.errors import ConfigError
 from jitflow.io.cores import available_cores
 from jitflow.io.files import user_path, writable_folder, write_json
@@ -210,7 +210,7 @@ def _thumb(path: Path) -> Image.Image | None:
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
-        with Image.open(path) as image:
+        with decoder_of(path) as image:
             return ImageOps.pad(to_mode(image, "RGB"), (_THUMB_PX, _THUMB_PX), color="white")
     except (*UNREADABLE, MemoryError):
         return None

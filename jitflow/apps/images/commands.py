@@ -70,7 +70,7 @@ def prepare(
     from jitflow.apps.images.prepare import describe
     from jitflow.apps.images.prepare import prepare as write_shards
 
-    console = Console(stderr=True, soft_wrap=True)
+    console = Console(markup=False, stderr=True, soft_wrap=True)
     if dry_run:
         console.print(f"would write {describe(folder, img_size=img_size, channels=channels)} into {out}")
         return
@@ -112,7 +112,7 @@ def check(
     from jitflow.apps.images.check import check_folder, check_shards
     from jitflow.apps.images.shards import is_shard_folder
 
-    console = Console(stderr=True, soft_wrap=True)
+    console = Console(markup=False, stderr=True, soft_wrap=True)
     if user_path(folder).is_dir() and is_shard_folder(folder):
         report, problems = check_shards(folder, out, workers=workers)
         if problems:
@@ -139,7 +139,7 @@ def check(
         table.add_row(
             finding.kind, finding.severity, str(len(finding.files)), finding.meaning, Text(finding.files[0].file)
         )
-    Console().print(table)
+    Console(markup=False).print(table)
     console.print(f"all of them in {out}/check.json, pictures beside it")
     errors = [f"{len(finding.files)} {finding.kind}" for finding in findings if finding.severity == "error"]
     if errors:

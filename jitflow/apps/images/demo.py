@@ -123,7 +123,7 @@ def _save_pictures(out: Path, model: Model, samples: Samples, losses: list[float
 
 def _describe(out: Path, metrics: Mapping[str, Any]) -> None:
     # The result goes to standard output, the progress before it to standard error.
-    console = Console(soft_wrap=True)
+    console = Console(markup=False, soft_wrap=True)
     console.print(
         f"trained {metrics['train_steps']} steps in {metrics['train_seconds']:.0f} s "
         f"({metrics['images_per_sec']:.0f} images/s)\n"

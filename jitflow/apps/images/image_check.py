@@ -13,7 +13,7 @@ from typing import Literal
 from PIL import Image
 
 from jitflow.data.folder_scan import ImageListing
-from jitflow.data.image_file import UNREADABLE, PixelRangeError, reading_error, to_mode
+from jitflow.data.image_file import UNREADABLE, PixelRangeError, decoder_of, reading_error, to_mode
 
 Severity = Literal["error", "warning"]
 
@@ -148,7 +148,7 @@ def inspect_image(path: Path, *, min_side_px: int = 64, max_pixels: int = 89_478
         # Pillow warns of large images on opening; here that is a finding.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with decoder_of(path) as image:
                 width, height = image.size
                 size = f"{width} x {height} px"
                 if width * height > max_pixels:

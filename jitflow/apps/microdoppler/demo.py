@@ -104,7 +104,7 @@ def _evaluate(state: DemoState) -> None:
 def _describe(out: Path, metrics: Mapping[str, Any]) -> None:
     seconds = metrics["seconds"]
     # The result goes to standard output, the progress before it to standard error.
-    Console(soft_wrap=True).print(
+    Console(markup=False, soft_wrap=True).print(
         f"a classifier of real pictures (right on {metrics['identity_accuracy_real']:.1%} of held-out ones) names the "
         f"right user in {metrics['identity_accuracy']:.1%} of {metrics['num_generated']} generated pictures\n"
         f"step frequency within 5 % of the user's own: {metrics['step_frequency_within_5_percent']:.1%} "

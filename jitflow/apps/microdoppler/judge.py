@@ -106,7 +106,7 @@ def evaluate(
     save_pictures(folder, report, sets, settings=axes or (None if scale is None else scale.axes.of_figure()))
     save_pairs(folder, sets, judged)
     # The result goes to standard output, the progress before it to standard error.
-    console = Console(soft_wrap=True)
+    console = Console(markup=False, soft_wrap=True)
     print_report(report, console)
     log_leakage(leakage)
     warn_of_random_split(report)

@@ -21,7 +21,16 @@ from jitflow.apps.microdoppler.spectrogram_axes import SpectrogramAxes, draw_spe
 from jitflow.core.condition import Condition
 from jitflow.errors import ConfigError
 from jitflow.io.files import atomic_path, write_json
-from jitflow.training.asked import Asked, Labels, parse_numbers, read_labels, refuse_words, repeat_each
+from jitflow.training.asked import (
+    Asked,
+    Labels,
+    check_samples,
+    num_numbers,
+    parse_numbers,
+    read_labels,
+    refuse_words,
+    repeat_each,
+)
 from jitflow.training.samples import Samples
 
 _NAME = re.compile(r"micro_doppler_(user\d+|any)_\d+\.(png|npz)")
@@ -193,6 +202,7 @@ def _read_users(users: Labels, module: UserConditionedDiT) -> list[int]:
             runs.append(range(int(given), int(given) + 1))
     # Check the ends of a range first, before a huge one is expanded.
     module.labels_of([end for run in runs if run for end in (run[0], run[-1])])
+    check_samples(num_numbers(runs), "users")
     return [user for run in runs for user in run]
 
 

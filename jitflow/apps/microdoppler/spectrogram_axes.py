@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -108,6 +108,8 @@ def draw_spectrograms(images: Tensor, captions: Sequence[str], axes: Spectrogram
         captions: Caption of each.
         axes: Time and velocity of the edges; None names the axes without numbers.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     columns = min(_COLUMNS, len(images))
     rows = -(-len(images) // columns)
     figure = new_figure(_PANEL_IN * columns + 0.6, (_PANEL_IN + 0.2) * rows + 0.4)
@@ -118,7 +120,7 @@ def draw_spectrograms(images: Tensor, captions: Sequence[str], axes: Spectrogram
             panel.set_axis_off()
             continue
         show_spectrogram(panel, images[i], axes)
-        panel.set_title(captions[i], fontsize=10)
+        panel.set_title(captions[i], fontsize=10, parse_math=False)
         if i % columns == 0:
             panel.set_ylabel(velocity)
         else:
@@ -127,6 +129,6 @@ def draw_spectrograms(images: Tensor, captions: Sequence[str], axes: Spectrogram
             panel.set_xlabel(time)
         else:
             panel.set_xticks([])
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return Image.open(buffer).convert("RGB")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

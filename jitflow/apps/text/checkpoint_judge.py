@@ -42,7 +42,7 @@ class TextJudge:
             batch_size=request.compute.batch_size,
             precision=request.compute.precision,
         )
-        console = Console(stderr=True, soft_wrap=True)
+        console = Console(markup=False, stderr=True, soft_wrap=True)
         out = free_folder(request.out, lambda folder: (folder / REPORT_NAME).exists())
         if request.dry_run:
             console.print(

@@ -139,7 +139,7 @@ def _save_pictures(state: DemoState) -> None:
 
 def _describe(out: Path, metrics: Mapping[str, Any]) -> None:
     # The result goes to standard output, the progress before it to standard error.
-    console = Console(soft_wrap=True)
+    console = Console(markup=False, soft_wrap=True)
     times = [t for t in _FIVE_TIMES if t in metrics["token_accuracy"]]
     columns = ("token_accuracy", "token_accuracy_one_pass", "unigram_baseline", "context_free_baseline")
     bits = ("bits_per_byte", "context_free_bits_per_byte")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from jitflow.apps.text.json_stream import iter_json_values
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.io.file_tree import list_tree
 from jitflow.io.files import user_path
+from jitflow.io.json_text import parse_json
 
 _log = logging.getLogger(__name__)
 
@@ -263,8 +263,8 @@ def _parse_lines(stream: io.TextIOWrapper) -> Iterator[tuple[int, Any]]:
         if line.isspace():
             continue
         try:
-            yield number, json.loads(line)
-        except (ValueError, RecursionError) as error:
+            yield number, parse_json(line)
+        except ValueError as error:
             yield number, _Unreadable(f"no JSON ({error})")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any, TextIO
 
 from jitflow.errors import DataError
+from jitflow.io.json_text import JSONDecodeError, decode_json
 
 BLOCK_CHARACTERS = 1 << 20
 """Characters of a JSON file that are read at once."""
@@ -52,7 +52,6 @@ class _Reader:
     def __init__(self, file: TextIO, name: str) -> None:
         self._file, self._name = file, name
         self._text, self._place, self._line = "", 0, 1
-        self._decode = json.JSONDecoder().raw_decode
 
     def take(self, character: str) -> bool:
         """Consume a character, and blanks before it, if it comes next."""
@@ -81,14 +80,14 @@ class _Reader:
         """Parse the JSON value at the current position."""
         while True:
             try:
-                value, end = self._decode(self._text, self._place)
-            except json.JSONDecodeError as error:
+                value, end = decode_json(self._text, self._place)
+            except JSONDecodeError as error:
                 is_incomplete = error.pos >= len(self._text) - _TAIL or error.msg.startswith("Unterminated string")
                 # Double the block each time, so that a long value is not re-parsed too often.
                 if is_incomplete and self._read_block(len(self._text) - self._place):
                     continue
                 raise self.error(error.msg, error.pos) from None
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 raise self.error(str(error)) from None
             # A number at the end of the block may continue after it (1, 1., 1e+5); other values have an explicit end.
             if isinstance(value, (int, float)) and end > len(self._text) - _NUMBER_TAIL and self._read_block():

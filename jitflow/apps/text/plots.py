@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jitflow.errors import DataError
 from jitflow.io.files import atomic_path
+from jitflow.pictures import write_literally
 
 _COLOURS = ("#1f6fb4", "#e07b39", "#3c9a5f", "#a0559b", "#c03d3e")
 _GREY = "#8a8f98"
@@ -53,6 +54,7 @@ def plot_accuracy(
     axes.grid(alpha=0.25)
     if curves or baselines:
         axes.legend(frameon=False)
+    write_literally(axes)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
 

@@ -182,7 +182,7 @@ def _noisy_start(
     if not 0 <= t < 1:
         raise ConfigError(f"the time of the noisy images must lie in [0, 1); got {t}")
     ids = texts if isinstance(texts, Tensor) else [_full_image(module, text) for text in texts]
-    rows = repeat_each(ids, num, what="texts")
+    rows = repeat_each(list(ids), num, what="texts")
     return module.colours.encode(torch.stack([torch.as_tensor(row) for row in rows])), t
 
 

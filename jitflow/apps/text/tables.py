@@ -21,7 +21,7 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
         report: Report of :func:`jitflow.apps.text.judge.evaluate`.
         console: The console; standard output by default.
     """
-    console = console or Console()
+    console = console or Console(markup=False)
     console.print(accuracy_table(report["held_out"]))
     recovery = report["recovery"]
     console.print(

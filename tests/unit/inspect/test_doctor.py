@@ -68,7 +68,7 @@ def test_precision_of_a_gpu_says_how_float32_is_computed(monkeypatch):
 
 def test_only_errors_fail_the_command(monkeypatch, capsys):
     found = [Finding("a", "ok", "well"), Finding("b", "note", "so-so", "mend it")]
-    monkeypatch.setattr(doctor, "examine", lambda data, out: found)
+    monkeypatch.setattr(doctor, "examine", lambda data: found)
     doctor_command([])
     assert "-> mend it" in capsys.readouterr().out
     found.append(Finding("disk", "error", "full", "empty it"))

@@ -19,10 +19,12 @@ def check_positive(name: str, value: float, *, unit: str = "") -> None:
         raise ConfigError(f"{name} must be positive{unit and ', in ' + unit}; got {value}")
 
 
-def check_count(name: str, value: int, *, least: int = 1) -> None:
-    """Raise ConfigError unless a simulation parameter is a whole number of at least ``least``."""
+def check_count(name: str, value: int, *, least: int = 1, most: float = math.inf) -> None:
+    """Raise ConfigError unless a simulation parameter is a whole number of at least ``least``, at most ``most``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name} must be a whole number of at least {least}; got {value!r}")
+    if value > most:
+        raise ConfigError(f"{name} must be at most {most:,}; got {value}")
 
 
 def check_pair(name: str, value: tuple[float, float], low: float, high: float, *, unit: str = "") -> None:

@@ -17,6 +17,8 @@ Layout = Literal["class_folders", "flat"]
 FileFormat = Literal["png", "npz"]
 # Version; raise it when the same parameters would give other images.
 _VERSION = 1
+# The walk of each is a kilobyte of the record, which is in memory.
+_MOST_IMAGES = 200_000
 
 
 def dataset_parameters(
@@ -55,7 +57,8 @@ def dataset_parameters(
         ConfigError: If an argument is invalid.
     """
     check_count("num_users", num_users)
-    check_count("images_per_user", images_per_user)
+    check_count("images_per_user", images_per_user, most=_MOST_IMAGES)
+    check_count("num_users", num_users, most=_MOST_IMAGES // images_per_user)
     num_val = _num_val(images_per_user, val_fraction)
     if layout not in ("class_folders", "flat"):
         raise ConfigError(f"layout must be 'class_folders' or 'flat'; got {layout!r}")

@@ -20,6 +20,9 @@ COLOUR_MAPS = ("viridis", "jet", "turbo", "grey")
 CHUNK_COLUMNS = 256
 """Columns of a spectrogram transformed at once, which bounds memory for long recordings."""
 
+# A spectrogram is in memory as a whole.
+_MOST_SIDE_PX, _MOST_COLUMNS = 8192, 1_000_000
+
 
 @dataclass(frozen=True)
 class SpectrogramSettings:
@@ -58,15 +61,17 @@ class SpectrogramSettings:
         check_positive("hop_sec", self.hop_sec, unit="seconds")
         if self.hop_sec > self.duration_sec:
             raise ConfigError(f"hop_sec {self.hop_sec} is longer than duration_sec {self.duration_sec}; shorten it")
+        if self.duration_sec / self.hop_sec > _MOST_COLUMNS:
+            raise ConfigError(f"hop_sec {self.hop_sec} gives more than {_MOST_COLUMNS:,} columns; lengthen it")
         if self.fft_size is not None:
-            check_count("fft_size", self.fft_size)
+            check_count("fft_size", self.fft_size, most=_MOST_COLUMNS)
         if not self.velocity_min_m_s < self.velocity_max_m_s:
             raise ConfigError(
                 f"velocity_min_m_s {self.velocity_min_m_s} must be below velocity_max_m_s {self.velocity_max_m_s}"
             )
         check_range("dynamic_range_db", self.dynamic_range_db, 1, 200, unit="dB")
-        check_count("height_px", self.height_px, least=8)
-        check_count("width_px", self.width_px, least=8)
+        check_count("height_px", self.height_px, least=8, most=_MOST_SIDE_PX)
+        check_count("width_px", self.width_px, least=8, most=_MOST_SIDE_PX)
         if self.colour_map not in COLOUR_MAPS:
             raise unknown_name("colour_map", self.colour_map, COLOUR_MAPS)
 

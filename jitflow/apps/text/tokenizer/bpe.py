@@ -11,12 +11,14 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from jitflow.apps.text.tokenizer.subword import SubwordTokenizer, tokenizers_library
-from jitflow.errors import ConfigError, DataError
+from jitflow.errors import ConfigError, DataError, check_count
 from jitflow.io.plain_values import well_formed
 
 _log = logging.getLogger(__name__)
 _NUM_SPECIAL = 2
 _NUM_BYTES = 256
+# The library makes room for all of them at once.
+_MOST_TOKENS = 1_000_000
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int = 4096, *, max_characters: int = 200_000_000) -> SubwordTokenizer:
@@ -40,6 +42,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096, *, max_characters: i
     least = _NUM_BYTES + _NUM_SPECIAL
     if vocab_size < least:
         raise ConfigError(f"a byte-pair vocabulary has at least {least} tokens (bytes, end, padding); got {vocab_size}")
+    check_count("the size of the vocabulary", vocab_size, most=_MOST_TOKENS)
     library = tokenizers_library()
     engine = library.Tokenizer(library.models.BPE())
     engine.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)

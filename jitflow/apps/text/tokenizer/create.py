@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +15,7 @@ from jitflow.apps.text.tokenizer.folder import load_tokenizer
 from jitflow.apps.text.tokenizer.subword import SubwordTokenizer, tokenizers_library
 from jitflow.errors import CheckpointError, ConfigError, unknown_name
 from jitflow.io.files import user_path, write_text
+from jitflow.io.json_text import parse_json
 
 # Samples of the user's texts, to test whether a folder's tokenizer reproduces them.
 _NUM_SAMPLE_TEXTS = 50
@@ -68,10 +68,10 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     """
     damaged = CheckpointError("the tokenizer in the checkpoint is damaged; use another checkpoint")
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         kind = content["kind"]
         fields = {key: content[key] for key in _FIELDS} if kind == "subword" else {}
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise damaged from None
     if kind == "bytes":
         return ByteTokenizer()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jitflow.apps.text.tokenizer.base import Tokenizer
+from jitflow.apps.text.tokenizer.probe import SAMPLE_TEXTS
 from jitflow.apps.text.tokenizer.subword import SubwordTokenizer
 from jitflow.errors import ConfigError, MissingFileError
 from jitflow.io.files import read_json, user_path
@@ -20,17 +21,6 @@ _DEFINITION = "tokenizer.json"
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 # Files of other layouts, without a tokenizer.json.
 _OTHER_LAYOUTS = ("vocab.json", "merges.txt", "vocab.txt", "*.model", "*.tiktoken")
-# Each text is changed by some published tokenizer: case, runs of blanks, accents, rare scripts.
-SAMPLE_TEXTS = (
-    "The quick brown fox jumps over the lazy dog.",
-    "Upper and lower: iPhone, NASA, McDonald's, don't.",
-    "  two leading blanks,  two between, one trailing ",
-    "def f(x):\n\treturn {'a': [1, 2.5e-3]}  # tab\n\n\n",
-    "naïve café, Ångström, e\u0301 decomposed, ﬁ ligature",
-    "русский текст, ελληνικά, עברית, العربية",
-    "漢字とかな、한국어",
-    "😀👩‍👩‍👧 emoji, \u200bzero width, \u00a0no break",
-)
 
 
 def load_tokenizer(path: str | Path, *, sample: Iterable[str] = ()) -> SubwordTokenizer:

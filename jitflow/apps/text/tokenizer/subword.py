@@ -5,13 +5,19 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 from jitflow.apps.text.tokenizer.base import fingerprint_of
+from jitflow.apps.text.tokenizer.probe import check_definition
 from jitflow.errors import ConfigError, optional_package
 from jitflow.io.plain_values import well_formed
+
+_MOST_IDS = 1 << 24
+# Derives from BaseException, and has no name that could be imported.
+_PANIC = "PanicException"
 
 
 def tokenizers_library() -> ModuleType:
@@ -47,6 +53,8 @@ class SubwordTokenizer:
         self._engine = _engine(definition)
         # Ids can have gaps, so the largest id counts, not their number.
         size = 1 + max(self._engine.get_vocab(with_added_tokens=True).values(), default=-1)
+        if size > _MOST_IDS:
+            raise ConfigError(f"tokenizer {name} has the id {size - 1:,}; at most {_MOST_IDS:,} ids are possible")
         if end_id is None:
             end_id, size = size, size + 1
         if pad_id is None or pad_id == end_id:
@@ -65,13 +73,15 @@ class SubwordTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, without end or padding."""
-        return list(self._engine.encode(well_formed(text), add_special_tokens=False).ids)
+        with _library_errors(f"tokenizer {self.name} cannot encode a text"):
+            return list(self._engine.encode(well_formed(text), add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids; special and unknown ids are dropped."""
         special = (self.end_id, self.pad_id)
         known = [int(i) for i in ids if 0 <= i < self.vocab_size and i not in special]
-        return self._engine.decode(known, skip_special_tokens=True)
+        with _library_errors(f"tokenizer {self.name} cannot decode ids"):
+            return str(self._engine.decode(known, skip_special_tokens=True))
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token by its spelling, None if there is none."""
@@ -90,13 +100,23 @@ class SubwordTokenizer:
         )
 
 
+@contextmanager
+def _library_errors(message: str) -> Iterator[None]:
+    """Convert what the library raises, plain exceptions and panics of its Rust code, into one ConfigError."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{message} ({reason:.200})") from None
+
+
 def _engine(definition: str) -> Any:
     library = tokenizers_library()
-    try:
+    check_definition(definition, library)
+    with _library_errors("this is no tokenizer that the tokenizers library can read"):
         engine = library.Tokenizer.from_str(definition)
-    # The library raises plain Exception.
-    except Exception as error:  # noqa: BLE001
-        raise ConfigError(f"this is no tokenizer that the tokenizers library can read ({error})") from None
     # A definition can request truncation or padding of every text.
     engine.no_truncation()
     engine.no_padding()
