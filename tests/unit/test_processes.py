@@ -25,15 +25,16 @@ from jitflow.io.processes import end_with_parent
 end_with_parent()
 assert sys.argv[2:] == ["word", "two words"], sys.argv
 helper = subprocess.Popen(["sleep", "60"]).pid if {helper} else 0
+{first}
 print(os.getpid(), helper, flush=True)
 {then}
 """
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 
-def start(folder, *, then, helper=False):
+def start(folder, *, then, first="", helper=False):
     """Start a process that runs a command; return it, and the numbers of the command and of what that started."""
-    (folder / "command.py").write_text(COMMAND.format(then=then, helper=helper))
+    (folder / "command.py").write_text(COMMAND.format(then=then, first=first, helper=helper))
     stub = folder / "python"
     stub.write_text(f'#!/bin/sh\nexec {sys.executable} -S {folder / "command.py"} "$@"\n')
     stub.chmod(0o755)
@@ -76,8 +77,10 @@ def test_a_signal_ends_the_command_and_what_it_started(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_the_command_decides_what_a_signal_means(tmp_path):
-    saves = "import signal; signal.signal(15, lambda *_: (open('saved', 'w').close(), sys.exit(143))); time.sleep(60)"
-    process, (pid, _) = start(tmp_path, then=saves.replace("'saved'", repr(str(tmp_path / "saved"))))
+    saves = (
+        f"import signal; signal.signal(15, lambda *_: (open({str(tmp_path / 'saved')!r}, 'w').close(), sys.exit(143)))"
+    )
+    process, (pid, _) = start(tmp_path, first=saves, then="time.sleep(60)")
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 143
     assert (tmp_path / "saved").exists() and wait_for_end(pid)
