@@ -14,7 +14,7 @@ setup: .venv/.ready
 	@echo "setting up .venv (torch and Lightning; some minutes the first time)"
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[demo,eval,text,dev]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[demo,eval,text,radar,dev]'
 	@touch $@
 
 demo: setup
@@ -57,9 +57,12 @@ docs: setup
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(PY) -m mkdocs build --strict
 
-# Kills trainings at random and compares the end with an uninterrupted run; about ten minutes.
+# Kills trainings and other long commands at random and compares the end with an uninterrupted run, and runs every
+# command in broken environments; about half an hour.
 soak: setup
-	OMP_NUM_THREADS=1 $(PY) tests/soak/soak.py --kills 50 --seed 0
+	OMP_NUM_THREADS=1 $(PY) tests/soak/soak.py --kills 80 --seed 0
+	OMP_NUM_THREADS=1 $(PY) tests/soak/soak_commands.py --kills 120 --seed 0
+	OMP_NUM_THREADS=1 $(PY) tests/soak/environments.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -115,6 +115,11 @@ class MuonWithAdamW(Optimizer):
         """
         super().load_state_dict(state_dict)
         self._share()
+        for part in self._parts:
+            for group in part.param_groups:
+                # Options that the torch of the file did not have.
+                for name, value in part.defaults.items():
+                    group.setdefault(name, value)
 
 
 class HostOptimizer(Optimizer):
