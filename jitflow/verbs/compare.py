@@ -96,8 +96,10 @@ def _compare(
     here = [candidate for candidate in found.candidates if candidate.checkpoint is not None]
     if comparison.seeds and here:
         try:
-            drawn = draw_samples(here, comparison.seeds, compute, given)
-            drawn.save(folder / PICTURE_NAME)
+            samples = draw_samples(here, comparison.seeds, compute, given)
+            samples.save(folder / PICTURE_NAME)
+            # Only what was saved is shown on the page.
+            drawn = samples
         except JitflowError as error:
             # The scores need no samples.
             log.warning("no picture: %s", error)
