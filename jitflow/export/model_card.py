@@ -171,7 +171,7 @@ def _without_paths(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _all_scores(reports: Sequence[Mapping[str, Any]], trained_on: Sequence[str]) -> str:
-    note = trained_on_note(trained_on)
+    note = trained_on_note([_inline(name) for name in trained_on])
     scores = "\n".join(_scores({**report, "trained_on": trained_on}) for report in reports)
     return (f"These weights were {note}.\n\n" if note else "") + (scores or "None recorded for these weights.\n")
 

@@ -172,6 +172,7 @@ def test_a_model_card_holds_no_markup_of_files():
         weights="EMA 1",
         data={"class_names": [evil, "a|b"]},
         reports=[{"metrics": {evil: 1.0, "a|b\nc": 2.0, "huge": 10**400}, "protocol": {evil: "````"}}],
+        trained_on=[evil],
         license="mit",
         usage="",
         library="jitflow",
