@@ -42,14 +42,15 @@ class ListedImageFolder(datasets.ImageFolder):  # type: ignore[misc]  # torchvis
                     f"{error}, or train without such files: bad_images: skip (max_bad_share limits their share)"
                 ) from None
             self.bad.add(index, error)
-            cause = error
+            # Not the error itself, whose frames would hold the loader and its workers until garbage is collected.
+            cause = str(error)
         for other in self.bad.replacements(index):
             try:
                 path, label = self.samples[other]
                 return self.loader(path), label
             except SampleError as error:
                 self.bad.add(other, error)
-        raise cause
+        raise SampleError(cause)
 
     def find_classes(self, directory: Any) -> tuple[list[str], dict[str, int]]:
         """Return the names of the classes, and the label of each."""
