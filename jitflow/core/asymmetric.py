@@ -60,8 +60,10 @@ def project(x: Tensor, basis: Tensor, patch_size: int) -> Tensor:
     Returns:
         Images, shape ``(B, C, H, W)``.
     """
-    patches = patches_of(x, patch_size)
-    return images_of(patches @ basis.to(x) @ basis.to(x).mT, x.shape, patch_size)
+    patches, directions = patches_of(x, patch_size), basis.to(x)
+    # What is left across the directions is divided by small 1 - t, which would magnify the errors of half precision.
+    with torch.autocast(x.device.type, enabled=False):
+        return images_of(patches @ directions @ directions.mT, x.shape, patch_size)
 
 
 def asymmetric_target(x0: Tensor, x1: Tensor, basis: Tensor, patch_size: int) -> Tensor:

@@ -99,27 +99,31 @@ class FlowSampling(GuidedVelocity):
             call.modulation = None if steps else self._modulation_table(labels, times)
             if self.sde and steps:
                 raise ConfigError("sde needs the library's own steps, and this class overrides them; set it to 0")
+            call.drift = self._drift_of_step(0, times)
             return integrate(
-                self._field(labels, condition, times),
+                self._field(call, labels),
                 x,
                 times,
                 solver=self.sampling_method,
                 on_step=call.on_step,
-                go_back=self._go_back(seeds, condition, times) if self.churn or self.sde else None,
+                go_back=self._go_back(call, seeds, times) if self.churn or self.sde else None,
                 **steps,
             )
 
-    def _field(self, labels: Tensor, condition: Condition, times: Tensor) -> Velocity:
-        """Return the velocity of the flow, or the drift of the stochastic equation in all steps but the last."""
-        last, strength = float(times[-2]), self.sde
+    def _field(self, call: SamplingCall, labels: Tensor) -> Velocity:
+        """Return the velocity of the flow, or the drift of the stochastic equation."""
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             v = self._forward_sample(x, t, labels)
-            if strength and float(t[0]) < last:
-                v = sde_drift(v, x, t, strength)
-            return condition.freeze_known(v)
+            if call.drift:
+                v = sde_drift(v, x, t, call.drift)
+            return call.condition.freeze_known(v)
 
         return velocity
+
+    def _drift_of_step(self, step: int, times: Tensor) -> float:
+        """Return the strength of the stochastic equation in a step; the last one follows the flow."""
+        return self.sde if step < len(times) - 2 else 0.0
 
     def _start_at(self, x: Tensor, t: float, times: Tensor, num: int) -> tuple[Tensor, Tensor]:
         """Return the state and the remaining times of sampling from an intermediate state."""
@@ -148,7 +152,7 @@ class FlowSampling(GuidedVelocity):
         """One Heun step of the state ``(B, C, H, W)`` between two times, 0-d or alike for all, ``(B, 1, 1, 1)``."""
         return heun_step(lambda x, s: self._forward_sample(x, s, labels), z, _one_time(t), _one_time(t_next))
 
-    def _go_back(self, seeds: Sequence[int], condition: Condition, times: Tensor) -> GoBack:
+    def _go_back(self, call: SamplingCall, seeds: Sequence[int], times: Tensor) -> GoBack:
         """Return the function that adds seeded noise to the state between two steps, for churn or the SDE."""
 
         def go_back(step: int, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,10 +160,11 @@ class FlowSampling(GuidedVelocity):
             if self.sde:
                 before = float(times[step - 1])
                 std = sde_noise_std(before, float(t), strength=self.sde, noise_scale=self.noise_scale)
-                return condition.apply_known(x + std * noise), t
+                call.drift = self._drift_of_step(step, times)
+                return call.condition.apply_known(x + std * noise), t
             t_back = (t - self.churn * (t_next - t)).clamp_min(0)
             now, back = (time.expand(len(x)) for time in (t, t_back))
-            return condition.apply_known(renoise(x, now, back, noise, noise_scale=self.noise_scale)), t_back
+            return call.condition.apply_known(renoise(x, now, back, noise, noise_scale=self.noise_scale)), t_back
 
         return go_back
 

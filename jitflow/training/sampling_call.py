@@ -40,6 +40,7 @@ class SamplingCall:
         modulation: Precomputed modulation by time and label; None to compute it at each step.
         rule: Rule of guidance of the trajectory, with its memory; None for a new one at each evaluation.
         weak: A weaker model for autoguidance, in place of the prediction without a class; None for none.
+        drift: Strength of the stochastic equation in the current step; 0 follows the flow.
         outer: The enclosing call in the same thread.
     """
 
@@ -51,6 +52,7 @@ class SamplingCall:
     modulation: ModulationTable | None = None
     rule: Rule | None = None
     weak: GuidedVelocity | None = None
+    drift: float = 0.0
     outer: SamplingCall | None = None
 
 

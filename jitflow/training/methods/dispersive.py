@@ -59,6 +59,9 @@ class DispersiveLoss(LossModule):
         z = state.features[f"block{self.block}"].flatten(1).float()
         # By products: a difference of each pair would need B^2 times the memory of the tokens.
         squares = z.square().mean(1)
-        distances = (squares[:, None] + squares - 2 * (z @ z.mT) / z.shape[1]).clamp_min(0)
+        # Small differences between large sums matter; half precision would blur them.
+        with torch.autocast(z.device.type, enabled=False):
+            products = z @ z.mT / z.shape[1]
+        distances = (squares[:, None] + squares - 2 * products).clamp_min(0)
         exponents = (-distances / self.temperature).flatten()
         return (torch.logsumexp(exponents, dim=0) - 2 * math.log(len(z))).expand(len(z))

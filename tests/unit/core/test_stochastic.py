@@ -68,18 +68,26 @@ def test_samples_have_the_distribution_of_the_data(solver, strength):
     assert x.std().item() == pytest.approx(S, rel=0.08)
 
 
-def test_euler_maruyama_follows_its_recursion():
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_every_step_follows_its_recursion(solver):
     """Mean and variance of every step in closed form, since each is affine; only the last has no noise."""
-    module = module_of(sampling_method="euler", num_sampling_steps=10, sde=2.0)
+    module = module_of(sampling_method=solver, num_sampling_steps=10, sde=2.0)
+
+    def slope(t, s):
+        return (t * S**2 - (1 - t) * SIGMA**2 - s / 2 * (1 - t) * SIGMA**2) / variance(t)
+
     states = []
     with use_seeds(list(range(200))), module.watch_sampling(lambda done, total, t, x: states.append(x.clone())):
         module.generate(torch.zeros(200, dtype=torch.int64), use_ema=False)
+    # Of the distance to the mean of the path, t M.
     mean, var = 0.0, SIGMA**2
     for i, x in enumerate(states):
         t, dt, s = i / 10, 0.1, 2.0 if i < 9 else 0.0
-        slope = (t * S**2 - (1 - t) * SIGMA**2) / variance(t) - s / 2 * (1 - t) * SIGMA**2 / variance(t)
-        mean, var = mean + dt * (M + slope * (mean - t * M)), (1 + dt * slope) ** 2 * var
-        assert x.mean().item() == pytest.approx(mean, abs=0.03)
+        factor = 1 + dt * slope(t, s)
+        if solver == "heun" and i < 9:
+            factor = 1 + dt / 2 * (slope(t, s) + slope(t + dt, s) * factor)
+        mean, var = factor * mean, factor**2 * var
+        assert x.mean().item() - (t + dt) * M == pytest.approx(mean, abs=0.03)
         assert x.std().item() == pytest.approx(math.sqrt(var), rel=0.03)
         # The noise of a step is added when the next begins.
         var += s * (1 - t) * SIGMA**2 * dt

@@ -42,6 +42,14 @@ def test_an_ideal_output_gives_the_velocity():
     torch.testing.assert_close(v, x1 - x0)
 
 
+def test_half_precision_of_the_network_leaves_the_conversion_exact():
+    x0, x1, basis = draw(*SHAPE).float(), draw(*SHAPE).float(), BASIS.float()
+    t = torch.tensor([0.0, 0.3, 0.6, 0.94])
+    with torch.autocast("cpu", torch.bfloat16):
+        v = velocity_from_asymmetric(asymmetric_target(x0, x1, basis, 2), interpolate(x0, x1, t), t, basis, 2)
+    torch.testing.assert_close(v, x1 - x0, atol=1e-4, rtol=1e-4)
+
+
 def test_any_output_is_converted_as_the_definition_says():
     """One patch at a time, with the projection as a matrix."""
     x_t, output = draw(*SHAPE), draw(*SHAPE)

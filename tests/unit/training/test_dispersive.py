@@ -33,6 +33,18 @@ def test_dispersive_loss_is_the_log_of_the_mean_over_all_pairs(make_module):
     assert make_module(loss_terms={"dispersive": {}}).loss_terms.features == ("block1",)
 
 
+def test_half_precision_of_the_network_leaves_the_distances_exact():
+    # Far from 0 and close to each other: their products are about 100, their distances below 1e-4.
+    z = 10 + 1e-2 * torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0))
+    term = DispersiveLoss(block=1)
+    blank = torch.zeros(4, 1, 1, 1)
+    state = FlowState(None, *[blank] * 2, torch.zeros(4), *[blank] * 3, features={"block1": z})
+    with torch.autocast("cpu", torch.bfloat16):
+        found = term(state)
+    distances = (z[:, None] - z).square().mean((2, 3))
+    torch.testing.assert_close(found, (-distances / 0.5).exp().mean().log().expand(4), atol=1e-4, rtol=0)
+
+
 def test_dispersive_loss_pushes_two_samples_apart():
     z = torch.tensor([[[0.1, 0.0]], [[-0.1, 0.0]]], requires_grad=True)
     term = DispersiveLoss(block=1)
