@@ -119,6 +119,10 @@ def test_first_blocks_without_the_class_have_the_same_tokens_for_every_class(che
     one, other = (net(x, t, labels, features=("block2", "block3")) for labels in (y, (y + 1) % 4))
     assert torch.equal(one[1]["block2"], other[1]["block2"])
     assert not torch.allclose(one[1]["block3"], other[1]["block3"]) and not torch.allclose(one[0], other[0])
+    # Not later: the first block that is told the class knows it, before any class tokens.
+    early = jit(in_context_start=2, class_start=1)
+    one, other = (early(x, t, labels, features=("block1", "block2"))[1] for labels in (y, (y + 1) % 4))
+    assert torch.equal(one["block1"], other["block1"]) and not torch.allclose(one["block2"], other["block2"])
     told = jit(in_context_start=2)
     assert not torch.allclose(*(told(x, t, labels, features=("block2",))[1]["block2"] for labels in (y, (y + 1) % 4)))
     # The block's modulation is that of the time alone.

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import jitflow
+from jitflow.apps.images.module import JiTLightningModule
 from jitflow.apps.text.module import TextLightningModule
 from jitflow.callbacks.ema import EMACallback
 from jitflow.checkpoint.convert import convert
@@ -21,11 +22,15 @@ from jitflow.training.methods.registry import TERMS
 TERM = {"internal_guidance": {"block": 2, "weight": 0.7}}
 
 
-def inner_velocity(module, x, t, y):
+def inner_data(module, x, t, y):
     """By hand: run the network's blocks up to the second, then the layer of the term."""
     _, found = module.net(x, t, y, features=("block2", "condition"))
     patches = module.loss_terms.internal_guidance.final_layer(Stream(found["block2"]), found["condition"])
-    return velocity_from_data(unpatchify(patches, module.net.grid, 4), x, t, t_eps=module.t_eps)
+    return unpatchify(patches, module.net.grid, 4)
+
+
+def inner_velocity(module, x, t, y):
+    return velocity_from_data(inner_data(module, x, t, y), x, t, t_eps=module.t_eps)
 
 
 def inputs(num=3):
@@ -45,6 +50,18 @@ def test_the_loss_is_that_of_the_same_target(make_module):
     # A layer that is the network's own, reading the network's last block, would have the network's loss.
     assert module.loss_terms.internal_guidance.block == 2
     assert make_module(loss_terms={"internal_guidance": {}}).loss_terms.internal_guidance.block == 1
+
+
+def test_the_loss_has_the_space_and_the_weights_of_the_main_loss(make_module):
+    class LeftHalf(JiTLightningModule):
+        def loss_weight(self, data):
+            return torch.cat([torch.ones(1, 1, 8, 4), torch.zeros(1, 1, 8, 4)], dim=3)
+
+    module = make_module(LeftHalf, loss_terms=TERM, loss_on="data")
+    x1, y, t, noise = inputs()
+    found = module.loss_parts(x1, y, t, noise)["internal_guidance"]
+    error = inner_data(module, interpolate(noise, x1, t), t, y) - x1
+    torch.testing.assert_close(found, 0.7 * error[..., :4].square().mean((1, 2, 3)))
 
 
 @pytest.mark.parametrize("cfg_scale", [1.0, 2.0])

@@ -156,6 +156,26 @@ def test_validation_draws_alike_and_training_by_the_batch(with_term, make_traine
     assert len({tuple(keep.flatten().tolist()) for keep in training}) == 6
     assert torch.equal(validation[0], validation[2]) and torch.equal(validation[1], validation[3])
     assert not torch.equal(validation[0], validation[1])
+    # By (seed, epoch, batch, rank), whatever else was drawn before.
+    again = module.loss_terms.draw(torch.zeros(4, 3, 8, 8), 3, 1, 2, 0)["projector"]["keep"]
+    assert torch.equal(again, training[5])
+
+
+def test_terms_draw_apart_from_each_other(with_term):
+    class Other(Projector):
+        name = "other"
+
+    module, alone = with_term(), with_term()
+    module.add_loss_term(Other())
+    x1 = torch.zeros(8, 3, 8, 8)
+    both, one = (m.loss_terms.draw(x1, 3, 0, 1) for m in (module, alone))
+    assert torch.equal(both["projector"]["keep"], one["projector"]["keep"])
+    assert not torch.equal(both["projector"]["keep"], both["other"]["keep"])
+
+
+def test_an_encoder_stays_in_evaluation_mode_while_the_model_trains(with_term):
+    encoder = with_term().eval().train().loss_terms.projector.encoder
+    assert not any(part.training for part in encoder.modules())
 
 
 def test_what_a_term_must_not_be_is_named(make_module):

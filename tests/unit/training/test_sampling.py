@@ -9,6 +9,7 @@ import torch
 from jitflow.apps.images.module import JiTLightningModule
 from jitflow.core.condition import Condition
 from jitflow.core.ema import copy_parameters
+from jitflow.core.guidance_rules import AdaptiveProjectedGuidance
 from jitflow.core.seeding import noise_from_seeds, use_seeds
 from jitflow.errors import ConfigError
 from jitflow.model import Model
@@ -328,3 +329,20 @@ def test_watchers_nest(make_module):
         draw(module, [0])
     draw(module, [0])
     assert seen == [f"outer {done}" for done in (1, 2, 3, 4)]
+
+
+def test_the_memory_of_a_guidance_rule_is_that_of_one_trajectory(make_module):
+    module = make_module(sampling_method="euler", guidance_rule="apg", apg_eta=1.0, apg_momentum=-0.5, cfg_scale=2.0)
+    module.eval()
+    labels = torch.tensor([0, 3])
+    null = torch.full_like(labels, module.num_classes)
+    for _ in range(2):
+        with use_seeds([1, 2]), torch.no_grad():
+            drawn = module.generate(labels, use_ema=False)
+            x = module.noise_scale * noise_from_seeds((3, 8, 8), [1, 2])
+            rule = AdaptiveProjectedGuidance(eta=1.0, momentum=-0.5)
+            for step in range(4):
+                t = torch.full((2,), step / 4)
+                cond, uncond = (module.plain_velocity(x, t, y) for y in (labels, null))
+                x = x + rule(cond, uncond, torch.full((2,), 2.0), x, t) / 4
+        torch.testing.assert_close(drawn, x, atol=1e-4, rtol=1e-4)
