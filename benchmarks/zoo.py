@@ -2,8 +2,8 @@
 
 Each row of ``_zoo_rows.py`` trains the same small network on the built-in digits with several seeds; the four best then
 train on colour crops of photos. A judge that no method was trained on scores the samples. Results go to
-``benchmarks/results/zoo.json`` after each run; the same command goes on with the missing ones. One run is made for at
-most a minute of one quiet core.
+``benchmarks/results/zoo.json`` after each run; the same command goes on with the missing ones. One run is made for
+about a minute of one core.
 """
 
 from __future__ import annotations
