@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -76,6 +77,28 @@ def test_a_dry_run_goes_on_where_it_was_cut_off(zoo, quick, tmp_path):
     other = zoo.Sizes(steps=5)
     with pytest.raises(ConfigError, match="other sizes"):
         zoo.Zoo(tmp_path / "zoo.json", tmp_path, other)
+
+
+@pytest.mark.parametrize("step_sec, budget_sec, last", [(2.0, 80.0, 40), (0.5, 80.0, 100), (1.0, None, 80)])
+def test_equal_time_is_the_bases_by_the_median_step(zoo, tmp_path, monkeypatch, step_sec, budget_sec, last):
+    clock = [0.0]
+    monkeypatch.setattr("time.process_time", lambda: clock[0])
+    module = torch.nn.Linear(1, 1)
+    module.ema_params1 = module.ema_params2 = {}
+    saved = {}
+    trainer = SimpleNamespace(optimizers=[SimpleNamespace(state={})], should_stop=False)
+    trainer.save_checkpoint = lambda path: saved.update({path.stem: trainer.global_step})
+    snapshots = zoo.Snapshots(tmp_path, 80, budget_sec, 1.25)
+    for step in range(101):
+        trainer.global_step = step
+        snapshots.on_train_batch_start(trainer, module, None, step)
+        if trainer.should_stop:
+            break
+        snapshots.on_before_backward(trainer, module, torch.zeros(()))
+        # The first steps are slow, and now and then another one is; neither counts.
+        clock[0] += 5.0 if step < 10 or step % 9 == 0 else step_sec
+    assert saved == snapshots.steps_at == {"younger": 20, "equal_steps": 80, "equal_time": last}
+    assert step == max(80, last) and snapshots.step_sec == step_sec
 
 
 def test_nothing_begins_that_the_budget_would_cut_off(zoo, quick, monkeypatch):

@@ -1,5 +1,7 @@
 """AsymFlow's prediction: its formulas patch by patch, its directions, and its files."""
 
+import copy
+
 import pytest
 import torch
 
@@ -120,6 +122,17 @@ def test_a_training_takes_its_directions_from_the_data(trained):
     # The patch embedding began with them; at so small a learning rate it still has them.
     rows = module.net.x_embedder.proj1.weight[:3].permute(0, 2, 3, 1).flatten(1)
     torch.testing.assert_close(rows, module.asym.basis.mT * (2 * 16 / (16 + 8)) ** 0.5)
+
+
+def test_a_resumed_training_keeps_directions_and_patch_embedding(trained):
+    module, data, _ = trained
+    module = copy.deepcopy(module)
+    weight = module.net.x_embedder.proj1.weight
+    with torch.no_grad():
+        weight.add_(1.0)
+    before = [weight.clone(), module.asym.basis.clone()]
+    module.asym.adopt_data(module, data)
+    assert torch.equal(weight, before[0]) and torch.equal(module.asym.basis, before[1])
 
 
 def test_an_oracle_has_no_loss_and_samples_the_image(trained):
