@@ -51,7 +51,8 @@ def load_module(
     """
     state = read_state(path, **given)
     if state.settings.get("loss_terms"):
-        state.settings["loss_terms"] = sampling_terms(state.settings["loss_terms"])
+        with errors_of_damage(path):
+            state.settings["loss_terms"] = sampling_terms(state.settings["loss_terms"])
     if module_class is None:
         module_class = application_of(state, path, otherwise="pass module_class").module
         foreign = unknown_settings(state, module_class)

@@ -143,6 +143,15 @@ def test_exports_have_neither_the_term_nor_its_moments(make_module, with_term, m
     assert jitflow.load(tmp_path / "a.ckpt").module.state_dict().keys() == make_module().state_dict().keys()
 
 
+def test_damaged_settings_of_terms_are_named(make_module, make_trainer, loader, tmp_path):
+    train(make_module(), make_trainer, loader, limit_train_batches=1).save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = load_checkpoint(tmp_path / "a.ckpt")
+    checkpoint["hyper_parameters"]["loss_terms"] = ["internal_guidance"]
+    torch.save(checkpoint, tmp_path / "b.ckpt")
+    with pytest.raises(CheckpointError, match=r"b\.ckpt"):
+        jitflow.load(tmp_path / "b.ckpt")
+
+
 def test_validation_draws_alike_and_training_by_the_batch(with_term, make_trainer, loader):
     module = with_term()
     module.run_seed = 3
