@@ -225,6 +225,15 @@ def test_the_network_is_not_called_again_once_the_work_is_stopped(images):
     assert calls == [False] * 3 and not images.net._forward_pre_hooks
 
 
+class StoppedBetween(threading.Event):
+    """Event that another thread sets right after it was looked at."""
+
+    def is_set(self):
+        before = super().is_set()
+        self.set()
+        return before
+
+
 def test_requests_wait_in_line_and_know_their_place():
     line, requests = WaitingLine(), [threading.Event() for _ in range(4)]
     for request in requests:
@@ -236,8 +245,11 @@ def test_requests_wait_in_line_and_know_their_place():
     requests[1].set()
     assert next(places) == 2
     requests[0].set()
-    with pytest.raises(StoppedError):
-        next(line.places(requests[1]))
+    for stopped in (requests[1], StoppedBetween()):
+        line.join(stopped)
+        with pytest.raises(StoppedError):
+            list(line.places(stopped))
+        line.leave(stopped)
     threading.Timer(0.1, line.leave, (requests[0],)).start()
     assert next(places) == 1
     line.leave(requests[2])
