@@ -250,8 +250,9 @@ def test_requests_wait_in_line_and_know_their_place():
         with pytest.raises(StoppedError):
             list(line.places(stopped))
         line.leave(stopped)
-    threading.Timer(0.1, line.leave, (requests[0],)).start()
-    assert next(places) == 1
+    ended = threading.Event()
+    threading.Timer(0.3, lambda: (ended.set(), line.leave(requests[0]))).start()
+    assert next(places) == 1 and ended.is_set()
     line.leave(requests[2])
     assert list(places) == []
     for _ in range(MAX_WAITING):
@@ -267,7 +268,12 @@ def test_a_session_ends_when_its_stream_is_closed_for_good():
     sessions.close_stream("a")
     # The next stream of the same browser.
     sessions.open_stream("a")
-    assert not stopped.wait(0.8)
+    # A page that was left, and comes back to sample anew before its old sampling ends.
+    sessions.open_stream("back")
+    left = sessions.start("back")
+    sessions.close_stream("back")
+    anew = sessions.start("back")
+    assert not stopped.wait(0.8) and left.is_set() and not anew.is_set()
     sessions.close_stream("a")
     assert stopped.wait(3)
     other, again = sessions.start("b"), sessions.start("b")
