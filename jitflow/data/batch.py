@@ -55,7 +55,8 @@ class ImageBatch:
     @property
     def num_bytes(self) -> int:
         """Size of all tensors in bytes."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in (self.images, self.labels, self.index))
+        tensors = (self.images, self.labels, self.index, self.source)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> ImageBatch:
         """Copy the batch to a device; keyword arguments are those of ``Tensor.to``.

@@ -102,7 +102,6 @@ class FolderLock:
         self._path = path
         self._holder = holder
         self._released = threading.Event()
-
         self._winner: Holder | None = None
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from jitflow.io.mistaken_file import unreadable
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 _DELIMITERS = ",;\t"
-# A Parquet file of a few bytes can declare any number of equal rows.
+# A Parquet file of a few bytes can declare any number of equal rows, and each of its columns again.
 _MOST_ROWS = 2_000_000
+_MOST_CELLS = 5_000_000
 
 
 def read_table(path: str | Path, *, what: str = "table") -> dict[str, list[str]]:
@@ -33,7 +35,7 @@ def read_table(path: str | Path, *, what: str = "table") -> dict[str, list[str]]
     """
     path = existing_file(path, what=what)
     names, rows = _read_csv(path, what) if path.suffix.lower() == ".csv" else _read_parquet(path, what)
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"{what} {path} has the column {twice[0]!r} twice; remove one")
     if not rows:
@@ -72,15 +74,28 @@ def _read_parquet(path: Path, what: str) -> tuple[list[str], list[list[str]]]:
         with parquet.ParquetFile(path) as file:
             if file.metadata.num_rows > _MOST_ROWS:
                 raise DataError(f"{what} {path} has {file.metadata.num_rows} rows; at most {_MOST_ROWS} are read")
-            flat = [field.name for field in file.schema_arrow if not pyarrow.types.is_nested(field.type)]
-            columns = file.read(columns=flat).to_pydict()
+            flat = [field for field in file.schema_arrow if not pyarrow.types.is_nested(field.type)]
+            num_cells = file.metadata.num_rows * len(flat)
+            if num_cells > _MOST_CELLS + path.stat().st_size:
+                raise DataError(f"{what} {path} has {num_cells} cells, too many for its size; leave out columns")
+        # Long texts are read once each, however many rows name them.
+        texts = [field.name for field in flat if not pyarrow.types.is_primitive(field.type)]
+        with parquet.ParquetFile(path, read_dictionary=texts) as file:
+            table = file.read(columns=[field.name for field in flat])
+        columns = [_column_texts(table.column(i)) for i in range(table.num_columns)]
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         if isinstance(error, DataError):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{what} {unreadable(path, f'no Parquet file ({reason})')}") from None
-    texts = [[_text(value) for value in column] for column in columns.values()]
-    return list(columns), [list(row) for row in zip(*texts, strict=True)]
+    return table.column_names, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _column_texts(column: Any) -> list[str]:
+    """Return the texts of a column of a Parquet file; equal cells share one."""
+    encoded = column.dictionary_encode().combine_chunks()
+    known = [_text(value) for value in encoded.dictionary.to_pylist()]
+    return ["" if place is None else known[place] for place in encoded.indices.to_pylist()]
 
 
 def _text(value: Any) -> str:

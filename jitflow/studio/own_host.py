@@ -80,7 +80,8 @@ class OwnHostOnly:
             return 403, "the studio takes no files and no code"
         if scope.get("method") not in (None, "GET", "HEAD"):
             length = headers.get("content-length", "")
-            if not length.isdecimal():
+            # A chunked body has any length, whatever else is said.
+            if not length.isdecimal() or "transfer-encoding" in headers:
                 return 411, "the length of the request is missing (Content-Length)"
             if int(length[:20]) > MAX_BODY_BYTES:
                 return 413, f"requests have at most {MAX_BODY_BYTES} bytes"
@@ -101,16 +102,18 @@ def _whole_characters(receive: Any) -> Any:
     """Replace halves of characters in the JSON of a request, which no answer could repeat."""
 
     async def receive_repaired() -> Any:
-        message = await receive()
-        if message["type"] != "http.request" or b"\\ud" not in message.get("body", b"").lower():
-            return message
-        body = message["body"]
-        while message.get("more_body") and len(body) <= MAX_BODY_BYTES:
+        # The whole of it, of at most MAX_BODY_BYTES: a half can lie in any part.
+        body, more = b"", True
+        while more:
             message = await receive()
+            if message["type"] != "http.request":
+                return message
             body += message.get("body", b"")
-        with suppress(ValueError):
-            # U+FFFD takes their place.
-            body = json.dumps(parse_json(body.decode()), ensure_ascii=False).encode()
+            more = message.get("more_body", False)
+        if b"\\ud" in body.lower():
+            with suppress(ValueError):
+                # U+FFFD takes their place.
+                body = json.dumps(parse_json(body.decode()), ensure_ascii=False).encode()
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive_repaired

@@ -60,7 +60,7 @@ class Sessions:
 
     def _end_if_gone(self, session: str, left: threading.Event) -> None:
         with self._lock:
-            if session not in self._streams and self._running.get(session) is left:
+            if session not in self._streams:
                 left.set()
 
     def _end(self, session: str | None) -> None:

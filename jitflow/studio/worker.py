@@ -68,9 +68,9 @@ class WaitingLine:
         last = 0
         while True:
             with self._changed:
-                if stopped.is_set():
-                    raise StoppedError
                 waiting = self._waiting()
+                if stopped not in waiting:
+                    raise StoppedError
                 ahead = waiting.index(stopped)
                 if not ahead:
                     self._served = stopped

@@ -24,6 +24,20 @@ from jitflow.verbs.commandline import WORDS
 log = logging.getLogger(__name__)
 # Annotations of settings that are text or a path.
 _TEXTS = ({"str"}, {"str", "None"}, {"str", "Path"}, {"str", "Path", "None"})
+# Settings of Lightning's Trainer of the type Optional[int | float]. Of equal types typing makes the first one only, so
+# that it becomes Optional[float | int] if that was made before, and 1, one batch, would become 1.0, all of them.
+_WHOLE_OR_SHARE = {
+    **{
+        f"limit_{stage}_batches": f"Batches of {batches}: a whole number, or a share with a decimal point; 1.0 is all."
+        for stage, batches in (
+            ("train", "a training epoch"),
+            ("val", "a validation"),
+            ("test", "a test"),
+            ("predict", "a prediction"),
+        )
+    },
+    "gradient_clip_val": "Gradients are clipped at this value; none are by default.",
+}
 
 
 def train_parser() -> LightningArgumentParser:
@@ -137,19 +151,23 @@ def set_texts_aside(
 
 
 def _add_trainer(parser: LightningArgumentParser) -> None:
-    """Add the arguments of Lightning's Trainer, and to its precisions our own."""
-    name = "precision"
+    """Add the arguments of Lightning's Trainer; to its precisions our own, and numbers that stay whole."""
+    parameters = inspect.signature(pl.Trainer).parameters
+    ours = {
+        "precision": (
+            parameters["precision"].annotation | Literal["fp8-mixed"],
+            "Lightning's, or fp8-mixed: bf16-mixed with float8 products in the large layers.",
+        ),
+        **{name: (int | float | None, text) for name, text in _WHOLE_OR_SHARE.items()},
+    }
     parser.add_class_arguments(
-        pl.Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True, skip={name}
+        pl.Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True, skip=set(ours)
     )
-    known = inspect.signature(pl.Trainer).parameters[name]
     assert parser.groups is not None
-    parser.groups["trainer"].add_argument(
-        f"--trainer.{name}",
-        type=known.annotation | Literal["fp8-mixed"],
-        default=known.default,
-        help="Lightning's, or fp8-mixed: bf16-mixed with float8 products in the large layers.",
-    )
+    for name, (kind, text) in ours.items():
+        parser.groups["trainer"].add_argument(
+            f"--trainer.{name}", type=kind, default=parameters[name].default, help=text
+        )
 
 
 def describe_dry_run(training: Training) -> None:

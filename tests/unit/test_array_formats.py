@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -229,6 +230,34 @@ def test_parquet_is_read_as_text(tmp_path):
     table = {"path": ["a", "b"], "user": [1.0, None], "session": [3, 4], "list": [[1], [2]]}
     parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
     assert read_table(tmp_path / "a.parquet") == {"path": ["a", "b"], "user": ["1", ""], "session": ["3", "4"]}
+
+
+def test_a_small_parquet_file_takes_little_memory(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    def write(columns):
+        parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet", store_schema=False)
+
+    # Two texts of 100 kB in 20,000 rows: 2 GB if each row had its own.
+    indices = pyarrow.array([0, 1] * 10_000, pyarrow.int32())
+    write({"path": pyarrow.DictionaryArray.from_arrays(indices, ["a" * 100_000, "b" * 100_000])})
+    before = pyarrow.total_allocated_bytes()
+    rows = read_table(tmp_path / "a.parquet")["path"]
+    assert len(rows) == 20_000 and len(set(map(id, rows))) == 2 and {row[0] for row in rows[1::2]} == {"b"}
+    assert pyarrow.default_memory_pool().max_memory() - before < 100_000_000
+    zeros = pyarrow.array([0] * 600_000)
+    write({f"c{i}": zeros for i in range(10)})
+    with pytest.raises(DataError, match="6000000 cells"):
+        read_table(tmp_path / "a.parquet")
+
+
+def test_many_columns_take_time_in_proportion(tmp_path):
+    names = [f"c{i}" for i in range(100_000)]
+    (tmp_path / "a.csv").write_text(",".join(names) + "\n" + ",".join(names) + "\n")
+    began = time.process_time()
+    assert len(read_table(tmp_path / "a.csv")) == 100_000
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(

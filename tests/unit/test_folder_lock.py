@@ -141,3 +141,12 @@ def test_of_several_processes_that_start_at_once_one_wins(tmp_path):
     assert sorted(process.stdout.readline() for process in processes) == ["held\n", *["refused\n"] * 5]
     for process in processes:
         end(process)
+
+
+def test_a_forked_process_does_not_give_up_the_lock_of_its_parent(tmp_path, monkeypatch):
+    with locked(tmp_path) as lock:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: os.getppid())
+            lock.release()
+        assert live_holder(tmp_path).pid == os.getpid()
+    assert live_holder(tmp_path) is None

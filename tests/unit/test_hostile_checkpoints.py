@@ -23,6 +23,8 @@ from jitflow.evaluation.frechet import load_statistics
 from jitflow.io.array_file import open_arrays
 from jitflow.io.files import load_checkpoint
 from jitflow.io.npz_file import iter_npz_rows, read_npz
+from jitflow.io.pickle_scan import UnsafePickleError
+from jitflow.io.torch_file import check_pickles
 
 
 class Call:
@@ -105,6 +107,13 @@ def test_a_checkpoint_is_refused_within_limits(tmp_path, make, zipped):
     with limits(), pytest.raises(CheckpointError, match=r"a\.ckpt") as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+def test_copies_are_counted_before_any_is_made(tmp_path):
+    path = tmp_path / "a.ckpt"
+    torch.save({"extra": many_copies()}, path)
+    with pytest.raises(UnsafePickleError, match="steps"):
+        check_pickles(path, ())
 
 
 def test_plain_values_of_every_kind_are_read(tmp_path):

@@ -1,7 +1,10 @@
 """Options that are text, of every command: what is typed is what the command gets, and ``~`` is home in all."""
 
+import inspect
 from pathlib import Path
+from typing import Union
 
+import lightning.pytorch as pl
 import pytest
 from odd_texts import ODD
 
@@ -10,6 +13,7 @@ from jitflow.io.files import user_path
 from jitflow.run import fit
 from jitflow.run.recipe import flatten
 from jitflow.verbs import commandline
+from jitflow.verbs.train_options import train_parser
 
 # Every command whose options are made from a signature, with the words that it cannot do without.
 COMMANDS = {
@@ -171,3 +175,19 @@ def test_no_command_is_left_out():
     """A verb that takes options is in the table, but for those with a parser or words of their own."""
     own = {"demo", "train", "data", "studio", "text", "images", "microdoppler"}
     assert {command.split()[0] for command in COMMANDS} >= set(cli.VERBS) - own
+
+
+def test_one_batch_is_not_all_of_them_whichever_type_typing_remembers(monkeypatch):
+    # What typing makes of Lightning's Optional[int | float] where Optional[float | int] was made before.
+    known = inspect.unwrap(pl.Trainer.__init__).__annotations__
+    for name in ("limit_train_batches", "gradient_clip_val"):
+        monkeypatch.setitem(known, name, Union[float, int, None])  # noqa: UP007 (its order matters)
+    words = [
+        "--model",
+        "jitflow.apps.images.module.JiTLightningModule",
+        "--data",
+        "jitflow.data.digits.DigitsDataModule",
+    ]
+    for text in ("1", "1.0"):
+        given = train_parser().parse_args([*words, f"--trainer.limit_train_batches={text}"])
+        assert repr(given.trainer.limit_train_batches) == text

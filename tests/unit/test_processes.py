@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jitflow.io.processes import exit_on_termination
+
 ROOT = Path(__file__).parents[2]
 CASE = 'open({mark!r}, "w").close()\nraise ImportError("a module of the working folder")\n'
 # A process that runs the command; a stub of Python stands for the interpreter that it would start.
@@ -23,6 +25,7 @@ COMMAND = """
 import os, subprocess, sys, time
 from jitflow.io.processes import end_with_parent
 end_with_parent()
+assert "JITFLOW_PARENT_PIPE" not in os.environ
 assert sys.argv[2:] == ["word", "two words"], sys.argv
 helper = subprocess.Popen(["sleep", "60"]).pid if {helper} else 0
 {first}
@@ -92,6 +95,18 @@ def test_a_command_ends_when_its_parent_is_killed(tmp_path):
     process.kill()
     process.wait()
     assert wait_for_end(pid)
+
+
+def test_a_second_termination_ends_at_once():
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with exit_on_termination():
+            with pytest.raises(SystemExit) as caught:
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert caught.value.code == 128 + signal.SIGTERM
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def hostile_folder(folder):

@@ -83,6 +83,10 @@ def test_too_little_shared_memory_is_said_and_changes_no_batch(monkeypatch, capl
         assert [line for line in caplog.messages if "loader workers instead of 6" in line] == (
             caplog.messages if wanted == 6 else []
         )
+    # The images that paths begin from are handed over as well.
+    module = Module(Pictures(), num_workers=2)
+    module.source_train = Pictures()
+    assert module.train_dataloader().num_workers == 0
     # Two processes of a machine share it.
     assert worker_arguments(6, 100, num_processes=2)["num_workers"] == 6
     assert worker_arguments(6, 2 * 192 + 4 * 8, num_processes=2) == {"num_workers": 0}

@@ -76,9 +76,10 @@ def test_bodies_are_small_and_of_known_length():
         ("x", 411),
     ):
         assert ask({**OWN, "content-length": str(length)}, *join) == status
+    assert ask({**POST, "transfer-encoding": "chunked"}, *join) == 411
 
 
-@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("parts", [1, 3, 12])
 def test_halves_of_characters_are_replaced(parts):
     texts = ["a\ud800b", "\U0001f600", r"\ud800", "\udfff"]
     body, got = json.dumps({"data": texts}).encode(), []

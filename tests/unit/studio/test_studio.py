@@ -225,6 +225,15 @@ def test_the_network_is_not_called_again_once_the_work_is_stopped(images):
     assert calls == [False] * 3 and not images.net._forward_pre_hooks
 
 
+class StoppedBetween(threading.Event):
+    """Event that another thread sets right after it was looked at."""
+
+    def is_set(self):
+        before = super().is_set()
+        self.set()
+        return before
+
+
 def test_requests_wait_in_line_and_know_their_place():
     line, requests = WaitingLine(), [threading.Event() for _ in range(4)]
     for request in requests:
@@ -236,10 +245,14 @@ def test_requests_wait_in_line_and_know_their_place():
     requests[1].set()
     assert next(places) == 2
     requests[0].set()
-    with pytest.raises(StoppedError):
-        next(line.places(requests[1]))
-    threading.Timer(0.1, line.leave, (requests[0],)).start()
-    assert next(places) == 1
+    for stopped in (requests[1], StoppedBetween()):
+        line.join(stopped)
+        with pytest.raises(StoppedError):
+            list(line.places(stopped))
+        line.leave(stopped)
+    ended = threading.Event()
+    threading.Timer(0.3, lambda: (ended.set(), line.leave(requests[0]))).start()
+    assert next(places) == 1 and ended.is_set()
     line.leave(requests[2])
     assert list(places) == []
     for _ in range(MAX_WAITING):
@@ -255,7 +268,12 @@ def test_a_session_ends_when_its_stream_is_closed_for_good():
     sessions.close_stream("a")
     # The next stream of the same browser.
     sessions.open_stream("a")
-    assert not stopped.wait(0.8)
+    # A page that was left, and comes back to sample anew before its old sampling ends.
+    sessions.open_stream("back")
+    left = sessions.start("back")
+    sessions.close_stream("back")
+    anew = sessions.start("back")
+    assert not stopped.wait(0.8) and left.is_set() and not anew.is_set()
     sessions.close_stream("a")
     assert stopped.wait(3)
     other, again = sessions.start("b"), sessions.start("b")
