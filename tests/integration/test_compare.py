@@ -113,7 +113,7 @@ def test_reports_without_intervals_marks_and_missing_scores(tmp_path, capsys):
     first = report_of(
         {"gait/share": 0.5, "pixels/copies": 0.0}, ["gait"], reference={"path": "a", "pixels_sha256": "1"}
     )
-    second = report_of({"gait/share": 0.75}, reference={"path": "b", "pixels_sha256": "1"})
+    second = report_of({"gait/share": 0.75, "pixels/copies": "many"}, reference={"path": "b", "pixels_sha256": "1"})
     for name, report in (("one", first), ("two", second)):
         (tmp_path / name).mkdir()
         write_json(tmp_path / name / "evaluation.json", report)
@@ -121,6 +121,7 @@ def test_reports_without_intervals_marks_and_missing_scores(tmp_path, capsys):
     # Real data are compared by their checksum, wherever they are.
     assert cli.main(words) == 0
     text = capsys.readouterr().out
+    assert "many" not in text
     assert "0.5, trained on" in text and "+0.25, no interval" in text
     assert "trained on" in (tmp_path / "out" / "comparison.html").read_text()
     assert not (tmp_path / "out" / "comparison.png").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -136,7 +137,12 @@ def test_an_interrupted_matrix_goes_on_with_the_row_it_was_in(checkpoint, matrix
     monkeypatch.setattr(parts, "extract", failing)
     with pytest.raises(KeyboardInterrupt):
         evaluate(checkpoint, PLAN, out=tmp_path, **settings)
+    # It is finished with its page, not before.
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr("jitflow.evaluation.evaluate.write_matrix", Mock(side_effect=OSError("full")))
+        evaluate(checkpoint, PLAN, out=tmp_path, **settings)
     again = evaluate(checkpoint, PLAN, out=tmp_path, **settings)
+    assert (tmp_path / "matrix.html").is_file()
     assert made == [("balanced", 0), ("balanced", 40), ("random", 0), ("random", 40), ("random", 40)]
     cells = {name: report["metrics"][name] for name in again["metrics"] if "/pixels/" in name}
     assert len(cells) == 24 and again["metrics"].items() >= cells.items()
@@ -183,6 +189,9 @@ def test_statistics_of_more_validation_images_than_samples_are_refused(checkpoin
     settings = {"reference": "digits", "extractors": "pixels:2", "device": "cpu", "out": tmp_path / "out"}
     with pytest.raises(ConfigError, match="statistics of 25 images"):
         evaluate(checkpoint, Plan(20, steps=1), scoring=scoring, **settings)
+    # Of the same images as above the ratio would divide by 0.
+    with pytest.raises(ConfigError, match="same images as --reference"):
+        evaluate(checkpoint, Plan(30, steps=1), scoring=scoring, **{**settings, "reference": tmp_path / "val.npz"})
     report = evaluate(checkpoint, Plan(30, steps=1), scoring=scoring, **settings)
     assert report["protocol"]["validation_compared_images"] == 25
     # Above, 25 of the 30 samples.
@@ -215,8 +224,7 @@ def test_means_over_feature_spaces():
     found = fdr(ratios)
     assert found.metrics == pytest.approx({"arithmetic": 5, "geometric": 4})
     # All ratios move together here, and so does the mean: its interval is that of one space.
-    ends = [ratios["a"].interval.scaled(2.5), ratios["a"].interval.scaled(2)]
-    for name, end in zip(("arithmetic", "geometric"), ends, strict=True):
-        assert found.intervals[name].low == pytest.approx(end.low)
+    for name, factor in (("arithmetic", 2.5), ("geometric", 2)):
+        assert found.intervals[name].low == pytest.approx(factor * ratios["a"].interval.low)
     with pytest.raises(ConfigError, match="--validation"):
         scores_module.fdr({})
