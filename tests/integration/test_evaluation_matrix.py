@@ -17,12 +17,14 @@ from jitflow.errors import ConfigError
 from jitflow.evaluation import parts
 from jitflow.evaluation import scores as scores_module
 from jitflow.evaluation.evaluate import evaluate
+from jitflow.evaluation.extractors import make_extractor
 from jitflow.evaluation.frechet_samples import FrechetSample
 from jitflow.evaluation.intervals import Interval
 from jitflow.evaluation.matrix import print_report
 from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.rows import ScoringOptions, evaluation_rows
 from jitflow.evaluation.scores import fdr
+from jitflow.model import load
 
 SPACES = "pixels:4,digits-rotation,digits"
 MATRIX = ScoringOptions(matrix=True)
@@ -147,6 +149,15 @@ def test_an_interrupted_matrix_goes_on_with_the_row_it_was_in(checkpoint, matrix
     cells = {name: report["metrics"][name] for name in again["metrics"] if "/pixels/" in name}
     assert len(cells) == 24 and again["metrics"].items() >= cells.items()
     assert not (tmp_path / "parts").exists() and not (tmp_path / "rows").exists()
+
+
+def test_parts_that_lack_pixels_or_a_feature_space_are_made_again(checkpoint, tmp_path):
+    plan = Plan(20, steps=1, guidance=1.0)
+    some = parts.EvaluationParts(str(checkpoint), plan, {"pixels": "pixels:2"}, tmp_path, keep_pixels=False)
+    parts.make_missing(some, load(checkpoint, device="cpu"), {"pixels": make_extractor("pixels:2")}, processes=1)
+    assert not some.missing()
+    assert replace(some, keep_pixels=True).missing() == some.indices()
+    assert replace(some, extractors={"pixels": "pixels:2", "digits": "digits"}).missing() == some.indices()
 
 
 def test_a_dry_run_names_missing_weights_and_wrong_rows(checkpoint, tmp_path, monkeypatch, capsys):
