@@ -239,7 +239,7 @@ def _score_row(
 
 def _save_images(out: Path, parts: EvaluationParts, model: Model, *, png: bool, npz: bool) -> None:
     """Write the images of a set of samples as PNG or in one array, or neither."""
-    num_classes = model.module.num_classes
+    num_classes = max(1, model.module.num_classes)
     if png:
         # Temporary files of an evaluation that was killed.
         clear_leftovers(out / "images")

@@ -32,9 +32,9 @@ SETTINGS = {"reference": "digits", "extractors": SPACES, "scoring": MATRIX, "dev
 PLAN = Plan(80, batch_size=40, steps=2)
 
 
-def make_module(**settings):
+def make_module(num_classes=10, **settings):
     torch.manual_seed(0)
-    module = JiTLightningModule("JiT-N/4", 16, 10, in_channels=1, sampling_method="euler", **settings)
+    module = JiTLightningModule("JiT-N/4", 16, num_classes, in_channels=1, sampling_method="euler", **settings)
     for parameter in module.parameters():
         parameter.data += 0.04 * torch.randn_like(parameter)
     return module
@@ -216,6 +216,26 @@ def test_rows_of_a_model_without_guidance_are_unguided():
     assert list(evaluation_rows(Plan(20, guidance=3.0), make_module(), "")) == ["guided,balanced"]
     with pytest.raises(ConfigError, match="'averaged'"):
         evaluation_rows(Plan(20), make_module(), "averaged")
+
+
+def test_a_model_without_classes_is_evaluated_and_swept(tmp_path):
+    module = make_module(num_classes=0, net_settings={"in_context_len": 0})
+    path = write_state(ModelState(dict(module.hparams), module.state_dict(), application="images"), tmp_path / "m.ckpt")
+    words = [
+        str(path),
+        "--reference",
+        "digits:val",
+        "--extractors",
+        "pixels:2",
+        "--num_images",
+        "21",
+        "--device",
+        "cpu",
+    ]
+    words += ["--steps", "1", "--out", str(tmp_path / "out")]
+    assert cli.main(["evaluate", *words, "--ema", "0", "--rows", "balanced,random", "--png", "--npz"]) == 0
+    assert len(list((tmp_path / "out" / "unguided,random" / "images").glob("*.png"))) == 21
+    assert cli.main(["sweep", *words[:-1], str(tmp_path / "sweep"), "--ema", "0"]) == 0
 
 
 def test_random_labels_are_named_by_the_seed_and_need_no_multiple_of_the_classes():
