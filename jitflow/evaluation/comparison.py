@@ -13,7 +13,7 @@ from jitflow.checkpoint.find import find_model
 from jitflow.errors import ConfigError, MissingFileError
 from jitflow.evaluation.intervals import Interval, difference
 from jitflow.evaluation.protocol import card_differences, read_report
-from jitflow.evaluation.report import REPORT_NAMES, interval_of, is_trained_on, report_files
+from jitflow.evaluation.report import REPORT_NAMES, interval_of, is_score, is_trained_on, report_files
 from jitflow.io.files import existing_file, file_checksum, user_path
 
 log = logging.getLogger(__name__)
@@ -222,7 +222,8 @@ def _scores(reports: Sequence[Mapping[str, Any]], same_samples: bool) -> list[Co
     names = dict.fromkeys(name for report in reports for name in report["metrics"])
     found = []
     for name in names:
-        values = [report["metrics"].get(name) for report in reports]
+        given = [report["metrics"].get(name) for report in reports]
+        values = [value if is_score(value) else None for value in given]
         intervals = [interval_of(name, report) for report in reports]
         pairs = list(zip(values, intervals, strict=True))
         changes = [_change(pairs[0], pair, same_samples) for pair in pairs[1:]]

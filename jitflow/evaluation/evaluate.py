@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jitflow.checkpoint.find import find_model
+from jitflow.errors import ConfigError
 from jitflow.evaluation.extractors import make_extractor, split_extractors
 from jitflow.evaluation.features import FeatureExtractor
 from jitflow.evaluation.frechet_samples import MANY
@@ -142,8 +143,8 @@ def evaluate(
         report["warnings"] += _start_warnings(model.module, plans)
         # Temporary files of an evaluation that was killed.
         clear_leftovers(out)
-        write_json(finished, report)
         write_matrix(report, out)
+        write_json(finished, report)  # Last: a repeated call only reads it.
         log.info("report: %s", finished)
         for row in plans:
             (out / "rows" / f"{row}.json").unlink()
@@ -153,8 +154,20 @@ def evaluate(
         return report
 
 
+def _check_validation(spaces: Mapping[str, Space]) -> None:
+    """Raise ConfigError if validation and training images are the same, whose distance 0 nothing can be divided by."""
+    for space in spaces.values():
+        records = [space.real.record, space.validation.record if space.validation is not None else {}]
+        first, second = ({name: value for name, value in record.items() if name != "path"} for record in records)
+        if first == second:
+            raise ConfigError(
+                "--validation names the same images as --reference; give images that the model was not trained on"
+            )
+
+
 def _card(model: Model, checkpoint: Path, plans: Mapping[str, Plan], spaces: Mapping[str, Space]) -> dict[str, Any]:
-    """Build the protocol card; raises ConfigError if validation and generated images cannot be equally many."""
+    """Build the protocol card; raises ConfigError if validation and other images cannot be compared."""
+    _check_validation(spaces)
     # One image of each row shows the effective settings, and that the model can sample at all.
     settings = {row: plan.part(model, range(1)).settings for row, plan in plans.items()}
 
@@ -226,7 +239,7 @@ def _score_row(
 
 def _save_images(out: Path, parts: EvaluationParts, model: Model, *, png: bool, npz: bool) -> None:
     """Write the images of a set of samples as PNG or in one array, or neither."""
-    num_classes = model.module.num_classes
+    num_classes = max(1, model.module.num_classes)
     if png:
         # Temporary files of an evaluation that was killed.
         clear_leftovers(out / "images")

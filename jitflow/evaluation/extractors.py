@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from jitflow.encoders.timm_network import parse_timm_spec
 from jitflow.errors import ConfigError, MissingFileError, unknown_name
 from jitflow.evaluation.features import FeatureExtractor, InceptionExtractor, PixelExtractor
 
@@ -114,11 +115,7 @@ def make_extractor(spec: str, *, cache_dir: Path | None = None) -> FeatureExtrac
 
         return RotationExtractor(cache_dir)
     if kind == "timm":
-        # A path may contain colons; a timm name does not.
-        model, _, path = argument.partition(":")
-        if not model.partition("@")[0] or not path:
-            raise ConfigError(f"extractor {spec!r} must be timm:MODEL:PATH; jitflow reads weights from a file only")
-        return _of_timm(model, path, spec)
+        return _of_timm(*parse_timm_spec(argument))
     if kind.partition("@")[0] in KNOWN:
         return _known(kind, argument, spec)
     names = ("inception", "inception-clean", "pixels", "digits", "digits-rotation", "timm", *KNOWN)
@@ -134,16 +131,14 @@ def _known(kind: str, argument: str, spec: str) -> FeatureExtractor:
             f"the weights of {name}, {network.path}, are missing, and jitflow never downloads them; "
             f"get {network.address} and put it there under that name"
         )
-    size = side if at else network.img_size
-    model = network.timm_name if size is None else f"{network.timm_name}@{size}"
-    return _of_timm(model, argument or str(network.path), spec)
+    size_px = _side(side, spec) if at else network.img_size
+    return _of_timm(network.timm_name, size_px, argument or str(network.path))
 
 
-def _of_timm(model: str, path: str, spec: str) -> FeatureExtractor:
+def _of_timm(name: str, size_px: int | None, path: str) -> FeatureExtractor:
     from jitflow.evaluation.timm_features import TimmExtractor
 
-    name, at, side = model.partition("@")
-    return TimmExtractor(name, path, img_size=_side(side, spec) if at else None)
+    return TimmExtractor(name, path, img_size=size_px)
 
 
 def _side(text: str, spec: str) -> int:

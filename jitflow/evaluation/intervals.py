@@ -9,7 +9,7 @@ Its interval is a delete-a-group jackknife: the score of nearly all samples, wit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from statistics import NormalDist
@@ -51,11 +51,6 @@ class Interval:
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 
-    def scaled(self, factor: float) -> Interval:
-        """Return the interval of the score times a positive factor."""
-        replicates = tuple(value * factor for value in self.replicates)
-        return Interval(self.low * factor, self.high * factor, self.level, self.method, replicates)
-
     def record(self) -> dict[str, Any]:
         """Return the interval as plain values for JSON; the inverse of :meth:`from_record`."""
         record = asdict(self)
@@ -80,6 +75,8 @@ class Interval:
 def bootstrap_mean(values: Tensor | Sequence[float], *, seed: int, level: float = LEVEL) -> Interval:
     """Percentile bootstrap interval of the mean of one value for each sample.
 
+    Not for Frechet distances, KID or anything else that compares samples with each other: repeated samples bias those.
+
     Args:
         values: Shape ``(N,)``, such as 1 for a sample that lies on the real manifold and 0 for another.
         seed: Seed of the resamples, which determines the interval.
@@ -95,47 +92,17 @@ def bootstrap_mean(values: Tensor | Sequence[float], *, seed: int, level: float 
     References:
         Efron & Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
     """
-    return bootstrap(lambda rows: rows.mean(dim=1), values, seed, level)
-
-
-def bootstrap(
-    statistic: Callable[[Tensor], Tensor],
-    values: Tensor | Sequence[float],
-    seed: int,
-    level: float = LEVEL,
-    num_resamples: int = _NUM_RESAMPLES,
-) -> Interval:
-    """Percentile bootstrap interval of a statistic that is a smooth function of means over samples.
-
-    Not for Frechet distances, KID or anything else that compares samples with each other: repeated samples bias those.
-
-    Args:
-        statistic: Maps R resamples ``(R, N, ...)`` to their statistics ``(R,)``.
-        values: One row for each sample, shape ``(N, ...)``.
-        seed: Seed of the resamples.
-        level: Coverage probability.
-        num_resamples: Resamples, each of N samples with replacement.
-
-    Returns:
-        The interval.
-
-    Raises:
-        ConfigError: If there are fewer than two samples or a setting is out of range.
-        DataError: If a value is not finite.
-    """
     rows = _checked(values, level)
-    if num_resamples < 1:
-        raise ConfigError(f"num_resamples must be at least 1; got {num_resamples}")
     draws = torch.Generator().manual_seed(seed)
     at_once = max(1, _CHUNK_VALUES // rows.numel())
     found = []
-    for start in range(0, num_resamples, at_once):
-        size = (min(at_once, num_resamples - start), len(rows))
-        found.append(statistic(rows[torch.randint(len(rows), size, generator=draws)]).double())
+    for start in range(0, _NUM_RESAMPLES, at_once):
+        size = (min(at_once, _NUM_RESAMPLES - start), len(rows))
+        found.append(rows[torch.randint(len(rows), size, generator=draws)].mean(dim=1))
     tail = (1 - level) / 2
     low, high = torch.cat(found).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    without = tuple(float(statistic(part[None])) for part in _without_groups(rows))
-    return Interval(low, high, level, f"bootstrap, {num_resamples} resamples", without)
+    without = tuple(float(part.mean()) for part in _without_groups(rows))
+    return Interval(low, high, level, f"bootstrap, {_NUM_RESAMPLES} resamples", without)
 
 
 def share(hits: Tensor | Sequence[bool], *, level: float = LEVEL) -> Interval:

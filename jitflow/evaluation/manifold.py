@@ -10,6 +10,7 @@ from torch import Tensor
 
 from jitflow.errors import ConfigError
 from jitflow.evaluation.kid import check_features, float64_device
+from jitflow.evaluation.nearest import squared_distances
 
 TILE_ROWS = 2048
 """Side of the tile of the distance matrix in memory at once; 32 MiB in float64."""
@@ -135,8 +136,6 @@ def _tiles(a: Tensor, b: Tensor, centre: Tensor) -> Iterator[tuple[slice, slice,
     """Yield pairwise squared distances in blocks: slice of ``a``, slice of ``b``, float64 distances ``(R, C)``."""
     for i in range(0, len(a), TILE_ROWS):
         x = a[i : i + TILE_ROWS] - centre
-        x_norms = x.square().sum(dim=1, keepdim=True)
         for j in range(0, len(b), TILE_ROWS):
             y = b[j : j + TILE_ROWS] - centre
-            distances = torch.addmm(x_norms + y.square().sum(dim=1), x, y.T, alpha=-2).clamp_(min=0)
-            yield slice(i, i + len(x)), slice(j, j + len(y)), distances
+            yield slice(i, i + len(x)), slice(j, j + len(y)), squared_distances(x, y)

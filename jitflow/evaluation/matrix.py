@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -14,8 +13,9 @@ from rich.table import Table
 
 from jitflow import pictures
 from jitflow.evaluation.intervals import Interval
-from jitflow.evaluation.report import TRAINED_ON, interval_of, is_trained_on, score_table
+from jitflow.evaluation.report import TRAINED_ON, interval_of, is_score, is_trained_on, score_table
 from jitflow.io.files import write_text
+from jitflow.io.html_page import html_figure, html_page, html_section, html_table
 
 PICTURE, PAGE = "matrix.png", "matrix.html"
 _FRECHET, _RATIO = "frechet_distance", "frechet_ratio"
@@ -48,7 +48,7 @@ def cells_of(report: Mapping[str, Any]) -> Cells:
     """
     found: Cells = {}
     for name, value in report["metrics"].items():
-        if name.count("/") == 2:
+        if name.count("/") == 2 and is_score(value):
             row, space, score = name.split("/")
             found.setdefault(row, {}).setdefault(space, {})[score] = _written(value, interval_of(name, report))
     return found
@@ -136,36 +136,18 @@ def write_matrix(report: Mapping[str, Any], out: Path) -> None:
         title=_title(report),
         framed=False,
     )
-    picture = base64.b64encode((out / PICTURE).read_bytes()).decode()
-    tables = "".join(_html_table(row, spaces, report) for row, spaces in cells.items())
+    figure = html_figure((out / PICTURE).read_bytes(), "Matrix of scores", wide=True)
+    tables = "".join(html_section(row, _html_table(spaces, report)) for row, spaces in cells.items())
     warnings = "".join(f"<li>{escape(warning)}</li>" for warning in report["warnings"])
-    card = "".join(
-        f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in report["protocol"].items()
-    )
-    write_text(
-        out / PAGE,
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(_title(report))}</title><style>{_STYLE}"
-        f"</style><h1>{escape(_title(report))}</h1><img alt='matrix of scores' src='data:image/png;base64,{picture}'>"
-        f"{tables}<ul>{warnings}</ul><h2>Protocol</h2><table>{card}</table></html>\n",
-    )
+    card = html_table((name, str(value)) for name, value in report["protocol"].items())
+    sections = [tables, html_section("Warnings", warnings and f"<ul>{warnings}</ul>"), html_section("Protocol", card)]
+    write_text(out / PAGE, html_page(_title(report), figure + "".join(sections)))
 
 
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:75em;margin:2em auto;padding:0 1em}"
-    "table{border-collapse:collapse;margin:1em 0}th,td{border:1px solid #8888;padding:.25em .6em;text-align:left}"
-    "img{max-width:100%}"
-)
-
-
-def _html_table(row: str, spaces: Mapping[str, Mapping[str, str]], report: Mapping[str, Any]) -> str:
-    head = "".join(f"<th>{escape(_titled(space, report))}</th>" for space in spaces)
-    body = "".join(
-        f"<tr><th>{escape(score)}</th>"
-        + "".join(f"<td>{escape(found.get(score, ''))}</td>" for found in spaces.values())
-        + "</tr>"
-        for score in _scores(spaces)
-    )
-    return f"<h2>{escape(row)}</h2><table><tr><th></th>{head}</tr>{body}</table>"
+def _html_table(spaces: Mapping[str, Mapping[str, str]], report: Mapping[str, Any]) -> str:
+    headings = ["", *(_titled(space, report) for space in spaces)]
+    rows = ([score, *(found.get(score, "") for found in spaces.values())] for score in _scores(spaces))
+    return html_table(rows, headings)
 
 
 def _title(report: Mapping[str, Any]) -> str:

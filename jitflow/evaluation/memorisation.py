@@ -99,10 +99,10 @@ def copies_by_ratio(neighbours: Neighbours) -> Copies:
         neighbours: The nearest two training samples.
 
     Returns:
-        The copies; a sample that equals a training sample is always one.
+        The copies; a sample that equals a training sample is always one, and no other is where there is no second.
     """
     nearest, second = neighbours.distances.unbind(dim=1)
-    ratios = torch.where(nearest == 0, 0.0, nearest / second)
+    ratios = torch.where(nearest == 0, 0.0, torch.where(second.isinf(), 1.0, nearest / second))
     return Copies(ratios < RATIO, ratios, RATIO, "less than a third as far from the nearest as from the second nearest")
 
 

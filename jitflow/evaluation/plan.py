@@ -54,6 +54,7 @@ class Plan:
         check_count("batch_size", self.batch_size)
         # The seeds of the images follow the first one.
         check_count("seed", self.seed, least=0, most=(1 << 63) - self.num_images)
+        num_classes = max(1, num_classes)
         if self.num_images < 2 or (self.labels == "balanced" and self.num_images % num_classes):
             nearest = max(1, round(self.num_images / num_classes)) * num_classes
             raise ConfigError(
@@ -65,8 +66,9 @@ class Plan:
         """Return the class of each image.
 
         Args:
-            num_classes: Number of the model's classes.
+            num_classes: Number of the model's classes; of a model without classes all are 0, which means none.
         """
+        num_classes = max(1, num_classes)
         if self.labels == "balanced":
             return [i % num_classes for i in range(self.num_images)]
         draws = torch.Generator().manual_seed(self.seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from rich.table import Table
 
@@ -94,6 +94,12 @@ def is_trained_on(name: str, report: Mapping[str, Any]) -> bool:
     return any(is_same_space(space, trained) for trained in report.get("trained_on", ()) for space in spaces)
 
 
+def is_score(value: Any) -> TypeGuard[float]:
+    """Whether an entry of a report's ``metrics`` is a score: a finite number."""
+    # Of whole numbers, JSON can hold such as no float can.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST_SCORE
+
+
 def interval_of(name: str, report: Mapping[str, Any]) -> Interval | None:
     """Return the interval of a score; None if the report has none."""
     record = report.get("intervals", {}).get(name)
@@ -124,8 +130,7 @@ def score_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             TRAINED_ON if is_trained_on(name, report) else "",
         )
         for name, value in report["metrics"].items()
-        # Of whole numbers, JSON can hold such as no float can.
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST_SCORE
+        if is_score(value)
     ]
 
 

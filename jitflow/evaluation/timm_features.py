@@ -22,19 +22,15 @@ class TimmExtractor:
     classifier; if the file holds a classifier, there are logits too.
 
     FD-DINOv2 is the Frechet distance of ``vit_large_patch14_dinov2`` at ``img_size=224``, the size of the paper and
-    of EDM2; timm's own is 518. The position embeddings of DINOv2 without registers are resized as Meta's code
-    does, not as timm does.
+    of EDM2; timm's own is 518.
 
     Args:
-        model_name: Name in ``timm.list_models()``, with or without the tag of its weights.
-        weights_path: ``.safetensors``, or a torch file that holds only tensors, at the top level or under
-            ``state_dict`` or ``model``; with timm's names (as in Meta's DINOv2 files).
-        img_size: Side of the network's input; None takes timm's setting.
+        model_name: As in :func:`jitflow.encoders.timm_network.read_timm_network`, with its errors.
+        weights_path: As there.
+        img_size: Side of the network's input in pixels; None takes timm's setting.
 
     Raises:
-        ConfigError: If timm is not installed or knows no such model, or the network cannot work at the size.
-        MissingFileError: If there is no such file.
-        CheckpointError: If the file is damaged or does not hold exactly the weights of this model.
+        ConfigError: If the network gives no vector for each image at this size.
 
     References:
         Stein et al. 2023, arXiv:2306.04675 (DINOv2 in place of Inception); Oquab et al. 2023, arXiv:2304.07193.

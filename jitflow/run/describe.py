@@ -16,7 +16,7 @@ from jitflow.checkpoint.folder import CheckpointFolder, Record
 from jitflow.checkpoint.lightning import recorded_application
 from jitflow.checkpoint.state import errors_of_damage
 from jitflow.errors import CheckpointError, ConfigError, MissingFileError
-from jitflow.evaluation.report import TRAINED_ON, is_report, is_trained_on
+from jitflow.evaluation.report import TRAINED_ON, is_report, is_score, is_trained_on
 from jitflow.io.files import load_checkpoint, read_json
 from jitflow.io.folder_lock import live_holder
 from jitflow.io.units import size_on_disk
@@ -34,7 +34,6 @@ State = Literal["finished", "unfinished", "damaged"]
 PLACES = ("runs", "outputs", "output", "run")
 """Default folders of runs in the working directory."""
 _MAX_DEPTH = 4
-_MOST_SCORE = 1e300
 # Scores by preference; the first one found is the headline of the run.
 _REPORTS = ("metrics.json", "evaluation/evaluation.json", "evaluation/report.json", "report.json")
 _LOWEST = ("eval/fid", "val/loss_ema", "val/loss", "train/loss")
@@ -310,8 +309,7 @@ def best_score(folder: Path, training: Path, application: str) -> tuple[str, flo
         numbers = {**report, **{score: metrics[name] for score, name in full_names.items()}}
         for score in scores:
             value = numbers.get(score)
-            # Of whole numbers, JSON can hold such as no float can.
-            if isinstance(value, int | float) and abs(value) < _MOST_SCORE:
+            if is_score(value):
                 is_own = is_report(report) and is_trained_on(full_names.get(score, score), report)
                 return f"{score} ({TRAINED_ON})" if is_own else score, float(value)
     curves = read_curves(training)

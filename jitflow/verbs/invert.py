@@ -50,7 +50,7 @@ def _invert(
 
     import torch
 
-    from jitflow.evaluation.inversion import check_invertible, invert_images
+    from jitflow.evaluation.image_inversion import check_invertible, invert_images
     from jitflow.evaluation.reference import ImageFiles
     from jitflow.io.files import writable_folder
     from jitflow.io.progress import meter

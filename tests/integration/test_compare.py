@@ -1,6 +1,7 @@
 """Models side by side: differences that are there and differences that are not, and protocols that do not match."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from jitflow.errors import ConfigError, MissingFileError
 from jitflow.evaluation.comparison import compare, short_names
 from jitflow.evaluation.evaluate import evaluate
 from jitflow.evaluation.plan import Plan
-from jitflow.io.files import write_json
+from jitflow.io.files import read_json, write_json
+from jitflow.run.comparison_page import draw_samples, score_cells
+from jitflow.training.sections import PrecisionOptions
 
 PIXELS = {"reference": "digits:val", "extractors": "pixels:4", "device": "cpu"}
 PLAN = Plan(80, ema=0)
@@ -55,6 +58,8 @@ def test_a_difference_is_told_from_none(runs):
     # Group by group the same seeds agree, so the difference of equal models is known far better than either score.
     assert alike.high - alike.low < 0.01 * (score.intervals[0].high - score.intervals[0].low)
     assert "same seeds" in alike.method
+    _, _, _, change, _, other_change = score_cells(score)
+    assert change.endswith("not significant") and other_change.endswith(")")
 
 
 def test_the_command_leaves_a_table_a_page_and_a_picture(runs, tmp_path, capsys):
@@ -91,6 +96,9 @@ def test_other_protocols_are_refused_unless_told(runs, tmp_path, capsys):
     # The number of evaluations follows from the steps.
     told = compare([slow, quick], may_differ=["steps"])
     assert list(told.differences["steps"]) == [2, 1] and told.same_samples
+    # Each is drawn as it was evaluated.
+    drawn = draw_samples(told.candidates, 1, PrecisionOptions(device="cpu"), {})
+    assert [samples.settings["steps"] for samples in drawn.samples.values()] == [2, 1]
     with pytest.raises(ConfigError, match="seed_of_image"):
         compare([quick, tmp_path / "seeds"])
     apart = compare([quick, tmp_path / "seeds"], may_differ=["all"])
@@ -105,6 +113,21 @@ def test_other_protocols_are_refused_unless_told(runs, tmp_path, capsys):
     assert not compare([runs / "first", runs / "other"]).differences
 
 
+def test_a_report_belongs_to_exactly_these_weights(runs, tmp_path):
+    """Weights that were trained on since have no report, and a report no longer has a checkpoint to draw from."""
+    shutil.copytree(runs / "first", tmp_path / "first")
+    checkpoint = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    report = read_json(tmp_path / "first" / "evaluation" / "report.json")
+    report["protocol"]["checkpoint"] = str(checkpoint)
+    write_json(tmp_path / "report.json", report)
+    others = [tmp_path / "report.json", runs / "other" / "evaluation"]
+    assert compare(others).candidates[0].checkpoint == checkpoint
+    shutil.copy(runs / "other" / "checkpoints" / "last.ckpt", checkpoint)
+    assert compare(others).candidates[0].checkpoint is None
+    judged = [candidate.report is not None for candidate in compare([tmp_path / "first", runs / "other"]).candidates]
+    assert judged == [False, True]
+
+
 def report_of(scores, trained_on=(), **card):
     return {"metrics": scores, "intervals": {}, "protocol": {"num_images": 8, **card}, "trained_on": list(trained_on)}
 
@@ -113,7 +136,7 @@ def test_reports_without_intervals_marks_and_missing_scores(tmp_path, capsys):
     first = report_of(
         {"gait/share": 0.5, "pixels/copies": 0.0}, ["gait"], reference={"path": "a", "pixels_sha256": "1"}
     )
-    second = report_of({"gait/share": 0.75}, reference={"path": "b", "pixels_sha256": "1"})
+    second = report_of({"gait/share": 0.75, "pixels/copies": "many"}, reference={"path": "b", "pixels_sha256": "1"})
     for name, report in (("one", first), ("two", second)):
         (tmp_path / name).mkdir()
         write_json(tmp_path / name / "evaluation.json", report)
@@ -121,6 +144,7 @@ def test_reports_without_intervals_marks_and_missing_scores(tmp_path, capsys):
     # Real data are compared by their checksum, wherever they are.
     assert cli.main(words) == 0
     text = capsys.readouterr().out
+    assert "many" not in text
     assert "0.5, trained on" in text and "+0.25, no interval" in text
     assert "trained on" in (tmp_path / "out" / "comparison.html").read_text()
     assert not (tmp_path / "out" / "comparison.png").exists()

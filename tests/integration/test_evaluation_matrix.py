@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,12 +17,14 @@ from jitflow.errors import ConfigError
 from jitflow.evaluation import parts
 from jitflow.evaluation import scores as scores_module
 from jitflow.evaluation.evaluate import evaluate
+from jitflow.evaluation.extractors import make_extractor
 from jitflow.evaluation.frechet_samples import FrechetSample
 from jitflow.evaluation.intervals import Interval
 from jitflow.evaluation.matrix import print_report
 from jitflow.evaluation.plan import Plan
 from jitflow.evaluation.rows import ScoringOptions, evaluation_rows
 from jitflow.evaluation.scores import fdr
+from jitflow.model import load
 
 SPACES = "pixels:4,digits-rotation,digits"
 MATRIX = ScoringOptions(matrix=True)
@@ -29,9 +32,9 @@ SETTINGS = {"reference": "digits", "extractors": SPACES, "scoring": MATRIX, "dev
 PLAN = Plan(80, batch_size=40, steps=2)
 
 
-def make_module(**settings):
+def make_module(num_classes=10, **settings):
     torch.manual_seed(0)
-    module = JiTLightningModule("JiT-N/4", 16, 10, in_channels=1, sampling_method="euler", **settings)
+    module = JiTLightningModule("JiT-N/4", 16, num_classes, in_channels=1, sampling_method="euler", **settings)
     for parameter in module.parameters():
         parameter.data += 0.04 * torch.randn_like(parameter)
     return module
@@ -136,11 +139,25 @@ def test_an_interrupted_matrix_goes_on_with_the_row_it_was_in(checkpoint, matrix
     monkeypatch.setattr(parts, "extract", failing)
     with pytest.raises(KeyboardInterrupt):
         evaluate(checkpoint, PLAN, out=tmp_path, **settings)
+    # It is finished with its page, not before.
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr("jitflow.evaluation.evaluate.write_matrix", Mock(side_effect=OSError("full")))
+        evaluate(checkpoint, PLAN, out=tmp_path, **settings)
     again = evaluate(checkpoint, PLAN, out=tmp_path, **settings)
+    assert (tmp_path / "matrix.html").is_file()
     assert made == [("balanced", 0), ("balanced", 40), ("random", 0), ("random", 40), ("random", 40)]
     cells = {name: report["metrics"][name] for name in again["metrics"] if "/pixels/" in name}
     assert len(cells) == 24 and again["metrics"].items() >= cells.items()
     assert not (tmp_path / "parts").exists() and not (tmp_path / "rows").exists()
+
+
+def test_parts_that_lack_pixels_or_a_feature_space_are_made_again(checkpoint, tmp_path):
+    plan = Plan(20, steps=1, guidance=1.0)
+    some = parts.EvaluationParts(str(checkpoint), plan, {"pixels": "pixels:2"}, tmp_path, keep_pixels=False)
+    parts.make_missing(some, load(checkpoint, device="cpu"), {"pixels": make_extractor("pixels:2")}, processes=1)
+    assert not some.missing()
+    assert replace(some, keep_pixels=True).missing() == some.indices()
+    assert replace(some, extractors={"pixels": "pixels:2", "digits": "digits"}).missing() == some.indices()
 
 
 def test_a_dry_run_names_missing_weights_and_wrong_rows(checkpoint, tmp_path, monkeypatch, capsys):
@@ -183,6 +200,9 @@ def test_statistics_of_more_validation_images_than_samples_are_refused(checkpoin
     settings = {"reference": "digits", "extractors": "pixels:2", "device": "cpu", "out": tmp_path / "out"}
     with pytest.raises(ConfigError, match="statistics of 25 images"):
         evaluate(checkpoint, Plan(20, steps=1), scoring=scoring, **settings)
+    # Of the same images as above the ratio would divide by 0.
+    with pytest.raises(ConfigError, match="same images as --reference"):
+        evaluate(checkpoint, Plan(30, steps=1), scoring=scoring, **{**settings, "reference": tmp_path / "val.npz"})
     report = evaluate(checkpoint, Plan(30, steps=1), scoring=scoring, **settings)
     assert report["protocol"]["validation_compared_images"] == 25
     # Above, 25 of the 30 samples.
@@ -196,6 +216,26 @@ def test_rows_of_a_model_without_guidance_are_unguided():
     assert list(evaluation_rows(Plan(20, guidance=3.0), make_module(), "")) == ["guided,balanced"]
     with pytest.raises(ConfigError, match="'averaged'"):
         evaluation_rows(Plan(20), make_module(), "averaged")
+
+
+def test_a_model_without_classes_is_evaluated_and_swept(tmp_path):
+    module = make_module(num_classes=0, net_settings={"in_context_len": 0})
+    path = write_state(ModelState(dict(module.hparams), module.state_dict(), application="images"), tmp_path / "m.ckpt")
+    words = [
+        str(path),
+        "--reference",
+        "digits:val",
+        "--extractors",
+        "pixels:2",
+        "--num_images",
+        "21",
+        "--device",
+        "cpu",
+    ]
+    words += ["--steps", "1", "--out", str(tmp_path / "out")]
+    assert cli.main(["evaluate", *words, "--ema", "0", "--rows", "balanced,random", "--png", "--npz"]) == 0
+    assert len(list((tmp_path / "out" / "unguided,random" / "images").glob("*.png"))) == 21
+    assert cli.main(["sweep", *words[:-1], str(tmp_path / "sweep"), "--ema", "0"]) == 0
 
 
 def test_random_labels_are_named_by_the_seed_and_need_no_multiple_of_the_classes():
@@ -215,8 +255,7 @@ def test_means_over_feature_spaces():
     found = fdr(ratios)
     assert found.metrics == pytest.approx({"arithmetic": 5, "geometric": 4})
     # All ratios move together here, and so does the mean: its interval is that of one space.
-    ends = [ratios["a"].interval.scaled(2.5), ratios["a"].interval.scaled(2)]
-    for name, end in zip(("arithmetic", "geometric"), ends, strict=True):
-        assert found.intervals[name].low == pytest.approx(end.low)
+    for name, factor in (("arithmetic", 2.5), ("geometric", 2)):
+        assert found.intervals[name].low == pytest.approx(factor * ratios["a"].interval.low)
     with pytest.raises(ConfigError, match="--validation"):
         scores_module.fdr({})

@@ -5,7 +5,7 @@ import torch
 
 from jitflow.errors import ConfigError, DataError
 from jitflow.evaluation import manifold as module
-from jitflow.evaluation.manifold import precision_and_recall
+from jitflow.evaluation.manifold import memberships, precision_and_recall
 
 
 def normal(num, dim, seed, shift=0.0):
@@ -105,3 +105,11 @@ def test_bad_input():
         precision_and_recall(images, images[:, :3])
     with pytest.raises(DataError, match="2 of 10"):
         precision_and_recall(images.index_fill(0, torch.tensor([2, 3]), torch.nan), images)
+
+
+def test_density_and_coverage_have_a_rank_of_their_own():
+    real, generated = normal(60, 3, 0), normal(50, 3, 1)
+    found = [float(values.double().mean()) for values in memberships(real, generated, k=2, k_density=6)]
+    narrow, wide = (precision_and_recall(real, generated, k=k) for k in (2, 6))
+    assert found == [*narrow[:2], *wide[2:]]
+    assert narrow.coverage < wide.coverage

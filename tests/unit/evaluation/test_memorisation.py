@@ -39,6 +39,9 @@ def test_neighbours_against_every_pair_in_any_chunks(tile):
 def test_a_single_training_vector_has_no_second():
     found = nearest_of(torch.tensor([[10]], dtype=torch.uint8), torch.tensor([[250]], dtype=torch.uint8))
     assert found.distances[0].tolist() == pytest.approx([240, float("inf")]) and found.indices[0].tolist() == [0, -1]
+    # It says nothing by which a sample would be a copy, unless it is one exactly.
+    both = torch.tensor([[10], [250]], dtype=torch.uint8)
+    assert copies_by_ratio(nearest_of(both, both[1:])).is_copy.tolist() == [False, True]
     with pytest.raises(DataError, match="training"):
         NearestSearch(torch.zeros(1, 3)).neighbours()
     with pytest.raises(ConfigError, match="cannot be compared"):
