@@ -134,6 +134,38 @@ def test_overlapping_windows_stay_together_whatever_the_group(tmp_path):
     assert train & val
 
 
+@pytest.mark.parametrize("by_names", [True, False])
+def test_recordings_may_be_numbered_anew_in_each_session(tmp_path, by_names):
+    root = tmp_path / "campaign" if by_names else tmp_path / "files"
+    rows = []
+    for user in (1, 2):
+        for session in (1, 2, 3):
+            for i in range(4):
+                path = root / f"ID_{user}" / f"session{session}" / f"rec{i % 2}_{i}.npy"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(f"{user} {session} {i}".encode())
+                name = path.relative_to(tmp_path).as_posix()
+                rows.append(
+                    {"path": name, "user": str(user), "session": f"{user}-{session}", "recording": str(i % 2)}
+                )
+    if not by_names:
+        write_manifest(tmp_path / "manifest.csv", rows, ("path", "user", "session", "recording"))
+    found = find_user_images(root if by_names else tmp_path, val_fraction=0.3)
+    assert found.group == "session" and [len(side) for side in sides(found)] == [4, 2]
+    assert not describe_leakage(find_leakage(found))[0]
+
+
+def test_recordings_of_one_number_and_two_users_are_two(tmp_path):
+    for user in (1, 2, 3):
+        for i in range(15):
+            path = tmp_path / f"ID_{user}" / f"rec{i // 3}_{i}.npy"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(f"{user} {i}".encode())
+    found = find_user_images(tmp_path, val_fraction=0.2)
+    report = find_leakage(found)
+    assert (found.group, report["num_groups"], report["num_shared_groups"]) == ("recording", [12, 3], 0)
+
+
 def test_a_split_that_leaks_is_reported(tmp_path):
     rows = campaign(tmp_path, columns=("path", "user", "session", "recording", "split"))
     found = find_user_images(tmp_path)

@@ -127,7 +127,11 @@ def test_axes_are_read_completed_and_written(tmp_path):
     # Axes of other data, and unevenly spaced ones.
     with pytest.raises(DataError, match="different axes"):
         measure_scale([up, saved(tmp_path / "c.npz", smooth(), velocity_m_s=velocity + 1)], ArrayDescription())
-    assert measure_scale([saved(tmp_path / "d.npz", smooth(), t=time**2)], ArrayDescription()).axes == ArrayAxes()
+    for values in (time**2, 0 * time):
+        assert measure_scale([saved(tmp_path / "d.npz", smooth(), t=values)], ArrayDescription()).axes == ArrayAxes()
+    placeholder = saved(tmp_path / "e.npz", smooth(), velocity_m_s=0 * velocity)
+    scale = measure_scale([placeholder], ArrayDescription())
+    assert scale.axes == ArrayAxes() and ArrayScale.of_record(scale.to_record()) == scale
     # What the owner states counts.
     stated = ArrayDescription(velocity_m_s=(-5.0, 5.0), carrier_hz=77e9)
     assert measure_scale([up], stated).axes.velocity_m_s == (-5, 5)
@@ -154,6 +158,7 @@ def test_the_record_rebuilds_the_scale(tmp_path):
         (lambda p: saved(p, np.full((6, 8), -np.inf)), "NaN or infinity"),
         (lambda p: saved(p, np.array([["a"]])), "not numbers"),
         (lambda p: saved(p, np.zeros((6, 8))), "equal"),
+        (lambda p: saved(p, 100 + np.eye(6) * 1e-5), "equal"),
         (lambda p: np.savez(p.with_suffix(".npz"), a=smooth(), b=smooth()), "several arrays"),
         (lambda p: np.savez(p.with_suffix(".npz"), time=np.arange(5.0)), "two dimensions"),
     ],
