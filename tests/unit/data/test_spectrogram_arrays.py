@@ -104,6 +104,13 @@ def test_what_is_outside_the_range_is_clipped_and_said(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, LOGGER):
         measure_scale([saved(tmp_path / "b.npy", 10 ** (4 * smooth() / 10))], ArrayDescription())
     assert "linear power" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, LOGGER):
+        measure_scale([saved(tmp_path / "c.npy", smooth() + 60)], ArrayDescription())
+    assert not caplog.text
+    # An image of less than a grey level would be taken for one of another scale.
+    with pytest.raises(DataError, match="widen range_db"):
+        scale.read(saved(tmp_path / "d.npy", smooth(high=-19.99)), 64)
 
 
 def test_axes_are_read_completed_and_written(tmp_path):
@@ -184,6 +191,11 @@ def test_files_of_a_set_are_alike(tmp_path):
     assert np.array_equal(read_spectrogram(path, chosen).values[0], smooth()[::-1])
     with pytest.raises(DataError, match="no array 'c'"):
         read_spectrogram(path, ArrayDescription(array="c"))
+    # Our own name counts, and axes on a grid are no spectrograms.
+    np.savez(path, a=smooth() - 9, spectrogram=smooth())
+    assert np.array_equal(read_spectrogram(path, ArrayDescription()).values[0], smooth()[::-1])
+    np.savez(path, a=smooth(), time=np.ones((48, 64)))
+    assert np.array_equal(read_spectrogram(path, ArrayDescription()).values[0], smooth()[::-1])
 
 
 # ----------------------------------------------------------------------------------------------- spectrograms.yaml
