@@ -29,6 +29,8 @@ from jitflow.apps.microdoppler.gait import (
     simulate_signal,
 )
 from jitflow.apps.microdoppler.gait.picture import spectrogram_levels
+from jitflow.apps.microdoppler.gait_scores import score_gait
+from jitflow.apps.microdoppler.labelled_images import ImageSets, LabelledImages
 from jitflow.errors import CheckpointError, ConfigError, DataError
 
 LOGGER = "jitflow.apps.microdoppler.arrays.measure"
@@ -291,3 +293,17 @@ def test_pictures_of_large_arrays_are_shrunk(tmp_path):
     shown = scale.read_picture(path)
     assert shown.shape == (1, 512, 64) and torch.equal(scale.pictures(smooth(1200, 64)[None, None])[0], shown)
     assert scale.arrays(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 1200, 64)
+
+
+def test_gait_is_read_from_arrays_as_from_pictures(walk):
+    settings = settings_for_radar(radar_for_carrier(24e9))
+    pictures = torch.from_numpy(walk)[None, None]
+    # The same decibels over twice the range.
+    arrays = (255 - (255 - pictures.float()) / 2).round().to(torch.uint8)
+    speeds = []
+    for images, span_db in ((pictures, None), (arrays, 2 * settings.dynamic_range_db)):
+        own = LabelledImages(images, torch.zeros(1, dtype=torch.int64))
+        users = [{"user_id": 1}]
+        score_gait(ImageSets(own, own, own, [1]), users, settings, None, span_db)
+        speeds.append(users[0]["torso_velocity_m_s_generated"])
+    assert speeds[1] == pytest.approx(speeds[0], rel=0.02)
