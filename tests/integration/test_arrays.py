@@ -133,6 +133,8 @@ def test_the_evaluation_reads_arrays_and_reports_leakage(campaign, outputs, tmp_
     copies = evaluate(str(campaign), str(again), str(tmp_path / "out"), **given)
     assert copies["diversity_pixels_ratio"] == pytest.approx(1)
     assert copies["step_frequency_within_5_percent"] == copies["step_frequency_within_5_percent_real"]
+    # Rows in another order would be other pixels.
+    assert copies["nearest_train_median"] == pytest.approx(copies["nearest_train_median_real"])
 
 
 def test_arrays_and_pictures_are_not_compared(campaign, outputs, tmp_path):

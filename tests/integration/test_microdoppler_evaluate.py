@@ -147,6 +147,15 @@ def test_copies_are_found_out(arrays):
     assert report["nearest_train_copy_threshold"] > 1
 
 
+def test_a_group_of_an_interval_has_images_of_every_user(arrays):
+    made, labels, train, train_labels, *_ = arrays
+    # The first user's are copies, so a group of another make-up would change their share.
+    mixed = torch.where((labels == 0)[:, None, None, None], train[train_labels == 0][:1], made)
+    sheet = evaluate_images(sets_of((mixed, *arrays[1:]), (1, 2, 3)), num_steps=1).sheet
+    assert sheet.metrics["pixels/copies"] >= 1 / USERS
+    assert np.ptp(sheet.intervals["pixels/copies"].replicates) < 0.1
+
+
 def test_the_same_image_every_time_has_no_variety_and_a_blank_no_gait(arrays, good):
     blank = torch.full_like(arrays[0], 80)
     report = judge(arrays, blank, num_steps=1)

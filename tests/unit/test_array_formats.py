@@ -158,6 +158,12 @@ def test_a_hostile_or_broken_file_is_one_error_that_names_it(tmp_path, monkeypat
     assert not (tmp_path / "trap").exists()
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".h5"])
+def test_a_declared_size_is_compared_with_that_of_the_file(tmp_path, suffix):
+    with pytest.raises(DataError, match="declares"):
+        read(declaring(suffix)(tmp_path))
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5", ".mat", ".tif"])
 def test_damaged_bytes_are_read_or_refused(tmp_path, suffix):
@@ -278,6 +284,15 @@ def test_a_broken_table_is_one_error_that_names_it(tmp_path, name, content, said
     with pytest.raises(DataError, match=said) as error:
         read_table(tmp_path / name)
     assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_small_table_of_millions_of_rows_is_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"path": pyarrow.nulls(2_000_001, "int8")}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="2000001 rows"):
+        read_table(tmp_path / "a.parquet")
 
 
 def test_every_suffix_has_a_reader(tmp_path):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jitflow.apps.microdoppler.arrays.description import ArrayDescription
 from jitflow.apps.microdoppler.arrays.scale import ArrayScale
+from jitflow.apps.microdoppler.sampling import UserSamples
 from jitflow.apps.microdoppler.user_files import EXTENSIONS
 from jitflow.apps.microdoppler.user_images import UserImage, UserImages, read_user_image
 from jitflow.data.image_file import open_image
@@ -23,7 +24,6 @@ from jitflow.io.file_tree import is_left_out
 from jitflow.io.files import read_json, user_path
 from jitflow.io.progress import meter
 
-_RECORD_NAME = "generation.json"
 _GENERATED_NAME = re.compile(r".*user(\d+)_(\d+)")
 # Distances between images need two of each user.
 _LEAST_PER_USER = 2
@@ -135,14 +135,13 @@ def read_scale(folder: str | Path) -> ArrayScale | None:
         DataError: If there are arrays without a record.
     """
     root = user_path(folder)
-    record = read_json(root / _RECORD_NAME) if (root / _RECORD_NAME).is_file() else {}
+    path = root / UserSamples.record_name
+    record = read_json(path) if path.is_file() else {}
     arrays = record.get("settings", {}).get("arrays") if isinstance(record, dict) else None
     if arrays is not None:
-        return ArrayScale.of_record(arrays, source=root / _RECORD_NAME)
+        return ArrayScale.of_record(arrays, source=path)
     if root.is_dir() and any(_GENERATED_NAME.fullmatch(path.stem) for path in root.glob("*.npz")):
-        raise DataError(
-            f"{root} has generated arrays and no {_RECORD_NAME}, which says their range; copy it beside them"
-        )
+        raise DataError(f"{root} has generated arrays and no {path.name}, which says their range; copy it beside them")
     return None
 
 

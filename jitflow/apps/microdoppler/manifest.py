@@ -15,7 +15,7 @@ from jitflow.io.table_file import TABLE_SUFFIXES, read_table
 MANIFEST = "manifest"
 _PATHS = ("path", "file", "filename")
 _LABELS = ("user", "user_id", "subject", "subject_id")
-_SESSIONS = ("session", "session_id", "recording", "recording_id")
+_SESSIONS = ("session", "session_id")
 _RECORDINGS = ("recording", "recording_id")
 _START, _STOP, _DURATION = "start_sec", "stop_sec", "duration_sec"
 _SPLITS = ("train", "val")
@@ -57,8 +57,8 @@ def read_manifest(path: Path, description: ArrayDescription) -> tuple[dict[str, 
     table = read_table(path, what=MANIFEST)
     paths = table[_column(path, table, None, _PATHS, "the files")]
     label = _column(path, table, description.label, _LABELS, "the users")
-    session = _optional(path, table, description.group, _SESSIONS)
-    recording = _optional(path, table, None, _RECORDINGS)
+    session = _optional(path, table, description.group, (*_SESSIONS, *_RECORDINGS))
+    recording, its_session = (_optional(path, table, None, known) for known in (_RECORDINGS, _SESSIONS))
     found: dict[str, dict[int, list[UserFile]]] = defaultdict(lambda: defaultdict(list))
     seen: dict[str, int] = {}
     for row, name in enumerate(paths):
@@ -81,7 +81,7 @@ def read_manifest(path: Path, description: ArrayDescription) -> tuple[dict[str, 
             UserFile(
                 file,
                 table[session][row] if session else "",
-                table[recording][row] if recording else "",
+                _recording(table, row, recording, its_session),
                 _window(where, table, row),
             )
         )
@@ -114,6 +114,12 @@ def _optional(path: Path, table: dict[str, list[str]], stated: str | None, known
     if stated is not None:
         return _column(path, table, stated, known, "groups")
     return next((name for name in known if name in table), None)
+
+
+def _recording(table: dict[str, list[str]], row: int, recording: str | None, session: str | None) -> str:
+    """Return the recording of a sample, whose name may be used again in another session; empty if it is unknown."""
+    name = table[recording][row] if recording else ""
+    return f"{table[session][row]} {name}" if name and session else name
 
 
 def _window(where: str, table: dict[str, list[str]], row: int) -> tuple[float, float] | None:

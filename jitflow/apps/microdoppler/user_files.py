@@ -131,9 +131,10 @@ def _with_origin(folder: Path, user_id: int, path: Path) -> UserFile:
     """Read session and recording from the names of a file and its folders, such as ``session2/rec07_003.npy``."""
     name = path.relative_to(folder).as_posix()
     session, recording = (pattern.search(name) for pattern in (_SESSION, _RECORDING))
-    # The numbers in a user's folder are the user's own: session 1 of two users need not be the same day.
+    # Numbers are the user's own, and a recording's those of its session: session 1 of two users need not be the same
+    # day, nor recording 1 of two sessions the same recording.
     own = f"user {user_id} session {session[1].lower()}" if session else ""
-    return UserFile(path, own, recording[1].lower() if recording else "")
+    return UserFile(path, own, f"{own or f'user {user_id}'} recording {recording[1].lower()}" if recording else "")
 
 
 def _by_folder(folder: Path, in_folders: Mapping[Path, list[Path]]) -> dict[int, list[Path]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from PIL import Image
 from jitflow.apps.microdoppler.arrays.colour_maps import colour_table
 from jitflow.apps.microdoppler.arrays.measure import measure_scale
 from jitflow.apps.microdoppler.leakage import describe_leakage, find_leakage
+from jitflow.apps.microdoppler.user_files import UserFile
 from jitflow.apps.microdoppler.user_images import find_user_images
+from jitflow.apps.microdoppler.user_split import linked_files
 from jitflow.data.group_split import merge_linked, split_groups
 from jitflow.errors import ConfigError, DataError, MissingFileError
 
@@ -85,8 +88,28 @@ def test_groups_of_several_labels_leave_each_label_on_both_sides():
         assert set(labels[held_out]) == set(labels[~held_out]) == set(labels)
 
 
+def test_most_splits_of_unequal_groups_are_the_best_ones():
+    rng = np.random.default_rng(0)
+    held = (np.arange(256)[:, None] >> np.arange(8)) & 1
+
+    def imbalance(chosen, counts):
+        share = chosen @ counts / counts.sum(0)
+        return ((share - 0.3) ** 2).sum(-1) + 10 * ((share <= 0) | (share >= 1)).sum(-1)
+
+    found = []
+    for _ in range(30):
+        counts = rng.integers(1, 6, (8, 3))
+        labels = np.concatenate([np.repeat(np.arange(3), row) for row in counts])
+        groups = np.repeat(np.arange(8), counts.sum(1))
+        held_out = split_groups(labels, groups, 0.3, 0)
+        chosen = np.array([held_out[groups == group].all() for group in range(8)])
+        found.append(imbalance(chosen, counts) <= imbalance(held, counts).min() + 1e-9)
+    assert np.mean(found) > 0.6
+
+
 def test_links_join_groups():
     assert merge_linked(6, [[0, 3], [4], [3, 5]]).tolist() == [0, 1, 2, 0, 3, 0]
+    assert merge_linked(4, [[0, 1], [2, 3], [1, 3]]).tolist() == [0, 0, 0, 0]
     assert merge_linked(2, []).tolist() == [0, 1]
 
 
@@ -115,6 +138,9 @@ def test_a_manifest_of_other_columns_is_described(tmp_path):
     assert found.user_ids == (1, 2) and found.group == "user" and found.arrays.range_db == (-45, 0)
     train, val = sides(found)
     assert len(train) == 3 and len(val) == 1 and not train & val
+    # Other numbers are made of the same files.
+    (tmp_path / "spectrograms.yaml").write_text("label: activity\ngroup: user\nrange_db: [-40, 0]\n")
+    assert find_user_images(tmp_path, val_fraction=0.25).fingerprint() != found.fingerprint()
 
 
 def test_overlapping_windows_stay_together_whatever_the_group(tmp_path):
@@ -132,6 +158,43 @@ def test_overlapping_windows_stay_together_whatever_the_group(tmp_path):
     write_manifest(tmp_path / "manifest.csv", rows, ("path", "user", "recording", "start_sec", "duration_sec"))
     train, val = sides(find_user_images(tmp_path, val_fraction=0.3), "recording")
     assert train & val
+
+
+def test_windows_are_linked_by_what_they_share():
+    # The first window holds the next two; the last begins where it ends.
+    windows = [(0, 10), (1, 2), (5, 6), (10, 12)]
+    files = [(1, UserFile(Path("a.npy"), recording="r", window_sec=window)) for window in windows]
+    assert list(linked_files(files, by_session=False)) == [[0, 1, 2], [3]]
+
+
+@pytest.mark.parametrize("by_names", [True, False])
+def test_recordings_may_be_numbered_anew_in_each_session(tmp_path, by_names):
+    root = tmp_path / "campaign" if by_names else tmp_path / "files"
+    rows = []
+    for user in (1, 2):
+        for session in (1, 2, 3):
+            for i in range(4):
+                path = root / f"ID_{user}" / f"session{session}" / f"rec{i % 2}_{i}.npy"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(f"{user} {session} {i}".encode())
+                name = path.relative_to(tmp_path).as_posix()
+                rows.append({"path": name, "user": str(user), "session": f"{user}-{session}", "recording": str(i % 2)})
+    if not by_names:
+        write_manifest(tmp_path / "manifest.csv", rows, ("path", "user", "session", "recording"))
+    found = find_user_images(root if by_names else tmp_path, val_fraction=0.3)
+    assert found.group == "session" and [len(side) for side in sides(found)] == [4, 2]
+    assert not describe_leakage(find_leakage(found))[0]
+
+
+def test_recordings_of_one_number_and_two_users_are_two(tmp_path):
+    for user in (1, 2, 3):
+        for i in range(15):
+            path = tmp_path / f"ID_{user}" / f"rec{i // 3}_{i}.npy"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(f"{user} {i}".encode())
+    found = find_user_images(tmp_path, val_fraction=0.2)
+    report = find_leakage(found)
+    assert (found.group, report["num_groups"], report["num_shared_groups"]) == ("recording", [12, 3], 0)
 
 
 def test_a_split_that_leaks_is_reported(tmp_path):

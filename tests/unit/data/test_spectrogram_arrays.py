@@ -29,6 +29,8 @@ from jitflow.apps.microdoppler.gait import (
     simulate_signal,
 )
 from jitflow.apps.microdoppler.gait.picture import spectrogram_levels
+from jitflow.apps.microdoppler.gait_scores import score_gait
+from jitflow.apps.microdoppler.labelled_images import ImageSets, LabelledImages
 from jitflow.errors import CheckpointError, ConfigError, DataError
 
 LOGGER = "jitflow.apps.microdoppler.arrays.measure"
@@ -104,6 +106,13 @@ def test_what_is_outside_the_range_is_clipped_and_said(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, LOGGER):
         measure_scale([saved(tmp_path / "b.npy", 10 ** (4 * smooth() / 10))], ArrayDescription())
     assert "linear power" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, LOGGER):
+        measure_scale([saved(tmp_path / "c.npy", smooth() + 60)], ArrayDescription())
+    assert not caplog.text
+    # An image of less than a grey level would be taken for one of another scale.
+    with pytest.raises(DataError, match="widen range_db"):
+        scale.read(saved(tmp_path / "d.npy", smooth(high=-19.99)), 64)
 
 
 def test_axes_are_read_completed_and_written(tmp_path):
@@ -127,7 +136,11 @@ def test_axes_are_read_completed_and_written(tmp_path):
     # Axes of other data, and unevenly spaced ones.
     with pytest.raises(DataError, match="different axes"):
         measure_scale([up, saved(tmp_path / "c.npz", smooth(), velocity_m_s=velocity + 1)], ArrayDescription())
-    assert measure_scale([saved(tmp_path / "d.npz", smooth(), t=time**2)], ArrayDescription()).axes == ArrayAxes()
+    for values in (time**2, 0 * time):
+        assert measure_scale([saved(tmp_path / "d.npz", smooth(), t=values)], ArrayDescription()).axes == ArrayAxes()
+    placeholder = saved(tmp_path / "e.npz", smooth(), velocity_m_s=0 * velocity)
+    scale = measure_scale([placeholder], ArrayDescription())
+    assert scale.axes == ArrayAxes() and ArrayScale.of_record(scale.to_record()) == scale
     # What the owner states counts.
     stated = ArrayDescription(velocity_m_s=(-5.0, 5.0), carrier_hz=77e9)
     assert measure_scale([up], stated).axes.velocity_m_s == (-5, 5)
@@ -154,6 +167,7 @@ def test_the_record_rebuilds_the_scale(tmp_path):
         (lambda p: saved(p, np.full((6, 8), -np.inf)), "NaN or infinity"),
         (lambda p: saved(p, np.array([["a"]])), "not numbers"),
         (lambda p: saved(p, np.zeros((6, 8))), "equal"),
+        (lambda p: saved(p, 100 + np.eye(6) * 1e-5), "equal"),
         (lambda p: np.savez(p.with_suffix(".npz"), a=smooth(), b=smooth()), "several arrays"),
         (lambda p: np.savez(p.with_suffix(".npz"), time=np.arange(5.0)), "two dimensions"),
     ],
@@ -179,6 +193,11 @@ def test_files_of_a_set_are_alike(tmp_path):
     assert np.array_equal(read_spectrogram(path, chosen).values[0], smooth()[::-1])
     with pytest.raises(DataError, match="no array 'c'"):
         read_spectrogram(path, ArrayDescription(array="c"))
+    # Our own name counts, and axes on a grid are no spectrograms.
+    np.savez(path, a=smooth() - 9, spectrogram=smooth())
+    assert np.array_equal(read_spectrogram(path, ArrayDescription()).values[0], smooth()[::-1])
+    np.savez(path, a=smooth(), time=np.ones((48, 64)))
+    assert np.array_equal(read_spectrogram(path, ArrayDescription()).values[0], smooth()[::-1])
 
 
 # ----------------------------------------------------------------------------------------------- spectrograms.yaml
@@ -274,3 +293,17 @@ def test_pictures_of_large_arrays_are_shrunk(tmp_path):
     shown = scale.read_picture(path)
     assert shown.shape == (1, 512, 64) and torch.equal(scale.pictures(smooth(1200, 64)[None, None])[0], shown)
     assert scale.arrays(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 1200, 64)
+
+
+def test_gait_is_read_from_arrays_as_from_pictures(walk):
+    settings = settings_for_radar(radar_for_carrier(24e9))
+    pictures = torch.from_numpy(walk)[None, None]
+    # The same decibels over twice the range.
+    arrays = (255 - (255 - pictures.float()) / 2).round().to(torch.uint8)
+    speeds = []
+    for images, span_db in ((pictures, None), (arrays, 2 * settings.dynamic_range_db)):
+        own = LabelledImages(images, torch.zeros(1, dtype=torch.int64))
+        users = [{"user_id": 1}]
+        score_gait(ImageSets(own, own, own, [1]), users, settings, None, span_db)
+        speeds.append(users[0]["torso_velocity_m_s_generated"])
+    assert speeds[1] == pytest.approx(speeds[0], rel=0.02)

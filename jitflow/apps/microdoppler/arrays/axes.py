@@ -127,8 +127,9 @@ def _first(arrays: Mapping[str, np.ndarray], names: tuple[str, ...], length: int
         if name in arrays and arrays[name].size == length:
             values = arrays[name].astype(np.float64).reshape(-1)
             steps = np.diff(values)
+            # Less, not equal: an axis whose values are all equal is a placeholder.
             if np.isfinite(values).all() and (
-                length < 2 or (abs(steps - steps.mean()) <= _UNEVEN * abs(steps.mean())).all()
+                length < 2 or (abs(steps - steps.mean()) < _UNEVEN * abs(steps.mean())).all()
             ):
                 return values
     return None

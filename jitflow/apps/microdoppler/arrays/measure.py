@@ -79,10 +79,11 @@ def _range(
         return description.range_db
     if first.is_picture:
         return 0.0, 1.0
-    low = float(np.quantile(seen, _RARE_SHARE)) if seen.size else np.nan
-    if not low < highest:
+    lowest = float(np.quantile(seen, _RARE_SHARE)) if seen.size else np.nan
+    low, high = (float(f"{end:.6g}") for end in (lowest, highest))
+    if not low < high:
         raise DataError(f"{path.parent}: all values are equal or none is finite; these are no spectrograms")
-    return float(f"{low:.6g}"), float(f"{highest:.6g}")
+    return low, high
 
 
 def _check_alike(path: Path, sample: SpectrogramArray, first_path: Path, first: SpectrogramArray) -> None:

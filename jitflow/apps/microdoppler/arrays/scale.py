@@ -66,7 +66,8 @@ class ArrayScale:
             Shape ``(3, H, W)``, float32, 0 to 255.
 
         Raises:
-            DataError: If it is damaged, differs from the others in channels, does not fit, or has nothing in the range.
+            DataError: If it is damaged, differs from the others in channels, does not fit, or rises above the range
+                by less than a grey level.
         """
         size = (img_size, img_size) if isinstance(img_size, int) else img_size
         levels = self._levels(path, read_spectrogram(path, self.stated))
