@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _codecs
+import importlib
 import io
 import json
 import struct
@@ -16,7 +17,7 @@ from limits import limits
 from safetensors.torch import save_file
 
 from jitflow import cli
-from jitflow.apps.text.tokenizer import load_tokenizer, train_bpe
+from jitflow.apps.text.tokenizer import load_tokenizer, probe, train_bpe
 from jitflow.checkpoint.formats import read_state
 from jitflow.errors import CheckpointError, ConfigError, DataError
 from jitflow.evaluation.frechet import load_statistics
@@ -253,6 +254,18 @@ def test_a_tokenizer_of_other_parts_is_tried_and_read(tmp_path, definition):
     parts = [{"type": "NFC"}, {"type": "Lowercase"}]
     folder = tokenizer_folder(tmp_path, definition, normalizer={"type": "Sequence", "normalizers": parts})
     assert load_tokenizer(folder).encode("LOW") == load_tokenizer(folder).encode("low")
+
+
+def test_only_byte_level_bpe_is_read_untried(definition, monkeypatch):
+    tried, run = [], probe.subprocess.run
+    monkeypatch.setattr(probe.subprocess, "run", lambda *words, **options: tried.append(1) or run(*words, **options))
+    library = importlib.import_module("tokenizers")
+    probe.check_definition.cache_clear()
+    probe.check_definition(json.dumps(definition), library)
+    assert not tried
+    known = {**WORDS, "unk_token": "?", "vocab": {"?": 0}, "max_input_chars_per_word": 100}
+    probe.check_definition(json.dumps({**definition, "model": known}), library)
+    assert tried
 
 
 def test_a_tokenizer_of_great_depth_is_one_error(tmp_path, definition):
