@@ -42,6 +42,13 @@ class WithoutTable(JiTLightningModule):
         return super()._forward_sample(z, t, labels)
 
 
+class WithoutGraphs(JiTLightningModule):
+    """On CUDA every kernel is launched by itself."""
+
+    def _evaluation_graphs(self, *args: Any) -> None:
+        return None
+
+
 class TwoPasses(JiTLightningModule):
     """Guidance as in the release: two passes, even where the scale is 1."""
 
@@ -120,11 +127,14 @@ class Bench:
     def __init__(self, case: Case, steps: int, args: argparse.Namespace, report: Report) -> None:
         self.case, self.steps, self.args, self.report = case, steps, args, report
         self.device: str = args.device
-        self.labels = (torch.arange(case.batch) % case.num_classes).to(self.device)
+        self.labels = self._labels_of(case)
         self.name = f"guided sampling, {case.name}, Heun {steps}"
         self.cuda = self.device.startswith("cuda")
         # How the rows that compare two loops of ours run the network.
         self.variant = "blocks" if self.cuda and not args.eager else "eager"
+
+    def _labels_of(self, case: Case) -> torch.Tensor:
+        return (torch.arange(case.batch) % case.num_classes).to(self.device)
 
     def plain(self) -> None:
         """Time our sampling, eager (on CUDA with our kernels), against the release's."""
@@ -141,6 +151,18 @@ class Bench:
     def batched(self) -> None:
         """Time guidance in one batch, in its interval only, against two passes everywhere."""
         self._ours(WithoutTable, TwoPasses, "batched in interval / two passes")
+
+    def graphs(self) -> None:
+        """Time evaluations of a small network as CUDA graphs against kernels launched one by one, and compiled."""
+        case = TINY if self.args.tiny else NANO
+        labels, graphed = self._labels_of(case), make(JiTLightningModule, case, self.steps, device=self.device)
+        others = {"without": make(WithoutGraphs, case, self.steps, device=self.device)}
+        if self.cuda:
+            others["graphs of the compiled network"] = make_compiled(case, self.steps, self.device)
+        times = self._time([sampling_of(module, labels) for module in (graphed, *others.values())], self.args.repeats)
+        for label, milliseconds in zip(others, times[1:], strict=True):
+            name = f"guided sampling, {case.name}, Heun {self.steps}, CUDA graphs / {label}"
+            self.report.add(name, times[0], milliseconds, "ms", clock=self.args.clock)
 
     def quality(self) -> None:
         """Time sampling of one quality: according to bench_solvers.py these 30 evaluations have the error of 99."""
@@ -237,6 +259,7 @@ ROWS: dict[str, Callable[[Bench], None]] = {
     "compiled": Bench.compiled,
     "table": Bench.table,
     "batched": Bench.batched,
+    "graphs": Bench.graphs,
     "quality": Bench.quality,
 }
 
@@ -258,8 +281,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         case = Case(case.model, case.img_size, case.num_classes, args.batch)
     report = Report(device=args.device, out=args.out)
     bench = Bench(case, args.steps or steps, args, report)
-    # Without the release, the last row has nothing to be compared with.
-    without = () if args.reference is not None else ("quality",)
+    # Without the release, the last row has nothing to be compared with; without CUDA there are no graphs.
+    without = [*([] if args.reference is not None else ["quality"]), *([] if bench.cuda else ["graphs"])]
     for name in args.row or [name for name in ROWS if name not in without]:
         ROWS[name](bench)
     print(f"rows are in {report.out}")

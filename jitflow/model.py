@@ -89,8 +89,7 @@ class Model:
     def compile(self, whole: bool = True) -> Model:
         """Compile the network for sampling with ``torch.compile``, and return the model.
 
-        The first samples wait for the compiler; then a step has fewer and larger kernels. On CUDA every call of the
-        network is one CUDA graph, which pays off for small networks (:meth:`compile_for`). Another batch size compiles
+        The first samples wait for the compiler; then a step has fewer and larger kernels. Another batch size compiles
         again; samples agree with the plain network's up to rounding.
 
         Args:
@@ -102,8 +101,7 @@ class Model:
             if isinstance(net, AdaLNTransformer):
                 # Else its blocks would be compiled by themselves as well.
                 net.compile_parts(False)
-            on_cuda = self.module.device.type == "cuda"
-            net.compile(dynamic=False, mode="reduce-overhead" if on_cuda else None)
+            net.compile(dynamic=False)
         return self
 
     def compile_for(self, num: int, batch_size: int) -> Model:

@@ -50,6 +50,21 @@ def guidance_weight(t: Tensor, scale: float, interval: tuple[float, float] = (0.
     return torch.where(inside, float(scale), 1.0)
 
 
+def guidance_acts(t: Tensor, scale: float, interval: tuple[float, float] = (0.0, 1.0)) -> bool:
+    """Whether guidance changes a velocity at any of these times; where it does not, a second pass only rounds.
+
+    Times on an accelerator count as times at which it acts: reading them would stall the queue.
+
+    Args:
+        t: Time, shape ``(B,)``.
+        scale: Guidance scale.
+        interval: ``(low, high)`` in time, see :func:`guidance_weight`.
+    """
+    if scale == 1:
+        return False
+    return t.device.type != "cpu" or bool((guidance_weight(t, scale, interval) != 1).any())
+
+
 def guided_velocity(
     velocity: LabelledVelocity,
     x: Tensor,
@@ -62,12 +77,11 @@ def guided_velocity(
     channels: int | None = None,
     rule: Rule = cfg,
     weak: LabelledVelocity | None = None,
+    acts: bool | None = None,
 ) -> Tensor:
     """Guided velocity ``v_uncond + w (v_cond - v_uncond)``, skipping the unconditional pass where ``w`` is 1.
 
-    Conditional and unconditional passes share one batch of ``2B``. Where every weight is 1 the unconditional pass would
-    only change rounding and is skipped, but only if ``t`` is on the CPU (as in the solvers), since reading it from an
-    accelerator would stall the queue.
+    Conditional and unconditional passes share one batch of ``2B``.
 
     Args:
         velocity: Field ``(x, t, label) -> v`` with shapes ``(B, *S)``, ``(B,)``, ``(B,)`` -> ``(B, *S)``.
@@ -82,6 +96,7 @@ def guided_velocity(
         rule: How both velocities are combined, see :mod:`jitflow.core.guidance_rules`.
         weak: Autoguidance: velocity field of a weaker model, which with the same label takes the place of the
             unconditional one. None for guidance by the class.
+        acts: What :func:`guidance_acts` says of these times, if that is known.
 
     Returns:
         Velocity, shape ``(B, *S)``.
@@ -94,11 +109,9 @@ def guided_velocity(
     """
     if channels is not None and channels < 1:
         raise ConfigError(f"the number of guided channels must be at least 1, or None for all; got {channels}")
-    if scale == 1:
+    if not (guidance_acts(t, scale, interval) if acts is None else acts):
         return velocity(x, t, label)
     weight = guidance_weight(t, scale, interval)
-    if weight.device.type == "cpu" and bool((weight == 1).all()):
-        return velocity(x, t, label)
     if weak is None:
         both = velocity(torch.cat([x, x]), torch.cat([t, t]), torch.cat([label, torch.full_like(label, null_label)]))
         v_cond, v_uncond = both.chunk(2)

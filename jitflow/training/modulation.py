@@ -42,21 +42,31 @@ class ModulationTable:
         self._block_bytes = block_bytes
         self._block: dict[float, Tensor] = {}
 
-    def rows(self, t: Tensor, y: Tensor) -> Tensor:
-        """Return the modulation of a batch of samples at one time.
+    def at(self, t: Tensor) -> Tensor:
+        """Return the modulations of all labels at a time.
 
         Args:
             t: Time, shape ``(B,)``, the same for all samples, on the CPU.
-            y: Label of each sample, shape ``(B,)``, each among the table's.
 
         Returns:
-            Values, shape ``(B, M)``, in the network's precision.
+            Values, shape ``(labels, M)``, in the network's precision.
         """
         time = float(t[0])
         if time in self._times and time not in self._block:
             self._block = self._block_from(time)
-        of_time = self._block[time] if time in self._block else self._compute([time])[0]
-        return of_time[torch.searchsorted(self._labels, y)]
+        return self._block[time] if time in self._block else self._compute([time])[0]
+
+    def of_samples(self, modulations: Tensor, y: Tensor) -> Tensor:
+        """Return the modulation of each sample of a batch.
+
+        Args:
+            modulations: Those of all labels at the samples' time, from :meth:`at`.
+            y: Label of each sample, shape ``(B,)``, each among the table's.
+
+        Returns:
+            Values, shape ``(B, M)``.
+        """
+        return modulations[torch.searchsorted(self._labels, y)]
 
     def _block_from(self, time: float) -> dict[float, Tensor]:
         """Compute the rows of a time and of as many following times as fit into a block."""

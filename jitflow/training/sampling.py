@@ -7,15 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jitflow.core.condition import Condition
 from jitflow.core.path import renoise
 from jitflow.core.seeding import current_seeds, mix_seeds, noise_from_seeds
-from jitflow.core.solver import GoBack, OnStep, Step, Velocity, euler_step, heun_step, integrate
+from jitflow.core.solver import GoBack, OnStep, Step, Velocity, euler_step, get_solver, heun_step, integrate
 from jitflow.core.stochastic import sde_drift, sde_noise_std
 from jitflow.core.times import time_grid
 from jitflow.errors import ConfigError
+from jitflow.training.compiled import is_launch_bound
+from jitflow.training.evaluation_graphs import FEWEST_EVALUATIONS, EvaluationGraphs
 from jitflow.training.modulation import ModulationTable, takes_modulation
 from jitflow.training.sampling_call import SamplingCall, open_call
 from jitflow.training.velocity import GuidedVelocity, batch_time
@@ -100,6 +102,7 @@ class FlowSampling(GuidedVelocity):
             if self.sde and steps:
                 raise ConfigError("sde needs the library's own steps, and this class overrides them; set it to 0")
             call.drift = self._drift_of_step(0, times)
+            call.graphs = self._evaluation_graphs(call, len(labels), len(times) - 1)
             return integrate(
                 self._field(call, labels),
                 x,
@@ -141,6 +144,20 @@ class FlowSampling(GuidedVelocity):
             labels = torch.cat([labels, labels.new_tensor([self.num_classes])])
         # No solver evaluates the end of the path.
         return ModulationTable(self.net, labels, times[:-1])
+
+    def _evaluation_graphs(self, call: SamplingCall, batch: int, steps: int) -> EvaluationGraphs | None:
+        """Return graphs for a call on CUDA whose limit is launching kernels; None where anything but tensors changes.
+
+        A user's own methods, a hook or the memory of a guidance rule may do what a graph would not repeat.
+        """
+        passes = 1 if self.cfg_scale == 1 else 2
+        if self.device.type != "cuda" or not is_launch_bound(self.net, passes * batch, passes=1):
+            return None
+        if get_solver(self.sampling_method).num_evaluations(steps) < FEWEST_EVALUATIONS:
+            return None
+        repeats = call.modulation is not None and call.weak is None and not self.converts_predictions
+        plain = self.internal_guidance == 1 and not (self.guidance_rule == "apg" and self.apg_momentum)
+        return EvaluationGraphs() if repeats and plain and not _has_hooks(self.net) else None
 
     @torch.no_grad()
     def _euler_step(self, z: Tensor, t: Tensor, t_next: Tensor, labels: Tensor) -> Tensor:
@@ -250,6 +267,10 @@ def _one_time(t: Tensor | float) -> Tensor:
 def _overrides(module: FlowSampling, name: str) -> bool:
     method = getattr(module, name, None)
     return method is not None and getattr(method, "__func__", method) is not getattr(FlowSampling, name, None)
+
+
+def _has_hooks(net: nn.Module) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
 
 
 def _forwards_to_net(module: FlowSampling) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from jitflow.core.condition import Condition
 from jitflow.core.solver import OnStep
 from jitflow.errors import ConfigError
+from jitflow.training.evaluation_graphs import EvaluationGraphs
 from jitflow.training.modulation import ModulationTable
 from jitflow.training.sampling_settings import SamplingSettings
 
@@ -38,6 +39,7 @@ class SamplingCall:
         condition: Condition of the samples.
         hint: Latest estimate of the data, shape ``(B, C, H, W)``, for a self-conditioned network.
         modulation: Precomputed modulation by time and label; None to compute it at each step.
+        graphs: CUDA graphs of its evaluations; None to launch the kernels of each one by one.
         rule: Rule of guidance of the trajectory, with its memory; None for a new one at each evaluation.
         weak: A weaker model for autoguidance, in place of the prediction without a class; None for none.
         drift: Strength of the stochastic equation in the current step; 0 follows the flow.
@@ -50,6 +52,7 @@ class SamplingCall:
     condition: Condition = field(default_factory=Condition)
     hint: Tensor | None = None
     modulation: ModulationTable | None = None
+    graphs: EvaluationGraphs | None = None
     rule: Rule | None = None
     weak: GuidedVelocity | None = None
     drift: float = 0.0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from jitflow.codec.base import Codec
-from jitflow.core.guidance import check_interval, guided_velocity
+from jitflow.core.guidance import check_interval, guidance_acts, guided_velocity
 from jitflow.core.guidance_rules import Rule, build_rule
 from jitflow.core.path import ModelPrediction, data_from_velocity, velocity_from_prediction
 from jitflow.errors import ConfigError
@@ -94,20 +95,51 @@ class GuidedVelocity(WeightAverages):
             Velocity, shape ``(B, C, H, W)``, float32.
         """
         call = running_call(self)
-        hint = None if call is None else call.hint
+        x, times = z.float(), batch_time(t, z, keep_device=True)
+        acts = guidance_acts(times, self.cfg_scale, check_interval(self.cfg_interval))
+        if call is None:
+            return self._evaluate_field(None, labels, acts, x, times, None, None)[0]
+        modulations = None if call.modulation is None else call.modulation.at(times)
+        evaluate = partial(self._evaluate_field, call, labels, acts)
+        if call.graphs is not None:
+            v, call.hint = call.graphs(acts, evaluate, x, times, modulations, call.hint)
+        else:
+            v, call.hint = evaluate(x, times, modulations, call.hint)
+        return v
+
+    def _evaluate_field(
+        self,
+        call: SamplingCall | None,
+        labels: Tensor,
+        acts: bool,
+        x: Tensor,
+        t: Tensor,
+        modulations: Tensor | None,
+        hint: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute the guided velocity, and the next hint, from tensors alone, so that a CUDA graph can repeat it.
+
+        Args:
+            call: The sampling call.
+            labels: Labels, shape ``(B,)``.
+            acts: Whether guidance acts at this time.
+            x: State, shape ``(B, C, H, W)``, float32.
+            t: Time, shape ``(B,)``.
+            modulations: Those of the call's table at this time; None without a table.
+            hint: Estimate of the data, shape ``(B, C, H, W)``, for a self-conditioned network.
+        """
 
         def velocity(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
             if hint is None:
-                return self._inner_velocity(call, x, t, y)
+                return self._inner_velocity(call, modulations, x, t, y)
             # With guidance both passes share the hint.
             hints = hint if len(hint) == len(x) else torch.cat([hint] * (len(x) // len(hint)))
-            return self._inner_velocity(call, x, t, y, hints)
+            return self._inner_velocity(call, modulations, x, t, y, hints)
 
-        x, times = z.float(), batch_time(t, z, keep_device=True)
         v = guided_velocity(
             velocity,
             x,
-            times,
+            t,
             labels,
             null_label=self.num_classes,
             scale=self.cfg_scale,
@@ -115,10 +147,11 @@ class GuidedVelocity(WeightAverages):
             channels=self.cfg_channels,
             rule=self.build_guidance_rule() if call is None or call.rule is None else call.rule,
             weak=None if call is None or call.weak is None else call.weak.plain_velocity,
+            acts=acts,
         )
         if call is not None and hint is not None:
-            call.hint = call.condition.apply_known(data_from_velocity(v, x, times, t_eps=self.t_eps))
-        return v
+            hint = call.condition.apply_known(data_from_velocity(v, x, t, t_eps=self.t_eps))
+        return v, hint
 
     def plain_velocity(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Compute the velocity without guidance, shape ``(B, C, H, W)``, float32; shapes as in :meth:`forward`."""
@@ -129,21 +162,32 @@ class GuidedVelocity(WeightAverages):
         apg = {"eta": self.apg_eta, "norm": self.apg_norm, "momentum": self.apg_momentum}
         return build_rule(self.guidance_rule, **apg)
 
-    def _inner_velocity(self, call: SamplingCall | None, x: Tensor, t: Tensor, y: Tensor, *hint: Tensor) -> Tensor:
+    def _inner_velocity(
+        self, call: SamplingCall | None, modulations: Tensor | None, x: Tensor, t: Tensor, y: Tensor, *hint: Tensor
+    ) -> Tensor:
         """Compute the velocity of one pass of the network, guided by an inner layer if that is asked for."""
         guide, scale = self.loss_terms.guide, self.internal_guidance
         if guide is None or scale == 1:
-            return self.velocity_of(self._predict(call, x, t, y, *hint).float(), x, t)
-        output, inner = self._predict(call, x, t, y, *hint, features=tuple(guide.features))
+            return self.velocity_of(self._predict(call, modulations, x, t, y, *hint).float(), x, t)
+        output, inner = self._predict(call, modulations, x, t, y, *hint, features=tuple(guide.features))
         v = self.velocity_of(output.float(), x, t)
         return guide.guide(v, inner, x, t, scale, check_interval(self.cfg_interval))
 
-    def _predict(self, call: SamplingCall | None, x: Tensor, t: Tensor, y: Tensor, *hint: Tensor, **inner: Any) -> Any:
+    def _predict(
+        self,
+        call: SamplingCall | None,
+        modulations: Tensor | None,
+        x: Tensor,
+        t: Tensor,
+        y: Tensor,
+        *hint: Tensor,
+        **inner: Any,
+    ) -> Any:
         """Run the network, output shape ``(B, C, H, W)``, with precomputed modulation if the call has a table."""
-        if call is None or call.modulation is None:
+        if call is None or call.modulation is None or modulations is None:
             return self(x, t, y, *hint, **inner)
         dtype = floating_dtype(self.net)
-        rows = call.modulation.rows(t, y)
+        rows = call.modulation.of_samples(modulations, y)
         # The network reads the time only for the inner features, so that it can else stay on its device.
         t = t.to(x.device) if inner else t
         return self.net(x.to(dtype), t, y, *(h.to(dtype) for h in hint), modulation=rows, **inner)

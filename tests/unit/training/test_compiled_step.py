@@ -142,13 +142,13 @@ def test_the_compiler_takes_only_what_there_is(make_module):
 def test_sampling_is_compiled_where_it_repays(make_module, monkeypatch, device, num, told, compiled):
     module = make_module(num_sampling_steps=50)
     modes = []
-    monkeypatch.setattr(module.net, "compile", lambda **settings: modes.append(settings["mode"]))
+    monkeypatch.setattr(module.net, "compile", lambda **settings: modes.append(settings))
     monkeypatch.setattr(type(module), "device", property(lambda self: torch.device(device)))
     model = Model(module)
     if told is not None:
         model.compile(told)
     model.compile_for(num, 64).compile_for(num, 64)
-    assert modes == (["reduce-overhead"] if compiled else [])
+    assert modes == ([{"dynamic": False}] if compiled else [])
 
 
 def test_the_last_batch_of_a_compiled_model_is_filled_up(make_module, monkeypatch):

@@ -207,7 +207,9 @@ def test_rows_are_the_network_s_and_blocks_stay_within_their_bound(make_module):
         sizes.clear()
         table = ModulationTable(net, y, times, block_bytes=2 * 3 * one + 1)
         for t in [*times, torch.tensor(0.33)]:
-            torch.testing.assert_close(table.rows(t.expand(3), y), net.modulation(t.expand(3), y), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(
+                table.of_samples(table.at(t.expand(3)), y), net.modulation(t.expand(3), y), rtol=1e-5, atol=1e-6
+            )
     # Two labels: three times fit, the first of them computed alone; a time off the grid is not kept.
     tables = [size for size in sizes if size != 3]
     assert tables == [2, 4] * 3 + [2]
