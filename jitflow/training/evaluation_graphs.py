@@ -7,6 +7,7 @@ changes between evaluations is copied to fixed addresses, everything else is rec
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import TypeAlias
@@ -14,6 +15,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+log = logging.getLogger(__name__)
 Result: TypeAlias = "tuple[Tensor, Tensor | None]"
 Evaluate: TypeAlias = "Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Result]"
 Record: TypeAlias = "Callable[[Callable[[], Result]], tuple[Callable[[], None], Result]]"
@@ -43,7 +45,7 @@ class EvaluationGraphs:
     def __init__(self, record: Record = record_cuda_graph) -> None:
         self._record = record
         self._has_run: set[bool] = set()
-        self._graphs: dict[bool, _Graph] = {}
+        self._graphs: dict[bool, _Graph | None] = {}
 
     def __call__(
         self,
@@ -69,8 +71,22 @@ class EvaluationGraphs:
             self._has_run.add(acts)
             return evaluate(x, t.to(x.device), modulations, hint)
         if acts not in self._graphs:
-            self._graphs[acts] = _Graph(self._record, evaluate, x, modulations, hint)
-        return self._graphs[acts](x, float(t[0]), modulations, hint)
+            self._graphs[acts] = self._new_graph(evaluate, x, modulations, hint)
+        graph = self._graphs[acts]
+        if graph is None:
+            return evaluate(x, t.to(x.device), modulations, hint)
+        return graph(x, float(t[0]), modulations, hint)
+
+    def _new_graph(
+        self, evaluate: Evaluate, x: Tensor, modulations: Tensor | None, hint: Tensor | None
+    ) -> _Graph | None:
+        """Record a graph; None, with a warning, for a network that does what a graph cannot hold."""
+        try:
+            return _Graph(self._record, evaluate, x, modulations, hint)
+        except RuntimeError as error:
+            why = str(error).splitlines()[0]
+            log.warning(f"sampling launches its kernels one by one, since no CUDA graph can hold them here ({why})")
+            return None
 
 
 class _Graph:
