@@ -181,8 +181,9 @@ PAGES = {
         }
     ),
     "gait_simulator.md": Page(
-        replace={"--num_users 10 --images_per_user 100": "--num_users 2 --images_per_user 25 --window_sec 0.3"},
-        leaves=("campaign_24/manifest.csv", "campaign_77/val/ID_2/ID_2_session5_fall_001.npz"),
+        replace={"--num_users 10 --images_per_user 100": "--num_users 1 --images_per_user 25 --num_processes 1"},
+        more={"jitflow microdoppler simulate": "--window_sec 0.3"},
+        leaves=("campaign_24/manifest.csv", "campaign_77/val/ID_1/ID_1_session5_fall_001.npz"),
     ),
     "methods.md": Page(more={"jitflow train": _FEW_STEPS}),
     "microdoppler.md": Page(
