@@ -9,6 +9,7 @@ import dataclasses
 import logging
 
 from jitflow.apps.microdoppler.sections import (
+    CampaignOptions,
     DatasetOptions,
     ExtractionOptions,
     GenerationOptions,
@@ -33,34 +34,26 @@ def simulate(
     seed: int = 0,
     radar: RadarOptions = RadarOptions(),  # noqa: B008 (frozen)
     dataset: DatasetOptions = DatasetOptions(),  # noqa: B008 (frozen)
+    campaign: CampaignOptions = CampaignOptions(),  # noqa: B008 (frozen)
 ) -> None:
-    """Simulate spectrograms of walking people in the folder layout of stage 1; see docs/gait_simulator.md.
+    """Simulate spectrograms of people in the folder layout of stage 1; see docs/gait_simulator.md.
 
     Run it again to finish an interrupted simulation. Options of a section can be given without it: --carrier_ghz 77.
 
     Args:
-        output_dir: Folder for train/ID_1/..., val/ID_1/... and simulation.json.
+        output_dir: Folder for train/ID_1/..., val/ID_1/... and simulation.json; with sessions also manifest.csv.
         num_users: Number of people.
         images_per_user: Spectrograms of each person, training and validation together.
-        seed: Seed of all random generators.
+        seed: Seed of all random generators; the same people and recordings may be simulated for another carrier.
         radar: Simulated radar, walking people and spectrogram.
         dataset: Layout of the data set.
+        campaign: Sessions and activities.
     """
-    from jitflow.apps.microdoppler.gait import Variation, radar_for_carrier, settings_for_radar, write_dataset
+    from jitflow.apps.microdoppler.gait import write_dataset
+    from jitflow.apps.microdoppler.simulation_settings import simulation_settings
     from jitflow.io.cores import available_cores
     from jitflow.io.progress import meter
 
-    simulated = radar_for_carrier(radar.carrier_ghz * 1e9)
-    lowest, highest = {"toward": (-3.0, 9.0), "away": (-9.0, 3.0), "both": (-6.2, 6.2)}[radar.direction]
-    settings = dataclasses.replace(
-        settings_for_radar(simulated),
-        duration_sec=radar.window_sec,
-        height_px=radar.img_size,
-        width_px=radar.img_size,
-        velocity_min_m_s=lowest,
-        velocity_max_m_s=highest,
-        colour_map=radar.colours,
-    )
     with meter("simulating", num_users * images_per_user, unit="pictures") as progress:
         write_dataset(
             output_dir,
@@ -68,14 +61,12 @@ def simulate(
             images_per_user=images_per_user,
             val_fraction=dataset.val_fraction,
             seed=seed,
-            radar=simulated,
-            settings=settings,
-            variation=Variation(snr_db=radar.snr_db, direction=radar.direction),
             min_cadence_gap=dataset.min_cadence_gap,
             layout=dataset.layout,
             file_format=dataset.files,
             num_processes=dataset.num_processes or available_cores(),
             on_image=lambda done, total: progress.update(done),
+            **simulation_settings(radar, campaign),
         )
     log.info("%d pictures of %d people in %s", num_users * images_per_user, num_users, output_dir)
 

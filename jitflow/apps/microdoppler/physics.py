@@ -126,7 +126,7 @@ def truth_from_simulation(simulation: Mapping[str, Any], user_ids: Sequence[int]
         walks = [
             (sample["user_id"], abs(float(sample["torso_velocity_m_s"])))
             for sample in simulation["samples"]
-            if sample["split"] == "train"
+            if sample["split"] == "train" and sample.get("activity", "walk") == "walk"
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(

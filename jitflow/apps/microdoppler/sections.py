@@ -47,6 +47,25 @@ class DatasetOptions:
 
 
 @dataclass(frozen=True)
+class CampaignOptions:
+    """Sessions and activities of simulated people; without sessions each is a walk of its own.
+
+    Attributes:
+        sessions: Sessions of each person, with clothes, haste, lane, clutter, noise and gain of their own; 0 for none.
+        activities: What people do, in turn: walk, run, crouch, wave, fall.
+        strength: Factor of the differences between sessions; 0 for none.
+        noise_floor_db: Lowest and highest noise floor of a session, dB re 1 m^2; in place of --radar.snr_db.
+        clutter_db: Lowest and highest clutter of a session, dB re 1 m^2.
+    """
+
+    sessions: int = 0
+    activities: tuple[Literal["walk", "run", "crouch", "wave", "fall"], ...] = ("walk",)
+    strength: float = 1.0
+    noise_floor_db: tuple[float, float] = (-32.0, -20.0)
+    clutter_db: tuple[float, float] = (-30.0, -5.0)
+
+
+@dataclass(frozen=True)
 class ExtractionOptions:
     """Extraction of latents from pictures.
 

@@ -1,7 +1,7 @@
-"""Body of a walker, and the positions of its points while walking.
+"""Body of a walker, and the positions of its points from the angles of its joints.
 
-Axes of the walk: x forward, y left, z up, metres; the origin is the base of the spine at time 0
-without sway. P points, T times; arrays of positions have shape ``(P, 3, T)``.
+Axes: x forward, y left, z up, metres; the origin is the base of the spine at time 0 without sway. P points, T times;
+arrays of positions have shape ``(P, 3, T)``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jitflow.apps.microdoppler.gait.checks import check_range
-from jitflow.apps.microdoppler.gait.joints import (
-    MAX_RELATIVE_VELOCITY,
-    cycle_duration_sec,
-    joint_angles,
-    trunk_translation,
-)
+from jitflow.apps.microdoppler.gait.joints import MAX_RELATIVE_VELOCITY
 
 Array = np.ndarray
 
@@ -140,52 +135,62 @@ class Walker:
         return self.height_m * share[part]
 
 
-def body_points(walker: Walker, time_sec: Array, *, speed_factor: float = 1.0, initial_phase: float = 0.0) -> Array:
-    """Compute the positions of the body's points during a straight walk.
+@dataclass(frozen=True)
+class Pose:
+    """Angles of the body over T times, in radians, and its place. Limbs have a row each for left and right.
 
-    Lengths scale consistently: the cycle lasts ``1.346 / sqrt(rv)`` s, the body advances by ``rv`` leg lengths
-    a second, and its sway is in leg lengths too, so the standing foot hardly slips.
+    Attributes:
+        hip: Thigh against the hanging vertical, positive forward, shape ``(2, T)``.
+        shank: Shank against the vertical, positive forward, shape ``(2, T)``.
+        foot: Foot against the horizontal, positive toe up, shape ``(2, T)``.
+        shoulder: Upper arm against the hanging trunk, positive forward, shape ``(2, T)``.
+        forearm: Forearm against the hanging trunk, positive forward, shape ``(2, T)``.
+        trunk_pitch: Pitch of the upper body, negative leans forward, shape ``(T,)``.
+        trunk_yaw: Yaw of the upper body, shape ``(T,)``.
+        pelvis_roll: Roll of the lower body, shape ``(T,)``.
+        pelvis_yaw: Yaw of the lower body, shape ``(T,)``.
+        sway_m: Base of the spine against its uniform motion: forward, left, up, shape ``(3, T)``.
+        advance_m: Uniform motion forward, shape ``(T,)``.
+    """
+
+    hip: Array
+    shank: Array
+    foot: Array
+    shoulder: Array
+    forearm: Array
+    trunk_pitch: Array
+    trunk_yaw: Array
+    pelvis_roll: Array
+    pelvis_yaw: Array
+    sway_m: Array
+    advance_m: Array
+
+
+def pose_points(walker: Walker, pose: Pose) -> Array:
+    """Compute the positions of the body's points from its angles (forward kinematics).
+
+    Limbs move in planes of constant y; angles add up along the chain, since all rotate about y.
 
     Args:
-        walker: The walker.
-        time_sec: Times, shape ``(T,)``.
-        speed_factor: Relative velocity of this walk over the walker's usual one.
-        initial_phase: Phase of the gait at time 0, in cycles.
+        walker: The body.
+        pose: Its angles and place.
 
     Returns:
         Positions in metres, shape ``(17, 3, T)``, in the order of ``POINTS``.
-
-    Raises:
-        ConfigError: If the relative velocity is out of range.
     """
-    time_sec = np.asarray(time_sec, dtype=float)
-    rv = walker.relative_velocity * speed_factor
-    phase = initial_phase + time_sec / cycle_duration_sec(rv)
-    trunk = joint_angles(phase, rv)
-    left_and_right = np.stack([phase + 0.5 - walker.phase_asymmetry_cycles, phase])
-    limbs = joint_angles(left_and_right, rv)
-    strength = np.array([[1 + walker.asymmetry], [1 - walker.asymmetry]])
     side = np.array([[1.0], [-1.0]])  # left is positive y
-
-    # Limbs move in planes of constant y; angles add up along the chain, since all rotate about y.
-    hip = np.radians(limbs.hip) * walker.hip_gain * strength
-    shank = hip - np.radians(limbs.knee) * walker.knee_gain * strength
-    foot = shank + np.radians(limbs.ankle)
-    knee_x, knee_z = _limb_end(hip, walker.length_m("upper_leg"))
-    shank_x, shank_z = _limb_end(shank, walker.length_m("lower_leg"))
+    foot_m = walker.length_m("foot")
+    knee_x, knee_z = _limb_end(pose.hip, walker.length_m("upper_leg"))
+    shank_x, shank_z = _limb_end(pose.shank, walker.length_m("lower_leg"))
     ankle_x, ankle_z = knee_x + shank_x, knee_z + shank_z
-    toe_x, toe_z = ankle_x + walker.length_m("foot") * np.cos(foot), ankle_z + walker.length_m("foot") * np.sin(foot)
-    # Habits change the swing about its mean, not the mean: 3 - ash / 2.
-    rest = 3 - 9.88 * rv / 2
-    shoulder = np.radians(rest + (limbs.shoulder - rest) * walker.arm_swing_gain * strength)
-    forearm = shoulder + np.radians(limbs.elbow) * walker.elbow_gain * strength
-    elbow_x, elbow_z = _limb_end(shoulder, walker.length_m("upper_arm"))
-    forearm_x, forearm_z = _limb_end(forearm, walker.length_m("lower_arm"))
+    toe_x, toe_z = ankle_x + foot_m * np.cos(pose.foot), ankle_z + foot_m * np.sin(pose.foot)
+    elbow_x, elbow_z = _limb_end(pose.shoulder, walker.length_m("upper_arm"))
+    forearm_x, forearm_z = _limb_end(pose.forearm, walker.length_m("lower_arm"))
 
     lower_y = side * walker.length_m("hip")
     upper_y = side * walker.length_m("shoulder")
     torso = walker.length_m("torso")
-    points = np.zeros((len(POINTS), 3, *time_sec.shape))
+    points = np.zeros((len(POINTS), 3, *pose.advance_m.shape))
     points[1, 2] = torso
     points[2, 2] = torso + walker.length_m("head")
     points[3:9, 1] = np.tile(upper_y, (3, 1))
@@ -197,13 +202,12 @@ def body_points(walker: Walker, time_sec: Array, *, speed_factor: float = 1.0, i
     points[13:15, 0], points[13:15, 2] = ankle_x, ankle_z
     points[15:17, 0], points[15:17, 2] = toe_x, toe_z
 
-    lean = np.radians(trunk.trunk_flexion - walker.trunk_lean_deg)
-    _pitch_(points[1:9], lean)
-    _yaw_(points[1:9], np.radians(trunk.thorax_torsion))
-    _roll_(points[9:17], -np.radians(trunk.pelvis_list))
-    _yaw_(points[9:17], np.radians(trunk.pelvis_torsion))
-    points += trunk_translation(phase, rv) * walker.leg_length_m
-    points[:, 0] += rv * walker.leg_length_m * time_sec
+    _pitch_(points[1:9], pose.trunk_pitch)
+    _yaw_(points[1:9], pose.trunk_yaw)
+    _roll_(points[9:17], pose.pelvis_roll)
+    _yaw_(points[9:17], pose.pelvis_yaw)
+    points += pose.sway_m
+    points[:, 0] += pose.advance_m
     return points
 
 

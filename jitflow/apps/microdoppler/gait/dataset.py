@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from jitflow.apps.microdoppler.gait.body import Walker
+from jitflow.apps.microdoppler.gait.campaign import Campaign, Trial
+from jitflow.apps.microdoppler.gait.campaign_manifest import write_manifest
 from jitflow.apps.microdoppler.gait.checks import check_count
 from jitflow.apps.microdoppler.gait.dataset_record import FileFormat, Layout, dataset_parameters
-from jitflow.apps.microdoppler.gait.echo import Radar, Walk, simulate_signal
-from jitflow.apps.microdoppler.gait.picture import SpectrogramSettings, simulate_image, spectrogram_db
-from jitflow.apps.microdoppler.gait.population import Variation, draw_walk, draw_walkers
+from jitflow.apps.microdoppler.gait.echo import Radar
+from jitflow.apps.microdoppler.gait.picture import SpectrogramSettings, spectrogram_db, spectrogram_image
+from jitflow.apps.microdoppler.gait.plan import PlannedSample, plan_samples
+from jitflow.apps.microdoppler.gait.population import Variation, draw_walkers
 from jitflow.errors import ConfigError, MissingFileError
 from jitflow.io.files import atomic_path, read_json, write_json
 from jitflow.io.folder_lock import locked
@@ -31,7 +33,7 @@ _ZIP_END, _ZIP_END_BYTES = b"PK\5\6", 22
 # Images in a chunk of work.
 _CHUNK_IMAGES = 8
 
-_Task = tuple[str, Walker, Walk]
+_Task = tuple[str, Trial]
 
 
 def write_dataset(
@@ -47,6 +49,7 @@ def write_dataset(
     min_cadence_gap: float = 0.0,
     layout: Layout = "class_folders",
     file_format: FileFormat = "png",
+    campaign: Campaign | None = None,
     num_processes: int = 1,
     on_image: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -72,6 +75,10 @@ def write_dataset(
         layout: ``"class_folders"`` or ``"flat"``.
         file_format: ``"png"`` for coloured pictures, or ``"npz"`` for arrays in dB with their axes (see
             :func:`~jitflow.apps.microdoppler.gait.picture.spectrogram_db`), of the size of the transform.
+        campaign: Sessions and activities of each user, in which the images are divided evenly; None for walks without
+            sessions. ``val_fraction`` then holds out whole sessions, files are
+            ``train/ID_1/ID_1_session1_walk_001.png`` and so on, and ``manifest.csv`` lists them with session, activity,
+            aspect, speed and carrier.
         num_processes: Number of processes.
         on_image: Called with (images done, total images) at the start and after images, in this process.
 
@@ -93,6 +100,7 @@ def write_dataset(
         min_cadence_gap=min_cadence_gap,
         layout=layout,
         file_format=file_format,
+        campaign=campaign,
     )
     check_count("num_processes", num_processes)
     radar = Radar(**truth["parameters"]["radar"])
@@ -104,15 +112,10 @@ def write_dataset(
 
         walkers = draw_walkers(num_users, seed, variation=variation, min_cadence_gap=min_cadence_gap)
         total = len(truth["samples"])
-        tasks = [
-            (
-                str(folder / sample["file"]),
-                walkers[sample["user_id"] - 1],
-                draw_walk(seed, sample["user_id"] - 1, sample["sample"] - 1, variation=variation),
-            )
-            for sample in truth["samples"]
-            if not _is_whole(folder / sample["file"])
-        ]
+        planned = plan_samples(
+            walkers, images_per_user, val_fraction, seed, variation or Variation(), campaign, settings.duration_sec
+        )
+        tasks = _missing_samples(folder, truth["samples"], planned)
         done = total - len(tasks)
         if on_image:
             on_image(done, total)
@@ -127,17 +130,25 @@ def write_dataset(
         with contextlib.closing(written):
             for _ in written:
                 pass
+        if campaign is not None:
+            write_manifest(folder, truth)
     return truth
 
 
+def _missing_samples(folder: Path, samples: list[dict[str, Any]], planned: Iterable[PlannedSample]) -> list[_Task]:
+    """Return path and trial of each sample whose file is missing or truncated."""
+    files = [folder / sample["file"] for sample in samples]
+    return [(str(file), plan.trial) for file, plan in zip(files, planned, strict=True) if not _is_whole(file)]
+
+
 def _write_pictures(radar: Radar, settings: SpectrogramSettings, tasks: list[_Task], tick: Callable[[], None]) -> None:
-    for path, walker, walk in tasks:
+    for path, trial in tasks:
+        signal = trial.signal(radar, settings.num_samples(radar))
         if path.endswith(".npz"):
-            signal = simulate_signal(walker, walk, radar, settings.num_samples(radar))
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, allow_pickle=False, **spectrogram_db(signal, radar, settings))
         else:
-            save_image(Image.fromarray(simulate_image(walker, walk, radar, settings)), path)
+            save_image(Image.fromarray(spectrogram_image(signal, radar, settings)), path)
         tick()
 
 

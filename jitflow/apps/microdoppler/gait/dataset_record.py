@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
+from jitflow.apps.microdoppler.gait.campaign import Campaign
 from jitflow.apps.microdoppler.gait.checks import check_count
-from jitflow.apps.microdoppler.gait.echo import Radar
+from jitflow.apps.microdoppler.gait.echo import Radar, radar_for_carrier
 from jitflow.apps.microdoppler.gait.picture import SpectrogramSettings, settings_for_radar
-from jitflow.apps.microdoppler.gait.population import Variation, draw_walk, draw_walkers
-from jitflow.apps.microdoppler.gait.truth import torso_velocity_m_s, true_step_frequency_hz, walking_speed_m_s
+from jitflow.apps.microdoppler.gait.plan import PlannedSample, num_held_out, plan_samples
+from jitflow.apps.microdoppler.gait.population import Direction, Variation, draw_walkers
+from jitflow.apps.microdoppler.gait.truth import true_step_frequency_hz, walking_speed_m_s
 from jitflow.errors import ConfigError
 
 Layout = Literal["class_folders", "flat"]
@@ -33,6 +36,7 @@ def dataset_parameters(
     min_cadence_gap: float = 0.0,
     layout: Layout = "class_folders",
     file_format: FileFormat = "png",
+    campaign: Campaign | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``simulation.json``: every parameter, user and walk, without simulating a spectrogram.
 
@@ -47,11 +51,13 @@ def dataset_parameters(
         min_cadence_gap: Minimum relative difference between step frequencies.
         layout: Names of folders and files.
         file_format: Pictures or arrays.
+        campaign: Sessions and activities; None for walks without sessions.
 
     Returns:
         ``parameters``, ``users`` (body, habits, ``step_frequency_hz``, ``speed_m_s``) and ``samples`` (``file``,
         ``split``, ``user_id`` and ``sample`` from 1, the walk, ``step_frequency_hz``, ``speed_m_s``,
-        ``torso_velocity_m_s``).
+        ``torso_velocity_m_s``). Of a campaign samples also have ``activity``, ``session`` and ``recording`` from 1, the
+        ``channel`` and the ``walker`` as of that day; ``step_frequency_hz`` is the rate of its repetitions, if any.
 
     Raises:
         ConfigError: If an argument is invalid.
@@ -59,42 +65,28 @@ def dataset_parameters(
     check_count("num_users", num_users)
     check_count("images_per_user", images_per_user, most=_MOST_IMAGES)
     check_count("num_users", num_users, most=_MOST_IMAGES // images_per_user)
-    num_val = _num_val(images_per_user, val_fraction)
+    _check_val(images_per_user, val_fraction, campaign)
     if layout not in ("class_folders", "flat"):
         raise ConfigError(f"layout must be 'class_folders' or 'flat'; got {layout!r}")
     if file_format not in ("png", "npz"):
         raise ConfigError(f"file_format must be 'png' or 'npz'; got {file_format!r}")
-    radar = radar or Radar()
     variation = variation or Variation()
-    settings = settings or _default_settings(radar, variation)
+    activities = campaign.activities if campaign else ("walk",)
+    radar = radar or radar_for_band(24e9, variation.direction, activities)
+    settings = settings or settings_for_band(radar, variation.direction, activities)
     _check_axis(radar, settings, variation)
     walkers = draw_walkers(num_users, seed, variation=variation, min_cadence_gap=min_cadence_gap)
-
-    users, samples = [], []
-    for user, walker in enumerate(walkers):
-        users.append(
-            {
-                "user_id": user + 1,
-                "step_frequency_hz": true_step_frequency_hz(walker),
-                "speed_m_s": walking_speed_m_s(walker),
-                **_plain(walker),
-            }
-        )
-        for sample in range(images_per_user):
-            walk = draw_walk(seed, user, sample, variation=variation)
-            split = "train" if sample < images_per_user - num_val else "val"
-            samples.append(
-                {
-                    "file": f"{_file_name(layout, split, user + 1, sample + 1)}.{file_format}",
-                    "split": split,
-                    "user_id": user + 1,
-                    "sample": sample + 1,
-                    "step_frequency_hz": true_step_frequency_hz(walker, walk),
-                    "speed_m_s": walking_speed_m_s(walker, walk),
-                    "torso_velocity_m_s": torso_velocity_m_s(walker, walk),
-                    **_plain(walk),
-                }
-            )
+    users = [
+        {
+            "user_id": user + 1,
+            "step_frequency_hz": true_step_frequency_hz(walker),
+            "speed_m_s": walking_speed_m_s(walker),
+            **_plain(walker),
+        }
+        for user, walker in enumerate(walkers)
+    ]
+    planned = plan_samples(walkers, images_per_user, val_fraction, seed, variation, campaign, settings.duration_sec)
+    samples = [_record(sample, layout, file_format) for sample in planned]
     parameters = {
         "version": _VERSION,
         "num_users": num_users,
@@ -108,28 +100,90 @@ def dataset_parameters(
         "variation": _plain(variation),
         # Not among those of pictures, so that older sets of pictures are resumed.
         **({} if file_format == "png" else {"file_format": file_format}),
+        **({} if campaign is None else {"campaign": _plain(campaign)}),
     }
     return {"parameters": parameters, "users": users, "samples": samples}
 
 
-def _num_val(images_per_user: int, val_fraction: float) -> int:
+def velocity_limits_m_s(direction: Direction, activities: Sequence[str]) -> tuple[float, float]:
+    """Return the velocity axis that shows people who move in a direction; runners need a wider one.
+
+    Args:
+        direction: Toward the radar, away from it, or both.
+        activities: What people do.
+
+    Returns:
+        Lowest and highest radial velocity, m/s.
+    """
+    slow, fast = (-4.0, 11.0) if "run" in activities else (-3.0, 9.0)
+    if direction == "both":
+        return (-fast, fast) if "run" in activities else (-6.2, 6.2)
+    return (slow, fast) if direction == "toward" else (-fast, -slow)
+
+
+def radar_for_band(carrier_hz: float, direction: Direction, activities: Sequence[str]) -> Radar:
+    """Build a radar whose pulse rate tells the velocities of a direction and its activities apart.
+
+    Args:
+        carrier_hz: Carrier frequency, Hz.
+        direction: Toward the radar, away from it, or both.
+        activities: What people do.
+    """
+    low, high = velocity_limits_m_s(direction, activities)
+    # Radars of walks keep their pulse rate: its margin over an axis of both directions is none.
+    return radar_for_carrier(carrier_hz, velocity_span_m_s=max(12.4, high - low))
+
+
+def settings_for_band(radar: Radar, direction: Direction, activities: Sequence[str]) -> SpectrogramSettings:
+    """Return default spectrogram settings for a radar, with the velocity axis of a direction and its activities.
+
+    Args:
+        radar: The radar.
+        direction: Toward the radar, away from it, or both.
+        activities: What people do.
+    """
+    low, high = velocity_limits_m_s(direction, activities)
+    return dataclasses.replace(settings_for_radar(radar), velocity_min_m_s=low, velocity_max_m_s=high)
+
+
+def _record(sample: PlannedSample, layout: Layout, file_format: FileFormat) -> dict[str, Any]:
+    """Return what ``simulation.json`` says of a sample."""
+    trial, motion = sample.trial, sample.trial.motion
+    name = sample.file_name(flat=layout == "flat")
+    record = {
+        "file": f"{name}.{file_format}",
+        "split": sample.split,
+        "user_id": sample.user + 1,
+        "sample": sample.index + 1,
+        "step_frequency_hz": motion.repetition_hz,
+        "speed_m_s": motion.speed_m_s,
+        "torso_velocity_m_s": motion.speed_m_s * math.cos(math.radians(trial.walk.aspect_deg)),
+        **_plain(trial.walk),
+    }
+    if sample.session is None or trial.channel is None:
+        return record
+    return {
+        **record,
+        "activity": trial.activity,
+        "session": sample.session + 1,
+        "recording": sample.recording,
+        "channel": _plain(trial.channel),
+        "walker": _plain(trial.walker),
+    }
+
+
+def _check_val(images_per_user: int, val_fraction: float, campaign: Campaign | None) -> None:
+    """Raise ConfigError unless training and validation both get images, of a campaign whole sessions."""
     if not 0 <= val_fraction < 1:
         raise ConfigError(f"val_fraction must lie in [0, 1); got {val_fraction}")
-    num = max(1, round(images_per_user * val_fraction)) if val_fraction else 0
-    if num >= images_per_user:
+    if campaign is not None and images_per_user < campaign.num_sessions * len(campaign.activities):
         raise ConfigError(
-            f"images_per_user {images_per_user} leaves none for training with val_fraction {val_fraction}; raise it"
+            f"images_per_user {images_per_user} is less than one of each of {len(campaign.activities)} activities in "
+            f"each of {campaign.num_sessions} sessions; raise it"
         )
-    return num
-
-
-def _default_settings(radar: Radar, variation: Variation) -> SpectrogramSettings:
-    """Return default settings for the radar, with a velocity axis for the walking direction."""
-    settings = settings_for_radar(radar)
-    if variation.direction == "toward":
-        return settings
-    limits = (-9.0, 3.0) if variation.direction == "away" else (-6.2, 6.2)
-    return dataclasses.replace(settings, velocity_min_m_s=limits[0], velocity_max_m_s=limits[1])
+    name, num = ("images_per_user", images_per_user) if campaign is None else ("num_sessions", campaign.num_sessions)
+    if num_held_out(num, val_fraction) >= num:
+        raise ConfigError(f"{name} {num} leaves none for training with val_fraction {val_fraction}; raise it")
 
 
 def _check_axis(radar: Radar, settings: SpectrogramSettings, variation: Variation) -> None:
@@ -151,12 +205,6 @@ def _check_axis(radar: Radar, settings: SpectrogramSettings, variation: Variatio
         raise ConfigError(
             f"people who walk up need velocity_max_m_s above 3.5 on the axis; got {settings.velocity_max_m_s:g}"
         )
-
-
-def _file_name(layout: Layout, split: str, user_id: int, sample: int) -> str:
-    if layout == "flat":
-        return f"{split}/user_{user_id:02d}_sample_{sample:03d}"
-    return f"{split}/ID_{user_id}/ID_{user_id}_{sample:04d}"
 
 
 def _plain(value: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Radar echo of a walking person: the coherent sum of sixteen ellipsoids.
+"""Radar echo of a moving person: the coherent sum of sixteen ellipsoids.
 
-Not modelled, as in the model's source: loss with distance, antenna pattern, occlusion by other limbs, multipath.
+Not modelled, as in the model's source: antenna pattern, occlusion by other limbs, multipath; loss with distance and
+clutter belong to a :class:`~jitflow.apps.microdoppler.gait.channel.Channel`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jitflow.apps.microdoppler.gait.body import PARTS, POINTS, Walker, body_points, line_of_sight
+from jitflow.apps.microdoppler.gait.activities import motion_of
+from jitflow.apps.microdoppler.gait.activities.motion import Pace
+from jitflow.apps.microdoppler.gait.body import PARTS, POINTS, Walker, line_of_sight
+from jitflow.apps.microdoppler.gait.channel import Channel
 from jitflow.apps.microdoppler.gait.checks import check_positive, check_range
-from jitflow.apps.microdoppler.gait.joints import cycle_duration_sec
 
 Array = np.ndarray
 SPEED_OF_LIGHT_M_S = 299_792_458.0
@@ -39,6 +42,7 @@ _SEGMENTS = [
 ]
 SEGMENTS = tuple(name for name, _, _ in _SEGMENTS)
 """Names of the sixteen scatterers, in the order of their axis."""
+_TORSO = SEGMENTS.index("torso")
 _PART = np.array([PARTS.index(part) for _, part, _ in _SEGMENTS])
 _FROM = np.array([POINTS.index(_LAYOUT[part][0].format(side)) for _, part, side in _SEGMENTS])
 _TO = np.array([POINTS.index(_LAYOUT[part][1].format(side)) for _, part, side in _SEGMENTS])
@@ -190,35 +194,50 @@ def coherent_sum(distance_m: Array, cross_section_m2: Array, wavelength_m: float
     return np.sum(amplitude * np.cos(turn), axis=0) + 1j * np.sum(amplitude * np.sin(turn), axis=0)
 
 
-def simulate_signal(walker: Walker, walk: Walk, radar: Radar, num_samples: int) -> Array:
-    """Simulate the radar signal of a recording, one complex sample for each pulse.
+def simulate_signal(
+    walker: Walker,
+    walk: Walk,
+    radar: Radar,
+    num_samples: int,
+    *,
+    activity: str = "walk",
+    channel: Channel | None = None,
+) -> Array:
+    """Simulate the radar signal of a recording (IQ), one complex sample for each pulse.
+
+    The body is at ``walk.distance_m`` in the middle of the recording; the real part is the in-phase component. Without
+    a channel the amplitude is the square root of the cross-section, without loss over distance, and the noise is as
+    strong as ``walk.snr_db`` says. With one, :meth:`Channel.receive` adds distance, clutter, noise and gain.
 
     Args:
-        walker: The walker.
-        walk: The walk.
+        walker: The person.
+        walk: Speed, phase, aspect and distance; of any activity, whose speed and phase are its own.
         radar: The radar.
         num_samples: Number of pulses T; the recording lasts ``num_samples / radar.prf_hz`` seconds.
+        activity: What the person does, one of ``ACTIVITIES``.
+        channel: Receiver and surroundings of a session; None for neither.
 
     Returns:
-        Complex echo with noise, shape ``(T,)``.
+        Complex signal with noise, shape ``(T,)``, complex128.
 
     Raises:
-        ConfigError: If ``num_samples`` is not positive or the walk's relative velocity is out of range.
+        ConfigError: If ``num_samples`` is not positive, the activity is unknown, or the speed is out of range.
     """
     check_positive("num_samples", num_samples)
     time_sec = np.arange(num_samples) / radar.prf_hz
-    rv = walker.relative_velocity * walk.speed_factor
-    phase = walk.initial_phase + walk.start_sec / cycle_duration_sec(rv)
+    motion = motion_of(activity, walker, Pace(walk.speed_factor, walk.initial_phase, walk.start_sec))
     ahead, left = line_of_sight(walk.aspect_deg)
-    middle_m = rv * walker.leg_length_m * time_sec[-1] / 2
+    middle_m = motion.speed_m_s * time_sec[-1] / 2
     radar_position_m = np.array(
         [middle_m + walk.distance_m * ahead, walk.distance_m * left, radar.height_m - walker.hip_height_m]
     )
     signal = np.empty(num_samples, dtype=complex)
+    distance_m = np.empty(num_samples)
     for first in range(0, num_samples, CHUNK_SAMPLES):
         part = slice(first, first + CHUNK_SAMPLES)
-        points = body_points(walker, time_sec[part], speed_factor=walk.speed_factor, initial_phase=phase)
-        signal[part] = coherent_sum(*segment_echoes(walker, points, radar_position_m), radar.wavelength_m)
+        distances, cross_sections = segment_echoes(walker, motion.points(time_sec[part]), radar_position_m)
+        distance_m[part] = distances[_TORSO]
+        signal[part] = coherent_sum(distances, cross_sections, radar.wavelength_m)
     if walk.fade_db:
         swing = 0.5 - 0.5 * np.cos(2 * np.pi * (walk.start_sec + time_sec) / walk.fade_period_sec)
         signal *= 10 ** (-walk.fade_db * swing / 20)
@@ -226,4 +245,6 @@ def simulate_signal(walker: Walker, walk: Walk, radar: Radar, num_samples: int) 
         power = float(np.mean(np.abs(signal) ** 2)) * 10 ** (-walk.snr_db / 10)
         noise = np.random.default_rng(walk.noise_seed).standard_normal((2, num_samples))
         signal += math.sqrt(power / 2) * (noise[0] + 1j * noise[1])
+    if channel is not None:
+        signal = channel.receive(signal, distance_m, carrier_hz=radar.carrier_hz, prf_hz=radar.prf_hz)
     return signal
