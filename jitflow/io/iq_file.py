@@ -84,7 +84,7 @@ def read_complex_text(path: str | Path, num_header: int) -> tuple[tuple[float, .
     done = 0
     try:
         for words in _iter_words(path):
-            numbers = np.array([complex(word.replace("i", "j")) for word in words], dtype=np.complex64)
+            numbers = np.array([complex(word) for word in words], dtype=np.complex64)
             if not np.isfinite(numbers).all():
                 place = done + int(np.flatnonzero(~np.isfinite(numbers))[0]) + 1
                 raise DataError(f"{_WHAT} {path}: number {place} is not finite; mend or remove the file")
@@ -123,10 +123,11 @@ def _iter_words(path: Path) -> Iterator[list[str]]:
     rest = ""
     with path.open(encoding="ascii") as file:
         while block := file.read(_BLOCK_CHARACTERS):
-            words = (rest + block).split()
+            # Python writes the imaginary unit as engineers do.
+            words = (rest + block.replace("i", "j")).split()
             # The last word may go on in the next block.
             rest = words.pop() if words and not block[-1].isspace() else ""
-            if max((len(word) for word in (*words, rest)), default=0) > _MOST_DIGITS:
+            if max(len(rest), *map(len, words), 0) > _MOST_DIGITS:
                 raise ValueError("a number of more than 200 letters")
             yield words
     if rest:

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import io
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from jitflow.apps.microdoppler.arrays.description import DESCRIPTION_NAME
 from jitflow.apps.microdoppler.arrays.sample import SPECTROGRAM
 from jitflow.apps.microdoppler.manifest import MANIFEST
 from jitflow.apps.microdoppler.recordings.formats import open_recording
@@ -69,6 +71,10 @@ class WindowSettings:
         return [slice(first, first + size) for first in range(0, num_columns - size + 1, step)]
 
 
+# Share of the levels that is below the range that the model distinguishes; most of a spectrogram is noise.
+_NOISE_SHARE = 0.1
+
+
 def convert_recordings(
     sources: Sequence[Source],
     radar: RecordingRadar,
@@ -83,7 +89,8 @@ def convert_recordings(
     The folder gets ``ID_1/NAME_001.npz`` and so on (``spectrogram`` (F, T) float32 in dB, row 0 the lowest velocity,
     and its axes), ``previews/NAME.png`` of each whole recording, ``recordings.json``, and in the end ``manifest.csv``
     with user, session, recording and the stretch of the recording that a window's samples are from. Recordings that
-    were added since are converted too.
+    were added since are converted too. ``spectrograms.yaml`` states the range of the levels, from that which a tenth of
+    them lies below to the strongest; one that is there already stays.
 
     Args:
         sources: The recordings.
@@ -140,6 +147,8 @@ def convert_recordings(
         if short:
             log.warning("%d recordings are shorter than a window and left out: %s", len(short), listed(short))
         write_text(folder / f"{MANIFEST}.csv", _csv_text(rows))
+        if not (folder / DESCRIPTION_NAME).exists():
+            write_text(folder / DESCRIPTION_NAME, _description([done[source.name] for source in sources]))
     return rows
 
 
@@ -165,6 +174,8 @@ def _convert(
         "bytes": source.path.stat().st_size,
         "user": source.user,
         "median_range_m": float(np.median(found.gate_m.mean(axis=0))),
+        "noise_db": float(np.quantile(found.level_db, _NOISE_SHARE)),
+        "highest_db": float(found.level_db.max()),
         "windows": written,
     }
 
@@ -225,6 +236,16 @@ def _rows(sources: Sequence[Source], done: Mapping[str, Any]) -> list[_Row]:
             row |= {name: f"{window[name]:.6f}" for name in ("start_sec", "stop_sec")}
             rows.append(row | {column: source.columns.get(column, "") for column in further})
     return rows
+
+
+def _description(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the text of ``spectrograms.yaml``: the range of the levels that the model distinguishes."""
+    low = math.floor(np.median([result["noise_db"] for result in results]))
+    high = math.ceil(max(result["highest_db"] for result in results))
+    return (
+        "# dB; a tenth of the levels, which are noise, lies below. Weaker and stronger ones are clipped in training.\n"
+        f"range_db: [{low}, {max(high, low + 1)}]\n"
+    )
 
 
 def _csv_text(rows: Sequence[_Row]) -> str:

@@ -52,8 +52,9 @@ class RecordingRadar:
         iq: Order of real and imaginary part of a sample: ``i_first``, ``q_first``, or ``real`` without imaginary part.
         frame_pulses: Pulses in a frame, where frames have a pause between them; None for no pauses.
         frame_sec: Time from one frame to the next; pauses are filled in.
-        approaching: Sign of the Doppler frequency of what comes closer; None is ``negative`` for chirps, whose phase
-            grows with the distance, and ``positive`` for single samples.
+        approaching: Sign of the Doppler frequency of what comes closer; None is ``negative`` for chirps, which rise in
+            frequency so that the phase grows with the distance, and ``positive`` for single samples. Chirps with
+            ``positive`` have their range bins at negative frequencies.
         range_m: Distances that are used, m; None takes those of half the range bins, without the first.
         gate_m: Width of the range gate that follows the strongest moving echo, m; None sums all of ``range_m``.
         highpass_m_s: Velocity below which the high-pass filter (MTI) suppresses echoes, m/s; 0 for no filter.

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # Names of the Glasgow set: activity, person, activity again, repetition.
 _GLASGOW = re.compile(r"^\d+P(\d+)A(\d+)R(\d+)", re.IGNORECASE)
+# A file's name may have 255 bytes.
+_MOST_LETTERS = 60
 _UNSAFE = re.compile(r"[^\w.+-]+")
 LAYOUT = (
     "name the user by a folder that ends in a number (ID_1/rec01.dat), by the file (user_01_rec01.dat, or "
@@ -116,7 +118,9 @@ def _from_manifest(path: Path) -> list[Source]:
     kept = {file.path: (user, file) for users in splits.values() for user, files in users.items() for file in files}
     table = read_table(path, what="manifest")
     paths = table[next(name for name in PATHS if name in table)]
-    session_name = next((name for name in SESSIONS if name in table), None)
+    session_name, recording_name = (
+        next((name for name in known if name in table), None) for known in (SESSIONS, RECORDINGS)
+    )
     left = (*PATHS, *LABELS, *SESSIONS, *RECORDINGS, *WINDOW_COLUMNS)
     further = [name for name in table if name not in left]
     found = []
@@ -125,7 +129,11 @@ def _from_manifest(path: Path) -> list[Source]:
             user, file = kept[path.parent / name]
             columns = {column: table[column][row] for column in further}
             session = table[session_name][row] if session_name else ""
-            found.append(Source(file.path, user, _safe_name(Path(name)), session, columns))
+            stated = table[recording_name][row] if recording_name else ""
+            # Of a path that leads elsewhere, the last folder tells files apart well enough.
+            inner = Path(name) if file.path.is_relative_to(path.parent) else Path(*Path(name).parts[-2:])
+            own = Path(stated) if stated else inner.with_suffix("")
+            found.append(Source(file.path, user, _safe_name(own), session, columns))
     return found
 
 
@@ -136,14 +144,14 @@ def _from_name(path: Path, root: Path) -> Source:
     if glasgow:
         columns = {"activity": str(int(glasgow[2])), "repetition": str(int(glasgow[3]))}
         columns["campaign"] = inner.parent.as_posix()
-        return _checked(Source(path, int(glasgow[1]), _safe_name(inner), "", columns))
+        return _checked(Source(path, int(glasgow[1]), _safe_name(inner.with_suffix("")), "", columns))
     number = number_in_name(path.name)
     for folder in inner.parts[:-1]:
         if number is None and not names_session(folder):
             number = number_at_end(folder)
     if number is None:
         raise DataError(f"whose recording {path} is cannot be told; {LAYOUT}")
-    return _checked(Source(path, number, _safe_name(inner), file_origin(root, number, path).session))
+    return _checked(Source(path, number, _safe_name(inner.with_suffix("")), file_origin(root, number, path).session))
 
 
 def _folder_of_users(path: Path) -> Path:
@@ -161,9 +169,9 @@ def _checked(source: Source) -> Source:
 
 
 def _safe_name(path: Path) -> str:
-    """Join the names of a file and its folders, without its suffix, to one that a file can have."""
-    parts = path.with_suffix("").parts
-    return "-".join(_UNSAFE.sub("_", part) for part in parts if part not in ("..", "/", "."))
+    """Join the names of a file and its folders to one that a file can have."""
+    joined = "-".join(_UNSAFE.sub("_", part) for part in path.parts if part not in ("..", path.anchor))
+    return joined[-_MOST_LETTERS:]
 
 
 def _with_own_names(found: Sequence[Source]) -> list[Source]:

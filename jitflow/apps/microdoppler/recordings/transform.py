@@ -139,11 +139,12 @@ def range_profiles(recording: Recording) -> Array:
     for block in recording.blocks():
         # The turns of the transmitters go on in the next block.
         own = block[(-seen) % radar.transmitters :: radar.transmitters]
+        # Now the phase grows with the distance, and the frequencies of the range bins are positive.
+        own = own.conj() if radar.doppler_sign > 0 else own
         parts.append(_range_fft(own, bins, radar))
         seen += len(block)
     profiles = np.concatenate(parts, axis=2)
-    if radar.doppler_sign < 0:
-        np.conjugate(profiles, out=profiles)
+    np.conjugate(profiles, out=profiles)
     return _fill_pauses(profiles, radar) if radar.num_filled else profiles
 
 
