@@ -13,8 +13,9 @@ import numpy as np
 
 from jitflow.errors import DataError
 from jitflow.io.files import atomic_path, existing_file
-from jitflow.io.mistaken_file import unreadable
+from jitflow.io.mistaken_file import describe_mistaken_file, unreadable
 
+_SHORT_BYTES = 100_000
 _INT16 = np.dtype("<i2")
 # What a file is called in errors.
 _WHAT = "recording"
@@ -35,7 +36,11 @@ def count_int16(path: str | Path) -> int:
     """
     path = existing_file(path, what=_WHAT)
     size = path.stat().st_size
-    if size == 0 or size % _INT16.itemsize:
+    # What is saved in place of a file is short; a long one may begin with anything.
+    mistaken = describe_mistaken_file(path) if size < _SHORT_BYTES else None
+    if mistaken:
+        raise DataError(f"{_WHAT} {path} {mistaken}")
+    if size % _INT16.itemsize:
         raise DataError(f"{_WHAT} {unreadable(path, f'not of 16-bit numbers (it has {size} bytes)')}")
     return size // _INT16.itemsize
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -265,6 +267,14 @@ def test_presets_and_files_that_change_them(tmp_path):
     (tmp_path / "again.yaml").write_text(mine.to_yaml())
     assert read_radar(tmp_path / "again.yaml") == mine
     assert read_radar("iwr1642").range_step_m == pytest.approx(0.1664, abs=1e-4)
+
+
+def test_the_radar_of_the_documentation(tmp_path):
+    page = (Path(__file__).parents[3] / "docs" / "microdoppler.md").read_text()
+    text = re.search(r"```yaml\n(# my_radar\.yaml\n.*?)```", page, re.DOTALL)[1]
+    for mine in (text, re.sub(r"(?m)^# (?=\w+:)", "", text)):
+        (tmp_path / "my_radar.yaml").write_text(mine)
+        read_radar(tmp_path / "my_radar.yaml").check()
 
 
 @pytest.mark.parametrize(
