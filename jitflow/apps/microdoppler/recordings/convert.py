@@ -209,7 +209,7 @@ def _read_done(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         done = {str(name): dict(result) for name, result in record["recordings"].items()}
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ConfigError(f"{path} is no record of converted recordings; name another folder") from None
-    if differing:
+    if differing and done:
         raise ConfigError(
             f"{folder} holds windows of other settings ({', '.join(sorted(differing))}); name another folder"
         )
