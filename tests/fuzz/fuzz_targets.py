@@ -286,9 +286,7 @@ def _add_recordings(add: Add, folder: Path) -> None:
         stated = RecordingRadar() if name == "echo.dat" else radar
         # SciPy is optional, but what reads the files is not.
         add(f"recording {name}", folder / name, functools.partial(_read_recording, stated), 2)
-    (folder / "radar.yaml").write_text(
-        "preset: iwr1642\nlanes: 4\nrange_m: [1, 5]\ncarrier_hz: 77e9\nframe_pulses: 9"
-    )
+    (folder / "radar.yaml").write_text("preset: iwr1642\nlanes: 4\nrange_m: [1, 5]\ncarrier_hz: 77e9\nframe_pulses: 9")
     add("radar", folder / "radar.yaml", read_radar)
 
 
