@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -75,7 +76,8 @@ def run_command(
         name: Command name after ``jitflow``.
         function: Function to run.
         args: Arguments after the verb.
-        positional: Whether required arguments are positional; else they are options.
+        positional: Whether required arguments are positional; else they are options. The only required argument of a
+            command is always positional if it is a list, of all words that are no options: ``jitflow compare A B``.
         further: Dataclass whose fields become options too; the function receives an instance as ``further``.
 
     Returns:
@@ -85,9 +87,13 @@ def run_command(
         ConfigError: If an option is unknown or has an invalid value.
     """
     prog = f"jitflow {name}"
-    parser = command_parser(prog, function, positional=positional, further=further)
+    listed = _takes_list(function)
+    parser = command_parser(prog, function, positional=positional or listed, further=further)
     kinds = {**option_kinds(function), **(option_kinds(further) if further is not None else {})}
     spelt = spell_out(args, kinds)
+    if listed:
+        words = [word for word in spelt if not word.startswith("-")]
+        spelt = [json.dumps(words), *(word for word in spelt if word.startswith("-"))]
     check_values(spelt)
     try:
         parsed = parser.instantiate(parser.parse_args(spelt))
@@ -121,6 +127,13 @@ def _as_typed(text: str, args: list[str], kinds: Mapping[str, str]) -> str:
         name = arg.partition("=")[0].removeprefix("--").replace("-", "_")
         text = re.sub(rf"--{re.escape(full_name(name, kinds))}(?![\w.])", f"--{name}", text)
     return text
+
+
+def _takes_list(function: Callable[..., Any]) -> bool:
+    """Whether the only required argument of a command is a list, such as one of files."""
+    parameters = inspect.signature(function).parameters.values()
+    required = [each for each in parameters if each.default is each.empty and each.name != "further"]
+    return len(required) == 1 and str(required[0].annotation).startswith("list[")
 
 
 def call(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from jitflow.errors import JitflowError, check_count
 from jitflow.training.sections import PrecisionOptions, SamplingOptions
-from jitflow.verbs.commandline import run_command, split_arguments
+from jitflow.verbs.commandline import run_command
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +32,7 @@ class ComparisonOptions:
 
 def compare(args: list[str]) -> None:
     """Compare checkpoints or reports, ``jitflow compare``."""
-    models, options = split_arguments(args, _compare)
-    run_command("compare", _compare, [json.dumps(models), *options])
+    run_command("compare", _compare, args)
 
 
 def _compare(

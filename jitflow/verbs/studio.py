@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
 import tempfile
 from dataclasses import dataclass
 
 from jitflow.errors import ConfigError
-from jitflow.verbs.commandline import run_command, split_arguments
+from jitflow.verbs.commandline import run_command
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +29,7 @@ class ServerOptions:
 
 def studio(args: list[str]) -> None:
     """Open the studio for checkpoints, ``jitflow studio``."""
-    checkpoints, options = split_arguments(args, _studio)
-    run_command("studio", _studio, [f"--checkpoints={json.dumps(checkpoints)}", *options], positional=False)
+    run_command("studio", _studio, args)
 
 
 def _studio(

@@ -17,6 +17,8 @@ READERS = {
     "latents": "mapped arrays",
     "tokens": "mapped arrays",
     "array": "spectrogram arrays",
+    "recording": "radar recordings",
+    "radar": "YAML",
     "table": "tables",
     "description": "YAML",
     "tokenizer": "tokenizers",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -24,6 +25,9 @@ from jitflow.apps.images.shards import ShardImages, open_shard_folder
 from jitflow.apps.microdoppler.arrays.description import ArrayDescription, read_description
 from jitflow.apps.microdoppler.arrays.sample import read_spectrogram
 from jitflow.apps.microdoppler.latent_file import LatentFile, LatentInfo
+from jitflow.apps.microdoppler.recordings.formats import open_recording, write_recording
+from jitflow.apps.microdoppler.recordings.radar import RecordingRadar, read_radar
+from jitflow.apps.microdoppler.recordings.transform import recording_spectrogram
 from jitflow.apps.text.files import TextFiles
 from jitflow.apps.text.network import build_jit_model, load_pretrained_jit
 from jitflow.apps.text.token_store import TextList, open_tokens, write_tokens
@@ -104,6 +108,7 @@ def make_targets(folder: Path) -> list[Target]:
         _add_images,
         _add_texts,
         _add_spectrograms,
+        _add_recordings,
     ):
         add_some(add, folder)
     return found
@@ -270,6 +275,27 @@ def _add_spectrograms(add: Add, folder: Path) -> None:
         add("table parquet", folder / "manifest.parquet", read_table)
     (folder / "spectrograms.yaml").write_text("range_db: [-45, 0]\ncarrier_hz: 24e9\nfit: pad\ngroup: session\n")
     add("description", folder / "spectrograms.yaml", lambda path: read_description(path.parent))
+
+
+def _add_recordings(add: Add, folder: Path) -> None:
+    """Raw radar recordings in every format, and a radar."""
+    samples = (np.arange(1024.0) * np.exp(1j * np.arange(1024))).reshape(256, 1, 4)
+    radar = RecordingRadar(carrier_hz=24e9, pulses_per_sec=1000.0, samples=4, bandwidth_hz=3e8)
+    for name in ("echo.npy", "echo.bin", "echo.dat"):
+        write_recording(folder / name, radar, [samples])
+        stated = RecordingRadar() if name == "echo.dat" else radar
+        # SciPy is optional, but what reads the files is not.
+        add(f"recording {name}", folder / name, functools.partial(_read_recording, stated), 2)
+    (folder / "radar.yaml").write_text("preset: iwr1642\nlanes: 4\nrange_m: [1, 5]\ncarrier_hz: 77e9\nframe_pulses: 9")
+    add("radar", folder / "radar.yaml", read_radar)
+
+
+def _read_recording(radar: RecordingRadar, path: Path) -> None:
+    recording = open_recording(path, radar)
+    if find_spec("scipy"):
+        recording_spectrogram(recording)
+    else:
+        list(recording.blocks())
 
 
 def _add_descriptions(add: Add, folder: Path) -> None:

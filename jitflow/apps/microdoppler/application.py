@@ -69,7 +69,7 @@ MICRODOPPLER = Application(
     },
     commands={
         name: f"jitflow.apps.microdoppler.commands:{name}"
-        for name in ("simulate", "extract", "sample", "evaluate", "run")
+        for name in ("simulate", "spectrogram", "extract", "sample", "evaluate", "run")
     },
     demo="jitflow.apps.microdoppler.demo:DEMO",
 )

@@ -15,10 +15,12 @@ from jitflow.apps.microdoppler.sections import (
     GenerationOptions,
     RadarOptions,
     RealDataOptions,
+    RecordingOptions,
     ReleaseOptions,
     SolverOptions,
     StageOptions,
     TrainingOptions,
+    WindowOptions,
 )
 from jitflow.training.sections import ComputeOptions, PrecisionOptions, parse_interval
 
@@ -35,6 +37,7 @@ def simulate(
     radar: RadarOptions = RadarOptions(),  # noqa: B008 (frozen)
     dataset: DatasetOptions = DatasetOptions(),  # noqa: B008 (frozen)
     campaign: CampaignOptions = CampaignOptions(),  # noqa: B008 (frozen)
+    recordings: RecordingOptions = RecordingOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Simulate spectrograms of people in the folder layout of stage 1; see docs/gait_simulator.md.
 
@@ -48,7 +51,13 @@ def simulate(
         radar: Simulated radar, walking people and spectrogram.
         dataset: Layout of the data set.
         campaign: Sessions and activities.
+        recordings: Raw recordings in place of spectrograms.
     """
+    if recordings.radar is not None:
+        from jitflow.apps.microdoppler.recordings.verbs import simulate_recordings
+
+        simulate_recordings(output_dir, num_users, seed, recordings, radar, dataset, campaign)
+        return
     from jitflow.apps.microdoppler.gait import write_dataset
     from jitflow.apps.microdoppler.simulation_settings import simulation_settings
     from jitflow.io.cores import available_cores
@@ -69,6 +78,28 @@ def simulate(
             **simulation_settings(radar, campaign),
         )
     log.info("%d pictures of %d people in %s", num_users * images_per_user, num_users, output_dir)
+
+
+def spectrogram(
+    raw: list[str],
+    radar: str | None = None,
+    windows: WindowOptions = WindowOptions(),  # noqa: B008 (frozen)
+) -> None:
+    """Convert raw radar recordings (.npy, DCA1000 .bin, Ancortek .dat) to spectrograms that stage 1 reads.
+
+    Run it again to finish an interrupted conversion, or to add recordings. Options of a section can be given without
+    it: --duration_sec 3, --overlap 0.5.
+
+    Args:
+        raw: Recordings, folders of them, or a manifest.csv of them (path,user,session); users are folders that end in a
+            number (ID_1) or names such as user_01_rec01.bin or 1P01A01R01.dat.
+        radar: A preset (ancortek, doppler_24ghz, iwr1443, iwr1642) or a YAML file; by default radar.yaml beside the
+            recordings.
+        windows: Windows that recordings are cut into, and their folder.
+    """
+    from jitflow.apps.microdoppler.recordings.verbs import convert
+
+    convert(raw, radar, windows)
 
 
 def extract(

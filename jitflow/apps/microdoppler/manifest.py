@@ -13,11 +13,12 @@ from jitflow.io.file_tree import log_once
 from jitflow.io.table_file import TABLE_SUFFIXES, read_table
 
 MANIFEST = "manifest"
-_PATHS = ("path", "file", "filename")
-_LABELS = ("user", "user_id", "subject", "subject_id")
-_SESSIONS = ("session", "session_id")
-_RECORDINGS = ("recording", "recording_id")
-_START, _STOP, _DURATION = "start_sec", "stop_sec", "duration_sec"
+PATHS = ("path", "file", "filename")
+"""Names of the column of files."""
+LABELS = ("user", "user_id", "subject", "subject_id")
+SESSIONS = ("session", "session_id")
+RECORDINGS = ("recording", "recording_id")
+WINDOW_COLUMNS = _START, _STOP, _DURATION = "start_sec", "stop_sec", "duration_sec"
 _SPLITS = ("train", "val")
 
 
@@ -55,10 +56,10 @@ def read_manifest(path: Path, description: ArrayDescription) -> tuple[dict[str, 
         DataError: If a column is missing, a file is listed twice, or a value is invalid; names the row.
     """
     table = read_table(path, what=MANIFEST)
-    paths = table[_column(path, table, None, _PATHS, "the files")]
-    label = _column(path, table, description.label, _LABELS, "the users")
-    session = _optional(path, table, description.group, (*_SESSIONS, *_RECORDINGS))
-    recording, its_session = (_optional(path, table, None, known) for known in (_RECORDINGS, _SESSIONS))
+    paths = table[_column(path, table, None, PATHS, "the files")]
+    label = _column(path, table, description.label, LABELS, "the users")
+    session = _optional(path, table, description.group, (*SESSIONS, *RECORDINGS))
+    recording, its_session = (_optional(path, table, None, known) for known in (RECORDINGS, SESSIONS))
     found: dict[str, dict[int, list[UserFile]]] = defaultdict(lambda: defaultdict(list))
     seen: dict[str, int] = {}
     for row, name in enumerate(paths):
@@ -103,7 +104,7 @@ def _column(path: Path, table: dict[str, list[str]], stated: str | None, known: 
     if name is None:
         raise DataError(
             f"{path} has no column for {what} ({' or '.join(known)}); it has {listed(table)}. Rename one"
-            + (f", or state `label: COLUMN` in {DESCRIPTION_NAME}" if known == _LABELS else "")
+            + (f", or state `label: COLUMN` in {DESCRIPTION_NAME}" if known == LABELS else "")
         )
     return name
 

@@ -66,6 +66,38 @@ class CampaignOptions:
 
 
 @dataclass(frozen=True)
+class RecordingOptions:
+    """Raw recordings in place of spectrograms; their carrier is the radar's.
+
+    Attributes:
+        radar: Write recordings of this radar, a preset (ancortek, doppler_24ghz, iwr1443, iwr1642) or a YAML file.
+        per_user: Recordings of each person.
+        length_sec: Length of a recording in seconds.
+    """
+
+    radar: str | None = None
+    per_user: int = 6
+    length_sec: float = 6.0
+
+
+@dataclass(frozen=True)
+class WindowOptions:
+    """Windows that recordings are cut into, and their folder.
+
+    Attributes:
+        output_dir: Folder of the spectrograms, their manifest.csv, and previews of the recordings.
+        duration_sec: Length of a window in seconds; 0 keeps recordings whole.
+        overlap: Share of a window that the next one has too, in [0, 1).
+        num_processes: Worker processes; all cores by default.
+    """
+
+    output_dir: str = "outputs/spectrograms"
+    duration_sec: float = 2.5
+    overlap: float = 0.0
+    num_processes: int | None = None
+
+
+@dataclass(frozen=True)
 class ExtractionOptions:
     """Extraction of latents from pictures.
 

@@ -111,7 +111,7 @@ def find_files(folder: Path, suffixes: tuple[str, ...] = EXTENSIONS) -> dict[int
     users = _by_name(folder, flat) if flat else _by_folder(folder, in_folders)
     if other:
         log.info("passed over %d files that are no %s: %s", len(other), what, listed(p.name for p in other))
-    return {user_id: [_with_origin(folder, user_id, path) for path in paths] for user_id, paths in users.items()}
+    return {user_id: [file_origin(folder, user_id, path) for path in paths] for user_id, paths in users.items()}
 
 
 def number_at_end(text: str) -> int | None:
@@ -120,21 +120,38 @@ def number_at_end(text: str) -> int | None:
     return int(number[1]) if number is not None else None
 
 
-def listed(names: Iterable[str]) -> str:
-    """Join the names of a few files or users for a message, each once; the rest is counted."""
-    counted = list(Counter(names))
-    more = f" and {len(counted) - _SHOWN} more" if len(counted) > _SHOWN else ""
-    return ", ".join(counted[:_SHOWN]) + more
+def number_in_name(name: str) -> int | None:
+    """Return the number of the user in a flat file name such as ``user_01_sample_001.png``; None if there is none."""
+    number = _FILE.search(name)
+    return int(number[1]) if number is not None else None
 
 
-def _with_origin(folder: Path, user_id: int, path: Path) -> UserFile:
-    """Read session and recording from the names of a file and its folders, such as ``session2/rec07_003.npy``."""
+def names_session(name: str) -> bool:
+    """Whether the name of a folder is that of a session or a recording, such as ``session2``, and not a user's."""
+    return _SESSION.search(name) is not None or _RECORDING.search(name) is not None
+
+
+def file_origin(folder: Path, user_id: int, path: Path) -> UserFile:
+    """Read session and recording from the names of a spectrogram and its folders, such as ``session2/rec07_003.npy``.
+
+    Args:
+        folder: Folder of the data set.
+        user_id: Number of the user.
+        path: The file, in the folder.
+    """
     name = path.relative_to(folder).as_posix()
     session, recording = (pattern.search(name) for pattern in (_SESSION, _RECORDING))
     # Numbers are the user's own, and a recording's those of its session: session 1 of two users need not be the same
     # day, nor recording 1 of two sessions the same recording.
     own = f"user {user_id} session {session[1].lower()}" if session else ""
     return UserFile(path, own, f"{own or f'user {user_id}'} recording {recording[1].lower()}" if recording else "")
+
+
+def listed(names: Iterable[str]) -> str:
+    """Join the names of a few files or users for a message, each once; the rest is counted."""
+    counted = list(Counter(names))
+    more = f" and {len(counted) - _SHOWN} more" if len(counted) > _SHOWN else ""
+    return ", ".join(counted[:_SHOWN]) + more
 
 
 def _by_folder(folder: Path, in_folders: Mapping[Path, list[Path]]) -> dict[int, list[Path]]:
@@ -163,11 +180,11 @@ def _by_name(folder: Path, files: Iterable[Path]) -> dict[int, list[Path]]:
     users: dict[int, list[Path]] = defaultdict(list)
     unmatched = []
     for path in files:
-        number = _FILE.search(path.name)
+        number = number_in_name(path.name)
         if number is None:
             unmatched.append(path.name)
         else:
-            users[_user_id(int(number[1]), path)].append(path)
+            users[_user_id(number, path)].append(path)
     if unmatched:
         raise DataError(f"{folder}: no user's number in the name of {listed(unmatched)}; {LAYOUT}")
     return dict(users)

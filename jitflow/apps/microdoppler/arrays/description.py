@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jitflow.apps.microdoppler.arrays.axes import ArrayAxes
 from jitflow.apps.microdoppler.arrays.colour_maps import COLOUR_MAPS
-from jitflow.errors import ConfigError, unknown_name
+from jitflow.apps.microdoppler.stated_values import (
+    Check,
+    check_stated,
+    stated_flag,
+    stated_name,
+    stated_pair,
+    stated_positive,
+    stated_text,
+)
 from jitflow.io.yaml_file import read_yaml
 
 DESCRIPTION_NAME = "spectrograms.yaml"
@@ -91,76 +97,21 @@ def description_from(values: Any, source: object) -> ArrayDescription:
     Raises:
         ConfigError: If a name is unknown or a value invalid.
     """
-    if not isinstance(values, dict):
-        raise ConfigError(f"{source} must hold settings by name, such as `range_db: [-60, 0]`; got {values!r}")
-    checked = {}
-    for name, value in values.items():
-        if name not in _CHECKS:
-            raise unknown_name(f"setting in {source}", name, _CHECKS)
-        if value is not None:
-            checked[name] = _CHECKS[name](f"{source}: {name}", value)
+    checked = check_stated(values, _CHECKS, source, example="range_db: [-60, 0]")
     return ArrayDescription(**checked)
 
 
-def _pair(name: str, value: Any) -> tuple[float, float]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise ConfigError(f"{name} must be two numbers, such as [-60, 0]; got {value!r}")
-    low, high = (_number(name, end) for end in value)
-    if not low < high:
-        raise ConfigError(f"{name} must rise from its first number to its second; got {value}")
-    return low, high
-
-
-def _number(name: str, value: Any) -> float:
-    # In YAML, 24e9 is a text.
-    try:
-        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
-    except (ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ConfigError(f"{name} must be a number; got {value!r}")
-    return number
-
-
-def _positive(name: str, value: Any) -> float:
-    number = _number(name, value)
-    if number <= 0:
-        raise ConfigError(f"{name} must be above 0; got {value!r}")
-    return number
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be true or false; got {value!r}")
-    return value
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{name} must be a name; got {value!r}")
-    return value
-
-
-def _one_of(*known: str) -> Callable[[str, Any], str]:
-    def check(name: str, value: Any) -> str:
-        if value not in known:
-            raise unknown_name(name, value, known)
-        return str(value)
-
-    return check
-
-
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "array": _text,
-    "range_db": _pair,
-    "relative_to_peak": _flag,
-    "first_row": _one_of(AUTO, "lowest", "highest"),
-    "fit": _one_of("resize", "pad"),
-    "colour_map": _one_of(AUTO, NONE, *COLOUR_MAPS),
-    "duration_sec": _positive,
-    "velocity_m_s": _pair,
-    "frequency_hz": _pair,
-    "carrier_hz": _positive,
-    "label": _text,
-    "group": _text,
+_CHECKS: dict[str, Check] = {
+    "array": stated_text,
+    "range_db": stated_pair,
+    "relative_to_peak": stated_flag,
+    "first_row": stated_name(AUTO, "lowest", "highest"),
+    "fit": stated_name("resize", "pad"),
+    "colour_map": stated_name(AUTO, NONE, *COLOUR_MAPS),
+    "duration_sec": stated_positive,
+    "velocity_m_s": stated_pair,
+    "frequency_hz": stated_pair,
+    "carrier_hz": stated_positive,
+    "label": stated_text,
+    "group": stated_text,
 }
