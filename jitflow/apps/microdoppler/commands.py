@@ -161,6 +161,7 @@ def sample(
         solver=solver.solver,
         interval=parse_interval(solver.interval) if solver.interval is not None else None,
         ema=solver.ema,
+        further={name: getattr(solver, name) for name in ("conditions", "guide_by")},
         **dataclasses.asdict(generation),
         **dataclasses.asdict(compute),
     )

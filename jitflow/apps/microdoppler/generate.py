@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def generate(
     solver: str | None = None,
     interval: tuple[float, float] | None = None,
     ema: float = 1,
+    further: Mapping[str, Any] | None = None,
 ) -> Path:
     """Sample spectrograms of users; a folder finished with the same settings is left unchanged.
 
@@ -63,6 +64,8 @@ def generate(
         interval: Times (low, high) between which guidance acts; the model's own by default.
         ema: Average of the weights to use, as in :meth:`jitflow.model.Model.sample`; 1 falls back to the weights if
             there is no average.
+        further: Arguments of :meth:`jitflow.model.Model.sample` such as ``conditions`` and ``guide_by``; those that are
+            None are left out.
 
     Returns:
         The folder.
@@ -86,9 +89,12 @@ def generate(
     if user_ids is None:
         assert isinstance(model.module, UserConditionedDiT)
         user_ids = model.module.user_ids
-    # Raises for an unknown user before the folder is made.
-    model.ask(users=user_ids, num=num_samples_per_user)
-    seeds = [mix_seeds(seed, user, number + 1) for user in user_ids for number in range(num_samples_per_user)]
+    given = {name: value for name, value in (further or {}).items() if value is not None}
+    conditions = {name: given[name] for name in ("conditions",) if name in given}
+    # Raises for an unknown user or condition before the folder is made.
+    each = len(model.ask(users=user_ids, num=num_samples_per_user, **conditions)) // len(user_ids)
+    model.check_settings(**{name: value for name, value in given.items() if name not in conditions})
+    seeds = [mix_seeds(seed, user, number + 1) for user in user_ids for number in range(each)]
     requested: dict[str, Any] = {
         "dit_checkpoint": str(dit_checkpoint),
         "checkpoint_time_ns": Path(dit_checkpoint).stat().st_mtime_ns,
@@ -102,6 +108,7 @@ def generate(
         "seed": seed,
         "ema": ema,
         "precision": precision,
+        **given,
     }
     # As it is read from a record.
     requested = plain_copy(requested)
@@ -122,6 +129,7 @@ def generate(
             batch_size=batch_size,
             precision=precision,
             on_progress=progress.update_share,
+            **given,
         )
     assert isinstance(drawn, UserSamples)
     return drawn.save(folder, asked=requested)

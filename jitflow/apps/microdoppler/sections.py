@@ -127,11 +127,15 @@ class SolverOptions:
         solver: euler, heun, midpoint or multistep; the model's own by default.
         interval: Times low,high between which guidance acts; the model's own by default.
         ema: Average of the weights: 1 or 2; 0 for the weights themselves.
+        conditions: For a model with named conditions: those to draw with, such as activity=run,speed=1.4.
+        guide_by: For such a model: the conditions that guidance acts by, such as activity; all by default.
     """
 
     solver: str | None = None
     interval: str | None = None
     ema: float = 1
+    conditions: str | None = None
+    guide_by: str | None = None
 
 
 @dataclass(frozen=True)
