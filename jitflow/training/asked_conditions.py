@@ -151,8 +151,8 @@ def ask_for_labels(
     chosen = repeat_each(pairs, num, what=what)
     table = module.conditions
     if table is None:
-        label = torch.tensor([y for y, _ in chosen])
-        return Asked(Condition(label=label), [names[y] for y, _ in chosen], [captions[y] for y, _ in chosen])
+        classes = [y for y, _ in chosen]
+        return Asked(Condition(torch.tensor(classes)), [names[y] for y in classes], [captions[y] for y in classes])
     values = {code: table.values(code) for code in codes}
     shown = {(y, code): ", ".join([captions[y], *_words(values[code])]) for y, code in pairs}
     problems = (

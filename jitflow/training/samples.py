@@ -68,8 +68,8 @@ class Samples:
             asked: The request for these samples.
             seeds: Seed of each.
         """
-        conditions = list(asked.conditions)
-        return cls(pixels.cpu(), asked.labels, seeds, list(asked.names), list(asked.captions), conditions=conditions)
+        named = list(asked.names), list(asked.captions)
+        return cls(pixels.cpu(), asked.labels, seeds, *named, conditions=list(asked.conditions))
 
     @classmethod
     def join(cls, parts: Sequence[Self], settings: dict[str, Any]) -> Self:

@@ -161,9 +161,9 @@ def sample(
         solver=solver.solver,
         interval=parse_interval(solver.interval) if solver.interval is not None else None,
         ema=solver.ema,
-        further={name: getattr(solver, name) for name in ("conditions", "guide_by")},
         **dataclasses.asdict(generation),
         **dataclasses.asdict(compute),
+        **{name: getattr(solver, name) for name in ("conditions", "guide_by")},
     )
     log.info("pictures in %s; look at %s", folder, folder / GRID_NAME)
 

@@ -18,7 +18,7 @@ from jitflow.io.files import read_json, writable_folder
 from jitflow.io.json_text import plain_copy
 from jitflow.io.progress import meter
 from jitflow.io.results_folder import free_folder
-from jitflow.model import BUILTIN, load
+from jitflow.model import BUILTIN, Model, load
 from jitflow.training.precision import AUTO, resolve_precision
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def generate(
     solver: str | None = None,
     interval: tuple[float, float] | None = None,
     ema: float = 1,
-    further: Mapping[str, Any] | None = None,
+    **further: Any,
 ) -> Path:
     """Sample spectrograms of users; a folder finished with the same settings is left unchanged.
 
@@ -64,8 +64,7 @@ def generate(
         interval: Times (low, high) between which guidance acts; the model's own by default.
         ema: Average of the weights to use, as in :meth:`jitflow.model.Model.sample`; 1 falls back to the weights if
             there is no average.
-        further: Arguments of :meth:`jitflow.model.Model.sample` such as ``conditions`` and ``guide_by``; those that are
-            None are left out.
+        further: ``conditions`` and ``guide_by`` of :meth:`jitflow.model.Model.sample`; None for the model's own.
 
     Returns:
         The folder.
@@ -89,12 +88,8 @@ def generate(
     if user_ids is None:
         assert isinstance(model.module, UserConditionedDiT)
         user_ids = model.module.user_ids
-    given = {name: value for name, value in (further or {}).items() if value is not None}
-    conditions = {name: given[name] for name in ("conditions",) if name in given}
-    # Raises for an unknown user or condition before the folder is made.
-    each = len(model.ask(users=user_ids, num=num_samples_per_user, **conditions)) // len(user_ids)
-    model.check_settings(**{name: value for name, value in given.items() if name not in conditions})
-    seeds = [mix_seeds(seed, user, number + 1) for user in user_ids for number in range(each)]
+    given = {name: value for name, value in further.items() if value is not None}
+    seeds = _picture_seeds(model, user_ids, num_samples_per_user, seed, given)
     requested: dict[str, Any] = {
         "dit_checkpoint": str(dit_checkpoint),
         "checkpoint_time_ns": Path(dit_checkpoint).stat().st_mtime_ns,
@@ -110,8 +105,7 @@ def generate(
         "precision": precision,
         **given,
     }
-    # As it is read from a record.
-    requested = plain_copy(requested)
+    requested = plain_copy(requested)  # as it is read from a record
     folder = writable_folder(free_folder(output_dir, lambda taken: _asked_of(taken) not in (None, requested)))
     if _is_finished(folder, requested):
         log.info("%s already holds these %d pictures", folder, len(seeds))
@@ -133,6 +127,15 @@ def generate(
         )
     assert isinstance(drawn, UserSamples)
     return drawn.save(folder, asked=requested)
+
+
+def _picture_seeds(model: Model, user_ids: Sequence[int], each: int, seed: int, given: Mapping[str, Any]) -> list[int]:
+    """Check the request, before its folder is made, and return a seed for each picture, by user and number."""
+    model.check_settings(guide_by=given.get("guide_by"))
+    asked = model.ask(users=user_ids, num=each, conditions=given.get("conditions"))
+    # Each combination of conditions is drawn as often.
+    numbers = range(1, 1 + len(asked) // len(user_ids))
+    return [mix_seeds(seed, user, number) for user in user_ids for number in numbers]
 
 
 def _is_finished(folder: Path, requested: dict[str, Any]) -> bool:

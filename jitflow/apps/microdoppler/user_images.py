@@ -163,7 +163,7 @@ def find_user_images(data_dir: str | Path, *, val_fraction: float | None = None,
             f"with the columns path, user, {', '.join(stated)}"
         )
     conditions = find_conditions((image.origin for images in sets for image in images), stated)
-    images = UserImages(root, user_ids, sets[0], sets[1], group=group, conditions=conditions)
+    images = UserImages(root, user_ids, sets[0], sets[1], None, group, conditions)
     if arrays:
         return dataclasses.replace(images, arrays=description or ArrayDescription())
     return images if description is None else dataclasses.replace(images, arrays=_as_levels(images, description))
