@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from jitflow.core.condition_table import Category, ConditionTable
 from jitflow.errors import CheckpointError
@@ -27,24 +29,24 @@ class Combinations:
     """
 
     table: ConditionTable
-    rows: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    rows: Tensor
+    low: Tensor
+    high: Tensor
 
     @classmethod
-    def of_labels(cls, labels: np.ndarray, table: ConditionTable) -> Combinations:
+    def of_labels(cls, labels: Tensor, table: ConditionTable) -> Combinations:
         """Collect the combinations of labels.
 
         Args:
             labels: Labels of the training data, shape ``(N, 1 + K)``.
             table: The conditions.
         """
-        is_quantity = _is_quantity(table)
-        rows, group = np.unique(np.where(is_quantity, 0, labels), axis=0, return_inverse=True)
-        low, high = np.full(rows.shape, np.inf), np.full(rows.shape, -np.inf)
+        labels, is_quantity = labels.double(), _is_quantity(table)
+        rows, group = labels.masked_fill(is_quantity, 0.0).unique(dim=0, return_inverse=True)
         known = is_quantity & (labels >= 0)
-        np.minimum.at(low, group.reshape(-1), np.where(known, labels, np.inf))
-        np.maximum.at(high, group.reshape(-1), np.where(known, labels, -np.inf))
+        group = group[:, None].expand_as(labels)
+        low = torch.full_like(rows, math.inf).scatter_reduce(0, group, labels.masked_fill(~known, math.inf), "amin")
+        high = torch.full_like(rows, -math.inf).scatter_reduce(0, group, labels.masked_fill(~known, -math.inf), "amax")
         return cls(table, rows, low, high)
 
     def problem(self, label: Sequence[float], num_classes: int) -> str:
@@ -54,30 +56,29 @@ class Combinations:
             label: Class and codes, ``1 + K`` numbers; null ones stand for any.
             num_classes: Number of classes, the null label of the class.
         """
-        wanted, is_quantity = np.asarray(label), _is_quantity(self.table)
-        nulls = np.array([num_classes, *self.table.nulls])
-        asked = wanted != nulls
-        fits = ((self.rows == wanted) | ~asked | is_quantity).all(axis=1)
-        if not fits.any():
+        wanted, is_quantity = torch.tensor(label, dtype=torch.float64), _is_quantity(self.table)
+        asked = wanted != torch.tensor([num_classes, *self.table.nulls])
+        fits = ((self.rows == wanted) | ~asked | is_quantity).all(dim=1)
+        if not bool(fits.any()):
             return "no training sample has this combination"
-        for i in np.flatnonzero(asked & is_quantity):
-            low, high = self.low[fits, i].min(), self.high[fits, i].max()
+        for i in (asked & is_quantity).nonzero().flatten().tolist():
+            low, high = float(self.low[fits, i].min()), float(self.high[fits, i].max())
             name, condition = list(self.table.conditions.items())[i - 1]
             if low > high:
                 return f"no training sample of this combination has a known {name}"
-            if not low - _MARGIN <= wanted[i] <= high + _MARGIN:
+            if not low - _MARGIN <= label[i] <= high + _MARGIN:
                 return f"{name} lies outside {condition.value(low):g} to {condition.value(high):g} in training"
         return ""
 
     def to_record(self) -> list[list[Any]]:
         """Return the combinations as plain values: the class, then a code or, for a quantity, a range or null."""
-        is_quantity = _is_quantity(self.table)
+        is_quantity = _is_quantity(self.table).tolist()
         return [
             [
-                int(code) if not of_range else [float(low), float(high)] if low <= high else None
+                int(code) if not of_range else [low, high] if low <= high else None
                 for code, low, high, of_range in zip(row, lows, highs, is_quantity, strict=True)
             ]
-            for row, lows, highs in zip(self.rows, self.low, self.high, strict=True)
+            for row, lows, highs in zip(self.rows.tolist(), self.low.tolist(), self.high.tolist(), strict=True)
         ]
 
     @classmethod
@@ -91,9 +92,9 @@ class Combinations:
         Raises:
             CheckpointError: If it is damaged.
         """
-        is_quantity = _is_quantity(table)
+        is_quantity = _is_quantity(table).tolist()
         shape = (len(record) if isinstance(record, list) else 0, len(is_quantity))
-        rows, low, high = np.zeros(shape), np.full(shape, np.inf), np.full(shape, -np.inf)
+        rows, low, high = (torch.full(shape, value, dtype=torch.float64) for value in (0.0, math.inf, -math.inf))
         try:
             for i, entry in enumerate(record):
                 for k, (value, of_range) in enumerate(zip(entry, is_quantity, strict=True)):
@@ -106,5 +107,5 @@ class Combinations:
         return cls(table, rows, low, high)
 
 
-def _is_quantity(table: ConditionTable) -> np.ndarray:
-    return np.array([False, *(not isinstance(condition, Category) for condition in table.conditions.values())])
+def _is_quantity(table: ConditionTable) -> Tensor:
+    return torch.tensor([False, *(not isinstance(condition, Category) for condition in table.conditions.values())])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import jitflow
@@ -154,3 +155,59 @@ def test_the_fingerprint_knows_the_conditions(tmp_path):
     other = find_user_images(write_campaign(tmp_path, "colour_map: none\nconditions: {activity: names}\n"))
     without = find_user_images(write_campaign(tmp_path, "colour_map: none\n"))
     assert len({first, other.fingerprint(), without.fingerprint()}) == 3
+
+
+@pytest.fixture
+def new_folder(tmp_path):
+    """Four pictures of user 3, who runs at a known speed, with a manifest."""
+    folder = tmp_path / "new"
+    folder.mkdir()
+    generator = np.random.default_rng(1)
+    rows = ["path,user,activity,speed"]
+    for i in range(4):
+        Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        rows.append(f"{i}.png,3,run,{2 + i / 10}")
+    (folder / "manifest.csv").write_text("\n".join(rows))
+    return folder
+
+
+def test_a_user_is_added_and_the_others_stay(outputs, new_folder, tmp_path):
+    out = tmp_path / "more"
+    options = ("--out", out, "--num_steps", 4, "--num_samples", 2, "--device", "cpu")
+    assert run("microdoppler", "add-user", "--model", outputs / "run", "--data_dir", new_folder, *options) == 0
+    old, new = (jitflow.load(path, device="cpu") for path in (outputs / "run", out))
+    assert new.module.user_ids == [1, 2, 3] and new.module.num_classes == 3
+    # The row of "any user" is the last again.
+    rows = [torch.cat([t[:2], t[-1:]]) for t in (table_of(old), table_of(new))]
+    assert torch.equal(*rows) and len(table_of(new)) == 4
+    asked = {"users": [2], "conditions": "activity=walk,speed=1", "seeds": [3], "steps": 2}
+    assert torch.equal(old.sample(**asked).pixels, new.sample(**asked).pixels)
+    assert new.ask(users=[3], conditions="activity=run,speed=2.2").record.get("unseen") is None
+    assert new.ask(users=[3], conditions="activity=walk").record["unseen"]
+    report = read_json(out / "new_user.json")
+    assert report["user_id"] == 3 and len(report["files"]) == 4 and report["num_copies"] in (0, 1, 2)
+    assert report["nearest_given_median_of_given"] > 0
+    assert (out / "nearest_pairs.png").is_file()
+    assert len(read_json(out / "samples" / "generation.json")["images"]) == 2
+
+
+def table_of(model):
+    module = model.module
+    weights = module.ema_params1 or dict(module.named_parameters())
+    return weights["net.y_embedder.embedding_table.weight"]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--user_id", 2), "not taken"),
+        (("--learning_rate", 0), "learning_rate must be positive"),
+        (("--num_samples", 1), "num_samples must be at least 2"),
+        (("--data_dir", "nowhere"), "is not a folder"),
+    ],
+)
+def test_a_user_that_cannot_be_added_is_one_line(outputs, new_folder, tmp_path, capsys, options, named):
+    words = ("--model", outputs / "run", "--data_dir", new_folder, "--out", tmp_path / "more", *options)
+    assert run("microdoppler", "add-user", *words) != 0
+    message = capsys.readouterr().err
+    assert named in message and "Traceback" not in message and not (tmp_path / "more").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from jitflow.apps.microdoppler.latent_file import STAGE_1, LatentFile
 from jitflow.apps.microdoppler.latent_shards import has_shards, open_shards
@@ -163,7 +164,7 @@ def _describe_conditions(file: LatentFile) -> dict[str, Any]:
     table = file.info.conditions
     if table is None:
         return {}
-    combinations = Combinations.of_labels(file.full_labels, table)
+    combinations = Combinations.of_labels(torch.from_numpy(file.full_labels), table)
     return {"conditions": table.to_record(), "combinations": combinations.to_record()}
 
 

@@ -120,6 +120,35 @@ class GenerationOptions:
 
 
 @dataclass(frozen=True)
+class NewUserOptions:
+    """A new user of a trained model, learned from a few spectrograms.
+
+    Attributes:
+        model: Checkpoint, or a run's folder.
+        data_dir: Folder with spectrograms of the new user alone, 5 to 20 of them, or with their manifest.
+        out: Folder of the larger model and of the report; a numbered one beside it if it has a report already.
+        user_id: Number of the new user; by default one more than the highest.
+        num_steps: Steps of the optimiser.
+        learning_rate: Step size.
+        num_samples: Spectrograms of the user to draw and to compare with the given ones.
+        seed: Seed of all random numbers.
+        vavae_path: For latents of a VA-VAE: its file.
+        device: cpu, cuda, ...; the fastest there is by default.
+    """
+
+    model: str
+    data_dir: str
+    out: str = "outputs/new_user"
+    user_id: int | None = None
+    num_steps: int = 400
+    learning_rate: float = 0.01
+    num_samples: int = 16
+    seed: int = 0
+    vavae_path: str = "builtin"
+    device: str | None = None
+
+
+@dataclass(frozen=True)
 class SolverOptions:
     """Sampling settings with the model's own defaults.
 

@@ -1,6 +1,5 @@
 """Named conditions: records, codes, null labels, and the combinations that training data have."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,7 +10,7 @@ from jitflow.errors import CheckpointError, ConfigError
 RECORD = {"activity": {"names": ["walk", "run"]}, "speed": {"range": [0.5, 2.5]}}
 TABLE = ConditionTable.of_record(RECORD)
 # Users 0 and 1; user 1 never runs, and walks faster. One speed is unknown.
-SEEN = np.array([[0, 0, 0.1], [0, 0, 0.3], [0, 1, 0.8], [0, 1, 1.0], [1, 0, 0.5], [1, 0, -1]])
+SEEN = torch.tensor([[0, 0, 0.1], [0, 0, 0.3], [0, 1, 0.8], [0, 1, 1.0], [1, 0, 0.5], [1, 0, -1]])
 
 
 def test_a_table_comes_back_from_its_record():

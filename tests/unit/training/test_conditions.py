@@ -234,4 +234,4 @@ def test_a_checkpoint_of_users_alone_has_no_new_entries(tmp_path):
 def test_combinations_of_training_data_are_those_of_its_labels():
     table = ConditionTable.of_record(CONDITIONS)
     labels = torch.tensor([[0, 0, 0.0], [0, 0, 0.5], [0, 1, 0.5], [0, 1, 1.0], [1, 0, 0.0], [1, 0, 0.5], [2, 0, -1]])
-    assert Combinations.of_labels(labels.numpy(), table).to_record() == SEEN
+    assert Combinations.of_labels(labels, table).to_record() == SEEN
