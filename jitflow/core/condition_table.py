@@ -181,8 +181,10 @@ def class_of(labels: Tensor) -> Tensor:
     return labels if labels.dim() == 1 else labels[:, 0].long()
 
 
-def with_conditions(classes: Tensor, table: ConditionTable) -> Tensor:
-    """Return labels ``(B, 1 + K)``, float32, of classes ``(B,)`` under any condition of a table."""
+def with_conditions(classes: Tensor, table: ConditionTable | None) -> Tensor:
+    """Return labels ``(B, 1 + K)``, float32, of classes ``(B,)`` under any condition; the classes without a table."""
+    if table is None:
+        return classes
     nulls = torch.tensor(table.nulls, device=classes.device).expand(len(classes), -1)
     return torch.cat([classes.float()[:, None], nulls], dim=1)
 

@@ -7,7 +7,9 @@ import torch
 
 import jitflow
 from jitflow.apps.microdoppler.module import UserConditionedDiT
+from jitflow.callbacks.utilisation import training_flops
 from jitflow.checkpoint.convert import convert
+from jitflow.checkpoint.load import init_from
 from jitflow.codec.linear import LinearCodec
 from jitflow.core.combinations import Combinations
 from jitflow.core.condition_table import ConditionTable
@@ -15,6 +17,7 @@ from jitflow.core.seeding import use_seeds
 from jitflow.data.batch import ImageBatch
 from jitflow.errors import ConfigError
 from jitflow.model import Model
+from jitflow.run.memory import estimate_memory
 
 CONDITIONS = {"activity": {"names": ["walk", "run"]}, "speed": {"range": [0.5, 2.5]}}
 NET = {"patch_size": 1, "hidden_size": 32, "depth": 1, "num_heads": 2}
@@ -235,3 +238,26 @@ def test_combinations_of_training_data_are_those_of_its_labels():
     table = ConditionTable.of_record(CONDITIONS)
     labels = torch.tensor([[0, 0, 0.0], [0, 0, 0.5], [0, 1, 0.5], [0, 1, 1.0], [1, 0, 0.0], [1, 0, 0.5], [2, 0, -1]])
     assert Combinations.of_labels(labels, table).to_record() == SEEN
+
+
+def test_training_from_weights_keeps_the_conditions_that_are_the_same(tmp_path):
+    sources = {
+        name: saved(tiny(conditions=conditions), tmp_path / f"{name}.ckpt")
+        for name, conditions in (("users", None), ("both", CONDITIONS))
+    }
+    wider = {"activity": CONDITIONS["activity"], "speed": {"range": [0.0, 9.0]}, "load": {"names": ["none", "bag"]}}
+    for name, kept in (("users", set()), ("both", {"activity"})):
+        module = tiny(conditions=wider)
+        initial = {n: v.clone() for n, v in module.state_dict().items()}
+        summary = init_from(module, sources[name], ema=0)
+        loaded = torch.load(sources[name], weights_only=True)["state_dict"]
+        for n, value in module.state_dict().items():
+            is_kept = not n.startswith("net.condition_embedder.") or n.split(".")[2] in {f"{k}_embedder" for k in kept}
+            assert torch.equal(value, loaded[n] if is_kept else initial[n]), n
+        assert ("speed, load" if kept else "activity, speed, load") in summary
+
+
+def test_memory_and_operations_are_estimated():
+    plain, module = tiny(conditions=None), tiny()
+    assert estimate_memory(module, precision="32-true").peak(4) > estimate_memory(plain, precision="32-true").peak(4)
+    assert training_flops(module) > training_flops(plain)
