@@ -73,7 +73,11 @@ def add_new_user(options: NewUserOptions) -> Path:
     latents = encode_files(module, files, options.seed)
     grown.attach_codec(codec)
     larger = Model(grown, source=out / MODEL_NAME).to(module.device)
-    settings = {"num_steps": options.num_steps, "learning_rate": options.learning_rate, "seed": options.seed}
+    settings: dict[str, Any] = {
+        "num_steps": options.num_steps,
+        "learning_rate": options.learning_rate,
+        "seed": options.seed,
+    }
     with meter("learning the user", options.num_steps, unit="steps") as progress:
         before, after = learn_row(grown, latents, labels, on_progress=progress.update_share, **settings)
     weights = {**state.weights, TABLE: grown.get_parameter(TABLE).detach().cpu()}
