@@ -80,9 +80,9 @@ def add_new_user(options: NewUserOptions) -> Path:
     }
     with meter("learning the user", options.num_steps, unit="steps") as progress:
         before, after = learn_row(grown, latents, labels, on_progress=progress.update_share, **settings)
-    weights = {**state.weights, TABLE: grown.get_parameter(TABLE).detach().cpu()}
-    extra = {**state.extra, **grown.conditions_entry()}
-    write_state(replace(state, weights=weights, ema1=weights, extra=extra), out / MODEL_NAME)
+    learned = {**state.weights, TABLE: grown.get_parameter(TABLE).detach().cpu()}
+    state = replace(state, weights=learned, ema1=learned, extra={**state.extra, **grown.conditions_entry()})
+    write_state(state, out / MODEL_NAME)
 
     drawn = larger.sample(users=[number], num=options.num_samples, seeds=options.seed, ema=0)
     drawn.save(out / SAMPLES)

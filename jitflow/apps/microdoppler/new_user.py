@@ -76,13 +76,13 @@ def find_new_files(folder: Path, module: UserConditionedDiT) -> list[UserFile]:
     return files
 
 
-def encode_files(module: UserConditionedDiT, files: Sequence[UserFile], seed: int) -> Tensor:
+def encode_files(module: UserConditionedDiT, files: Sequence[UserFile], first_seed: int) -> Tensor:
     """Encode spectrograms with the codec of a model, as stage 1 does.
 
     Args:
         module: The model.
         files: The spectrograms.
-        seed: Seed of the draws from the latents' distribution, where the codec has one.
+        first_seed: Seed of the draws from the latents' distribution, where the codec has one.
 
     Returns:
         Latents, shape ``(N, Z, h, w)``, float32, not normalised.
@@ -95,7 +95,7 @@ def encode_files(module: UserConditionedDiT, files: Sequence[UserFile], seed: in
     latents = []
     for row, file in enumerate(files):
         pixels = torch.from_numpy(np.ascontiguousarray(read(file.path)))[None]
-        found = encode_rows(module.latents.image_codec(), pixels, "train", row, sample=True, seed=seed).cpu()
+        found = encode_rows(module.latents.image_codec(), pixels, "train", row, sample=True, seed=first_seed).cpu()
         if not bool(found.isfinite().all()):
             raise DataError(f"the latents of {file.path} hold NaN or infinity; remove the file")
         latents.append(found)
@@ -120,14 +120,14 @@ def with_new_user(state: ModelState, user_id: int) -> ModelState:
         raise ConfigError(
             f"user_id must be a number from 1 that is not taken; got {user_id}, and the users are {taken}"
         )
-    weights = state.chosen(0 if state.ema1 is None else 1)
-    num_users, table = len(record["user_ids"]), weights[TABLE]
+    larger = state.chosen(0 if state.ema1 is None else 1)
+    num_users, table = len(record["user_ids"]), larger[TABLE]
     # The row of "no user" stays the last.
-    weights[TABLE] = torch.cat([table[:num_users], table[:num_users].mean(0, keepdim=True), table[num_users:]])
+    larger[TABLE] = torch.cat([table[:num_users], table[:num_users].mean(0, keepdim=True), table[num_users:]])
     return dataclasses.replace(
         state,
         settings={**state.settings, "num_users": num_users + 1},
-        weights=weights,
+        weights=larger,
         ema1=None,
         ema2=None,
         optimizer=None,
