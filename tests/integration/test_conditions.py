@@ -173,7 +173,7 @@ def new_folder(tmp_path):
 
 def test_a_user_is_added_and_the_others_stay(outputs, new_folder, tmp_path):
     out = tmp_path / "more"
-    options = ("--out", out, "--num_steps", 4, "--num_samples", 2, "--device", "cpu")
+    options = ("--out", out, "--num_steps", 4, "--num_samples", 2, "--sampling_steps", 2, "--device", "cpu")
     assert run("microdoppler", "add-user", "--model", outputs / "run", "--data_dir", new_folder, *options) == 0
     old, new = (jitflow.load(path, device="cpu") for path in (outputs / "run", out))
     assert new.module.user_ids == [1, 2, 3] and new.module.num_classes == 3

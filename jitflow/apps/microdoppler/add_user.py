@@ -24,6 +24,7 @@ from jitflow.apps.microdoppler.sampling import present_users
 from jitflow.apps.microdoppler.sections import NewUserOptions
 from jitflow.checkpoint.find import find_model
 from jitflow.checkpoint.formats import read_state, write_state
+from jitflow.core.times import time_grid
 from jitflow.errors import ConfigError, check_count
 from jitflow.evaluation.memorisation import copies_by_ratio, draw_pairs
 from jitflow.evaluation.nearest import nearest_of, pixel_vectors
@@ -55,6 +56,8 @@ def add_new_user(options: NewUserOptions) -> Path:
     """
     for name in ("num_steps", "num_samples"):
         check_count(name, getattr(options, name), least=2)
+    if options.sampling_steps is not None:
+        time_grid(options.sampling_steps)
     if not options.learning_rate > 0:
         raise ConfigError(f"learning_rate must be positive; got {options.learning_rate}")
     source, folder = find_model(options.model), user_path(options.data_dir)
@@ -68,9 +71,9 @@ def add_new_user(options: NewUserOptions) -> Path:
     grown = build_module(state)
     labels = new_labels(grown, files)
     adopt_combinations(grown, labels)
+    latents = encode_files(module, files, options.seed)
     out = writable_folder(free_folder(options.out, lambda taken: (taken / REPORT_NAME).exists()))
 
-    latents = encode_files(module, files, options.seed)
     grown.attach_codec(codec)
     larger = Model(grown, source=out / MODEL_NAME).to(module.device)
     settings: dict[str, Any] = {
@@ -84,7 +87,9 @@ def add_new_user(options: NewUserOptions) -> Path:
     state = replace(state, weights=learned, ema1=learned, extra={**state.extra, **grown.conditions_entry()})
     write_state(state, out / MODEL_NAME)
 
-    drawn = larger.sample(users=[number], num=options.num_samples, seeds=options.seed, ema=0)
+    with meter("sampling", options.num_samples, unit="pictures") as progress:
+        asked = {"users": [number], "num": options.num_samples, "seeds": options.seed, "steps": options.sampling_steps}
+        drawn = larger.sample(**asked, ema=0, on_progress=progress.update_share)
     drawn.save(out / SAMPLES)
     report: dict[str, Any] = {
         **{"model": str(source), "user_id": number, "files": [str(file.path) for file in files]},

@@ -131,6 +131,7 @@ class NewUserOptions:
         num_steps: Steps of the optimiser.
         learning_rate: Step size.
         num_samples: Spectrograms of the user to draw and to compare with the given ones.
+        sampling_steps: Steps of the solver that draws them; the model's own by default.
         seed: Seed of all random numbers.
         vavae_path: For latents of a VA-VAE: its file.
         device: cpu, cuda, ...; the fastest there is by default.
@@ -143,6 +144,7 @@ class NewUserOptions:
     num_steps: int = 400
     learning_rate: float = 0.01
     num_samples: int = 16
+    sampling_steps: int | None = None
     seed: int = 0
     vavae_path: str = "builtin"
     device: str | None = None
