@@ -88,7 +88,12 @@ def add_new_user(options: NewUserOptions) -> Path:
     write_state(state, out / MODEL_NAME)
 
     with meter("sampling", options.num_samples, unit="pictures") as progress:
-        asked = {"users": [number], "num": options.num_samples, "seeds": options.seed, "steps": options.sampling_steps}
+        asked: dict[str, Any] = {
+            "users": [number],
+            "num": options.num_samples,
+            "seeds": options.seed,
+            "steps": options.sampling_steps,
+        }
         drawn = larger.sample(**asked, ema=0, on_progress=progress.update_share)
     drawn.save(out / SAMPLES)
     report: dict[str, Any] = {
