@@ -47,6 +47,7 @@ _UNUSUAL = {
     "apg_norm": 0.0,
     "apg_momentum": 0.0,
     "internal_guidance": 1.0,
+    "guide_by": "all",
 }
 
 
@@ -177,6 +178,7 @@ class Model:
             on_progress: Called with (sample steps done, total sample steps).
             asked: Further settings of sampling, such as ``sde``; ``num``, samples of each label; and the application's
                 own arguments: for images ``source``, a folder or pixels to carry over; ``users`` for micro-Doppler;
+                ``conditions`` by name, such as ``{"activity": "run", "speed": 1.4}``, for a model that has them;
                 ``prompt``, or ``texts`` with ``start_time``, for text.
 
         Returns:
@@ -311,7 +313,8 @@ class Model:
     def _generate(self, labels: Tensor, seeds: Sequence[int], *, fill: int) -> Tensor:
         """Call the method that users override, with ``fill`` further samples that are left out of the result."""
         with use_seeds([*seeds, *[seeds[-1]] * fill]):
-            x = self.module.generate(torch.cat([labels, labels[-1:].expand(fill)]), use_ema=False)
+            filled = torch.cat([labels, labels[-1:].expand(fill, *labels.shape[1:])])
+            x = self.module.generate(filled, use_ema=False)
         return x[: len(labels)]
 
 

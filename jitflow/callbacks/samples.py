@@ -18,7 +18,7 @@ from torch import Tensor
 from jitflow import pictures
 from jitflow.core.seeding import use_seeds
 from jitflow.errors import ConfigError
-from jitflow.training.asked import ask_for_classes
+from jitflow.training.asked_conditions import ask_for_classes
 from jitflow.training.module import FlowModule
 from jitflow.training.samples import drawable_captions
 

@@ -8,6 +8,7 @@ import torch
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from jitflow.core.condition_table import with_conditions
 from jitflow.nets.jit import JiT
 from jitflow.nets.lightningdit import LightningDiT
 from jitflow.training.module import FlowModule
@@ -35,7 +36,8 @@ def training_flops(module: FlowModule) -> int | None:
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     shapes = {name: value.detach().to("meta") for name, value in tensors.items()}
     x = torch.zeros(1, *module.codec.shape, device="meta", dtype=next(net.parameters()).dtype)
-    t, y = torch.zeros(1, device="meta"), torch.zeros(1, dtype=torch.int64, device="meta")
+    t, classes = torch.zeros(1, device="meta"), torch.zeros(1, dtype=torch.int64, device="meta")
+    y = with_conditions(classes, module.conditions)
     inputs = (x, t, y, x) if module.takes_hints else (x, t, y)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad(), torch.compiler.set_stance("force_eager"):

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 # Image sizes and seeds may exceed the size of a tiny network.
 _HARMLESS = 1 << 20
 _LABEL_TABLE = "net.y_embedder.embedding_table.weight"
+_CONDITIONS = "net.condition_embedder."
 
 
 def load_module(
@@ -173,7 +174,8 @@ def check_state_dict(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
 def init_from(module: FlowModule, path: str | Path, *, ema: int = 1) -> str:
     """Initialise a module with the weights of a checkpoint, for fine-tuning; optimiser and epoch start from scratch.
 
-    If the number of classes differs, the label table keeps its initial values and everything else is loaded.
+    If the number of classes differs, the label table keeps its initial values, as do the embeddings of named conditions
+    that the checkpoint does not have, or has with other names or another range; everything else is loaded.
 
     Args:
         module: The module to initialise; its averages are cleared.
@@ -185,7 +187,7 @@ def init_from(module: FlowModule, path: str | Path, *, ema: int = 1) -> str:
 
     Raises:
         MissingFileError: If there is no such file.
-        CheckpointError: If anything but the label table does not fit.
+        CheckpointError: If anything but the label table and conditions does not fit.
     """
     weights, source, trained_on = _initial_weights(module, path, ema)
     module.load_state_dict(weights)
@@ -213,6 +215,13 @@ def _initial_weights(module: FlowModule, path: str | Path, ema: int) -> tuple[di
     if table is not None and ours is not None and len(table) != len(ours) and table.shape[1:] == ours.shape[1:]:
         source += f", except the label table ({len(table) - 1} classes there, {module.num_classes} here)"
         weights = {**weights, _LABEL_TABLE: ours}
+    theirs, ours_named = state.settings.get("conditions") or {}, module.conditions
+    same = [] if ours_named is None else [n for n, c in ours_named.to_record().items() if theirs.get(n) == c]
+    kept = tuple(f"{_CONDITIONS}{name}_embedder." for name in same)
+    fresh = [name for name in (ours_named.conditions if ours_named is not None else ()) if name not in same]
+    source += f", except the conditions {', '.join(fresh)}" if fresh else ""
+    weights = {n: v for n, v in weights.items() if not n.startswith(_CONDITIONS) or n.startswith(kept)}
+    weights |= {n: v for n, v in own.items() if n.startswith(_CONDITIONS) and not n.startswith(kept)}
     # Loss terms are another training's: those of this one start anew, others are left out.
     new_terms = {name: v for name, v in own.items() if name.startswith(TERMS_PREFIX) and name not in weights}
     weights = {**_without_unused_terms(weights, own), **new_terms}

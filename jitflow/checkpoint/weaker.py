@@ -33,6 +33,7 @@ def load_weaker_model(path: str | Path, strong: FlowModule) -> FlowModule:
         name: (getattr(weak, name), getattr(strong, name)) for name in ("num_classes", "noise_scale", "transports")
     }
     pairs["shape"] = (weak.codec.shape, strong.codec.shape)
+    pairs["conditions"] = (weak.conditions, strong.conditions)
     for name, (theirs, ours) in pairs.items():
         if theirs != ours:
             raise ConfigError(

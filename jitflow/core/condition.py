@@ -13,7 +13,8 @@ class Condition:
     """Condition of a batch: class or user labels, and the known data of a prompt or an inpainting.
 
     Attributes:
-        label: Class of each sample, shape ``(B,)``, int64; the null label means "no class".
+        label: Class of each sample, shape ``(B,)``, int64, and the null label means "no class"; for a model with
+            named conditions class and codes, ``(B, 1 + K)``, float32, see :mod:`jitflow.core.condition_table`.
         known: Given data that must not change, shape ``(B, *S)``; read only where ``mask`` is true.
         mask: Where ``known`` holds, bool, broadcastable to ``(B, *S)``.
     """

@@ -71,7 +71,7 @@ def guided_velocity(
     t: Tensor,
     label: Tensor,
     *,
-    null_label: int,
+    null_label: int | Tensor,
     scale: float,
     interval: tuple[float, float] = (0.0, 1.0),
     channels: int | None = None,
@@ -87,8 +87,8 @@ def guided_velocity(
         velocity: Field ``(x, t, label) -> v`` with shapes ``(B, *S)``, ``(B,)``, ``(B,)`` -> ``(B, *S)``.
         x: State, shape ``(B, *S)``.
         t: Time, shape ``(B,)``.
-        label: Labels, shape ``(B,)``, int64.
-        null_label: The label that stands for "no class".
+        label: Labels, shape ``(B,)``, int64, or with conditions ``(B, 1 + K)``, float32.
+        null_label: The label that stands for "no class"; or the labels of the unconditional pass, shape of ``label``.
         scale: Guidance scale; 1 is the conditional prediction.
         interval: ``(low, high)`` in time, see :func:`guidance_weight`.
         channels: Guide only this many leading channels (dimension 1) and leave the others conditional; None
@@ -113,7 +113,8 @@ def guided_velocity(
         return velocity(x, t, label)
     weight = guidance_weight(t, scale, interval)
     if weak is None:
-        both = velocity(torch.cat([x, x]), torch.cat([t, t]), torch.cat([label, torch.full_like(label, null_label)]))
+        null = null_label if isinstance(null_label, Tensor) else torch.full_like(label, null_label)
+        both = velocity(torch.cat([x, x]), torch.cat([t, t]), torch.cat([label, null]))
         v_cond, v_uncond = both.chunk(2)
     else:
         v_cond, v_uncond = velocity(x, t, label), weak(x, t, label)

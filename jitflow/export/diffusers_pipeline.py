@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ class JitflowPipeline(DiffusionPipeline):
         class_labels: int | str | Sequence[int | str] | Tensor | None = None,
         *,
         user_ids: Sequence[int | str] | None = None,
+        conditions: str | Mapping[str, Any] | None = None,
         seeds: Sequence[int] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         num_inference_steps: int | None = None,
@@ -90,6 +91,7 @@ class JitflowPipeline(DiffusionPipeline):
         Args:
             class_labels: Classes, as numbers from 0 or names.
             user_ids: User ids of the data set, or names, in place of labels, for a user-conditioned model.
+            conditions: Named conditions, such as ``{"activity": "run", "speed": 1.4}``, of a model that has them.
             seeds: A seed for each image; gives the same images as ``jitflow sample``.
             generator: In place of seeds, one for all images or one for each.
             num_inference_steps: Steps of the solver.
@@ -108,7 +110,7 @@ class JitflowPipeline(DiffusionPipeline):
         if output_type not in _OUTPUTS:
             raise ConfigError(f"output_type must be one of {', '.join(_OUTPUTS)}; got {output_type!r}")
         module = self.model.module
-        labels = self._labels(class_labels, user_ids).to(module.device)
+        labels = self._labels(class_labels, user_ids, conditions).to(module.device)
         if seeds is not None:
             if generator is not None:
                 raise ConfigError("seeds and generator both name the noise; give one of them")
@@ -134,7 +136,10 @@ class JitflowPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _labels(
-        self, class_labels: int | str | Sequence[int | str] | Tensor | None, user_ids: Sequence[int | str] | None
+        self,
+        class_labels: int | str | Sequence[int | str] | Tensor | None,
+        user_ids: Sequence[int | str] | None,
+        conditions: str | Mapping[str, Any] | None,
     ) -> Tensor:
         if (class_labels is None) == (user_ids is None):
             raise ConfigError("say what to draw: class_labels or user_ids, one of them")
@@ -142,6 +147,8 @@ class JitflowPipeline(DiffusionPipeline):
         if class_labels is not None:
             one = isinstance(class_labels, (int, Tensor))
             asked["labels"] = torch.as_tensor(class_labels).reshape(-1) if one else class_labels
+        if conditions is not None:
+            asked["conditions"] = conditions
         labels = Model(self.model.module).ask(**asked).condition.label
         assert labels is not None
         return labels

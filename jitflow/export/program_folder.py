@@ -110,6 +110,7 @@ def _check_programs(module: FlowModule) -> None:
     usual = {"guidance_rule": "cfg", "internal_guidance": 1.0, "sde": 0.0, "transports": False}
     unknown = [f"{name} {getattr(module, name)}" for name, value in usual.items() if getattr(module, name) != value]
     unknown += ["prediction asym"] * (module.prediction == "asym")
+    unknown += ["named conditions"] * (module.conditions is not None)
     if unknown:
         raise ConfigError(f"a program cannot have {', '.join(unknown)}; export safetensors instead")
 

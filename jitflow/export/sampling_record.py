@@ -32,4 +32,6 @@ def sampling_record(module: FlowModule) -> dict[str, Any]:
     }
     if module.transports:
         record["noise"] = "none: paths begin from images of the source"
+    if module.conditions is not None:
+        record["conditions"] = module.conditions.to_record()
     return {**record, **module.describe_labels()}

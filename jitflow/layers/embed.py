@@ -1,4 +1,4 @@
-"""Embeddings of time, class and position."""
+"""Embeddings of time, class, further conditions and position."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 
 import torch
 from torch import Tensor, nn
+
+from jitflow.core.condition_table import Category, ConditionTable
 
 
 class TimestepEmbedder(nn.Module):
@@ -57,6 +59,56 @@ class LabelEmbedder(nn.Module):
     def forward(self, label: Tensor) -> Tensor:
         """Embed labels ``(B,)`` as ``(B, D)``."""
         return self.embedding_table(label)
+
+
+class QuantityEmbedder(TimestepEmbedder):
+    """Embed a number in ``[0, 1]`` as a vector, as a time is embedded, with a vector of its own for "any".
+
+    Args:
+        dim: Width D of the embedding.
+        null: The code for "any".
+    """
+
+    def __init__(self, dim: int, *, null: float) -> None:
+        super().__init__(dim)
+        self.null = null
+        self.null_embedding = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Embed codes ``(B,)`` of a quantity as ``(B, D)``."""
+        # Both are computed for every sample, so that each step has the same graph (DDP, compilation).
+        return torch.where((t == self.null)[:, None], self.null_embedding, super().forward(t))
+
+
+class ConditionEmbedder(nn.Module):
+    """Embed the codes of named conditions each by itself, and sum them.
+
+    Args:
+        table: The conditions.
+        dim: Width D of the embedding.
+    """
+
+    def __init__(self, table: ConditionTable, dim: int) -> None:
+        super().__init__()
+        self.names = list(table.conditions)
+        for name, condition in table.conditions.items():
+            embedder: nn.Module = (
+                LabelEmbedder(len(condition.names), dim)
+                if isinstance(condition, Category)
+                else QuantityEmbedder(dim, null=condition.null)
+            )
+            self.add_module(f"{name}_embedder", embedder)
+        for parameter in self.parameters():
+            # As the table of classes; biases are zero.
+            nn.init.normal_(parameter, std=0.02) if parameter.dim() == 2 else nn.init.zeros_(parameter)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Embed codes ``(B, K)`` as ``(B, D)``, the sum of the conditions' embeddings."""
+        embedded = []
+        for name, column in zip(self.names, codes.unbind(1), strict=True):
+            embedder = self.get_submodule(f"{name}_embedder")
+            embedded.append(embedder(column.long() if isinstance(embedder, LabelEmbedder) else column))
+        return torch.stack(embedded).sum(dim=0)
 
 
 def sincos_position_table(grid: tuple[int, int], dim: int) -> Tensor:

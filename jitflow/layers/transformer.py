@@ -5,14 +5,15 @@ Shapes: B batch, D width, M number of modulation values of all layers.
 
 from __future__ import annotations
 
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from jitflow.core.condition_table import ConditionTable, class_of
 from jitflow.errors import ConfigError, check_count, unknown_name
 from jitflow.layers.adaln import AdaLNBlock, AdaLNFinal
-from jitflow.layers.embed import LabelEmbedder, TimestepEmbedder
+from jitflow.layers.embed import ConditionEmbedder, LabelEmbedder, TimestepEmbedder
 
 CompiledParts = Literal["auto", "blocks", "network", "loss"]
 # Limit of compiled variants of a layer: all blocks share their code, which is compiled with and without class tokens,
@@ -48,6 +49,8 @@ class AdaLNTransformer(nn.Module):
     Attributes:
         t_embedder: Embedding of the time.
         y_embedder: Embedding of the class, or None for a network without classes.
+        conditions: Named conditions besides the class, whose embeddings are added to that of the class; None for none.
+        condition_embedder: Embedding of these conditions; None for none.
         pos_embed: Position embedding, shape ``(1, N, D)``.
         blocks: The blocks, each an :class:`~jitflow.layers.adaln.AdaLNBlock`.
         final_layer: Layer that maps tokens to patches.
@@ -62,11 +65,31 @@ class AdaLNTransformer(nn.Module):
 
     t_embedder: TimestepEmbedder
     y_embedder: LabelEmbedder | None
+    conditions: ConditionTable | None = None
+    condition_embedder: ConditionEmbedder | None
     pos_embed: nn.Parameter
     blocks: nn.ModuleList
     final_layer: AdaLNFinal
     grid: tuple[int, int]
     patch_size: int
+
+    def create_conditions(self, record: Any, dim: int) -> None:
+        """Create the embedding of named conditions, after all other layers are initialised.
+
+        The same seed then gives these the same values with and without it.
+
+        Args:
+            record: The conditions, see :meth:`~jitflow.core.condition_table.ConditionTable.of_record`; None for none.
+            dim: D.
+
+        Raises:
+            ConfigError: If a condition is invalid, or the network has no classes.
+        """
+        table = ConditionTable.of_record(record)
+        if table is not None and self.y_embedder is None:
+            raise ConfigError("conditions are added to the class, and this network has none; set num_classes above 0")
+        self.conditions = table
+        self.condition_embedder = None if table is None else ConditionEmbedder(table, dim)
 
     def compile_parts(self, parts: bool | CompiledParts = True) -> None:
         """Compile the network in place with ``torch.compile``, once for each input shape; parameter names are kept.
@@ -100,7 +123,8 @@ class AdaLNTransformer(nn.Module):
 
         Args:
             t: Time, shape ``(B,)``, in ``[0, 1]``.
-            y: Class of each sample, shape ``(B,)``, int64; None for a network without classes.
+            y: Class of each sample, shape ``(B,)``, int64, or with conditions ``(B, 1 + K)``, float32; None for a
+                network without classes.
 
         Returns:
             Modulation values, shape ``(B, M)``: those of all layers, concatenated.
@@ -115,7 +139,12 @@ class AdaLNTransformer(nn.Module):
             return None
         if y is None:
             raise ValueError("this network needs a label for each sample; the label num_classes means no class")
-        return self.y_embedder(y)
+        num = 0 if self.conditions is None else len(self.conditions)
+        if y.dim() != 1 + bool(num) or (num and y.shape[1] != 1 + num):
+            wanted = f"(B, {1 + num}): the class and {num} conditions" if num else "(B,)"
+            raise ValueError(f"this network takes labels of shape {wanted}; got {tuple(y.shape)}")
+        y_emb: Tensor = self.y_embedder(class_of(y))
+        return y_emb + self.condition_embedder(y[:, 1:]) if num and self.condition_embedder is not None else y_emb
 
     def _condition(self, t: Tensor, y_emb: Tensor | None) -> Tensor:
         t_emb: Tensor = self.t_embedder(t)

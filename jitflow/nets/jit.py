@@ -6,8 +6,8 @@ Parameter names are those of the JiT release, so that its state dicts load uncha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,8 @@ class JiT(AdaLNTransformer):
         self_conditioning: Take a previous estimate of the data as ``hint``, through its own patch embedding. With
             ``init="xavier"`` that embedding starts at zero, so an untrained hint changes nothing; else it starts like
             all matrices, with which a network trained with hints from the start learns faster.
+        conditions: Named conditions besides the class, such as ``{speed: {range: [0.5, 2.0]}}``; labels then have the
+            shape ``(B, 1 + K)``, see :mod:`jitflow.core.condition_table`.
 
     Attributes:
         prediction: The kind of prediction the network was built for, or None if the caller decides.
@@ -101,6 +103,7 @@ class JiT(AdaLNTransformer):
         init_std: float = 0.02,
         self_conditioning: bool = False,
         bf16_stream: bool = False,
+        conditions: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_sizes(depth, hidden_size, mlp_ratio)
@@ -167,6 +170,7 @@ class JiT(AdaLNTransformer):
                 nn.init.zeros_(self.hint_embedder.proj.weight)
             else:
                 nn.init.trunc_normal_(self.hint_embedder.proj.weight, std=init_std)
+        self.create_conditions(conditions, hidden_size)
 
     def _normal_initialised(self) -> list[Tensor]:
         tensors: list[Tensor] = []
@@ -194,7 +198,8 @@ class JiT(AdaLNTransformer):
         Args:
             x: Path sample, shape ``(B, C, H, W)``.
             t: Time, shape ``(B,)``, in ``[0, 1]``; 0 is noise, 1 is data.
-            y: Class of each sample, shape ``(B,)``, int64, in ``[0, num_classes]``; ignored without classes.
+            y: Class of each sample, shape ``(B,)``, int64, in ``[0, num_classes]``; with conditions ``(B, 1 + K)``,
+                float32; ignored without classes.
             hint: Estimate of the data (exact where known), shape of ``x``; None means zeros. Only with
                 ``self_conditioning``.
             modulation: ``self.modulation(t, y)`` computed before, shape ``(B, M)``, or ``(1, M)`` for one that all

@@ -52,6 +52,8 @@ class LightningDiT(AdaLNTransformer):
         use_rmsnorm: RMSNorm instead of LayerNorm.
         wo_shift: Whether the condition only scales and gates the blocks, without a shift.
         use_checkpoint: Recompute blocks in the backward pass to save memory; same result.
+        conditions: Named conditions besides the class, such as ``{speed: {range: [0.5, 2.0]}}``; labels then have the
+            shape ``(B, 1 + K)``, see :mod:`jitflow.core.condition_table`.
 
     Raises:
         ConfigError: If the sizes are inconsistent.
@@ -78,6 +80,7 @@ class LightningDiT(AdaLNTransformer):
         use_rmsnorm: bool = False,
         wo_shift: bool = False,
         use_checkpoint: bool = False,
+        conditions: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_sizes(depth, hidden_size, mlp_ratio)
@@ -118,6 +121,7 @@ class LightningDiT(AdaLNTransformer):
         self.final_layer = AdaLNFinal(hidden_size, patch_size, in_channels * (1 + learn_sigma), rms=use_rmsnorm)
         normal = [self.y_embedder.embedding_table.weight, *self.t_embedder.matrices()]
         initialise_(self, "xavier", normal=normal)
+        self.create_conditions(conditions, hidden_size)
 
     def forward(
         self,
@@ -134,7 +138,8 @@ class LightningDiT(AdaLNTransformer):
             x: Path sample in normalised latents, shape ``(B, C, H, W)``.
             t: Time, shape ``(B,)``, in ``[0, 1]``; 0 is noise, 1 is data. It is embedded without a factor of 1000:
                 direction and scale of time are the same in the release and in this library.
-            y: Class of each sample, shape ``(B,)``, int64, in ``[0, num_classes]``.
+            y: Class of each sample, shape ``(B,)``, int64, in ``[0, num_classes]``; with conditions ``(B, 1 + K)``,
+                float32.
             modulation: ``self.modulation(t, y)`` computed before, shape ``(B, M)``, or ``(1, M)`` for one that all
                 samples share; ``t`` and ``y`` are then read only for the feature ``condition``.
             features: Names of inner features to return too, of :attr:`feature_names`.

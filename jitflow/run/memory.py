@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from jitflow.core.condition_table import with_conditions
 from jitflow.core.loss import mse_per_sample
 from jitflow.core.path import interpolate
 from jitflow.layers.fusion import kernels_on
@@ -103,7 +104,7 @@ def _peak_of_step(module: FlowModule, batch: int, *, mixed: bool) -> int:
     net = _fake_copy(module.net, fake).train()
     with fake:
         x1 = torch.empty(batch, *module.codec.shape)
-        t, labels = torch.empty(batch), torch.empty(batch, dtype=torch.int64)
+        t, labels = torch.empty(batch), with_conditions(torch.empty(batch, dtype=torch.int64), module.conditions)
         dtype = next(p.dtype for p in net.parameters() if p.is_floating_point())
         autocast = torch.autocast("cpu", torch.bfloat16) if mixed else nullcontext()
         with _LiveBytes() as live:

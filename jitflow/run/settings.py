@@ -58,6 +58,7 @@ _MAY_CHANGE = (
 _NOT_IN_STATE = (
     "model.apg_",
     "model.guidance_rule",
+    "model.guide_by",
     "model.internal_guidance",
     "model.cfg_",
     "model.churn",

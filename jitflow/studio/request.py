@@ -72,7 +72,9 @@ def available_averages(module: FlowModule) -> list[int]:
 
 def sample_arguments(request: Request, model: Model) -> dict[str, Any]:
     """Return a request's arguments for :meth:`jitflow.model.Model.sample`, by the application's names."""
-    return {model.application.subject.word: request.subject, "num": request.count}
+    # With named conditions the field takes them too, such as user=4,activity=run.
+    named = model.module.conditions is not None and "=" in request.subject
+    return {"conditions" if named else model.application.subject.word: request.subject, "num": request.count}
 
 
 def check(request: Request, model: Model) -> None:

@@ -132,7 +132,7 @@ class Application:
 
     name: str
     module: type[FlowModule]
-    condition: str = "jitflow.training.asked:ask_for_classes"
+    condition: str = "jitflow.training.asked_conditions:ask_for_classes"
     present: str = "jitflow.training.samples:present_pixels"
     subject: Subject = Subject()
     headline: tuple[str, ...] = ()

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from jitflow.core.condition import Condition
+from jitflow.core.condition_table import class_of
 from jitflow.errors import MOST_SAMPLES, ConfigError, unknown_name
 from jitflow.io.file_tree import log_once
-from jitflow.training.class_names import file_parts, names_by_label
+from jitflow.training.class_names import names_by_label
 
 if TYPE_CHECKING:
     from jitflow.training.module import FlowModule
@@ -38,6 +39,7 @@ class Asked:
             the shape of one sample, ``(1, *S)``, and then apply to all.
         names: Part of each sample's file name, such as ``cat`` or ``class3``; empty strings if there is none.
         captions: Caption of each sample, such as ``cat`` or ``class 3``; empty strings if there is none.
+        conditions: Values of each sample's named conditions, plain values by name; empty for a model without any.
         start: Data in the model space, shape ``(N, *S)``, and the time in ``[0, 1)`` up to which noise is added:
             sampling starts from there. None starts from pure noise.
         origin: States that paths begin from in place of noise, shape ``(N, *S)``; None for noise.
@@ -48,6 +50,7 @@ class Asked:
     condition: Condition
     names: Sequence[str]
     captions: Sequence[str]
+    conditions: Sequence[Mapping[str, Any]] = ()
     start: tuple[Tensor, float] | None = None
     origin: Tensor | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
@@ -58,9 +61,9 @@ class Asked:
 
     @property
     def labels(self) -> list[int]:
-        """Label of each sample."""
+        """Label of each sample: its class, without further conditions."""
         assert self.condition.label is not None
-        return [int(y) for y in self.condition.label]
+        return class_of(self.condition.label).tolist()
 
     def part(self, index: slice) -> Asked:
         """Return the request for a slice of the samples."""
@@ -70,54 +73,29 @@ class Asked:
 
         condition = Condition(*map(select, (self.condition.label, self.condition.known, self.condition.mask)))
         start = None if self.start is None else (self.start[0][index], self.start[1])
-        found = replace(self, names=self.names[index], captions=self.captions[index])
+        found = replace(self, names=self.names[index], captions=self.captions[index], conditions=self.conditions[index])
         return replace(found, condition=condition, start=start, origin=select(self.origin))
 
 
-def ask_for_classes(
-    module: FlowModule, *, labels: Labels | None = None, num: int | None = None, **unknown: Any
-) -> Asked:
-    """Build a request for samples of classes.
+def read_labels(labels: Labels | None, module: FlowModule) -> list[int]:
+    """Read the labels of a request; raise ConfigError if one is unknown or out of range.
 
     Args:
+        labels: Numbers or names; text such as ``"0,3,7-9"``, ``"cat,dog"`` or ``"all"``; None for every class.
         module: The model.
-        labels: Label of each sample, as number or name; text such as ``"0,3,7-9"``, ``"cat,dog"`` or ``"all"``; None
-            for every class. ``num_classes`` means "any class".
-        num: Number of samples of each label, one after the other; None for one.
-        unknown: Arguments of other applications.
-
-    Returns:
-        The request.
-
-    Raises:
-        ConfigError: If there is no label, one is unknown or out of range, or an argument is unknown.
     """
-    refuse_words(unknown, module.application or type(module).__name__, takes=("labels", "num"))
-    chosen = repeat_each(read_labels(labels, module), num, what="labels")
-    named = names_by_label(module.class_names, chosen)
-    parts = file_parts(module.class_names, module.num_classes)
-    return Asked(
-        Condition(label=torch.tensor(chosen)),
-        [parts[y] for y in chosen],
-        [named.get(y, "any class" if y == module.num_classes else f"class {y}") for y in chosen],
-        record={"classes": {str(y): name for y, name in named.items()}} if named else {},
-    )
-
-
-def read_labels(labels: Labels | None, module: FlowModule) -> list[int]:
-    """Read labels as :func:`ask_for_classes` takes them; raise ConfigError if one is unknown or out of range."""
     if labels is None:
         # A model without classes only has the label "any class".
         return list(range(module.num_classes)) or [0]
     chosen: list[int] = []
     for y in [labels] if isinstance(labels, str) else labels:
         chosen += parse_labels(y, module.num_classes, module.class_names) if isinstance(y, str) else [int(y)]
-    module.check_labels(torch.tensor(chosen, dtype=torch.int64))
+    module.check_classes(torch.tensor(chosen, dtype=torch.int64))
     return chosen
 
 
 def first_classes(module: FlowModule) -> str:
-    """Return the first classes, four at most, as text that :func:`ask_for_classes` reads: names, or else numbers."""
+    """Return the first classes, four at most, as text that :func:`read_labels` reads: names, or else numbers."""
     labels = range(min(4, module.num_classes))
     named = names_by_label(module.class_names, labels)
     text = ",".join(named.values())

@@ -31,6 +31,8 @@ class FlowSettings(SamplingSettings):
         noise_scale: Standard deviation of the noise; the JiT release uses image size / 256.
         t_eps: Smallest ``1 - t`` that a data prediction is divided by, in training and sampling.
         label_drop_prob: Share of training labels replaced by the null label, which guidance needs.
+        condition_drop_prob: For a model with named conditions: share of the other labels in which one of them, or the
+            class, is null by itself, for each; guidance by some of them needs it.
         prediction: What the network predicts: ``data``, ``velocity``, ``noise``, or ``asym``: velocity in a few
             principal directions of clean patches, data in all others.
         asym_rank: For ``asym``: number of these directions.
@@ -57,6 +59,7 @@ class FlowSettings(SamplingSettings):
     noise_scale: float = 1.0
     t_eps: float = 5e-2
     label_drop_prob: float = 0.1
+    condition_drop_prob: float = 0.1
     prediction: ModelPrediction = "data"
     asym_rank: int = 8
     time_kind: TimeKind = "logit_normal"
@@ -72,7 +75,7 @@ class FlowSettings(SamplingSettings):
         """Check every range that does not depend on the model space."""
         # YAML and JSON have no tuples.
         object.__setattr__(self, "cfg_interval", tuple(self.cfg_interval))
-        for name in ("label_drop_prob", "self_conditioning_prob"):
+        for name in ("label_drop_prob", "condition_drop_prob", "self_conditioning_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1]; got {getattr(self, name)}")
         if not 0 < self.t_eps < 1:

@@ -27,7 +27,7 @@ class ModulationTable:
 
     Args:
         net: The network, with the weights that it samples with.
-        labels: All labels of the call, any shape, int64.
+        labels: All labels of the call, shape ``(B,)``, int64, or with conditions ``(B, 1 + K)``, float32.
         times: All expected times, increasing, shape ``(T,)``, on the CPU; other times are computed on demand and
             not stored.
         block_bytes: Memory limit of a block of several times.
@@ -37,7 +37,7 @@ class ModulationTable:
         self, net: AdaLNTransformer, labels: Tensor, times: Tensor, *, block_bytes: int = _BLOCK_BYTES
     ) -> None:
         self._net = net
-        self._labels = labels.unique()
+        self._labels = labels.unique(dim=0)
         self._times = times.tolist()
         self._block_bytes = block_bytes
         self._block: dict[float, Tensor] = {}
@@ -61,12 +61,18 @@ class ModulationTable:
 
         Args:
             modulations: Those of all labels at the samples' time, from :meth:`at`.
-            y: Label of each sample, shape ``(B,)``, each among the table's.
+            y: Label of each sample, shape ``(B,)`` or ``(B, 1 + K)``, each among the table's.
 
         Returns:
             Values, shape ``(B, M)``.
         """
-        return modulations[torch.searchsorted(self._labels, y)]
+        return modulations[self._rows_of(y)]
+
+    def _rows_of(self, y: Tensor) -> Tensor:
+        """Find the row of each label, shape ``(B,)``."""
+        if y.dim() == 1:
+            return torch.searchsorted(self._labels, y)
+        return (y[:, None] == self._labels).all(dim=-1).int().argmax(dim=1)
 
     def _block_from(self, time: float) -> dict[float, Tensor]:
         """Compute the rows of a time and of as many following times as fit into a block."""
@@ -78,6 +84,6 @@ class ModulationTable:
 
     def _compute(self, times: list[float]) -> Tensor:
         """Compute modulations, shape ``(times, labels, M)``."""
-        labels = self._labels.repeat(len(times))
+        labels = self._labels.repeat(len(times), *[1] * (self._labels.dim() - 1))
         t = torch.tensor(times, dtype=torch.float32).repeat_interleave(len(self._labels)).to(labels.device)
         return self._net.modulation(t, labels).unflatten(0, (len(times), -1))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from jitflow import __version__
 from jitflow.codec.base import Codec
 from jitflow.codec.pixel import PixelCodec
+from jitflow.core.condition_table import class_of
 from jitflow.core.seeding import mix_seeds, noise_from_seeds, uniform_from_indices
 from jitflow.errors import ConfigError
 from jitflow.training.class_names import NamedClasses
@@ -35,7 +36,7 @@ from jitflow.training.terms import LossTerm, LossTerms
 from jitflow.training.trained_on import merge_spaces, optimised_spaces, read_spaces, spaces_entry
 
 # Names of independent random streams drawn from one seed.
-_STREAM_BATCH, _STREAM_LABEL, _STREAM_VALIDATION = 1, 2, 3
+_STREAM_BATCH, _STREAM_LABEL, _STREAM_VALIDATION, _STREAM_CONDITION = 1, 2, 3, 4
 
 
 class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
@@ -66,7 +67,6 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
     is_one_graph: ClassVar[bool] = True
     settings_class: ClassVar[type[FlowSettings]] = FlowSettings
 
-    label_drop_prob: float
     self_conditioning_prob: float
 
     def __init__(
@@ -125,15 +125,22 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
     def drop_labels(self, labels: Tensor) -> Tensor:
         """Replace each label by the null label with probability ``label_drop_prob``, shape ``(B,)``.
 
-        In a training batch of this library's data modules the choice depends only on (seed, epoch, sample index);
-        elsewhere it is drawn from the global generator.
+        Of labels with named conditions, shape ``(B, 1 + K)``, class and conditions are dropped together so, and each by
+        itself with probability ``condition_drop_prob``. In a training batch of this library's data modules the choice
+        depends only on (seed, epoch, sample index); elsewhere it is drawn from the global generator.
         """
+        together = self._uniform(labels, _STREAM_LABEL)
+        if labels.ndim == 1:
+            return self.drop(labels, together)
+        alone = [self._uniform(labels, _STREAM_CONDITION, column) for column in range(labels.shape[1])]
+        return self.drop(labels, together, torch.stack(alone, dim=1))
+
+    def _uniform(self, labels: Tensor, stream: int, *column: int) -> Tensor:
+        """Draw a number in ``[0, 1)`` for each label of a training batch, shape ``(B,)``."""
         index = self._batch_index
         if index is not None and len(index) == len(labels) and self.run_seed is not None:
-            drawn = uniform_from_indices(index, _STREAM_LABEL, self.run_seed, self._batch_epoch).to(labels.device)
-        else:
-            drawn = torch.rand(len(labels), device=labels.device)
-        return torch.where(drawn < self.label_drop_prob, self.num_classes, labels)
+            return uniform_from_indices(index, stream, self.run_seed, self._batch_epoch, *column).to(labels.device)
+        return torch.rand(len(labels), device=labels.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Compute the loss of a batch ``(data, labels)`` at random times with random noise.
@@ -157,7 +164,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         further = {"data": data, "condition": condition, "estimate": estimate}
         if len(self.loss_terms):
             seeds = self._term_seeds or (int(torch.randint(1 << 62, ())),)
-            further.update(classes=classes, draws=self.loss_terms.draw(x1, *seeds))
+            further.update(classes=class_of(classes), draws=self.loss_terms.draw(x1, *seeds))
         parts = loss_parts(x1, labels, t, noise, **further)
         means = {name: part.mean() for name, part in parts.items()}
         loss = torch.stack(list(means.values())).sum()
@@ -182,7 +189,11 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         if source is not None:
             noise = self.codec.encode(source) / self.noise_scale
         losses = {}
-        further = {"data": data, "classes": labels, "draws": self.loss_terms.draw(x1, _STREAM_VALIDATION, batch_idx)}
+        further = {
+            "data": data,
+            "classes": class_of(labels),
+            "draws": self.loss_terms.draw(x1, _STREAM_VALIDATION, batch_idx),
+        }
         for name, weights in (("val/loss", nullcontext), ("val/loss_ema", self.ema_weights)):
             if name == "val/loss_ema" and not self.ema_params1:
                 continue
@@ -203,7 +214,9 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         if describe is not None:
             info = describe()
             self.check_data(info)
+            self.check_conditions(info)
             self.adopt_data(info)
+            self.adopt_conditions(info)
             self.transports = bool(info.get("transports"))
         if self.asym is not None:
             self.asym.adopt_data(self, data)
@@ -240,6 +253,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
             **({"transports": True} if self.transports else {}),
             **self.loss_terms.saved_record(),
             **spaces_entry(self.trained_on),
+            **self.conditions_entry(),
             **self.extra_state(),
         }
         self.save_averages(checkpoint)
@@ -252,6 +266,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         self.run_seed = extra.get("run_seed", self.run_seed)
         self.trained_on = merge_spaces(self.trained_on, read_spaces(extra))
         self.load_extra_state(extra)
+        self.load_conditions(extra)
         self.loss_terms.check_record(extra)
         self.transports = bool(extra.get("transports"))
         states = checkpoint.get("optimizer_states", [])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -35,6 +35,7 @@ class Samples:
         names: Part of each sample's file name, such as ``cat`` or ``class3``; empty strings if there is none.
         captions: Caption of each sample, such as ``class 3``; empty strings if there is none.
         settings: Sampling settings, plain values.
+        conditions: Values of each sample's named conditions by name; empty for a model without any.
         texts: Text of each sample, for an application of text; else empty.
         unit: Name of the samples in the plural, such as ``images``.
         grid_name: File of the grid of all samples.
@@ -47,6 +48,7 @@ class Samples:
     names: list[str]
     captions: list[str]
     settings: dict[str, Any] = field(default_factory=dict)
+    conditions: list[Mapping[str, Any]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
     unit: ClassVar[str] = "samples"
@@ -66,7 +68,8 @@ class Samples:
             asked: The request for these samples.
             seeds: Seed of each.
         """
-        return cls(pixels.cpu(), asked.labels, seeds, list(asked.names), list(asked.captions))
+        named = list(asked.names), list(asked.captions)
+        return cls(pixels.cpu(), asked.labels, seeds, *named, conditions=list(asked.conditions))
 
     @classmethod
     def join(cls, parts: Sequence[Self], settings: dict[str, Any]) -> Self:
@@ -117,7 +120,9 @@ class Samples:
         """
         folder = self._save_images(folder)
         listed = zip(self.file_names(), self.labels, self.seeds, strict=True)
-        records = [{"file": name, "label": y, "seed": s} for name, y, s in listed]
+        records: list[dict[str, Any]] = [{"file": name, "label": y, "seed": s} for name, y, s in listed]
+        for entry, conditions in zip(records, self.conditions, strict=False):
+            entry["conditions"] = dict(conditions)
         write_json(folder / self.record_name, {**self.settings, "grid": self.grid_name, self.unit: records})
         return folder
 

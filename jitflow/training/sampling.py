@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jitflow.core.condition import Condition
+from jitflow.core.condition_table import class_of
 from jitflow.core.path import renoise
 from jitflow.core.seeding import current_seeds, mix_seeds, noise_from_seeds
 from jitflow.core.solver import GoBack, OnStep, Step, Velocity, euler_step, get_solver, heun_step, integrate
@@ -50,7 +51,8 @@ class FlowSampling(GuidedVelocity):
         Seeds come from :func:`jitflow.core.seeding.use_seeds`; without it they are fresh.
 
         Args:
-            labels: Classes, shape ``(B,)``, int64, in ``[0, num_classes]``; ``num_classes`` means "any".
+            labels: Classes, shape ``(B,)``, int64, in ``[0, num_classes]``; ``num_classes`` means "any". For a model
+                with named conditions also class and codes, ``(B, 1 + K)``; without codes any condition.
             use_ema: Sample from the first average of the weights instead of the weights; without an
                 average the weights are used, with one warning.
 
@@ -141,7 +143,7 @@ class FlowSampling(GuidedVelocity):
         if not takes_modulation(self.net) or _overrides(self, "_forward_sample") or not _forwards_to_net(self):
             return None
         if self.cfg_scale != 1:
-            labels = torch.cat([labels, labels.new_tensor([self.num_classes])])
+            labels = torch.cat([labels, self.unconditional_labels(labels, self.guide_by)])
         # No solver evaluates the end of the path.
         return ModulationTable(self.net, labels, times[:-1])
 
@@ -238,8 +240,20 @@ class FlowSampling(GuidedVelocity):
             raise ConfigError("churn and sde add noise, and the paths of this model have none; set both to 0")
 
     def check_labels(self, labels: Tensor) -> Tensor:
-        """Return labels ``(B,)`` on the module's device; raise ConfigError if the model knows no such label."""
-        labels = torch.as_tensor(labels, device=self.device)
+        """Return labels on the module's device; raise ConfigError if the model knows no such label.
+
+        Args:
+            labels: Labels, shape ``(B,)``, or for a model with named conditions also ``(B, 1 + K)``.
+
+        Returns:
+            Labels of the shape that the network takes; conditions that are not given are null.
+        """
+        given = torch.as_tensor(labels, device=self.device)
+        self.check_classes(class_of(given) if given.ndim == 2 and self.conditions is not None else given)
+        return self.complete_labels(given)
+
+    def check_classes(self, labels: Tensor) -> None:
+        """Raise ConfigError if the model knows no such class labels, shape ``(B,)``."""
         if labels.ndim != 1 or labels.is_floating_point():
             raise ConfigError(f"labels must be whole numbers of shape (B,); got {tuple(labels.shape)}, {labels.dtype}")
         wrong = labels[(labels < 0) | (labels > self.num_classes)]
@@ -248,12 +262,11 @@ class FlowSampling(GuidedVelocity):
                 f"label {int(wrong[0])} is out of range: this model has classes 0 to {self.num_classes - 1} "
                 f"({self.num_classes} means any class)"
             )
-        if self.num_classes and not self.label_drop_prob > 0 and bool((labels == self.num_classes).any()):
+        if self.num_classes and not self.trains_null and bool((labels == self.num_classes).any()):
             raise ConfigError(
                 f"label {self.num_classes} (any class) is one that label_drop_prob 0 never trains; sample the classes "
                 f"0 to {self.num_classes - 1}"
             )
-        return labels
 
 
 def _one_time(t: Tensor | float) -> Tensor:

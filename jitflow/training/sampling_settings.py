@@ -27,9 +27,12 @@ _SHORT_NAMES = {
     "apg_norm": "apg_norm",
     "apg_momentum": "apg_momentum",
     "internal_guidance": "internal_guidance",
+    "guide_by": "guide_by",
     "temperature": "temperature",
 }
-FURTHER_WORDS = ("sde", "guidance_rule", "apg_eta", "apg_norm", "apg_momentum", "internal_guidance", "autoguide")
+FURTHER_WORDS = (
+    *("sde", "guidance_rule", "apg_eta", "apg_norm", "apg_momentum", "internal_guidance", "autoguide", "guide_by"),
+)
 """Words of sampling that :meth:`jitflow.model.Model.sample` takes without naming them as arguments."""
 
 # Of any use is 10; numbers of half precision end at 65504.
@@ -54,6 +57,8 @@ class SamplingSettings:
         apg_momentum: For ``apg``: factor of earlier differences, negative to push away from them.
         internal_guidance: Scale of the guidance by an inner layer, which a model trained with the loss term
             ``internal_guidance`` has; 1 for none.
+        guide_by: What guidance leaves out of its second pass: ``all``, or for a model with named conditions some of
+            them, with commas between their names.
         churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
         sde: Strength of the stochastic equation in place of the flow, see :mod:`jitflow.core.stochastic`; 0 is
             deterministic, 1 replaces noise about as fast as the flow removes it.
@@ -71,6 +76,7 @@ class SamplingSettings:
     apg_norm: float = 0.0
     apg_momentum: float = 0.0
     internal_guidance: float = 1.0
+    guide_by: str = "all"
     churn: float = 0.0
     sde: float = 0.0
     temperature: float = 1.0

@@ -28,6 +28,7 @@ class SamplingOptions:
         apg_norm: For apg: largest root mean square of the difference; 0 for no limit.
         apg_momentum: For apg: factor of earlier differences, negative to push away from them.
         internal_guidance: Scale of the guidance by an inner layer, if the model was trained with one; 1 for none.
+        guide_by: For a model with named conditions: those that guidance acts by; all by default.
         autoguide: A smaller or younger checkpoint, whose prediction takes the place of that without a class.
         churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
         sde: Strength of the stochastic equation that SiT samples with, in place of the flow; 0 is deterministic.
@@ -44,6 +45,7 @@ class SamplingOptions:
     apg_norm: float | None = None
     apg_momentum: float | None = None
     internal_guidance: float | None = None
+    guide_by: str | None = None
     autoguide: str | None = None
     churn: float | None = None
     sde: float | None = None

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from jitflow.codec.base import Codec
+from jitflow.core.condition_table import ALL
 from jitflow.core.guidance import check_interval, guidance_acts, guided_velocity
 from jitflow.core.guidance_rules import Rule, build_rule
 from jitflow.core.path import ModelPrediction, data_from_velocity, velocity_from_prediction
 from jitflow.errors import ConfigError
 from jitflow.training.averages import WeightAverages
+from jitflow.training.conditioned_labels import ConditionedLabels
 from jitflow.training.methods.asym import AsymmetricPrediction
 from jitflow.training.sampling_call import CallSetting, SamplingCall, running_call
 from jitflow.training.terms import LossTerms
 
 
-class GuidedVelocity(WeightAverages):
+class GuidedVelocity(WeightAverages, ConditionedLabels):
     """Velocity and guidance of :class:`jitflow.training.module.FlowModule`, which sets the attributes.
 
     Attributes:
@@ -43,6 +45,7 @@ class GuidedVelocity(WeightAverages):
         apg_norm: For ``apg``: largest root mean square of the difference; 0 for no limit.
         apg_momentum: For ``apg``: factor of earlier differences.
         internal_guidance: Scale of the guidance by an inner layer; 1 for none.
+        guide_by: What guidance leaves out of its second pass: ``all``, or names of conditions.
         churn: How far sampling goes back towards the noise before each step, in steps; 0 is deterministic.
         sde: Strength of the stochastic equation in place of the flow; 0 is deterministic.
         temperature: Divides log-probabilities if the model has them.
@@ -73,6 +76,7 @@ class GuidedVelocity(WeightAverages):
     apg_norm = CallSetting[float]()
     apg_momentum = CallSetting[float]()
     internal_guidance = CallSetting[float]()
+    guide_by = CallSetting[str]()
     churn = CallSetting[float]()
     sde = CallSetting[float]()
     temperature = CallSetting[float]()
@@ -89,7 +93,7 @@ class GuidedVelocity(WeightAverages):
         Args:
             z: State, shape ``(B, C, H, W)``.
             t: Time: a number, 0-d, ``(B,)`` or ``(B, 1, 1, 1)``.
-            labels: Labels, shape ``(B,)``.
+            labels: Labels, shape ``(B,)``, int64; of a model with named conditions ``(B, 1 + K)``, float32.
 
         Returns:
             Velocity, shape ``(B, C, H, W)``, float32.
@@ -97,10 +101,11 @@ class GuidedVelocity(WeightAverages):
         call = running_call(self)
         x, times = z.float(), batch_time(t, z, keep_device=True)
         acts = guidance_acts(times, self.cfg_scale, check_interval(self.cfg_interval))
+        null = self.unconditional_labels(labels, self.guide_by)
         if call is None:
-            return self._evaluate_field(None, labels, acts, x, times, None, None)[0]
+            return self._evaluate_field(None, labels, null, acts, x, times, None, None)[0]
         modulations = None if call.modulation is None else call.modulation.at(times)
-        evaluate = partial(self._evaluate_field, call, labels, acts)
+        evaluate = partial(self._evaluate_field, call, labels, null, acts)
         if call.graphs is not None:
             v, call.hint = call.graphs(acts, evaluate, x, times, modulations, call.hint)
         else:
@@ -111,6 +116,7 @@ class GuidedVelocity(WeightAverages):
         self,
         call: SamplingCall | None,
         labels: Tensor,
+        null: Tensor,
         acts: bool,
         x: Tensor,
         t: Tensor,
@@ -121,7 +127,8 @@ class GuidedVelocity(WeightAverages):
 
         Args:
             call: The sampling call.
-            labels: Labels, shape ``(B,)``.
+            labels: Labels, shape ``(B,)`` or ``(B, 1 + K)``.
+            null: Labels of the second pass of guidance, of the same shape.
             acts: Whether guidance acts at this time.
             x: State, shape ``(B, C, H, W)``, float32.
             t: Time, shape ``(B,)``.
@@ -141,7 +148,7 @@ class GuidedVelocity(WeightAverages):
             x,
             t,
             labels,
-            null_label=self.num_classes,
+            null_label=null,
             scale=self.cfg_scale,
             interval=check_interval(self.cfg_interval),
             channels=self.cfg_channels,
@@ -224,10 +231,11 @@ class GuidedVelocity(WeightAverages):
                 f"internal_guidance {self.internal_guidance:g} needs the second final layer of the loss term "
                 "internal_guidance, which this model was trained without; leave it at 1"
             )
+        self.check_guide_by(self.guide_by)
         call = running_call(self)
         if call is not None and call.weak is not None:
             return
-        if self.cfg_scale != 1 and not self.label_drop_prob > 0:
+        if self.cfg_scale != 1 and self.guide_by == ALL and not self.label_drop_prob > 0:
             raise ConfigError(
                 f"guidance {self.cfg_scale:g} needs the null label, which label_drop_prob 0 never trains: use guidance "
                 "(cfg_scale) 1, or train with label_drop_prob above 0"

@@ -31,6 +31,17 @@ class CompileOptions(PrecisionOptions):
 
 
 @dataclass(frozen=True)
+class ConditionOptions:
+    """Named conditions of samples, of a model that was trained with some.
+
+    Attributes:
+        conditions: Such as user=4,activity=run,speed=1.4; several values of one (activity=run,walk) draw each.
+    """
+
+    conditions: str | None = None
+
+
+@dataclass(frozen=True)
 class StartOptions:
     """What samples start from.
 
@@ -65,6 +76,7 @@ def _sample(
     sampling: SamplingOptions = SamplingOptions(),  # noqa: B008 (frozen)
     compute: CompileOptions = CompileOptions(),
     start: StartOptions = StartOptions(),
+    condition: ConditionOptions = ConditionOptions(),
 ) -> None:
     """Draw samples from a checkpoint of any application: images of classes, spectrograms of users, texts.
 
@@ -87,6 +99,7 @@ def _sample(
         sampling: How samples are drawn; the model's own settings by default.
         compute: Device, batch size, precision and compilation.
         start: What samples start from; noise by default.
+        condition: Named conditions besides class or user; any by default.
     """
     from jitflow.io.files import writable_folder
     from jitflow.io.progress import meter
@@ -98,8 +111,9 @@ def _sample(
     check_count("--batch_size", compute.batch_size)
     model = load(checkpoint, device=compute.device, vavae_path=vavae_path)
     given = {"labels": labels, "users": users, "prompt": prompt, "num": count, "source": start.source}
-    condition: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    request = model.ask(**condition)
+    given["conditions"] = condition.conditions
+    wanted: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    request = model.ask(**wanted)
     model.check_settings(**settings)
     if ema is not None:
         model.check_ema(ema)
@@ -118,7 +132,7 @@ def _sample(
     started = time.monotonic()
     with meter("sampling", num, unit=unit) as progress:
         drawn = model.sample(
-            **condition,
+            **wanted,
             **settings,
             seeds=seed,
             ema=ema,

@@ -239,3 +239,9 @@ def test_windows_lie_within_the_recording(duration, overlap, starts, size):
     assert [part.start for part in parts] == starts and all(part.stop - part.start == size for part in parts)
     with pytest.raises(ConfigError, match="overlap"):
         WindowSettings(1.0, 1.0)
+
+
+def test_raw_recordings_have_no_sessions(tmp_path, capsys):
+    words = ("simulate", "--output_dir", tmp_path / "raw", "--recordings.radar", "ancortek")
+    assert "--campaign" in error_of(capsys, *words, "--campaign.sessions", 3)
+    assert not (tmp_path / "raw").exists()

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from jitflow.errors import ConfigError
 from jitflow.evaluation.reference import ImageFiles
-from jitflow.training.asked import Asked, ask_for_classes, read_labels
+from jitflow.training.asked import Asked, read_labels
+from jitflow.training.asked_conditions import ask_for_classes
 from jitflow.training.module import FlowModule
 from jitflow.training.samples import Samples
 
@@ -29,8 +30,8 @@ def ask_for_images(module: FlowModule, *, source: str | Path | Tensor | None = N
     Args:
         module: The model.
         source: For a model of transport: images to start from, a folder or pixels ``(N, C, H, W)``, uint8.
-        asked: ``labels`` and ``num`` of :func:`~jitflow.training.asked.ask_for_classes`; with a source one label for
-            all images (by default "any class") or one for each.
+        asked: ``labels`` and ``num`` of :func:`~jitflow.training.asked_conditions.ask_for_classes`;
+            with a source one label for all images (by default "any class") or one for each.
 
     Returns:
         The request.

@@ -10,5 +10,6 @@ EXAMPLES = {
     "extract": f"jitflow microdoppler extract --data_dir ./data_split --output_path {_LATENTS}",
     "train": f"jitflow microdoppler train --latent_dir {_LATENTS} --output_dir outputs/trained_models",
     "sample": f"jitflow microdoppler sample --dit_checkpoint {_BEST} --output_dir {_DRAWN} --user_ids 1 2 3",
+    "add-user": "jitflow microdoppler add-user --model ./outputs/trained_models --data_dir ./new_person",
     "evaluate": f"jitflow microdoppler evaluate --data_dir ./data_split --generated_dir {_DRAWN}",
 }

@@ -68,8 +68,8 @@ MICRODOPPLER = Application(
         "latent_features/reconstruction.png": "Pictures (top) and their reconstructions from latents (bottom)",
     },
     commands={
-        name: f"jitflow.apps.microdoppler.commands:{name}"
-        for name in ("simulate", "spectrogram", "extract", "sample", "evaluate", "run")
+        name.replace("_", "-"): f"jitflow.apps.microdoppler.commands:{name}"
+        for name in ("simulate", "spectrogram", "extract", "sample", "add_user", "evaluate", "run")
     },
     demo="jitflow.apps.microdoppler.demo:DEMO",
 )

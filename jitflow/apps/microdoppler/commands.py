@@ -13,6 +13,7 @@ from jitflow.apps.microdoppler.sections import (
     DatasetOptions,
     ExtractionOptions,
     GenerationOptions,
+    NewUserOptions,
     RadarOptions,
     RealDataOptions,
     RecordingOptions,
@@ -185,8 +186,23 @@ def sample(
         ema=solver.ema,
         **dataclasses.asdict(generation),
         **dataclasses.asdict(compute),
+        **{name: getattr(solver, name) for name in ("conditions", "guide_by")},
     )
     log.info("pictures in %s; look at %s", folder, folder / GRID_NAME)
+
+
+def add_user(user: NewUserOptions) -> None:
+    """Add a user to a trained model from a few spectrograms; the other users stay exactly as they are.
+
+    Learns one row of the user table, writes the larger model, draws some spectrograms of the new user, and reports how
+    many of them are copies of the given ones. Options can be given without their section: --model runs/campaign.
+
+    Args:
+        user: Model, spectrograms and settings.
+    """
+    from jitflow.apps.microdoppler.add_user import add_new_user
+
+    add_new_user(user)
 
 
 def evaluate(

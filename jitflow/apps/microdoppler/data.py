@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from jitflow.apps.microdoppler.latent_file import STAGE_1, LatentFile
 from jitflow.apps.microdoppler.latent_shards import has_shards, open_shards
 from jitflow.apps.microdoppler.leakage import describe_leakage
+from jitflow.core.combinations import Combinations
 from jitflow.data.base import ImageDataModule, LoaderSettings
 from jitflow.errors import ConfigError, DataError, MissingFileError
 from jitflow.io.file_tree import log_once
@@ -33,6 +35,7 @@ class LatentDataModule(ImageDataModule):
         latent_dir: Folder that stage 1 wrote.
         batch_size: Latents per batch and process.
         latent_shape: Required shape of one sample, ``(Z, h, w)``; None accepts any.
+        conditions: Names of the conditions in the files to use, besides the user; None for all of them.
         loading: Further :class:`~jitflow.data.base.LoaderSettings`. The files are memory-mapped, so 0 workers are
             fastest.
 
@@ -48,6 +51,7 @@ class LatentDataModule(ImageDataModule):
         batch_size: int = 32,
         *,
         latent_shape: Sequence[int] | None = None,
+        conditions: Sequence[str] | None = None,
         **loading: Any,
     ) -> None:
         # The image size is stored in the files; setup replaces this one.
@@ -56,6 +60,7 @@ class LatentDataModule(ImageDataModule):
             raise ConfigError(f"latent_shape is (channels, height, width); got {tuple(latent_shape)}")
         self.latent_dir = user_path(latent_dir)
         self.latent_shape = None if latent_shape is None else tuple(latent_shape)
+        self.conditions = None if conditions is None else list(conditions)
         self.user_ids: list[int] = []
 
     def prepare_data(self) -> None:
@@ -95,6 +100,8 @@ class LatentDataModule(ImageDataModule):
             _check_nobody_missing(val, users)
         for file in (train, val):
             file.check_finite()
+            if self.conditions is not None:
+                file.choose_conditions(self.conditions)
             file.classes = [f"user{user_id:02d}" for user_id in users]
         self.user_ids = users
         self.img_size = train.info.img_size
@@ -114,7 +121,8 @@ class LatentDataModule(ImageDataModule):
             ``checksum``, ``img_size`` of the image codec), ``linear_codec`` (the file of a linear codec,
                 if present; else None), ``fingerprint`` (checksum of the extraction's images and settings), ``axes``
                 (time and velocity of the images' edges, if known; else None), and, for spectrogram arrays,
-                ``arrays`` (record of their scale).
+                ``arrays`` (record of their scale); with named conditions ``conditions`` (their table) and
+                ``combinations`` (what the training data have, see :class:`~jitflow.core.combinations.Combinations`).
         """
         info = super().get_dataset_info()
         file: LatentFile = self.dataset_train
@@ -134,6 +142,7 @@ class LatentDataModule(ImageDataModule):
             "fingerprint": file.info.fingerprint,
             "axes": read_json(record).get("axes") if (record := self.latent_dir / DONE_NAME).is_file() else None,
             **({} if file.info.arrays is None else {"arrays": file.info.arrays}),
+            **_describe_conditions(file),
         }
 
     def _open_parts(self) -> tuple[LatentFile, LatentFile]:
@@ -151,6 +160,14 @@ class LatentDataModule(ImageDataModule):
         raise MissingFileError(f"latents {path} do not exist; {STAGE_1} with --output_path {self.latent_dir}")
 
 
+def _describe_conditions(file: LatentFile) -> dict[str, Any]:
+    table = file.info.conditions
+    if table is None:
+        return {}
+    combinations = Combinations.of_labels(torch.from_numpy(file.full_labels), table)
+    return {"conditions": table.to_record(), "combinations": combinations.to_record()}
+
+
 def _check_same_origin(train: LatentFile, val: LatentFile) -> None:
     a, b = train.info, val.info
     if (a.codec_id, a.codec_checksum, a.img_size) != (b.codec_id, b.codec_checksum, b.img_size):
@@ -158,7 +175,7 @@ def _check_same_origin(train: LatentFile, val: LatentFile) -> None:
             f"train and val in {train.path.parent} were made by different codecs ({a.codec_id} {a.codec_checksum[:12]} "
             f"{a.img_size}, {b.codec_id} {b.codec_checksum[:12]} {b.img_size}); {STAGE_1} with --overwrite"
         )
-    if (a.mean, a.std, a.fingerprint) != (b.mean, b.std, b.fingerprint):
+    if (a.mean, a.std, a.fingerprint, a.conditions) != (b.mean, b.std, b.fingerprint, b.conditions):
         raise DataError(
             f"train and val in {train.path.parent} come from different extractions; {STAGE_1} with --overwrite"
         )

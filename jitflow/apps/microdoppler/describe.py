@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from jitflow.apps.microdoppler.arrays.scale import ArrayScale
-from jitflow.apps.microdoppler.latent_file import FORMAT
+from jitflow.apps.microdoppler.condition_columns import condition_texts
+from jitflow.apps.microdoppler.latent_file import CONDITIONS, FORMAT
+from jitflow.core.condition_table import ConditionTable
 from jitflow.io.json_text import parse_json
 from jitflow.training.application import Description
 
@@ -31,6 +33,7 @@ def describe_model(settings: Mapping[str, Any], extra: Mapping[str, Any]) -> dic
     return {
         "latents": "x".join(map(str, settings.get("latent_shape", (32, 16, 16)))),
         "users": f"{len(users)}: {_listed(users)}" if users else str(settings.get("num_users", "?")),
+        **_describe_conditions(settings.get("conditions")),
         "codec": f"{codec['id']}, checksum {str(codec['checksum'])[:12]}, {inside}" if codec else "not recorded",
         **_describe_arrays(kept.get("arrays")),
     }
@@ -42,6 +45,12 @@ def _describe_arrays(record: Mapping[str, Any] | None) -> dict[str, str]:
         return {}
     scale = ArrayScale.of_record(record)
     return {"arrays": f"{scale.size[0]} x {scale.size[1]} values, {scale.range_text()}"}
+
+
+def _describe_conditions(record: Mapping[str, Any] | None) -> dict[str, str]:
+    """Describe the named conditions of a model or of latents; nothing for none."""
+    table = ConditionTable.of_record(record)
+    return {} if table is None else {"conditions": "; ".join(f"{n}: {t}" for n, t in condition_texts(table).items())}
 
 
 def describe_file(path: Path, content: Mapping[str, Any]) -> Description | None:
@@ -69,6 +78,7 @@ def _describe_latents(path: Path, metadata: Mapping[str, Any]) -> Description:
         "latents": f"{num} of {'x'.join(map(str, shape))}",
         "codec": f"{metadata.get('codec_id')}, checksum {metadata.get('codec_checksum', '')[:12]}",
         "made from images": metadata.get("img_size", ""),
+        **_describe_conditions(parse_json(metadata[CONDITIONS]) if CONDITIONS in metadata else None),
         **_describe_arrays(parse_json(metadata["arrays"]) if "arrays" in metadata else None),
     }
     return Description("latents of users (stage 1)", facts, [_train_command(path.parent)])

@@ -226,6 +226,7 @@ def _conclude(
     info = LatentInfo(
         *(tuple(mean.tolist()), tuple(std.tolist()), codec.id, codec.checksum, codec.img_size, folder.fingerprint),
         arrays=None if scale is None else scale.to_record(),
+        conditions=writer.conditions,
     )
     writer.finish(info.to_metadata())
     save_statistics(folder.path / STATISTICS_NAME, mean, std)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from jitflow.io.files import read_json, writable_folder
 from jitflow.io.json_text import plain_copy
 from jitflow.io.progress import meter
 from jitflow.io.results_folder import free_folder
-from jitflow.model import BUILTIN, load
+from jitflow.model import BUILTIN, Model, load
 from jitflow.training.precision import AUTO, resolve_precision
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ def generate(
     solver: str | None = None,
     interval: tuple[float, float] | None = None,
     ema: float = 1,
+    **further: Any,
 ) -> Path:
     """Sample spectrograms of users; a folder finished with the same settings is left unchanged.
 
@@ -63,6 +64,7 @@ def generate(
         interval: Times (low, high) between which guidance acts; the model's own by default.
         ema: Average of the weights to use, as in :meth:`jitflow.model.Model.sample`; 1 falls back to the weights if
             there is no average.
+        further: ``conditions`` and ``guide_by`` of :meth:`jitflow.model.Model.sample`; None for the model's own.
 
     Returns:
         The folder.
@@ -86,9 +88,8 @@ def generate(
     if user_ids is None:
         assert isinstance(model.module, UserConditionedDiT)
         user_ids = model.module.user_ids
-    # Raises for an unknown user before the folder is made.
-    model.ask(users=user_ids, num=num_samples_per_user)
-    seeds = [mix_seeds(seed, user, number + 1) for user in user_ids for number in range(num_samples_per_user)]
+    given = {name: value for name, value in further.items() if value is not None}
+    seeds = _picture_seeds(model, user_ids, num_samples_per_user, seed, given)
     requested: dict[str, Any] = {
         "dit_checkpoint": str(dit_checkpoint),
         "checkpoint_time_ns": Path(dit_checkpoint).stat().st_mtime_ns,
@@ -102,9 +103,9 @@ def generate(
         "seed": seed,
         "ema": ema,
         "precision": precision,
+        **given,
     }
-    # As it is read from a record.
-    requested = plain_copy(requested)
+    requested = plain_copy(requested)  # as it is read from a record
     folder = writable_folder(free_folder(output_dir, lambda taken: _asked_of(taken) not in (None, requested)))
     if _is_finished(folder, requested):
         log.info("%s already holds these %d pictures", folder, len(seeds))
@@ -122,9 +123,19 @@ def generate(
             batch_size=batch_size,
             precision=precision,
             on_progress=progress.update_share,
+            **given,
         )
     assert isinstance(drawn, UserSamples)
     return drawn.save(folder, asked=requested)
+
+
+def _picture_seeds(model: Model, user_ids: Sequence[int], each: int, seed: int, given: Mapping[str, Any]) -> list[int]:
+    """Check the request, before its folder is made, and return a seed for each picture, by user and number."""
+    model.check_settings(guide_by=given.get("guide_by"))
+    asked = model.ask(users=user_ids, num=each, conditions=given.get("conditions"))
+    # Each combination of conditions is drawn as often.
+    numbers = range(1, 1 + len(asked) // len(user_ids))
+    return [mix_seeds(seed, user, number) for user in user_ids for number in numbers]
 
 
 def _is_finished(folder: Path, requested: dict[str, Any]) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from jitflow.apps.microdoppler.latent_statistics import Rows
-from jitflow.errors import DataError
+from jitflow.core.condition_table import ConditionTable
+from jitflow.errors import ConfigError, DataError, unknown_name
 from jitflow.io.array_file import open_arrays
 from jitflow.io.json_text import parse_json
 
 FORMAT = "jitflow latents"
 STAGE_1 = "run stage1_extract_features.py"
+CONDITIONS = "conditions"
+"""Array with the codes of named conditions, and entry of the metadata with their table."""
 _ARRAYS = {"latents": "float32", "labels": "int64", "user_ids": "int64"}
 BLOCK_BYTES = 1 << 24
 """Bytes of latents checked at once, which bounds memory."""
@@ -39,6 +42,7 @@ class LatentInfo:
         fingerprint: Checksum of the images and settings they were made from.
         arrays: Record of the scale of spectrogram arrays, see
             :class:`~jitflow.apps.microdoppler.arrays.scale.ArrayScale`; None for latents of pictures.
+        conditions: Named conditions besides the user; None for none.
     """
 
     mean: tuple[float, ...]
@@ -48,6 +52,7 @@ class LatentInfo:
     img_size: tuple[int, int]
     fingerprint: str
     arrays: dict[str, Any] | None = None
+    conditions: ConditionTable | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """Return text entries for the header of the latent file."""
@@ -60,6 +65,7 @@ class LatentInfo:
             "img_size": json.dumps(self.img_size),
             "fingerprint": self.fingerprint,
             **({} if self.arrays is None else {"arrays": json.dumps(self.arrays)}),
+            **({} if self.conditions is None else {CONDITIONS: json.dumps(self.conditions.to_record())}),
         }
 
     @classmethod
@@ -84,8 +90,9 @@ class LatentInfo:
                 (height, width),
                 metadata.get("fingerprint", ""),
                 parse_json(metadata["arrays"]) if "arrays" in metadata else None,
+                ConditionTable.of_record(parse_json(metadata[CONDITIONS])) if CONDITIONS in metadata else None,
             )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (ConfigError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(
                 f"{source} does not say how its latents were made ({type(error).__name__}: {error}); {STAGE_1}"
             ) from None
@@ -103,6 +110,7 @@ class LatentFile(Dataset[tuple[Tensor, int]]):
     Attributes:
         latents: Shape ``(N, Z, h, w)``, float32, read-only.
         labels: Shape ``(N,)``, int64, from 0.
+        conditions: Codes of the named conditions, shape ``(N, K)``, float32; None for none.
         info: The file's metadata.
         classes: Name of each label, such as ``user01``; set by the data module.
 
@@ -142,6 +150,30 @@ class LatentFile(Dataset[tuple[Tensor, int]]):
                 f"{self.path} has latents of {self.shape[0]} channels and statistics of {len(self.info.mean)}, "
                 f"{len(self.info.std)}; {STAGE_1} again"
             )
+        self.conditions = self._read_conditions(arrays)
+
+    def _read_conditions(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        table = self.info.conditions
+        if table is None:
+            return None
+        found = arrays.get(CONDITIONS)
+        if found is None or found.dtype.name != "float32" or found.shape != (len(self.labels), len(table)):
+            raise DataError(
+                f"{self.path} has no codes of its conditions {', '.join(table.conditions)}; {STAGE_1} again"
+            )
+        codes = np.array(found)
+        try:
+            table.check_codes(torch.from_numpy(codes))
+        except ConfigError as error:
+            raise DataError(f"{self.path}: {error}; {STAGE_1} again") from None
+        return codes
+
+    @property
+    def full_labels(self) -> np.ndarray:
+        """Labels as the network takes them: shape ``(N,)``, int64, or with conditions ``(N, 1 + K)``, float32."""
+        if self.conditions is None:
+            return self.labels
+        return np.concatenate([self.labels[:, None].astype(np.float32), self.conditions], axis=1)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -156,17 +188,37 @@ class LatentFile(Dataset[tuple[Tensor, int]]):
         return torch.from_numpy(self.latents[index].copy()), int(self.labels[index])
 
     def read_batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the latents ``(B, Z, h, w)`` and labels ``(B,)`` at the indices ``(B,)``."""
+        """Return the latents ``(B, Z, h, w)`` and labels ``(B,)``, or ``(B, 1 + K)``, at the indices ``(B,)``."""
         rows = index.numpy()
-        return torch.from_numpy(self.latents[rows]), torch.from_numpy(self.labels[rows])
+        classes = torch.from_numpy(self.labels[rows])
+        if self.conditions is None:
+            return torch.from_numpy(self.latents[rows]), classes
+        labels = torch.cat([classes.float()[:, None], torch.from_numpy(self.conditions[rows])], dim=1)
+        return torch.from_numpy(self.latents[rows]), labels
+
+    def choose_conditions(self, names: Sequence[str]) -> None:
+        """Keep some of the named conditions; raise ConfigError if the file has no such one."""
+        table = self.info.conditions
+        known = [] if table is None else list(table.conditions)
+        for name in names:
+            if name not in known:
+                raise unknown_name(f"condition (data.conditions) of {self.path}", name, known)
+        if table is None or self.conditions is None:
+            return
+        kept = {name: table.conditions[name] for name in names}
+        self.conditions = self.conditions[:, [known.index(name) for name in names]] if kept else None
+        self.info = replace(self.info, conditions=ConditionTable(kept) if kept else None)
 
     def __getstate__(self) -> dict[str, Any]:
         # A new process maps the file itself; pickling the array would read all of it.
-        return {"path": self.path, "classes": self.classes}
+        chosen = None if self.info.conditions is None else list(self.info.conditions.conditions)
+        return {"path": self.path, "classes": self.classes, "chosen": chosen}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        chosen = state.pop("chosen")
         self.__dict__.update(state)
         self._open()
+        self.choose_conditions(chosen or [])
 
     def check_finite(self) -> None:
         """Read all latents once, in blocks; raise DataError, naming the row, if one is NaN or infinite."""

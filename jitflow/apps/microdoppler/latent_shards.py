@@ -96,6 +96,7 @@ class LatentShards(LatentFile):
         self.latents = JoinedRows([latents for latents, _ in parts], rows)
         self.labels = labels[rows]
         self.user_ids = self.labels + 1
+        self.conditions = None
         mean, std = _statistics(self.path, JoinedRows([latents for latents, _ in parts], np.arange(len(labels))))
         height, width = self.shape[1:]
         # No file records which VA-VAE made them.
@@ -169,6 +170,8 @@ def write_shards(latent_dir: str | Path, out: str | Path, *, rows_per_shard: int
     folder = writable_folder(out)
     if any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty; choose another folder for the shards")
+    if file.info.conditions is not None:
+        log.warning("the shards have no conditions, which the release does not know; only users are written")
     written = []
     for number, start in enumerate(range(0, len(file), rows_per_shard)):
         rows = slice(start, start + rows_per_shard)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from jitflow.apps.microdoppler.extraction_folder import SPLITS, ExtractionFolder
+from jitflow.apps.microdoppler.latent_file import CONDITIONS
 from jitflow.apps.microdoppler.user_images import UserImages
+from jitflow.core.condition_table import ConditionTable
 from jitflow.io.array_file import ArrayFileWriter, open_arrays, part_path
 
 
@@ -20,11 +22,13 @@ class LatentWriter:
         folder: Where they are.
         writers: Writer of the file of each split; a finished file has none.
         filled: By split, which rows are done, shape ``(N,)``, bool.
+        conditions: Named conditions of the pictures; None for none.
     """
 
     folder: ExtractionFolder
     writers: dict[str, ArrayFileWriter]
     filled: dict[str, np.ndarray]
+    conditions: ConditionTable | None = None
 
     @classmethod
     def open(cls, folder: ExtractionFolder, images: UserImages, latent_shape: Sequence[int]) -> LatentWriter:
@@ -48,6 +52,8 @@ class LatentWriter:
                 "labels": ((len(rows),), "int64"),
                 "user_ids": ((len(rows),), "int64"),
             }
+            if images.conditions is not None:
+                arrays[CONDITIONS] = ((len(rows), len(images.conditions)), "float32")
             if part_path(path).exists() and split in recorded:
                 writers[split] = ArrayFileWriter.reopen(path, arrays)
                 for start, stop in recorded[split]:
@@ -56,7 +62,9 @@ class LatentWriter:
                 writers[split] = ArrayFileWriter.create(path, arrays)
                 writers[split].arrays["labels"][:] = [image.label for image in rows]
                 writers[split].arrays["user_ids"][:] = [image.user_id for image in rows]
-        return cls(folder, writers, filled)
+                if images.conditions is not None:
+                    writers[split].arrays[CONDITIONS][:] = images.condition_codes(split)
+        return cls(folder, writers, filled, images.conditions)
 
     @property
     def num_rows(self) -> int:

@@ -44,8 +44,9 @@ def read_manifest(path: Path, description: ArrayDescription) -> tuple[dict[str, 
     Args:
         path: A ``.csv`` or ``.parquet`` with the columns ``path`` (from the manifest's folder) and ``user``, and
             optionally ``session``, ``recording``, ``start_sec`` with ``stop_sec`` or ``duration_sec``, ``split``
-            (``train``, ``val``; other values and an empty one leave a file out). Other columns are not used.
-        description: States other names of the columns.
+            (``train``, ``val``; other values and an empty one leave a file out). Columns that are neither these nor
+            conditions are not used.
+        description: States other names of the columns, and the conditions.
 
     Returns:
         By split (``""`` without such a column) and user the files, sorted by name; and the column that groups them,
@@ -60,6 +61,7 @@ def read_manifest(path: Path, description: ArrayDescription) -> tuple[dict[str, 
     label = _column(path, table, description.label, LABELS, "the users")
     session = _optional(path, table, description.group, (*SESSIONS, *RECORDINGS))
     recording, its_session = (_optional(path, table, None, known) for known in (RECORDINGS, SESSIONS))
+    conditions = [_column(path, table, name, (), "a condition") for name in description.conditions or ()]
     found: dict[str, dict[int, list[UserFile]]] = defaultdict(lambda: defaultdict(list))
     seen: dict[str, int] = {}
     for row, name in enumerate(paths):
@@ -84,6 +86,7 @@ def read_manifest(path: Path, description: ArrayDescription) -> tuple[dict[str, 
                 table[session][row] if session else "",
                 _recording(table, row, recording, its_session),
                 _window(where, table, row),
+                {name: table[name][row].strip() for name in conditions},
             )
         )
     if not found or ("" not in found and set(found) != set(_SPLITS)):

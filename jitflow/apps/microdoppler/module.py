@@ -57,6 +57,8 @@ class UserConditionedDiT(FlowModule):
         cosine_weight: Weight of the cosine loss on the velocity's direction; 0 disables it.
         net_settings: Arguments of the network that replace the variant's.
         gradient_checkpointing: Recompute blocks in the backward pass to save memory.
+        conditions: Named conditions besides the user, such as ``{activity: {names: [walk, run]}, speed: {range: [0.5,
+            2.0]}}``. In a recipe null takes those of the data.
         compile: Compile every block with ``torch.compile`` (true, or ``"blocks"``), the whole ``"network"``, or it and
             the loss of a training step together (``"loss"``); ``"auto"`` is ``"loss"`` on CUDA and nothing elsewhere.
         settings: Further :class:`LatentFlowSettings`.
@@ -73,6 +75,7 @@ class UserConditionedDiT(FlowModule):
 
     application: ClassVar[str] = "microdoppler"
     takes_codec_file: ClassVar[bool] = True
+    label_name: ClassVar[str] = "user"
     settings_class = LatentFlowSettings
 
     def __init__(
@@ -84,6 +87,7 @@ class UserConditionedDiT(FlowModule):
         cosine_weight: float = 1.0,
         net_settings: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
+        conditions: dict[str, Any] | None = None,
         compile: bool | CompiledParts = "auto",
         **settings: Any,
     ) -> None:
@@ -99,6 +103,7 @@ class UserConditionedDiT(FlowModule):
             in_channels=channels,
             num_classes=num_users,
             use_checkpoint=gradient_checkpointing,
+            **({} if conditions is None else {"conditions": conditions}),
             **(net_settings or {}),
         )
         if not isinstance(net, LightningDiT):
@@ -148,8 +153,9 @@ class UserConditionedDiT(FlowModule):
 
     @classmethod
     def settings_from_data(cls, info: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the number of users and the latent shape of the data; the documented ones if unknown."""
-        return {"num_users": info.get("num_classes", 31), "latent_shape": info.get("latent_shape", (32, 16, 16))}
+        """Return number of users, latent shape and conditions of the data; the documented ones if unknown."""
+        found = {"num_users": info.get("num_classes", 31), "latent_shape": info.get("latent_shape", (32, 16, 16))}
+        return {**found, "conditions": info.get("conditions")}
 
     def check_data(self, info: dict[str, Any]) -> None:
         """Raise ConfigError if the description of the latents does not fit this module."""

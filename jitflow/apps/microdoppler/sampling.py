@@ -18,19 +18,10 @@ from jitflow.apps.microdoppler.arrays.colour_maps import colour_table
 from jitflow.apps.microdoppler.arrays.scale import ArrayScale
 from jitflow.apps.microdoppler.module import UserConditionedDiT
 from jitflow.apps.microdoppler.spectrogram_axes import SpectrogramAxes, draw_spectrograms
-from jitflow.core.condition import Condition
 from jitflow.errors import ConfigError
 from jitflow.io.files import atomic_path, write_json
-from jitflow.training.asked import (
-    Asked,
-    Labels,
-    check_samples,
-    num_numbers,
-    parse_numbers,
-    read_labels,
-    refuse_words,
-    repeat_each,
-)
+from jitflow.training.asked import Asked, Labels, check_samples, num_numbers, parse_numbers, read_labels, refuse_words
+from jitflow.training.asked_conditions import ANY, Conditions, ask_for_labels, read_conditions
 from jitflow.training.samples import Samples
 
 _NAME = re.compile(r"micro_doppler_(user\d+|any)_\d+\.(png|npz)")
@@ -108,6 +99,8 @@ class UserSamples(Samples):
         listed: list[dict[str, Any]] = [
             {"file": n, "user": u, "seed": s} for n, u, s in zip(names, users, self.seeds, strict=True)
         ]
+        for entry, conditions in zip(listed, self.conditions, strict=False):
+            entry["conditions"] = dict(conditions)
         if self.arrays:
             scale = ArrayScale.of_record(self.settings["arrays"], source="the request")
             for name, array, entry in zip(stored, self.arrays, listed, strict=True):
@@ -133,6 +126,7 @@ def ask_for_users(
     labels: Labels | None = None,
     num: int | None = None,
     users: Labels | None = None,
+    conditions: Conditions | None = None,
     **unknown: Any,
 ) -> Asked:
     """Build and check a request for spectrograms of users.
@@ -142,6 +136,8 @@ def ask_for_users(
         labels: Labels of the network, from 0, in place of users; the number of users means "any user".
         num: Pictures of each user, one after the other; None for one.
         users: User ids, or names such as ``"user04"``; text such as ``"1,4,7-9"`` or ``"all"``; None for every user.
+        conditions: Named conditions, the ``user`` among them, see
+            :func:`~jitflow.training.asked_conditions.read_conditions`.
         unknown: Arguments of other applications.
 
     Returns:
@@ -150,25 +146,32 @@ def ask_for_users(
     Raises:
         ConfigError: If a user or argument is unknown, or the codec of the latents is missing.
     """
-    refuse_words(unknown, module.application, takes=("users", "labels", "num"))
+    refuse_words(unknown, module.application, takes=("users", "labels", "num", "conditions"))
     if labels is not None and users is not None:
         raise ConfigError("labels and users both select the users; give one of them")
     # Raises if the codec is missing, and names the file to pass.
     module.latents.image_codec()
-    if labels is None:
-        numbers = module.user_ids if users is None else _read_users(users, module)
-        chosen = repeat_each(module.labels_of(numbers).tolist(), num, what="users")
-    else:
-        chosen = repeat_each(read_labels(labels, module), num, what="labels")
-    captions = [*(f"user {user}" for user in module.user_ids), "any user"]
-    names = [*module.class_names, "any"]
-    return Asked(
-        Condition(label=torch.tensor(chosen)),
-        [names[y] for y in chosen],
-        [captions[y] for y in chosen],
-        record=_record_of(module),
-        unit=UserSamples.unit,
+    asked = read_conditions(conditions, module, users if labels is None else labels)
+    found = ask_for_labels(
+        *(module, _chosen_labels(module, labels, asked.classes or users), asked.codes, num),
+        what="users" if labels is None else "labels",
+        names=[*module.class_names, ANY],
+        captions=[*(f"user {user}" for user in module.user_ids), "any user"],
     )
+    return replace(found, record={**_record_of(module), **found.record}, unit=UserSamples.unit)
+
+
+def _chosen_labels(module: UserConditionedDiT, labels: Labels | None, users: Labels | None) -> list[int]:
+    """Return the label of each user of a request: given as labels, or as users; every user by default."""
+    if labels is not None:
+        return read_labels(labels, module)
+    if users is None:
+        return module.labels_of(module.user_ids).tolist()
+    if not isinstance(users, str) and ANY in list(users):
+        return [
+            y for user in users for y in ([module.num_classes] if user == ANY else _chosen_labels(module, None, [user]))
+        ]
+    return module.labels_of(_read_users(users, module)).tolist()
 
 
 def present_users(module: UserConditionedDiT, x: Tensor, asked: Asked, seeds: list[int]) -> UserSamples:

@@ -171,6 +171,37 @@ class GenerationOptions:
 
 
 @dataclass(frozen=True)
+class NewUserOptions:
+    """A new user of a trained model, learned from a few spectrograms.
+
+    Attributes:
+        model: Checkpoint, or a run's folder.
+        data_dir: Folder with spectrograms of the new user alone, 5 to 20 of them, or with their manifest.
+        out: Folder of the larger model and of the report; a numbered one beside it if it has a report already.
+        user_id: Number of the new user; by default one more than the highest.
+        num_steps: Steps of the optimiser.
+        learning_rate: Step size.
+        num_samples: Spectrograms of the user to draw and to compare with the given ones.
+        sampling_steps: Steps of the solver that draws them; the model's own by default.
+        seed: Seed of all random numbers.
+        vavae_path: For latents of a VA-VAE: its file.
+        device: cpu, cuda, ...; the fastest there is by default.
+    """
+
+    model: str
+    data_dir: str
+    out: str = "outputs/new_user"
+    user_id: int | None = None
+    num_steps: int = 400
+    learning_rate: float = 0.01
+    num_samples: int = 16
+    sampling_steps: int | None = None
+    seed: int = 0
+    vavae_path: str = "builtin"
+    device: str | None = None
+
+
+@dataclass(frozen=True)
 class SolverOptions:
     """Sampling settings with the model's own defaults.
 
@@ -178,11 +209,15 @@ class SolverOptions:
         solver: euler, heun, midpoint or multistep; the model's own by default.
         interval: Times low,high between which guidance acts; the model's own by default.
         ema: Average of the weights: 1 or 2; 0 for the weights themselves.
+        conditions: For a model with named conditions: those to draw with, such as activity=run,speed=1.4.
+        guide_by: For such a model: the conditions that guidance acts by, such as activity; all by default.
     """
 
     solver: str | None = None
     interval: str | None = None
     ema: float = 1
+    conditions: str | None = None
+    guide_by: str | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jitflow.apps.microdoppler.arrays.description import DESCRIPTION_NAME
@@ -39,12 +39,14 @@ class UserFile:
         session: Value that training and validation should not share, such as a session; empty if unknown.
         recording: Recording that the sample was cut from; empty if unknown.
         window_sec: Start and end of the sample in its recording; None if unknown.
+        conditions: Values of the columns that are conditions, as text by column; empty text if unknown.
     """
 
     path: Path
     session: str = ""
     recording: str = ""
     window_sec: tuple[float, float] | None = None
+    conditions: Mapping[str, str] = field(default_factory=dict)
 
 
 def sample_suffixes(root: Path, *, described: bool) -> tuple[tuple[str, ...], bool]:

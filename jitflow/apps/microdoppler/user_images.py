@@ -24,9 +24,11 @@ from jitflow.apps.microdoppler.arrays.description import (
     read_description,
 )
 from jitflow.apps.microdoppler.arrays.scale import ArrayScale
+from jitflow.apps.microdoppler.condition_columns import find_conditions, label_codes
 from jitflow.apps.microdoppler.manifest import find_manifest, read_manifest
 from jitflow.apps.microdoppler.user_files import EXTENSIONS, LAYOUT, UserFile, find_files, listed, sample_suffixes
 from jitflow.apps.microdoppler.user_split import Users, split_users
+from jitflow.core.condition_table import ConditionTable
 from jitflow.data.crop import height_and_width
 from jitflow.data.image_file import open_image
 from jitflow.errors import ConfigError, DataError, MissingFileError
@@ -66,6 +68,7 @@ class UserImages:
         val: Held-out images, sorted by user and name; every user has some.
         arrays: What the numbers of arrays mean; None for pictures, whose colours are the data.
         group: What training and validation should not share, such as ``session``; empty if it is unknown.
+        conditions: Named conditions besides the user; None for none.
     """
 
     root: Path
@@ -74,20 +77,30 @@ class UserImages:
     val: tuple[UserImage, ...]
     arrays: ArrayDescription | None = None
     group: str = ""
+    conditions: ConditionTable | None = None
 
     def of_split(self, split: str) -> tuple[UserImage, ...]:
         """Return the pictures of ``"train"`` or ``"val"``."""
         return self.train if split == "train" else self.val
 
+    def condition_codes(self, split: str) -> np.ndarray:
+        """Return the codes of the conditions of a split's images, shape ``(N, K)``, float32."""
+        assert self.conditions is not None
+        return label_codes([image.origin for image in self.of_split(split)], self.conditions)
+
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the data set: labels, names, sizes and last bytes of the files, and their split.
+        """Return the SHA-256 of the data set: labels, names, sizes and last bytes of the files, their split.
 
         It does not depend on the folder's location, and costs one small read per file.
         """
         digest = hashlib.sha256()
         if self.arrays is not None:
             digest.update(json.dumps(self.arrays.to_record(), sort_keys=True).encode())
+        if self.conditions is not None:
+            digest.update(json.dumps(self.conditions.to_record()).encode())
         for split, images in (("train", self.train), ("val", self.val)):
+            if self.conditions is not None:
+                digest.update(self.condition_codes(split).tobytes())
             for image in images:
                 size = image.path.stat().st_size
                 with image.path.open("rb") as file:
@@ -142,7 +155,15 @@ def find_user_images(data_dir: str | Path, *, val_fraction: float | None = None,
         group = "" if description is not None and description.group == NONE else _group_of_names(parts)
     train, val = _split_parts(manifest or root, parts, val_fraction, seed, group)
     user_ids = tuple(sorted(train))
-    images = UserImages(root, user_ids, _in_order(train, user_ids), _in_order(val, user_ids), None, group)
+    sets = [_in_order(files, user_ids) for files in (train, val)]
+    stated = None if description is None else description.conditions
+    if stated and manifest is None:
+        raise ConfigError(
+            f"{root / DESCRIPTION_NAME}: conditions are columns of a manifest, and there is none; write a manifest.csv "
+            f"with the columns path, user, {', '.join(stated)}"
+        )
+    conditions = find_conditions((image.origin for images in sets for image in images), stated)
+    images = UserImages(root, user_ids, sets[0], sets[1], None, group, conditions)
     if arrays:
         return dataclasses.replace(images, arrays=description or ArrayDescription())
     return images if description is None else dataclasses.replace(images, arrays=_as_levels(images, description))

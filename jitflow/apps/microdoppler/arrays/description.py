@@ -18,10 +18,12 @@ from jitflow.apps.microdoppler.stated_values import (
     stated_positive,
     stated_text,
 )
+from jitflow.errors import ConfigError
 from jitflow.io.yaml_file import read_yaml
 
 DESCRIPTION_NAME = "spectrograms.yaml"
 AUTO, NONE = "auto", "none"
+NAMES, NUMBERS = "names", "numbers"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class ArrayDescription:
         label: Column of the manifest with the number of the user (or class); by default ``user`` or ``subject``.
         group: Column of the manifest whose values training and validation may not share, such as ``session`` or
             ``subject``; by default ``session``, else ``recording``; ``none`` splits single files.
+        conditions: Columns of the manifest that the model is conditioned on besides the user: a list of names, or by
+            name ``names``, ``numbers``, the names, or the smallest and largest number.
     """
 
     array: str | None = None
@@ -59,6 +63,7 @@ class ArrayDescription:
     carrier_hz: float | None = None
     label: str | None = None
     group: str | None = None
+    conditions: dict[str, Any] | None = None
 
     @property
     def axes(self) -> ArrayAxes:
@@ -68,6 +73,9 @@ class ArrayDescription:
     def to_record(self) -> dict[str, Any]:
         """Return the description of the spectrograms as plain values, for JSON."""
         values = dataclasses.asdict(self)
+        if self.conditions is None:
+            # Data without conditions keep the fingerprint that they had.
+            del values["conditions"]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
@@ -101,6 +109,18 @@ def description_from(values: Any, source: object) -> ArrayDescription:
     return ArrayDescription(**checked)
 
 
+def _conditions(name: str, value: Any) -> dict[str, Any]:
+    columns = (
+        dict.fromkeys(value, AUTO) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
+    )
+    if not isinstance(columns, dict) or not columns or not all(isinstance(column, str) for column in columns):
+        raise ConfigError(f"{name} must be a list of columns, such as [activity, speed]; got {value!r}")
+    for column, kind in columns.items():
+        if kind not in (AUTO, NAMES, NUMBERS) and not isinstance(kind, list):
+            raise ConfigError(f"{name}.{column} must be {NAMES}, {NUMBERS}, or a list of either; got {kind!r}")
+    return columns
+
+
 _CHECKS: dict[str, Check] = {
     "array": stated_text,
     "range_db": stated_pair,
@@ -114,4 +134,5 @@ _CHECKS: dict[str, Check] = {
     "carrier_hz": stated_positive,
     "label": stated_text,
     "group": stated_text,
+    "conditions": _conditions,
 }
