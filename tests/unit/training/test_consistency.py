@@ -86,8 +86,8 @@ def test_a_training_goes_through_its_stages_and_validates_at_the_last(make_modul
     module = make_module(**ONLY)
     seen, draw = [], Consistency.draw
     (term,) = module.loss_terms
-    term.draw = lambda x1, generator: seen.append(draw(term, x1, generator)["share"][0].item()) or draw(
-        term, x1, generator
+    term.draw = lambda x1, generator: (
+        seen.append(draw(term, x1, generator)["share"][0].item()) or draw(term, x1, generator)
     )
     make_trainer(max_epochs=2, limit_train_batches=3, limit_val_batches=1, num_sanity_val_steps=0).fit(
         module, loader, loader
