@@ -44,7 +44,7 @@ TUNING: dict[str, Any] = {
     "model.sampling_method": "euler",
     "model.num_sampling_steps": 1,
     "model.cfg_scale": 1.0,
-    "trainer.max_epochs": 18,
+    "trainer.max_epochs": 8,
     "trainer.accelerator": "cpu",
     "data.num_workers": 0,
     "schedule.warmup_epochs": 1,

@@ -60,9 +60,7 @@ class Consistency(LossModule):
     def draw(self, x1: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
         """Return the share of each sample, ``(B,)``; nothing is random."""
         if self.progress is None:
-            raise ConfigError(
-                "consistency goes by the share of the training that is done: set max_epochs or max_steps"
-            )
+            raise ConfigError("consistency goes by the share of the training that is done: set max_epochs or max_steps")
         return {"share": torch.full((len(x1),), self.share(self.progress))}
 
     def forward(self, state: FlowState) -> Tensor:
