@@ -32,27 +32,22 @@ def mse_per_sample(pred: Tensor, target: Tensor, *, weight: Tensor | None = None
     return (squared * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-12)
 
 
-def pseudo_huber_per_sample(pred: Tensor, target: Tensor, *, scale: float, weight: Tensor | None = None) -> Tensor:
-    """Pseudo-Huber loss of each sample: ``sqrt(m + c^2) - c`` with its mean squared error ``m``, in float32.
+def pseudo_huber(squared: Tensor, *, scale: float) -> Tensor:
+    """Pseudo-Huber loss from a mean squared error: ``sqrt(m + c^2) - c``.
 
     Its gradient has the same length however wrong a sample is, unless the error is below ``c``.
 
     Args:
-        pred: Prediction, shape ``(B, *S)``.
-        target: Target, shape ``(B, *S)``.
+        squared: ``m``, such as from :func:`mse_per_sample`, any shape.
         scale: ``c``, in units of the data, positive.
-        weight: As in :func:`mse_per_sample`.
 
     Returns:
-        Losses, shape ``(B,)``, float32.
-
-    Raises:
-        ConfigError: If the shapes differ.
+        Losses, shape of ``squared``.
 
     References:
         Song & Dhariwal 2023, arXiv:2310.14189, section 3.3; here of a mean, so that ``c`` does not grow with the size.
     """
-    return (mse_per_sample(pred, target, weight=weight) + scale**2).sqrt() - scale
+    return (squared + scale**2).sqrt() - scale
 
 
 def cosine_per_sample(pred: Tensor, target: Tensor) -> Tensor:

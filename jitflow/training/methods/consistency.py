@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from jitflow.core.consistency import end_of_trajectory, nearer_to_data
-from jitflow.core.loss import pseudo_huber_per_sample
+from jitflow.core.loss import mse_per_sample, pseudo_huber
 from jitflow.errors import ConfigError, check_count
 from jitflow.training.terms import FlowState, LossModule
 
@@ -71,4 +71,4 @@ class Consistency(LossModule):
         x_r, r = nearer_to_data(state.x_t, state.x1, state.t, share)
         target = end_of_trajectory(state.velocity_at(x_r, r), x_r, r).detach()
         reached = end_of_trajectory(state.v_pred, state.x_t, state.t)
-        return pseudo_huber_per_sample(reached, target, scale=_HUBER_SCALE, weight=state.weight) / share
+        return pseudo_huber(mse_per_sample(reached, target, weight=state.weight), scale=_HUBER_SCALE) / share

@@ -104,3 +104,15 @@ def test_what_cannot_be_is_named(make_module, make_trainer, loader):
     with pytest.raises(ConfigError, match="max_epochs"):
         make_trainer(max_epochs=-1).fit(module, loader)
     assert all(torch.equal(value, module.net.state_dict()[name]) for name, value in before.items())
+
+
+@pytest.mark.slow
+def test_a_step_is_one_graph_for_the_compiler(make_module):
+    module = make_module(**ONLY).train()
+    x1, y, t, noise = inputs(module)
+    draws = module.loss_terms.draw(x1, 0)
+    compiled = torch.compile(module.loss_parts, backend="aot_eager", fullgraph=True, dynamic=False)
+    found, expected = (step(x1, y, t, noise, draws=draws)["consistency"] for step in (compiled, module.loss_parts))
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    torch._dynamo.reset()
