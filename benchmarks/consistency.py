@@ -33,6 +33,7 @@ from jitflow.run.recipe import override, read_recipe
 
 RESULTS = Path(__file__).parent / "results" / "consistency.json"
 FOLDER = Path("runs") / "consistency"
+COMMAND = "python benchmarks/consistency.py runs/demo/images"
 NUM_SAMPLES = 1000
 SCORES = ("agreement", "frechet", "recall", "images_per_sec")
 # The settings of the command in docs/methods.md.
@@ -44,7 +45,8 @@ TUNING: dict[str, Any] = {
     "model.sampling_method": "euler",
     "model.num_sampling_steps": 1,
     "model.cfg_scale": 1.0,
-    "trainer.max_epochs": 8,
+    "trainer.max_epochs": 18,
+    "trainer.gradient_clip_val": 1.0,
     "trainer.accelerator": "cpu",
     "data.num_workers": 0,
     "schedule.warmup_epochs": 1,
@@ -159,11 +161,11 @@ def main() -> None:
             for key, asked in missing.items():
                 assert model is not None
                 scores = judge.scores(model, seed, asked)
-                runs.append({"model": name, "sampling": key, "seed": seed, **scores})
+                changes = {"changes": TUNING} if name == "consistency" else {}
+                runs.append({"model": name, "sampling": key, "seed": seed, **scores, **changes})
                 machine = {**describe_environment(), "threads": torch.get_num_threads()}
-                tuning = {"changes": TUNING, "num_samples": NUM_SAMPLES}
-                command = f"python benchmarks/consistency.py {args.base}"
-                write_json(args.results, {"command": command, **tuning, "machine": machine, "runs": runs})
+                content = {"command": COMMAND, "num_samples": NUM_SAMPLES, "machine": machine, "runs": runs}
+                write_json(args.results, content)
     print(table(runs))
 
 

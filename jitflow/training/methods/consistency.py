@@ -7,6 +7,7 @@ data from both. The distance of the two shrinks in stages while training goes on
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from jitflow.core.consistency import end_of_trajectory, nearer_to_data
 from jitflow.core.loss import mse_per_sample, pseudo_huber
 from jitflow.errors import ConfigError, check_count
 from jitflow.training.terms import FlowState, LossModule
+
+if TYPE_CHECKING:
+    from jitflow.training.loss import FlowLoss
 
 # As in arXiv:2310.14189, where it is 0.00054 times the root of the number of values.
 _HUBER_SCALE = 5.4e-4
@@ -48,6 +52,10 @@ class Consistency(LossModule):
         check_count("stages of consistency", stages, most=_MOST_STAGES)
         self._stages = stages
 
+    def build(self, module: FlowLoss) -> None:
+        """Keep the smallest remaining way that a loss is divided by."""
+        self._t_eps = module.t_eps
+
     def share(self, progress: float) -> float:
         """Return the share of the way to the data between the two states.
 
@@ -64,11 +72,15 @@ class Consistency(LossModule):
         return {"share": torch.full((len(x1),), self.share(self.progress))}
 
     def forward(self, state: FlowState) -> Tensor:
-        """Compute the pseudo-Huber distance of each sample, divided by the share, shape ``(B,)``, float32."""
+        """Compute the loss of each sample, shape ``(B,)``, float32: a pseudo-Huber distance over that of the times.
+
+        Without the times, states near the noise outweigh those near the data, which all others learn from.
+        """
         if state.velocity_at is None:
             raise ConfigError("consistency runs the network a second time: give its state velocity_at")
         share = state.draws[self.name]["share"]
         x_r, r = nearer_to_data(state.x_t, state.x1, state.t, share)
         target = end_of_trajectory(state.velocity_at(x_r, r), x_r, r).detach()
         reached = end_of_trajectory(state.v_pred, state.x_t, state.t)
-        return pseudo_huber(mse_per_sample(reached, target, weight=state.weight), scale=_HUBER_SCALE) / share
+        distance = pseudo_huber(mse_per_sample(reached, target, weight=state.weight), scale=_HUBER_SCALE)
+        return distance / (share * (1 - state.t).clamp_min(self._t_eps))

@@ -30,7 +30,7 @@ def by_hand(module, x1, y, t, noise, share, target=None):
         r = t + share * (1 - t)
         target = jump(interpolate(noise, x1, r), r)
     error = (jump(interpolate(noise, x1, t), t) - target).square().mean((1, 2, 3))
-    return ((error + 5.4e-4**2).sqrt() - 5.4e-4) / share, target
+    return ((error + 5.4e-4**2).sqrt() - 5.4e-4) / (share * (1 - t).clamp_min(module.t_eps)), target
 
 
 def test_the_loss_is_its_formula_and_its_target_has_no_gradient(make_module):
@@ -79,7 +79,7 @@ def test_data_of_one_image_have_no_loss(make_module, prediction):
     # A noise prediction is clamped at the noise.
     t = t.clamp_min(0.1)
     losses = module.loss_parts(x1, y, t, noise, draws=module.loss_terms.draw(x1, 0))["consistency"]
-    assert losses.max() < 1e-4
+    assert losses.max() < 1e-3
 
 
 def test_a_training_goes_through_its_stages_and_validates_at_the_last(make_module, make_trainer, loader):
