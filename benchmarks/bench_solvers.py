@@ -20,7 +20,7 @@ from torch import Tensor
 
 from jitflow.checkpoint.load import load_module
 from jitflow.core.seeding import noise_from_seeds
-from jitflow.core.solver import SOLVERS, integrate
+from jitflow.core.solver import ODE_SOLVERS, SOLVERS, integrate
 from jitflow.core.times import time_grid
 from jitflow.io.files import atomic_path, write_json
 from jitflow.training.module import FlowModule
@@ -71,7 +71,7 @@ def measure(module: FlowModule, num_images: int) -> list[dict[str, Any]]:
         return found
 
     rows = [row("heun", "uniform", 50)]
-    return rows + [row(s, g, steps_for(s, n)) for g in GRIDS for s in SOLVERS for n in EVALUATIONS]
+    return rows + [row(s, g, steps_for(s, n)) for g in GRIDS for s in ODE_SOLVERS for n in EVALUATIONS]
 
 
 def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
@@ -82,7 +82,7 @@ def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
     axes = figure.subplots()
     heun, rest = rows[0], rows[1:]
-    for solver in SOLVERS:
+    for solver in ODE_SOLVERS:
         for grid in GRIDS:
             points = [r for r in rest if r["solver"] == solver and r["grid"] == grid]
             axes.plot(
@@ -127,7 +127,7 @@ def main() -> None:
     with module.ema_weights():
         rows = measure(module, args.images)
     heun = rows[0]
-    for solver in SOLVERS:
+    for solver in ODE_SOLVERS:
         few = [r for r in rows if r["solver"] == solver and r["evaluations"] <= 40]
         best = min(few, key=lambda r: r["rms"])
         name = f"error to {REFERENCE_STEPS} steps with at most 40 evaluations, {solver} / Heun 50 with 99"

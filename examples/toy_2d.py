@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from jitflow.core.guidance import guided_velocity
 from jitflow.core.loss import mse_per_sample
 from jitflow.core.path import expand_time, interpolate, velocity_from_data
-from jitflow.core.solver import SOLVERS, integrate
+from jitflow.core.solver import ODE_SOLVERS, integrate
 from jitflow.core.times import TimeDistribution, time_grid
 
 NUM_CLASSES = 3
@@ -101,7 +101,7 @@ def solver_errors(steps: list[int], finest: int) -> dict[str, list[float]]:
 
     truth = end("midpoint", finest)
     # Heun's last step is Euler's, as in sampling, where t = 1 must not be reached: one error of second order.
-    return {s: [float((end(s, n) - truth).square().sum(1).mean().sqrt()) for n in steps] for s in SOLVERS}
+    return {s: [float((end(s, n) - truth).square().sum(1).mean().sqrt()) for n in steps] for s in ODE_SOLVERS}
 
 
 def main() -> None:

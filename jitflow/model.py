@@ -163,7 +163,7 @@ class Model:
                 sample whatever the batch size.
             guidance: Guidance scale; 1 for none.
             interval: Times (low, high) between which guidance acts.
-            solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
+            solver: ``euler``, ``heun``, ``midpoint``, ``multistep`` or ``consistency``.
             steps: Steps of the solver.
             time_shift: Above 1 puts more steps near the noise, below 1 near the data; 1 spaces them evenly.
             churn: Amount of noise re-added before each step, in steps; 0 is deterministic.

@@ -66,7 +66,8 @@ def invert(
         velocity: Field ``(x, t) -> v`` with shapes ``(B, *S)``, ``(B,)`` -> ``(B, *S)``.
         x: State at ``times[-1]``, shape ``(B, *S)``, float32 or wider.
         times: Increasing times, shape ``(num_steps + 1,)``, on the CPU.
-        solver: One of the solvers without a history, all but ``multistep``.
+        solver: One of the solvers without a history, all but ``multistep``
+            and ``consistency``.
         iterations: Most fixed-point iterations of a step.
         tolerance: Error of a step, root mean square over a sample, at which its iteration ends.
         on_step: Called after each step back with (steps done, total steps, time reached, state).
@@ -78,6 +79,8 @@ def invert(
         ConfigError: If the solver is unknown or needs a history, or the times do not increase.
     """
     chosen = get_solver(solver)
+    if chosen.renoises:
+        raise ConfigError(f"the solver {solver} adds noise and has no inverse; use euler, heun or midpoint")
     if solver == "multistep":
         raise ConfigError("the multistep solver needs earlier steps and has no inverse; use euler, heun or midpoint")
     check_times(times)

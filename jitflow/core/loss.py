@@ -32,6 +32,24 @@ def mse_per_sample(pred: Tensor, target: Tensor, *, weight: Tensor | None = None
     return (squared * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-12)
 
 
+def pseudo_huber(squared: Tensor, *, scale: float) -> Tensor:
+    """Pseudo-Huber loss from a mean squared error: ``sqrt(m + c^2) - c``.
+
+    Its gradient has the same length however wrong a sample is, unless the error is below ``c``.
+
+    Args:
+        squared: ``m``, such as from :func:`mse_per_sample`, any shape.
+        scale: ``c``, in units of the data, positive.
+
+    Returns:
+        Losses, shape of ``squared``.
+
+    References:
+        Song & Dhariwal 2023, arXiv:2310.14189, section 3.3; here of a mean, so that ``c`` does not grow with the size.
+    """
+    return (squared + scale**2).sqrt() - scale
+
+
 def cosine_per_sample(pred: Tensor, target: Tensor) -> Tensor:
     """Direction loss of each sample: ``1 - cos`` over the channels, averaged over positions, in float32.
 

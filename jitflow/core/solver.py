@@ -71,6 +71,11 @@ def multistep() -> Step:
     return step
 
 
+def consistency_step(velocity: Velocity, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+    """Follow the velocity to the data, wherever the step ends; noise is added before the next one; one evaluation."""
+    return x + float(1 - t) * _at(velocity, x, t)
+
+
 @dataclass(frozen=True)
 class Solver:
     """A solver: its step functions and their number of network evaluations.
@@ -79,11 +84,14 @@ class Solver:
         new_step: Creates the step function of one trajectory.
         evaluations: Network evaluations of one step.
         last_step: Step function of the last interval, if it differs.
+        renoises: Whether every step reaches the data, so that :func:`integrate` needs ``go_back`` to add fresh noise
+            between two steps; such a solver solves no equation.
     """
 
     new_step: Callable[[], Step]
     evaluations: int
     last_step: Step | None = None
+    renoises: bool = False
 
     def num_evaluations(self, num_steps: int) -> int:
         """Return the number of velocity evaluations of a whole trajectory."""
@@ -96,7 +104,11 @@ SOLVERS: dict[str, Solver] = {
     "heun": Solver(lambda: heun_step, 2, last_step=euler_step),
     "midpoint": Solver(lambda: midpoint_step, 2),
     "multistep": Solver(multistep, 1),
+    # Sampling of consistency models, Song et al. 2023, arXiv:2303.01469, algorithm 1.
+    "consistency": Solver(lambda: consistency_step, 1, renoises=True),
 }
+ODE_SOLVERS = tuple(name for name, solver in SOLVERS.items() if not solver.renoises)
+"""Names of the solvers that follow the flow."""
 
 
 def get_solver(name: str) -> Solver:
@@ -142,9 +154,11 @@ def integrate(
         State at ``times[-1]``, shape ``(B, *S)``.
 
     Raises:
-        ConfigError: If the solver is unknown or the times do not increase.
+        ConfigError: If the solver is unknown or misses ``go_back``, or the times do not increase.
     """
     chosen = get_solver(solver)
+    if chosen.renoises and go_back is None:
+        raise ConfigError(f"the solver {solver} adds noise between two steps; give go_back, or use euler")
     check_times(times)
     take = step or chosen.new_step()
     take_last = (last_step or chosen.last_step) if chosen.last_step else None

@@ -56,7 +56,8 @@ def check_stochastic(*, churn: float, sde: float, solver: str) -> None:
         solver: The solver.
 
     Raises:
-        ConfigError: If one is out of range, both are given, or the solver needs an undisturbed history.
+        ConfigError: If one is out of range, both are given, or the solver needs an undisturbed history
+            or adds noise itself.
     """
     for name, value in (("churn", churn), ("sde", sde)):
         if not (math.isfinite(value) and value >= 0):
@@ -65,5 +66,7 @@ def check_stochastic(*, churn: float, sde: float, solver: str) -> None:
             raise ConfigError(
                 f"{name} disturbs the history that the multistep solver needs; use euler, heun or midpoint"
             )
+        if value and solver == "consistency":
+            raise ConfigError(f"{name} adds noise, which the consistency solver does by itself; set it to 0")
     if churn and sde:
         raise ConfigError(f"churn {churn:g} and sde {sde:g} both add noise; give one of them")

@@ -105,7 +105,7 @@ def invert_images(
         batch_size: Images at a time.
         on_progress: Called with (steps back done, total).
         settings: Sampling settings of :meth:`jitflow.model.Model.sample`; guidance is 1 by default, and the solver the
-            model's own, but heun in place of multistep.
+            model's own, but heun in place of multistep and consistency.
 
     Returns:
         Images, noise, images made again, and their errors.
@@ -121,8 +121,8 @@ def invert_images(
     ends = (module.t_eps, 1 - module.t_eps)
     batches = list(zip(pixels.split(batch_size), labels.split(batch_size), strict=True))
     parts: list[tuple[Tensor, ...]] = []
-    # The multistep solver has no inverse; a model that samples with it is inverted with a solver of the same order.
-    own = {"solver": "heun"} if module.sampling_method == "multistep" else {}
+    # These have no inverse; a model that samples with one is inverted with the usual solver.
+    own = {"solver": "heun"} if module.sampling_method in ("multistep", "consistency") else {}
     with module.sampling(**model.check_settings(**{"guidance": 1.0, **own, **settings})), model.use_weights(ema):
         if module.churn or module.sde:
             raise ConfigError("churn and sde make sampling random, so that it has no inverse; set both to 0")

@@ -97,7 +97,7 @@ class JitflowPipeline(DiffusionPipeline):
             num_inference_steps: Steps of the solver.
             guidance_scale: Guidance scale; 1 for none.
             interval: Times (low, high) between which guidance acts.
-            solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
+            solver: ``euler``, ``heun``, ``midpoint``, ``multistep`` or ``consistency``.
             output_type: ``pil``; ``np``, shape ``(B, H, W, C)`` in [0, 1]; or ``pt``, ``(B, C, H, W)`` in [0, 1].
             return_dict: Return an object with ``images`` instead of a tuple.
 

@@ -109,6 +109,7 @@ def _check_programs(module: FlowModule) -> None:
     """Raise ConfigError if the model samples in a way that a program and its script do not know."""
     usual = {"guidance_rule": "cfg", "internal_guidance": 1.0, "sde": 0.0, "transports": False}
     unknown = [f"{name} {getattr(module, name)}" for name, value in usual.items() if getattr(module, name) != value]
+    unknown += ["sampling_method consistency"] * (module.sampling_method == "consistency")
     unknown += ["prediction asym"] * (module.prediction == "asym")
     unknown += ["named conditions"] * (module.conditions is not None)
     if unknown:

@@ -13,7 +13,7 @@ from jitflow.studio.library import Library
 from jitflow.studio.request import Request, available_averages, default_request
 from jitflow.studio.result_fields import message
 
-SOLVERS = ("euler", "heun", "midpoint", "multistep")
+SOLVERS = ("euler", "heun", "midpoint", "multistep", "consistency")
 
 
 @dataclass(frozen=True)

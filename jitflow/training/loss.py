@@ -124,15 +124,22 @@ class FlowLoss(FlowSampling):
         condition = condition or Condition()
         x0 = unit_noise * self.noise_scale
         x_t = condition.apply_known(interpolate(x0, x1, t))
-        hint = self._training_hint(x_t, t, labels, condition, estimate=estimate) if self.takes_hints else None
-        output, inner = self._predict_with_features(x_t, t, labels, *(() if hint is None else (hint,)))
+        hints = (self._training_hint(x_t, t, labels, condition, estimate=estimate),) if self.takes_hints else ()
+        output, inner = self._predict_with_features(x_t, t, labels, *hints)
         v_pred = self.velocity_of(output, x_t, t)
         v_t = self.true_velocity(x0, x1, x_t, t)
         weight = condition.unknown_weight(self.loss_weight(data), x1)
         pred, target = (convert_velocity(v, x_t, t, to=self.loss_on, t_eps=self.t_eps) for v in (v_pred, v_t))
         parts = {str(self.loss_on): self.velocity_weight * mse_per_sample(pred, target, weight=weight)}
         if len(self.loss_terms):
-            state = FlowState(data, x1, x_t, t, output, v_pred, v_t, weight, labels, classes, inner, draws or {})
+
+            def velocity_at(x: Tensor, time: Tensor) -> Tensor:
+                with torch.no_grad():
+                    return self.velocity_of(self(x, time, labels, *hints).float(), x, time)
+
+            state = FlowState(
+                data, x1, x_t, t, output, v_pred, v_t, weight, labels, classes, inner, draws or {}, velocity_at
+            )
             parts.update(self.loss_terms.losses(state))
         return parts
 

@@ -7,6 +7,7 @@ weights from averages.py, the optimiser from optim.py, class names from class_na
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -164,7 +165,8 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         further = {"data": data, "condition": condition, "estimate": estimate}
         if len(self.loss_terms):
             seeds = self._term_seeds or (int(torch.randint(1 << 62, ())),)
-            further.update(classes=class_of(classes), draws=self.loss_terms.draw(x1, *seeds))
+            draws = self.loss_terms.draw(x1, *seeds, progress=self._progress())
+            further.update(classes=class_of(classes), draws=draws)
         parts = loss_parts(x1, labels, t, noise, **further)
         means = {name: part.mean() for name, part in parts.items()}
         loss = torch.stack(list(means.values())).sum()
@@ -173,6 +175,13 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
             self.log_dict({f"train/{name}": mean for name, mean in means.items()}, batch_size=len(x1))
         losses = torch.stack([part.detach() for part in parts.values()]).sum(dim=0)
         return StepOutputs(loss, t, losses, means).as_dict()
+
+    def _progress(self) -> float | None:
+        """Return the share of the training that is done; None if it has no end."""
+        if self._trainer is None:
+            return None
+        steps = self._trainer.estimated_stepping_batches
+        return min(1.0, self._trainer.global_step / steps) if 0 < steps < math.inf else None
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Compute the validation loss with noise and time fixed for each sample, comparable between epochs."""

@@ -32,6 +32,11 @@ class FlowSampling(GuidedVelocity):
         """Whether the model has log-probabilities that a temperature can divide."""
         return False
 
+    @property
+    def adds_noise(self) -> bool:
+        """Whether sampling adds noise between its steps."""
+        return bool(self.churn or self.sde) or get_solver(self.sampling_method).renoises
+
     def first_hint(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the initial hint of a self-conditioned network: zeros, unless overridden.
 
@@ -111,7 +116,7 @@ class FlowSampling(GuidedVelocity):
                 times,
                 solver=self.sampling_method,
                 on_step=call.on_step,
-                go_back=self._go_back(call, seeds, times) if self.churn or self.sde else None,
+                go_back=self._go_back(call, seeds, times) if self.adds_noise else None,
                 **steps,
             )
 
@@ -172,7 +177,7 @@ class FlowSampling(GuidedVelocity):
         return heun_step(lambda x, s: self._forward_sample(x, s, labels), z, _one_time(t), _one_time(t_next))
 
     def _go_back(self, call: SamplingCall, seeds: Sequence[int], times: Tensor) -> GoBack:
-        """Return the function that adds seeded noise to the state between two steps, for churn or the SDE."""
+        """Return the function that adds seeded noise to the state between two steps."""
 
         def go_back(step: int, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
             noise = noise_from_seeds(self.codec.shape, [mix_seeds(s, step) for s in seeds], device=x.device)
@@ -182,6 +187,8 @@ class FlowSampling(GuidedVelocity):
                 call.drift = self._drift_of_step(step, times)
                 return call.condition.apply_known(x + std * noise), t
             t_back = (t - self.churn * (t_next - t)).clamp_min(0)
+            # The step has reached the data.
+            t = torch.ones_like(t) if get_solver(self.sampling_method).renoises else t
             now, back = (time.expand(len(x)) for time in (t, t_back))
             return call.condition.apply_known(renoise(x, now, back, noise, noise_scale=self.noise_scale)), t_back
 
@@ -236,8 +243,11 @@ class FlowSampling(GuidedVelocity):
             return
         if not is_given:
             raise ConfigError("this model carries images of one data set to another; give it some (source)")
-        if self.churn or self.sde:
-            raise ConfigError("churn and sde add noise, and the paths of this model have none; set both to 0")
+        if self.adds_noise:
+            raise ConfigError(
+                "churn, sde and the consistency solver add noise, and the paths of this model have none; set churn and "
+                "sde to 0, and use another solver"
+            )
 
     def check_labels(self, labels: Tensor) -> Tensor:
         """Return labels on the module's device; raise ConfigError if the model knows no such label.

@@ -44,7 +44,7 @@ class SamplingSettings:
     """Sampling settings. A module has an attribute of the same name for each, its default.
 
     Attributes:
-        sampling_method: Solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``.
+        sampling_method: Solver: ``euler``, ``heun``, ``midpoint``, ``multistep`` or ``consistency``.
         num_sampling_steps: Steps of the solver.
         cfg_scale: Guidance scale; 1 for none.
         cfg_interval: Times (low, high) between which guidance acts; 0 is noise, 1 is data.

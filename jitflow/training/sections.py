@@ -20,7 +20,7 @@ class SamplingOptions:
     Attributes:
         guidance: Guidance scale; 1 for none.
         interval: Times low,high between which guidance acts; 0 is noise, 1 is data.
-        solver: euler, heun, midpoint or multistep.
+        solver: euler, heun, midpoint, multistep or consistency.
         steps: Steps of the solver.
         time_shift: Above 1 puts more of the steps near the noise, below 1 near the data.
         guidance_rule: How predictions with and without the class are combined: cfg, apg or cfg_zero.

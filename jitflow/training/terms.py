@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 from zlib import crc32
@@ -44,6 +44,8 @@ class FlowState:
         classes: Labels of the data, before label dropout, shape ``(B,)``; None if unknown.
         features: Inner features of the network that a term asked for, by name, in the network's precision.
         draws: Random numbers of every term, by its name and then by the names of :meth:`LossModule.draw`.
+        velocity_at: Runs the network once more: its velocity at other states and times, shapes ``(B, C, H, W)``,
+            ``(B,)`` -> ``(B, C, H, W)``, with the same labels and hint, and without a gradient.
     """
 
     data: Any
@@ -58,6 +60,7 @@ class FlowState:
     classes: Tensor | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     draws: Draws = field(default_factory=dict)
+    velocity_at: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 class LossTerm(Protocol):
@@ -95,6 +98,8 @@ class LossModule(nn.Module):
             :mod:`jitflow.training.trained_on`.
         is_averaged: Whether its parameters have averages like the network's.
         used_in_sampling: Whether a sampler needs its parameters, which then are averaged and exported.
+        progress: Share of the training that is done, in ``[0, 1]``, set before each :meth:`draw`; 1 in validation,
+            None in a training without an end.
 
     Raises:
         ConfigError: If the weight is negative.
@@ -105,6 +110,7 @@ class LossModule(nn.Module):
     feature_spaces: Sequence[str] = ()
     is_averaged: bool = False
     used_in_sampling: bool = False
+    progress: float | None = 1.0
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -226,16 +232,18 @@ class LossTerms(nn.Module):
         """Names of the inner features that the terms read, each once."""
         return tuple(dict.fromkeys(name for term in self._terms for name in getattr(term, "features", ())))
 
-    def draw(self, x1: Tensor, *seeds: int) -> Draws:
+    def draw(self, x1: Tensor, *seeds: int, progress: float | None = 1.0) -> Draws:
         """Draw the random numbers of every term for a batch.
 
         Args:
             x1: Data in the model space, shape ``(B, C, H, W)``.
             seeds: Whole numbers that determine them, such as (seed, epoch, batch).
+            progress: Share of the training that is done, in ``[0, 1]``; None if it has no end.
         """
         draws = {}
         for term in self._terms:
             if isinstance(term, LossModule):
+                term.progress = progress
                 generator = torch.Generator().manual_seed(mix_seeds(crc32(term.name.encode()), *seeds))
                 draws[term.name] = {name: value.to(x1.device) for name, value in term.draw(x1, generator).items()}
         return draws

@@ -41,7 +41,8 @@ def _invert(
             "any class" by default.
         iterations: Most fixed-point iterations of a step.
         out: Folder of the results; a numbered one beside it, such as inverted-2, if it holds pictures already.
-        sampling: The solver and its steps; the model's own by default, with guidance 1, and heun in place of multistep.
+        sampling: The solver and its steps; the model's own by default, with guidance 1, and heun in place of multistep
+            and consistency.
         compute: Device and batch size.
     """
     check_count("--iterations", iterations)

@@ -42,7 +42,7 @@ class JiTLightningModule(FlowModule):
         noise_scale: Standard deviation of the noise; 1 at 256 px, 2 at 512 px.
         t_eps: Smallest ``1 - t`` that a data prediction is divided by, in training and sampling.
         label_drop_prob: Share of training labels replaced by "any class", which guidance needs.
-        sampling_method: Solver: ``heun``, ``euler``, ``midpoint`` or ``multistep``.
+        sampling_method: Solver: ``heun``, ``euler``, ``midpoint``, ``multistep`` or ``consistency``.
         num_sampling_steps: Steps of the solver.
         cfg_scale: Guidance scale; 1 switches guidance off.
         cfg_interval: Times (low, high) between which guidance acts.

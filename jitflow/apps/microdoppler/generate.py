@@ -60,7 +60,7 @@ def generate(
         device: ``cpu``, ``cuda``, ...; the fastest available by default.
         batch_size: Pictures at a time.
         precision: Precision inside the network, as in :meth:`jitflow.model.Model.sample`.
-        solver: ``euler``, ``heun``, ``midpoint`` or ``multistep``; the model's own by default.
+        solver: ``euler``, ``heun``, ``midpoint``, ``multistep`` or ``consistency``; the model's own by default.
         interval: Times (low, high) between which guidance acts; the model's own by default.
         ema: Average of the weights to use, as in :meth:`jitflow.model.Model.sample`; 1 falls back to the weights if
             there is no average.

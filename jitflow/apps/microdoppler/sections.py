@@ -206,7 +206,7 @@ class SolverOptions:
     """Sampling settings with the model's own defaults.
 
     Attributes:
-        solver: euler, heun, midpoint or multistep; the model's own by default.
+        solver: euler, heun, midpoint, multistep or consistency; the model's own by default.
         interval: Times low,high between which guidance acts; the model's own by default.
         ema: Average of the weights: 1 or 2; 0 for the weights themselves.
         conditions: For a model with named conditions: those to draw with, such as activity=run,speed=1.4.

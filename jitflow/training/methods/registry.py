@@ -12,6 +12,7 @@ from jitflow.training.terms import LossModule, LossTerm
 
 TERMS: dict[str, str] = {
     "class_head": "jitflow.training.methods.class_head:ClassHead",
+    "consistency": "jitflow.training.methods.consistency:Consistency",
     "cosine": "jitflow.training.terms:CosineTerm",
     "dispersive": "jitflow.training.methods.dispersive:DispersiveLoss",
     "internal_guidance": "jitflow.training.methods.internal_guidance:InternalGuidance",

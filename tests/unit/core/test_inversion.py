@@ -54,8 +54,9 @@ def test_a_step_that_does_not_contract_says_so_and_keeps_its_best_state():
 
 
 def test_what_cannot_be_inverted_is_named():
-    with pytest.raises(ConfigError, match="multistep"):
-        invert(waves, X, time_grid(3), solver="multistep")
+    for solver in ("multistep", "consistency"):
+        with pytest.raises(ConfigError, match=solver):
+            invert(waves, X, time_grid(3), solver=solver)
     with pytest.raises(ConfigError, match="iterations"):
         invert(waves, X, time_grid(3), iterations=0)
     for ends in ((0.5, 0.5), (-0.1, 1.0), (0.2, 1.1)):

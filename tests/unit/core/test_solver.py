@@ -9,7 +9,7 @@ whose flow keeps the standardised state (x - t m) / sqrt(q): it carries x0 to m 
 import pytest
 import torch
 
-from jitflow.core.solver import SOLVERS, get_solver, integrate
+from jitflow.core.solver import ODE_SOLVERS, SOLVERS, get_solver, integrate
 from jitflow.core.times import shift_times
 from jitflow.errors import ConfigError
 
@@ -54,12 +54,12 @@ def test_order_of_convergence_without_luck(solver, order):
     assert error(200) / error(400) == pytest.approx(2**order, rel=0.06)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ODE_SOLVERS)
 def test_reaches_the_end_of_the_path(solver):
     assert error(solver, 200) < (2e-2 if solver == "euler" else 2e-4)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ODE_SOLVERS)
 @pytest.mark.parametrize("num_steps", [1, 2, 7])
 def test_evaluations_and_progress(solver, num_steps):
     calls, seen = [], []
@@ -83,6 +83,7 @@ def test_counts_of_evaluations():
         "heun": 99,
         "midpoint": 100,
         "multistep": 50,
+        "consistency": 50,
     }
 
 
@@ -158,3 +159,18 @@ def test_unknown_solver_names_the_nearest():
 def test_bad_times(times):
     with pytest.raises(ConfigError, match="increasing"):
         integrate(gaussian_velocity, X0, torch.tensor(times), solver="euler")
+
+
+def test_the_consistency_solver_needs_noise_between_its_steps():
+    with pytest.raises(ConfigError, match="go_back"):
+        integrate(gaussian_velocity, X0, grid(2), solver="consistency")
+    # Every step ends at the data, wherever its interval ends.
+    ends = []
+
+    def go_back(step, x, t, t_next):
+        ends.append(x)
+        return torch.full_like(x, 2.0), t
+
+    last = integrate(lambda x, t: 3 - x, X0, grid(2), solver="consistency", go_back=go_back)
+    torch.testing.assert_close(ends[0], torch.full_like(X0, 3.0))
+    torch.testing.assert_close(last, torch.full_like(X0, 2.0 + 0.5 * (3 - 2.0)))

@@ -8,7 +8,7 @@ from torch import nn
 
 from jitflow.codec.pixel import PixelCodec
 from jitflow.core.condition import Condition
-from jitflow.core.seeding import use_seeds
+from jitflow.core.seeding import mix_seeds, noise_from_seeds, use_seeds
 from jitflow.core.stochastic import sde_drift, sde_noise_std
 from jitflow.errors import ConfigError
 from jitflow.training.flow_settings import FlowSettings
@@ -108,12 +108,35 @@ def test_a_seed_names_a_sample_and_known_parts_stay():
     torch.testing.assert_close(x[..., 0], known[..., 0])
 
 
+def test_the_consistency_solver_jumps_to_the_data_and_adds_fresh_noise_between_steps():
+    module = module_of(sampling_method="consistency", num_sampling_steps=2)
+    seeds, times = [4, 5, 6], (0.0, 0.5)
+    with use_seeds(seeds):
+        sampled = module.generate(torch.zeros(3, dtype=torch.int64), use_ema=False)
+
+    def jump(x, t):
+        return x + (1 - t) * gaussian_velocity(x, torch.full((len(x),), t))
+
+    x = jump(SIGMA * noise_from_seeds(module.codec.shape, seeds), times[0])
+    again = noise_from_seeds(module.codec.shape, [mix_seeds(s, 1) for s in seeds])
+    torch.testing.assert_close(sampled, jump(0.5 * x + 0.5 * SIGMA * again, times[1]))
+    # A seed names an image, in a batch or alone.
+    with use_seeds(seeds[1:2]):
+        torch.testing.assert_close(module.generate(torch.zeros(1, dtype=torch.int64), use_ema=False), sampled[1:2])
+    # One step is Euler's.
+    one = [module_of(sampling_method=solver, num_sampling_steps=1) for solver in ("consistency", "euler")]
+    with use_seeds(seeds):
+        first, second = (m.generate(torch.zeros(3, dtype=torch.int64), use_ema=False) for m in one)
+    torch.testing.assert_close(first, second)
+
+
 def test_settings_that_cannot_be_are_named():
     for settings, name in (
         ({"sde": -1.0}, "sde"),
         ({"sde": float("inf")}, "sde"),
         ({"sde": 1.0, "churn": 1.0}, "churn"),
         ({"sde": 1.0, "sampling_method": "multistep"}, "multistep"),
+        ({"churn": 1.0, "sampling_method": "consistency"}, "consistency"),
     ):
         with pytest.raises(ConfigError, match=name):
             module_of(**settings)
