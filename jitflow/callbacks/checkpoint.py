@@ -43,7 +43,7 @@ class JiTModelCheckpoint(Checkpoint):
         save_last_every_n_steps: Optimiser steps between two saves of the last state; none by default.
         best_name: File of the state with the lowest ``monitor`` so far, such as ``best.ckpt``; none by default. The
             best value survives a resume.
-        monitor: Logged value that is compared after each validation.
+        monitor: Logged value that is compared after each validation; after each epoch where there is none.
         milestone_name: Name of milestones; ``{epoch}`` is the last finished epoch counted from 0, ``{done}`` the
             number of finished epochs.
         keep_milestones: Number of newest milestones to keep; all by default.
@@ -171,7 +171,9 @@ class JiTModelCheckpoint(Checkpoint):
         raise stop_exception(signal_number) if trainer.is_global_zero else SystemExit(0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the last state and milestones at their intervals of epochs."""
+        """Save the last state and milestones at their intervals of epochs, and without validation the best state."""
+        if not trainer.enable_validation:
+            self._save_if_best(trainer)
         epochs_done = trainer.current_epoch + 1
         if epochs_done % self.save_last_freq == 0:
             self._save_last(trainer)
@@ -187,7 +189,11 @@ class JiTModelCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the best state if the monitored value has improved."""
-        if self.best_name is None or trainer.sanity_checking or trainer.state.fn != "fit":
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._save_if_best(trainer)
+
+    def _save_if_best(self, trainer: pl.Trainer) -> None:
+        if self.best_name is None:
             return
         value = trainer.callback_metrics.get(self.monitor)
         if value is None:

@@ -144,6 +144,13 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
             ``loss``, 0-d, and for callbacks, detached: ``t``, time of each sample, shape ``(B,)``; ``losses``, loss
             of each sample, shape ``(B,)``; ``parts``, mean of each loss term by name.
         """
+        owner = self.loss_terms.step_owner
+        if owner is not None:
+            seeds = (self.run_seed or 0, getattr(batch, "epoch", self.current_epoch), batch_idx)
+            outputs = owner.train_step(self, batch, seeds)
+            shown = {"train/loss": outputs.loss, **{f"train/{name}": part for name, part in outputs.parts.items()}}
+            self.log_dict(shown, batch_size=len(batch[1]))
+            return outputs.as_dict()
         data, classes = batch
         x1 = self.codec.encode(data)
         labels = self.drop_labels(classes)
@@ -207,6 +214,10 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
             self.transports = bool(info.get("transports"))
         if self.asym is not None:
             self.asym.adopt_data(self, data)
+
+    def on_train_start(self) -> None:
+        """Let the loss terms prepare on the device of the training, once its checkpoint is restored."""
+        self.loss_terms.start(self)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the random generators by (seed, epoch, batch, rank), and log the learning rate.

@@ -15,6 +15,7 @@ from jitflow.core.path import PREDICTIONS
 from jitflow.core.seeding import mix_seeds
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.layers.features import check_offers_features
+from jitflow.training.outputs import StepOutputs
 
 if TYPE_CHECKING:
     from jitflow.training.loss import FlowLoss
@@ -95,6 +96,7 @@ class LossModule(nn.Module):
             :mod:`jitflow.training.trained_on`.
         is_averaged: Whether its parameters have averages like the network's.
         used_in_sampling: Whether a sampler needs its parameters, which then are averaged and exported.
+        replaces_step: Whether it computes the whole training step, :meth:`train_step`, in place of the main loss.
 
     Raises:
         ConfigError: If the weight is negative.
@@ -105,6 +107,7 @@ class LossModule(nn.Module):
     feature_spaces: Sequence[str] = ()
     is_averaged: bool = False
     used_in_sampling: bool = False
+    replaces_step: bool = False
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -132,6 +135,26 @@ class LossModule(nn.Module):
     def record(self) -> dict[str, Any]:
         """Return plain values that a checkpoint must agree with when training resumes, such as checksums."""
         return {name: part.record() for name, part in self.named_modules() if isinstance(part, FrozenEncoder)}
+
+    def start(self, module: FlowLoss) -> None:
+        """Prepare the training on its device, after a checkpoint was restored; nothing by default.
+
+        Args:
+            module: The module, with its trainer.
+        """
+
+    def train_step(self, module: FlowLoss, batch: Any, seeds: tuple[int, int, int]) -> StepOutputs:
+        """Compute a training step, for a term that replaces it.
+
+        Args:
+            module: The module.
+            batch: Batch from the data module.
+            seeds: Seed of the run, epoch and batch, the same on every process.
+
+        Returns:
+            The loss with its gradient, and parts to log as ``train/<name>``.
+        """
+        raise NotImplementedError
 
     def forward(self, state: FlowState) -> Tensor:
         """Compute the loss of each sample, shape ``(B,)``, float32, without its weight."""
@@ -209,6 +232,11 @@ class LossTerms(nn.Module):
         if isinstance(term, nn.Module):
             self.add_module(term.name, term)
         self._terms.append(term)
+        if self.step_owner is not None and len(self._terms) > 1:
+            raise ConfigError(
+                f"the loss term {self.step_owner.name} replaces the training step, so no other loss term has an effect; "
+                "leave the others out"
+            )
 
     def __iter__(self) -> Iterator[LossTerm]:
         return iter(self._terms)
@@ -220,6 +248,17 @@ class LossTerms(nn.Module):
     def guide(self) -> Any:
         """The term whose inner layer guides the sampler; None if there is none."""
         return next((term for term in self._terms if hasattr(term, "guide")), None)
+
+    @property
+    def step_owner(self) -> LossModule | None:
+        """The term that replaces the training step; None if there is none."""
+        return next((term for term in self._terms if isinstance(term, LossModule) and term.replaces_step), None)
+
+    def start(self, module: FlowLoss) -> None:
+        """Prepare every term for a training, see :meth:`LossModule.start`."""
+        for term in self._terms:
+            if isinstance(term, LossModule):
+                term.start(module)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -246,7 +285,7 @@ class LossTerms(nn.Module):
         Args:
             state: Tensors of the step.
         """
-        return {term.name: term.weight * term(state) for term in self._terms}
+        return {term.name: term.weight * term(state) for term in self._terms if term is not self.step_owner}
 
     def saved_record(self) -> dict[str, Any]:
         """Return the entry of a checkpoint with what terms must find again when training resumes; empty for nothing."""
