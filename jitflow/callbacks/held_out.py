@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
 import torch
 
@@ -27,22 +29,15 @@ class HeldOutJudge(FIDEvaluationCallback):
         num_images: Images to generate; rounded to a multiple of the classes.
         eval_freq: Epochs between two evaluations.
         batch_size: Images per batch and process.
-        seed: Seed of the first image.
 
     Raises:
         ConfigError: If a number is below 1.
     """
 
     def __init__(
-        self,
-        extractor: str,
-        reference: str,
-        num_images: int = 5000,
-        eval_freq: int = 1,
-        batch_size: int = 256,
-        seed: int = 0,
+        self, extractor: str, reference: str, num_images: int = 5000, eval_freq: int = 1, batch_size: int = 256
     ) -> None:
-        super().__init__(eval_freq, num_images, batch_size, num_classes=1, img_size=1, seed=seed)
+        super().__init__(eval_freq, num_images, batch_size, num_classes=1, img_size=1)
         self._spec, self._real = extractor, reference
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -53,7 +48,8 @@ class HeldOutJudge(FIDEvaluationCallback):
             MissingFileError: If weights or statistics are missing.
         """
         module = as_flow_module(pl_module, self)
-        channels, *size = module.codec.shape
+        channels, height, width = module.codec.shape
+        size: dict[str, Any] = {"img_size": (height, width), "channels": channels}
         self.extractor = make_extractor(self._spec)
         own = [name for name in optimised_spaces(module.loss_terms) if is_same_space(name, self.extractor.name)]
         if own:
@@ -62,7 +58,7 @@ class HeldOutJudge(FIDEvaluationCallback):
                 "judges nothing; name another, or none"
             )
         with torch.random.fork_rng(devices=[]):
-            found = load_reference(self._real, self.extractor, img_size=(size[0], size[1]), channels=channels)
+            found = load_reference(self._real, self.extractor, **size)
         self.reference = (found.statistics.mu, found.statistics.sigma)
         self.num_classes = max(1, module.num_classes)
         self.num_images = max(1, round(self.num_images / self.num_classes)) * self.num_classes

@@ -9,7 +9,7 @@ from jitflow.errors import ConfigError, check_count
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """What is optimised, and how.
+    """Feature spaces that are optimised, and settings of the optimiser.
 
     Attributes:
         extractors: Feature spaces to optimise, as for `jitflow evaluate`, separated by commas.

@@ -19,10 +19,10 @@ class Sums:
     """
 
     def __init__(self, dims: Sequence[int], device: torch.device) -> None:
-        self._dims = tuple(dims)
-        self._count = torch.zeros(1, dtype=torch.float64, device=device)
-        self._first = [torch.zeros(dim, dtype=torch.float64, device=device) for dim in dims]
-        self._second = [torch.zeros(dim, dim, dtype=torch.float64, device=device) for dim in dims]
+        # Rounding of single precision would grow over the many samples.
+        self._count = torch.zeros(1).double().to(device)
+        self._first = [torch.zeros(dim).double().to(device) for dim in dims]
+        self._second = [torch.zeros(dim, dim).double().to(device) for dim in dims]
 
     @property
     def count(self) -> int:

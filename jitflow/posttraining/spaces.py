@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,10 +59,11 @@ def load_spaces(extractors: str, reference: str, shape: tuple[int, int, int]) ->
         ConfigError: If an extractor is unknown, or the statistics are of another one.
         MissingFileError: If weights or statistics are missing.
     """
-    channels, height, width = shape
+    channels, *sides = shape
+    size: dict[str, Any] = {"img_size": tuple(sides), "channels": channels}
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         made = {name: make_extractor(spec) for name, spec in split_extractors(extractors).items()}
-        found = load_references(reference, made, img_size=(height, width), channels=channels)
+        found = load_references(reference, made, **size)
         return tuple(
             FeatureSpace(name, extractor, FrechetTarget(found[name].statistics)) for name, extractor in made.items()
         )

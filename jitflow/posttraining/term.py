@@ -94,6 +94,8 @@ class FrechetLoss(LossModule):
         channels, height, width = module.codec.shape
         self._spaces = load_spaces(self._specs, str(self._reference), (channels, height, width))
         self.feature_spaces = tuple(space.extractor.name for space in self._spaces)
+        calls = " or ".join(map(str, self._steps))
+        self.summary = f"Frechet post-training: an image takes {calls} network call{'s' * (calls != '1')}"
         dims = [space.extractor.dim for space in self._spaces]
         self.populations = nn.ModuleDict({str(steps): Population(dims, self._decay) for steps in self._steps})
 
@@ -144,27 +146,28 @@ class FrechetLoss(LossModule):
         parts = list(zip(noise.split(self._micro_batch_size), labels.split(self._micro_batch_size), strict=True))
         sums = self._new_sums(module)
         features: list[Tensor] = []
-        for number, part in enumerate(parts, 1):
+        for number, (part, classes) in enumerate(parts, 1):
             # The last micro-batch keeps its graph, and need not be generated again.
             with torch.set_grad_enabled(number == len(parts)):
-                features = self._features(module, *part, steps)
+                features = self._features(module, part, classes, steps)
             sums.add(features)
         sums.all_reduce()
         population = self._population(steps)
         moments = population.updated(sums.moments())
-        logs, gradients = zip(*(s.target.log_distance(m) for s, m in zip(self._spaces, moments, strict=True)), strict=True)
+        values = [space.target.log_distance(found) for space, found in zip(self._spaces, moments, strict=True)]
+        logs, gradients = zip(*values, strict=True)
         # Lightning averages gradients over processes, and this one is a sum over all images.
         world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
         scale = population.share_of_new() * world / sums.count
-        parameters = [p for p in module.net.parameters() if p.requires_grad]
+        parameters: list[Tensor] = [p for p in module.net.parameters() if p.requires_grad]
         total = [torch.zeros_like(p) for p in parameters]
-        for number, part in enumerate(reversed(parts)):
+        for number, (part, classes) in enumerate(reversed(parts)):
             if number:
-                features = self._features(module, *part, steps)
-            surrogate = _surrogate(features, gradients) * scale
-            for sum_, gradient in zip(total, torch.autograd.grad(surrogate, parameters, allow_unused=True), strict=True):
-                if gradient is not None:
-                    sum_ += gradient
+                features = self._features(module, part, classes, steps)
+            found = torch.autograd.grad(_surrogate(features, gradients) * scale, parameters, allow_unused=True)
+            for gradient, given in zip(total, found, strict=True):
+                if given is not None:
+                    gradient += given
         if module.is_in_training:
             # Not where a step is only timed.
             population.store(moments)

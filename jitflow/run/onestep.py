@@ -34,9 +34,7 @@ _SAMPLING: dict[str, Any] = {
 }
 
 
-def one_step_recipe(
-    checkpoint: Path, method: MethodOptions, judging: JudgeOptions, run: RunOptions
-) -> dict[str, Any]:
+def one_step_recipe(checkpoint: Path, method: MethodOptions, judging: JudgeOptions, run: RunOptions) -> dict[str, Any]:
     """Make the recipe that post-trains a checkpoint: the same network, trained on the Frechet distance.
 
     Args:
@@ -67,8 +65,8 @@ def one_step_recipe(
     sketch = _sketch(cls, settings)
     if not isinstance(sketch.codec, PixelCodec):
         raise ConfigError(
-            f"{checkpoint} works in the space of {type(sketch.codec).__name__}; one-step post-training compares pixels, "
-            "and takes models of images only"
+            f"{checkpoint} works in the space of {type(sketch.codec).__name__}; one-step post-training compares "
+            "pixels, and takes models of images only"
         )
     settings["loss_terms"] = {
         f"{FrechetLoss.__module__}.{FrechetLoss.__qualname__}": {

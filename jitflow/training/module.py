@@ -32,7 +32,7 @@ from jitflow.training.methods.registry import build_terms
 from jitflow.training.optim import Optimization
 from jitflow.training.outputs import StepOutputs
 from jitflow.training.terms import LossTerm, LossTerms
-from jitflow.training.trained_on import merge_spaces, optimised_spaces, read_spaces, spaces_entry
+from jitflow.training.trained_on import MADE_BY, merge_spaces, optimised_spaces, read_spaces, spaces_entry
 
 # Names of independent random streams drawn from one seed.
 _STREAM_BATCH, _STREAM_LABEL, _STREAM_VALIDATION = 1, 2, 3
@@ -53,6 +53,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         has_release_format: Whether the JiT release's ``.pth`` format can hold the model.
         takes_codec_file: Whether part of the codec may be in a separate file, see :meth:`load_codec`.
         trained_on: Names of the feature extractors that a training of these weights optimised; checkpoints keep them.
+        made_by: How a post-training made these weights, in words; empty for none. Checkpoints keep it.
         is_one_graph: Whether a compiled training step has no part that must stay uncompiled.
         settings_class: Dataclass of the constructor's further keywords, ``**settings``.
 
@@ -86,6 +87,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
             if field.name != "loss_terms":
                 setattr(self, field.name, getattr(settings, field.name))
         self.trained_on: tuple[str, ...] = ()
+        self.made_by = ""
         self.optimizer_on_cpu = False
         self.run_seed: int | None = None
         self.compiled_loss = CompiledLoss(self)
@@ -146,10 +148,12 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         """
         owner = self.loss_terms.step_owner
         if owner is not None:
-            seeds = (self.run_seed or 0, getattr(batch, "epoch", self.current_epoch), batch_idx)
-            outputs = owner.train_step(self, batch, seeds)
-            shown = {"train/loss": outputs.loss, **{f"train/{name}": part for name, part in outputs.parts.items()}}
-            self.log_dict(shown, batch_size=len(batch[1]))
+            epoch = getattr(batch, "epoch", self.current_epoch)
+            outputs = owner.train_step(self, batch, (self.run_seed or 0, epoch, batch_idx))
+            shown = {"loss": outputs.loss, **outputs.parts}
+            self.log_dict(
+                {f"train/{name}": part for name, part in shown.items() if part is not None}, batch_size=len(batch[1])
+            )
             return outputs.as_dict()
         data, classes = batch
         x1 = self.codec.encode(data)
@@ -205,6 +209,8 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         if self.run_seed is None:
             self.run_seed = _run_seed()
         self.trained_on = merge_spaces(self.trained_on, optimised_spaces(self.loss_terms))
+        if self.loss_terms.step_owner is not None:
+            self.made_by = self.loss_terms.step_owner.summary
         data = getattr(self.trainer, "datamodule", None)
         describe = getattr(data, "get_dataset_info", None)
         if describe is not None:
@@ -251,6 +257,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
             **({"transports": True} if self.transports else {}),
             **self.loss_terms.saved_record(),
             **spaces_entry(self.trained_on),
+            **({MADE_BY: self.made_by} if self.made_by else {}),
             **self.extra_state(),
         }
         self.save_averages(checkpoint)
@@ -262,6 +269,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         extra = checkpoint.get("jitflow", {})
         self.run_seed = extra.get("run_seed", self.run_seed)
         self.trained_on = merge_spaces(self.trained_on, read_spaces(extra))
+        self.made_by = str(extra.get(MADE_BY) or "")
         self.load_extra_state(extra)
         self.loss_terms.check_record(extra)
         self.transports = bool(extra.get("transports"))

@@ -97,6 +97,7 @@ class LossModule(nn.Module):
         is_averaged: Whether its parameters have averages like the network's.
         used_in_sampling: Whether a sampler needs its parameters, which then are averaged and exported.
         replaces_step: Whether it computes the whole training step, :meth:`train_step`, in place of the main loss.
+        summary: How a term that replaces the step is described where a model says how it was made.
 
     Raises:
         ConfigError: If the weight is negative.
@@ -108,6 +109,7 @@ class LossModule(nn.Module):
     is_averaged: bool = False
     used_in_sampling: bool = False
     replaces_step: bool = False
+    summary: str = ""
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -234,7 +236,7 @@ class LossTerms(nn.Module):
         self._terms.append(term)
         if self.step_owner is not None and len(self._terms) > 1:
             raise ConfigError(
-                f"the loss term {self.step_owner.name} replaces the training step, so no other loss term has an effect; "
+                f"the loss term {self.step_owner.name} replaces the training step, so that no other has an effect; "
                 "leave the others out"
             )
 
