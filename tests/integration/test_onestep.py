@@ -1,6 +1,5 @@
 """One-step post-training from a checkpoint to a checkpoint: the verb, resuming, two processes, refusals."""
 
-import json
 import os
 import subprocess
 from dataclasses import replace
@@ -80,8 +79,8 @@ def test_info_card_and_report_say_how_it_was_made(done, tmp_path):
     card = (tmp_path / "card" / "README.md").read_text()
     assert "pixels-1x4x4" in card and "1 or 2 network calls" in card
     assert read_state(next((tmp_path / "card").glob("*.safetensors"))).trained_on == ("pixels-1x4x4",)
-    assert describe_run(done).score[0] == SCORE
-    assert (done / "report.html").stat().st_size > 0 and list((done / "pictures").glob("*.png"))
+    assert describe_run(done).score[0] == f"lowest {SCORE}"
+    assert (done / "report.html").stat().st_size > 0 and list((done / "training_pictures").glob("*.png"))
 
 
 def train(base, folder, *callbacks, method=METHOD, judging=None, run=CPU):
@@ -172,5 +171,4 @@ def test_a_dry_run_trains_nothing(base, tmp_path, caplog):
 
 
 def test_the_recorded_recipe_resumes_it_too(done):
-    assert "onestep" not in json.loads((done / "run.json").read_text())["state"]
     assert main(["train", "--resume", str(done)]) == 0

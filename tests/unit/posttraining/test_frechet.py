@@ -1,5 +1,7 @@
 """The Frechet loss against the distance of evaluations, and its gradient against autograd over the whole batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -66,8 +68,8 @@ def test_a_population_averages_over_batches():
     assert set(population.state_dict()) == {"is_filled", "mean0", "second0"}
 
 
-@pytest.mark.parametrize("make", [lambda: PixelExtractor(4), DigitsExtractor])
-def test_features_with_gradients_are_those_of_whole_grey_levels(make):
+@pytest.mark.parametrize("make", [lambda: PixelExtractor(4), lambda: PixelExtractor(2, 3), DigitsExtractor])
+def test_features_with_gradients_are_those_of_whole_grey_levels(make, shared_digits_classifier):
     data = DigitsDataModule()
     data.setup()
     images, extractor = data.dataset_train.images[:8], make()
@@ -99,12 +101,14 @@ def test_it_generates_what_sampling_does():
 
 
 @pytest.mark.parametrize(("steps", "decay"), [(1, 0.0), (2, 0.9)])
-def test_micro_batched_gradient_is_that_of_the_whole_batch(steps, decay):
+def test_micro_batched_gradient_is_that_of_the_whole_batch(steps, decay, monkeypatch):
+    spaces = [*load_spaces("pixels:4", "digits", (1, 16, 16)), *load_spaces("pixels:2", "digits", (1, 16, 16))]
+    spaces = [replace(space, name=f"space{place}") for place, space in enumerate(spaces)]
+    monkeypatch.setattr("jitflow.posttraining.term.load_spaces", lambda *given: spaces)
     module = make_module(attn_dropout=0.5, proj_dropout=0.5)
-    term = FrechetLoss("digits,pixels:4", "digits", steps=[steps], micro_batch_size=7, decay=decay)
+    term = FrechetLoss("two", "digits", steps=[steps], micro_batch_size=7, decay=decay)
     module.add_loss_term(term)
     population = term.populations[str(steps)]
-    spaces = load_spaces("digits,pixels:4", "digits", (1, 16, 16))
     if decay:
         population.store([moments_of(gaussian(space.extractor.dim, 80, 3)) for space in spaces])
     batch = ImageBatch(torch.empty(20, 0), torch.arange(20) % 10, torch.arange(20))
@@ -113,7 +117,7 @@ def test_micro_batched_gradient_is_that_of_the_whole_batch(steps, decay):
     found = {name: p.grad.clone() for name, p in module.net.named_parameters() if p.requires_grad}
     module.zero_grad()
 
-    whole = FrechetLoss("digits,pixels:4", "digits", steps=[steps], micro_batch_size=20, decay=decay)
+    whole = FrechetLoss("two", "digits", steps=[steps], micro_batch_size=20, decay=decay)
     noise = noise_of(whole, module, batch)
     module.eval()
     pixels = generate_pixels(module, noise, batch.labels, steps)
@@ -125,7 +129,7 @@ def test_micro_batched_gradient_is_that_of_the_whole_batch(steps, decay):
             old = population.moments()[place]
             batch_moments = Moments(*(decay * o + (1 - decay) * n for o, n in zip(old, batch_moments, strict=True)))
         distance = space.target.distance(batch_moments)
-        assert float(outputs.parts[f"frechet_{space.name}_{steps}"]) == pytest.approx(float(distance), rel=1e-5)
+        assert float(outputs.parts[f"frechet_{space.name}_{steps}"]) == pytest.approx(distance.item(), rel=1e-5)
         total = total + distance / distance.detach()
     total.backward()
     for name, parameter in module.net.named_parameters():
@@ -156,7 +160,7 @@ def noise_of(term, module, batch):
 def test_a_known_gradient_is_scaled_as_a_loss_is():
     weight = torch.ones(3, requires_grad=True)
     loss = with_gradient(torch.tensor(2.0), [weight], [torch.tensor([1.0, 2.0, 3.0])])
-    assert float(loss) == 2
+    assert loss.item() == 2
     (3 * loss).backward()
     assert weight.grad.tolist() == [3, 6, 9]
 
