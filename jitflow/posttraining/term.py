@@ -103,6 +103,10 @@ class FrechetLoss(LossModule):
         """Return the checksums of the extractors, which must be the same when training resumes."""
         return {space.name: str(space.extractor.checksum) for space in self._spaces}
 
+    def pass_size(self, batch_size: int | None) -> int | None:
+        """Return how many images of a batch are generated with a graph at a time."""
+        return self._micro_batch_size if batch_size is None else min(batch_size, self._micro_batch_size)
+
     def start(self, module: FlowLoss) -> None:
         """Move the extractors to the device, and fill the moments of a new training with generated images.
 
@@ -164,7 +168,9 @@ class FrechetLoss(LossModule):
         for number, (part, classes) in enumerate(reversed(parts)):
             if number:
                 features = self._features(module, part, classes, steps)
-            found = torch.autograd.grad(_surrogate(features, gradients) * scale, parameters, allow_unused=True)
+            surrogate = _surrogate(features, gradients) * scale
+            with torch.autocast(noise.device.type, enabled=False):
+                found = torch.autograd.grad(surrogate, parameters, allow_unused=True)
             for gradient, given in zip(total, found, strict=True):
                 if given is not None:
                     gradient += given

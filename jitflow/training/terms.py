@@ -138,6 +138,14 @@ class LossModule(nn.Module):
         """Return plain values that a checkpoint must agree with when training resumes, such as checksums."""
         return {name: part.record() for name, part in self.named_modules() if isinstance(part, FrozenEncoder)}
 
+    def pass_size(self, batch_size: int | None) -> int | None:
+        """Return how many samples of a batch a term that replaces the step has in memory at a time; None if unknown.
+
+        Args:
+            batch_size: Samples of a batch, if known.
+        """
+        return batch_size
+
     def start(self, module: FlowLoss) -> None:
         """Prepare the training on its device, after a checkpoint was restored; nothing by default.
 
@@ -250,6 +258,10 @@ class LossTerms(nn.Module):
     def guide(self) -> Any:
         """The term whose inner layer guides the sampler; None if there is none."""
         return next((term for term in self._terms if hasattr(term, "guide")), None)
+
+    def pass_size(self, batch_size: int | None) -> int | None:
+        """Return how many samples of a batch are in memory at a time, see :meth:`LossModule.pass_size`."""
+        return batch_size if self.step_owner is None else self.step_owner.pass_size(batch_size)
 
     @property
     def step_owner(self) -> LossModule | None:

@@ -139,6 +139,20 @@ def test_micro_batched_gradient_is_that_of_the_whole_batch(steps, decay, monkeyp
             assert (found[name] - expected).abs().max() <= 1e-5 * scale + 1e-9, name
 
 
+def test_in_half_precision_every_micro_batch_has_its_gradient():
+    gradients = []
+    for micro_batch_size, half in ((20, False), (5, True)):
+        module = make_module()
+        module.add_loss_term(FrechetLoss("pixels:4", "digits", micro_batch_size=micro_batch_size, decay=0.0))
+        batch = ImageBatch(torch.empty(20, 0), torch.arange(20) % 10, torch.arange(20))
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            outputs = module.loss_terms.step_owner.train_step(module, batch, (0, 0, 0))
+        outputs.loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in module.net.parameters() if p.requires_grad]))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+    assert gradients[1].norm() / gradients[0].norm() == pytest.approx(1, abs=0.05)
+
+
 def noise_of(term, module, batch):
     """Record the noise that a step draws."""
     seen = []
