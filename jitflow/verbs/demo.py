@@ -138,7 +138,9 @@ def run_demo(
     Raises:
         ConfigError: If the folder holds a run with other settings.
     """
-    plan = plan_demo(name, out, seed, quick=quick)
+    # For the demo that it may start from as well.
+    length = {"quick": quick}
+    plan = plan_demo(name, out, seed, **length)
     out = plan.out
     path = out / METRICS_NAME
     console = Console(markup=False, stderr=True, soft_wrap=True)
@@ -157,7 +159,7 @@ def run_demo(
     else:
         if plan.base is not None and not (plan.base / METRICS_NAME).exists():
             console.print(f"{plan.base} holds no finished demo, and so this one comes first")
-            run_demo(plan.demo.base, plan.base, seed, quick=quick)
+            run_demo(plan.demo.base, plan.base, seed, **length)
         _run(plan, console)
     metrics: dict[str, Any] = read_json(path)
     plan.demo.describe(out, metrics)
