@@ -80,6 +80,7 @@ def test_every_application_has_a_demo_whose_recipe_is_complete():
         assert plan.record["settings"] == plan.settings
 
 
+@pytest.mark.slow
 def test_the_demo_of_one_step_starts_from_the_images(runs, copy, tmp_path, capsys):
     copy("images")
     metrics = demo.run_demo("onestep", tmp_path / "onestep", SEED, quick=True)
