@@ -205,8 +205,8 @@ PAGES = {
         replace={
             "--extractors digits,pixels": "--extractors pixels",
             "--judge digits-rotation": "--judge pixels:3",
-            "--extractors digits-rotation --reference digits --judge digits ": "--extractors pixels:3 --reference digits "
-            "--judge pixels ",
+            "--extractors digits-rotation --reference": "--extractors pixels:3 --reference",
+            "--judge digits --": "--judge pixels --",
             "--updates 400": "--updates 2",
             "--num_first 5000": "--num_first 20",
             "--updates 800": "--updates 2",
