@@ -66,6 +66,12 @@ VERBS = {
         "train by a recipe",
         "jitflow train --config images/jit_b16_256 --data.data_path ./data/imagenet",
     ),
+    "onestep": Verb(
+        "jitflow.verbs.onestep",
+        "onestep",
+        "post-train a model of images, so that one network call makes an image",
+        f"jitflow onestep {_DEMO} --extractors digits --reference digits --judge digits-rotation --updates 500",
+    ),
     "sample": Verb(
         "jitflow.verbs.sample",
         "sample",
@@ -150,7 +156,7 @@ VERBS = {
 
 TASKS = {
     "begin": ("demo", "doctor"),
-    "train": ("train", *_APPLICATIONS, "data"),
+    "train": ("train", "onestep", *_APPLICATIONS, "data"),
     "draw": ("sample", "invert", "studio"),
     "judge": ("evaluate", "compare", "sweep", "stats"),
     "look": ("runs", "report", "info", "models"),

@@ -34,6 +34,7 @@ LEVELS = {
     "checkpoint": 10,
     "model": 11,
     "evaluation": 12,
+    "posttraining": 13,
     "callbacks": 13,
     "apps": 14,
     "run": 15,

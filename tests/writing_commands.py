@@ -25,6 +25,8 @@ COMMANDS = {
     "microdoppler train": "microdoppler train --latent_dir {in}/data/latents --model LightningDiT-N/4 --batch_size 4 "
     "--model.net_settings '{{hidden_size: 16, depth: 1, num_heads: 2, patch_size: 1}}' --max_steps 1 "
     "--precision 32-true --trainer.accelerator cpu --output_dir {out}",
+    "onestep": f"onestep {_IMAGES} --extractors pixels:4 --reference {{in}}/data/images/train --updates 1 "
+    "--batch_size 4 --num_first 4 --accelerator cpu --run_dir {out}",
     "sample": f"sample {_IMAGES} --labels 3 --steps 1 --device cpu --out {{out}}",
     "sample, of text": f"sample {_TEXT} --count 1 --steps 1 --device cpu --out {{out}}",
     "sample, of users": f"sample {_USERS} --users 1 --steps 1 --device cpu --out {{out}}",

@@ -14,6 +14,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from jitflow.callbacks.signals import StopRequest, stop_exception
 from jitflow.checkpoint.folder import LAST_NAME, MILESTONE, CheckpointFolder
@@ -22,6 +23,8 @@ from jitflow.io.files import temporary_beside, writable_folder
 from jitflow.training.lightning_counters import last_begun_epoch
 
 log = logging.getLogger(__name__)
+# Scores of evaluations, which callbacks log at the end of an epoch.
+_EVALUATIONS = "eval/"
 
 __all__ = ["LAST_NAME", "JiTModelCheckpoint"]
 
@@ -43,7 +46,7 @@ class JiTModelCheckpoint(Checkpoint):
         save_last_every_n_steps: Optimiser steps between two saves of the last state; none by default.
         best_name: File of the state with the lowest ``monitor`` so far, such as ``best.ckpt``; none by default. The
             best value survives a resume.
-        monitor: Logged value that is compared after each validation.
+        monitor: Logged value that is compared after each validation; after each epoch if it begins with ``eval/``.
         milestone_name: Name of milestones; ``{epoch}`` is the last finished epoch counted from 0, ``{done}`` the
             number of finished epochs.
         keep_milestones: Number of newest milestones to keep; all by default.
@@ -171,7 +174,11 @@ class JiTModelCheckpoint(Checkpoint):
         raise stop_exception(signal_number) if trainer.is_global_zero else SystemExit(0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the last state and milestones at their intervals of epochs."""
+        """Save the last state and milestones at their intervals of epochs, and a state with the best evaluation."""
+        value = trainer.callback_metrics.get(self.monitor)
+        # An evaluation need not follow every epoch.
+        if self.monitor.startswith(_EVALUATIONS) and value is not None:
+            self._save_if_best(trainer, value)
         epochs_done = trainer.current_epoch + 1
         if epochs_done % self.save_last_freq == 0:
             self._save_last(trainer)
@@ -187,12 +194,16 @@ class JiTModelCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the best state if the monitored value has improved."""
-        if self.best_name is None or trainer.sanity_checking or trainer.state.fn != "fit":
+        is_other = self.best_name is None or self.monitor.startswith(_EVALUATIONS)
+        if is_other or trainer.sanity_checking or trainer.state.fn != "fit":
             return
         value = trainer.callback_metrics.get(self.monitor)
         if value is None:
             raise ConfigError(f"{self.monitor} is not logged, so there is no best state; is there validation data?")
-        if float(value) < self.best_value:
+        self._save_if_best(trainer, value)
+
+    def _save_if_best(self, trainer: pl.Trainer, value: Tensor) -> None:
+        if self.best_name is not None and float(value) < self.best_value:
             self.best_value = float(value)
             self._save(trainer, self.dirpath / self.best_name, "best")
 

@@ -84,10 +84,15 @@ class DigitsExtractor:
         Returns:
             Features before the last layer, ``(B, 64)``, and logits, ``(B, 10)``.
         """
-        pixels = check_images(images).float().mean(dim=1, keepdim=True) / 255
+        features = self.features(check_images(images).float())
         with torch.autocast(self._device.type, enabled=False):
-            features = self._net.features(adaptive_avg_pool2d(pixels, SIDE_PX))
             return Features(features, self._net.head(features))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Extract the features of grey levels, see :meth:`jitflow.evaluation.features.FeatureExtractor.features`."""
+        grey = pixels.mean(dim=1, keepdim=True) / 255
+        with torch.autocast(self._device.type, enabled=False):
+            return self._net.features(adaptive_avg_pool2d(grey, SIDE_PX))
 
     def to(self, device: torch.device | str) -> DigitsExtractor:
         """Move the network, in place, and return itself."""

@@ -55,6 +55,10 @@ class FeatureExtractor(Protocol):
         """Extract the features of images ``(B, C, H, W)``, uint8, C 1 or 3, on the extractor's device."""
         ...
 
+    def features(self, pixels: Tensor) -> Tensor:
+        """Extract the features ``(B, D)`` of grey levels ``(B, C, H, W)`` in ``[0, 255]``, float, with gradients."""
+        ...
+
     def to(self, device: torch.device | str) -> FeatureExtractor:
         """Move the extractor to a device, in place, and return it."""
         ...
@@ -97,10 +101,14 @@ class PixelExtractor:
         Returns:
             Features, shape ``(B, channels * side * side)``, in ``[0, 1]``; no logits.
         """
-        pixels = check_images(images).float() / 255
+        return Features(self.features(check_images(images).float()))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Average grey levels over areas, see :meth:`FeatureExtractor.features`."""
+        pixels = pixels / 255
         if self.channels == 1:
             pixels = pixels.mean(dim=1, keepdim=True)
-        return Features(adaptive_avg_pool2d(pixels.expand(-1, self.channels, -1, -1), self.side).flatten(1))
+        return adaptive_avg_pool2d(pixels.expand(-1, self.channels, -1, -1), self.side).flatten(1)
 
     def to(self, device: torch.device | str) -> PixelExtractor:
         """Return the extractor itself; it computes on the device of the images."""
@@ -169,15 +177,28 @@ class InceptionExtractor:
         """
         images = check_images(images).expand(-1, 3, -1, -1)
         with torch.autocast(self._device.type, enabled=False):
-            return self._cleanly(images) if self._clean else Features(*self.net(images))
+            return self._of_resized(resize(images, _INCEPTION_SIZE_PX)) if self._clean else Features(*self.net(images))
 
-    def _cleanly(self, images: Tensor) -> Features:
+    def features(self, pixels: Tensor) -> Tensor:
+        """Run the network on grey levels that need not be whole, see :meth:`FeatureExtractor.features`."""
+        from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+        pixels = pixels.expand(-1, 3, -1, -1)
+        with torch.autocast(self._device.type, enabled=False):
+            resized: Tensor = (
+                resize(pixels, _INCEPTION_SIZE_PX)
+                if self._clean
+                else interpolate_bilinear_2d_like_tensorflow1x(pixels, size=_INCEPTION_SIZE_PX, align_corners=False)
+            )
+            return self._of_resized(resized).features
+
+    def _of_resized(self, pixels: Tensor) -> Features:
         """Run the network on images that are resized before it; its own resizing takes whole grey levels only."""
-        pixels = (resize(images, _INCEPTION_SIZE_PX) - 128) / 128
         first: nn.Module = self.net.Conv2d_1a_3x3  # type: ignore[assignment]
-        hook = first.register_forward_pre_hook(lambda layer, given: (pixels,))
+        hook = first.register_forward_pre_hook(lambda layer, given: ((pixels - 128) / 128,))
         try:
-            return Features(*self.net(images))
+            # What it is given is of no effect.
+            return Features(*self.net(torch.zeros(len(pixels), 3, 8, 8, dtype=torch.uint8, device=pixels.device)))
         finally:
             hook.remove()
 

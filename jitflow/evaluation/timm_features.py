@@ -67,12 +67,22 @@ class TimmExtractor:
         Returns:
             Features, shape ``(B, dim)``, float32; logits, shape ``(B, K)``, if the weights include a classifier.
         """
-        pixels = resize(check_images(images).expand(-1, 3, -1, -1), self._size_px, self._interpolation)
         with torch.autocast(self._device.type, enabled=False):
-            maps: Any = self._net.forward_features((pixels / 255 - self._mean) / self._std)  # type: ignore[operator]
+            maps = self._maps(check_images(images))
             features = self._net.forward_head(maps, pre_logits=True)  # type: ignore[operator]
             logits = self._net.forward_head(maps) if self._classifies else None  # type: ignore[operator]
         return Features(features, logits)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Extract the features of grey levels, see :meth:`jitflow.evaluation.features.FeatureExtractor.features`."""
+        with torch.autocast(self._device.type, enabled=False):
+            features: Tensor = self._net.forward_head(self._maps(pixels), pre_logits=True)  # type: ignore[operator]
+        return features
+
+    def _maps(self, images: Tensor) -> Any:
+        """Resize and normalise images ``(B, C, H, W)`` in ``[0, 255]``, and run the network up to its pooling."""
+        pixels = resize(images.expand(-1, 3, -1, -1), self._size_px, self._interpolation)
+        return self._net.forward_features((pixels / 255 - self._mean) / self._std)  # type: ignore[operator]
 
     def to(self, device: torch.device | str) -> TimmExtractor:
         """Move the network, in place, and return itself."""

@@ -23,6 +23,7 @@ from jitflow.export.model_card import UNKNOWN_LICENSE, find_data, find_reports, 
 from jitflow.export.sampling_record import sampling_record
 from jitflow.io.files import writable_folder, write_errors, write_text
 from jitflow.training.module import FlowModule
+from jitflow.training.trained_on import MADE_BY
 
 Format = Literal["safetensors", "torch_export", "diffusers"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -125,6 +126,7 @@ def export(
                     data=find_data(checkpoint, state.extra),
                     reports=reports,
                     trained_on=state.trained_on,
+                    made_by=str(state.extra.get(MADE_BY) or ""),
                     license=license,
                     usage=form.usage,
                     library=form.library,

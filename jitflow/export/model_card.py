@@ -36,6 +36,7 @@ def model_card(
     data: Mapping[str, Any] | None,
     reports: Sequence[Mapping[str, Any]],
     trained_on: Sequence[str],
+    made_by: str = "",
     license: str,
     usage: str,
     library: str,
@@ -50,6 +51,7 @@ def model_card(
         data: Training data, as far as known.
         reports: Reports of ``jitflow evaluate``, each with ``metrics`` and ``protocol``.
         trained_on: Names of the feature extractors that the training optimised; their scores are marked.
+        made_by: How a post-training made the weights, in words; empty for none.
         license: Identifier of the weights' licence, such as ``cc-by-4.0``.
         usage: Markdown on how to load the model and sample.
         library: Library that loads it: ``jitflow``, ``diffusers`` or ``torch``.
@@ -71,7 +73,8 @@ def model_card(
     parts = [
         f"---\n{_yaml(front)}---\n",
         f"# {_inline(title)}\n",
-        f"A flow-matching model of jitflow {jitflow.__version__}; {weights}.\n",
+        f"A flow-matching model of jitflow {jitflow.__version__}; {weights}."
+        + (f" Made by {_inline(made_by)}.\n" if made_by else "\n"),
         f"## Use\n\n{usage}\n",
         f"## Default sampling\n\n{_block(sampling)}",
         "## Data\n\n" + (_block(data) if data else "Not recorded beside the checkpoint.\n"),

@@ -14,7 +14,7 @@ from jitflow.checkpoint.state import ModelState
 from jitflow.io.units import format_count
 from jitflow.run.next_command import sample_command
 from jitflow.run.start import epochs_done
-from jitflow.training.trained_on import trained_on_note
+from jitflow.training.trained_on import MADE_BY, trained_on_note
 
 _SAMPLING = {
     "sampling_method": "solver",
@@ -43,6 +43,7 @@ def describe_model_file(path: Path) -> tuple[str, dict[str, str], list[str]]:
     facts = {"application": f"{state.application}{installed}", "network": _network(state), **_data_facts(state)}
     facts["parameters"] = format_count(sum(value.numel() for value in state.weights.values()))
     facts["training"] = _training(state)
+    facts["made by"] = str(state.extra.get(MADE_BY) or "")
     averages = [(n, value) for n, value in ((1, state.ema1), (2, state.ema2)) if value is not None]
     facts["averages"] = ", ".join(_average(state, n) for n, _ in averages) or (
         "none; samples come from the weights themselves"

@@ -36,7 +36,7 @@ PLACES = ("runs", "outputs", "output", "run")
 _MAX_DEPTH = 4
 # Scores by preference; the first one found is the headline of the run.
 _REPORTS = ("metrics.json", "evaluation/evaluation.json", "evaluation/report.json", "report.json")
-_LOWEST = ("eval/fid", "val/loss_ema", "val/loss", "train/loss")
+_LOWEST = ("eval/fid", "eval/held_out", "val/loss_ema", "val/loss", "train/loss")
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,8 @@ def _prepare(
     check_model(recipe, kept, allow_import=allow_import)
     data, info = _open_data(recipe, run_dir, allow_import=allow_import)
     _check_same_data(run_dir, start, data, info)
-    if recipe["checkpoint"]["best_name"] and info.get("num_val_samples") == 0:
+    saving = recipe["checkpoint"]
+    if saving["best_name"] and saving["monitor"].startswith("val/") and info.get("num_val_samples") == 0:
         raise ConfigError("checkpoint.best_name needs validation data, and there are none; add some or set it to null")
     course = plan_course(
         recipe,

@@ -31,7 +31,7 @@ def forecast_memory(module: FlowModule, data: Any, trainer: pl.Trainer) -> Memor
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return fit_memory(
         module,
-        getattr(data, "batch_size", None),
+        module.loss_terms.pass_size(getattr(data, "batch_size", None)),
         trainer.strategy.root_device,
         precision=str(trainer.precision),
         num_devices=trainer.num_devices,

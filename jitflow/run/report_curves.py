@@ -18,6 +18,7 @@ _TITLES = {
     "val/loss_ema": "Loss on held-out data, first EMA",
     "train/lr": "Learning rate",
     "eval/fid": "FID",
+    "eval/held_out": "Frechet distance of the held-out judge",
     "train/grad_norm": "Norm of the gradient, before clipping",
     "train/weight_norm": "Norm of the weights",
     "train/ema1_norm": "Norm of the first EMA",

@@ -137,12 +137,19 @@ def _start_from(checkpoint: Path, recipe: Mapping[str, Any], run_dir: Path) -> S
 
 
 def is_finished(checkpoint: Path, recipe: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint has reached the epochs or steps of a recipe."""
+    """Whether a checkpoint has reached the epochs or steps of a recipe, or its training was stopped early."""
     state = load_checkpoint(checkpoint)
     max_epochs, max_steps = recipe["trainer"].get("max_epochs"), recipe["trainer"].get("max_steps")
     by_epochs = max_epochs is not None and 0 < max_epochs <= epochs_done(state)
     by_steps = max_steps is not None and 0 < max_steps <= int(state.get("global_step", 0))
-    return by_epochs or by_steps
+    return by_epochs or by_steps or _is_stopped_early(state)
+
+
+def _is_stopped_early(state: Mapping[str, Any]) -> bool:
+    """Whether Lightning's EarlyStopping has ended the training of a checkpoint."""
+    callbacks = state.get("callbacks") or {}
+    stopping = [value for name, value in callbacks.items() if str(name).startswith("EarlyStopping")]
+    return any(isinstance(value, Mapping) and value.get("stopped_epoch", 0) > 0 for value in stopping)
 
 
 def epochs_done(content: Mapping[str, Any]) -> int:

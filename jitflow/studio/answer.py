@@ -143,7 +143,9 @@ def _finished(drawings: list[Drawing], folder: Path, note: str) -> list[Any]:
 def _summary(drawing: Drawing) -> str:
     seeds = drawing.record["seeds"]
     what = f"{len(seeds)} texts" if drawing.texts else f"{len(seeds)} images, row by row {', '.join(drawing.subjects)}"
-    return f"{what}; seeds {seeds[0]} to {seeds[-1]}."
+    steps = drawing.record["steps"]
+    took = f"{steps} step{'s' if steps > 1 else ''} in {drawing.seconds:.2g} s"
+    return f"{what}; seeds {seeds[0]} to {seeds[-1]}; {took}."
 
 
 def _joined(drawing: Drawing) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Drawing:
         frames: Grids of all images from noise to data, evenly spaced over the steps.
         times: Time of each frame, in ``(0, 1]``, increasing.
         record: Everything that reproduces the drawing, plain values.
+        seconds: Time that the sampling took, frames included.
     """
 
     subjects: list[str]
@@ -45,6 +47,7 @@ class Drawing:
     frames: list[Image.Image]
     times: list[float]
     record: dict[str, Any]
+    seconds: float = 0.0
 
     @property
     def grid(self) -> Image.Image:
@@ -87,6 +90,7 @@ def draw(
     subjects = [caption for caption in dict.fromkeys(wanted.captions) if caption]
     captions = drawable_captions(wanted.captions, wanted.labels)
     recorder = FrameRecorder(model.module, request.count if subjects else 1, on_frame, captions)
+    started = time.monotonic()
     with model.module.watch_sampling(recorder.record_step), _before_calls(model.module.net, before_call):
         drawn = model.sample(
             **arguments,
@@ -98,6 +102,7 @@ def draw(
             churn=request.churn,
             ema=request.ema,
         )
+    seconds = time.monotonic() - started
     recorder.add_frame(1.0, drawn.pixels)
     record = {"jitflow": jitflow.__version__, **drawn.settings, "asked": arguments, "seeds": drawn.seeds}
     if subjects:
@@ -107,7 +112,7 @@ def draw(
     if model.module.takes_codec_file and vavae_path != BUILTIN:
         record["vavae_path"] = vavae_path
     record["command"], record["python"] = sample_command(record), sample_expression(record)
-    return Drawing(subjects, drawn.texts, recorder.frames, recorder.times, record)
+    return Drawing(subjects, drawn.texts, recorder.frames, recorder.times, record, seconds)
 
 
 @contextmanager

@@ -128,6 +128,7 @@ class Application:
         look_at_data: Check of a data folder for ``jitflow doctor``, ``"module:function"``: ``(folder) -> (state, text,
             advice)``, with the state ``ok``, ``note`` or ``error``; empty for no check.
         demo: Demo of ``jitflow demo``, ``"module:object"``, a :class:`jitflow.training.demo.Demo`; empty for none.
+        further_demos: Further demos, ``jitflow demo <name>``, each ``"module:object"`` of the same class.
     """
 
     name: str
@@ -147,3 +148,4 @@ class Application:
     data_commands: Mapping[str, str] = field(default_factory=dict)
     look_at_data: str = ""
     demo: str = ""
+    further_demos: Mapping[str, str] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -104,6 +104,10 @@ class WeightAverages(pl.LightningModule):
         if not averages:
             raise ConfigError(f"there is no EMA {version}: train with EMACallback, or load a checkpoint that has one")
         return averages
+
+    def evaluation_mode(self) -> AbstractContextManager[None]:
+        """Keep the module in evaluation mode inside the block, without dropout, whatever other threads do."""
+        return self._shared_mode.evaluation(self)
 
     @property
     def is_in_training(self) -> bool:

@@ -22,6 +22,7 @@ class DemoState:
         console: Console for progress messages.
         checkpoint: Newest checkpoint of the training; None before training.
         best: Checkpoint of the lowest validation loss; None if there is none.
+        base: Checkpoint of the demo that this one starts from; None if it starts from nothing.
         losses: Training loss of each step.
         train_seconds: Duration of the training in seconds, resumed parts included.
         metrics: Content of ``metrics.json`` so far.
@@ -34,6 +35,7 @@ class DemoState:
     console: Console
     checkpoint: Path | None = None
     best: Path | None = None
+    base: Path | None = None
     losses: list[float] = field(default_factory=list)
     train_seconds: float = 0.0
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -53,6 +55,8 @@ class Demo:
         overrides: Settings of the recipe by dotted name.
         settings: Settings besides those of the training, by name.
         quick: Replacements by dotted name (``settings.x`` for ``settings``) for a run of seconds, for tests.
+        base: Name of the demo from whose model it starts, in the folder of that name beside its own; it is run first if
+            it is not finished there. Empty to start from nothing.
         training: Folder of the training inside that of the results; empty for the folder itself.
         before: Steps before the training, in order, by name.
         after: Steps after the training.
@@ -65,6 +69,7 @@ class Demo:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     quick: Mapping[str, Any] = field(default_factory=dict)
+    base: str = ""
     training: str = ""
     before: Mapping[str, Step] = field(default_factory=dict)
     after: Mapping[str, Step] = field(default_factory=dict)

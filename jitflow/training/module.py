@@ -34,7 +34,7 @@ from jitflow.training.methods.registry import build_terms
 from jitflow.training.optim import Optimization
 from jitflow.training.outputs import StepOutputs
 from jitflow.training.terms import LossTerm, LossTerms
-from jitflow.training.trained_on import merge_spaces, optimised_spaces, read_spaces, spaces_entry
+from jitflow.training.trained_on import MADE_BY, merge_spaces, optimised_spaces, read_spaces, spaces_entry
 
 # Names of independent random streams drawn from one seed.
 _STREAM_BATCH, _STREAM_LABEL, _STREAM_VALIDATION, _STREAM_CONDITION = 1, 2, 3, 4
@@ -55,6 +55,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         has_release_format: Whether the JiT release's ``.pth`` format can hold the model.
         takes_codec_file: Whether part of the codec may be in a separate file, see :meth:`load_codec`.
         trained_on: Names of the feature extractors that a training of these weights optimised; checkpoints keep them.
+        made_by: How a post-training made these weights, in words; empty for none. Checkpoints keep it.
         is_one_graph: Whether a compiled training step has no part that must stay uncompiled.
         settings_class: Dataclass of the constructor's further keywords, ``**settings``.
 
@@ -87,6 +88,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
             if field.name != "loss_terms":
                 setattr(self, field.name, getattr(settings, field.name))
         self.trained_on: tuple[str, ...] = ()
+        self.made_by = ""
         self.optimizer_on_cpu = False
         self.run_seed: int | None = None
         self.compiled_loss = CompiledLoss(self)
@@ -152,6 +154,15 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
             ``loss``, 0-d, and for callbacks, detached: ``t``, time of each sample, shape ``(B,)``; ``losses``, loss
             of each sample, shape ``(B,)``; ``parts``, mean of each loss term by name.
         """
+        owner = self.loss_terms.step_owner
+        if owner is not None:
+            epoch = getattr(batch, "epoch", self.current_epoch)
+            outputs = owner.train_step(self, batch, (self.run_seed or 0, epoch, batch_idx))
+            shown = {"loss": outputs.loss, **outputs.parts}
+            self.log_dict(
+                {f"train/{name}": part for name, part in shown.items() if part is not None}, batch_size=len(batch[1])
+            )
+            return outputs.as_dict()
         data, classes = batch
         x1 = self.codec.encode(data)
         labels = self.drop_labels(classes)
@@ -218,6 +229,8 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         if self.run_seed is None:
             self.run_seed = _run_seed()
         self.trained_on = merge_spaces(self.trained_on, optimised_spaces(self.loss_terms))
+        if self.loss_terms.step_owner is not None:
+            self.made_by = self.loss_terms.step_owner.summary
         data = getattr(self.trainer, "datamodule", None)
         describe = getattr(data, "get_dataset_info", None)
         if describe is not None:
@@ -229,6 +242,10 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
             self.transports = bool(info.get("transports"))
         if self.asym is not None:
             self.asym.adopt_data(self, data)
+
+    def on_train_start(self) -> None:
+        """Let the loss terms prepare on the device of the training, once its checkpoint is restored."""
+        self.loss_terms.start(self)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the random generators by (seed, epoch, batch, rank), and log the learning rate.
@@ -263,6 +280,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
             **self.loss_terms.saved_record(),
             **spaces_entry(self.trained_on),
             **self.conditions_entry(),
+            **({MADE_BY: self.made_by} if self.made_by else {}),
             **self.extra_state(),
         }
         self.save_averages(checkpoint)
@@ -274,6 +292,7 @@ class FlowModule(ExactResume, Optimization, NamedClasses, FlowLoss):
         extra = checkpoint.get("jitflow", {})
         self.run_seed = extra.get("run_seed", self.run_seed)
         self.trained_on = merge_spaces(self.trained_on, read_spaces(extra))
+        self.made_by = str(extra.get(MADE_BY) or "")
         self.load_extra_state(extra)
         self.load_conditions(extra)
         self.loss_terms.check_record(extra)

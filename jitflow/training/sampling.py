@@ -92,7 +92,7 @@ class FlowSampling(GuidedVelocity):
         self.check_start(start is not None)
         labels = self.check_labels(condition.label)
         weights = self.ema_weights() if use_ema and self._has_ema() else self.present_weights()
-        with open_call(self, condition=condition) as call, self._shared_mode.evaluation(self), weights:
+        with open_call(self, condition=condition) as call, self.evaluation_mode(), weights:
             self.check_guidance()
             times = time_grid(self.num_sampling_steps, shift=self.time_shift)
             seeds = current_seeds(len(labels))

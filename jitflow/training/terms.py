@@ -15,6 +15,7 @@ from jitflow.core.path import PREDICTIONS
 from jitflow.core.seeding import mix_seeds
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.layers.features import check_offers_features
+from jitflow.training.outputs import StepOutputs
 
 if TYPE_CHECKING:
     from jitflow.training.loss import FlowLoss
@@ -100,6 +101,8 @@ class LossModule(nn.Module):
         used_in_sampling: Whether a sampler needs its parameters, which then are averaged and exported.
         progress: Share of the training that is done, in ``[0, 1]``, set before each :meth:`draw`; 1 in validation,
             None in a training without an end.
+        replaces_step: Whether it computes the whole training step, :meth:`train_step`, in place of the main loss.
+        summary: How a term that replaces the step is described where a model says how it was made.
 
     Raises:
         ConfigError: If the weight is negative.
@@ -111,6 +114,8 @@ class LossModule(nn.Module):
     is_averaged: bool = False
     used_in_sampling: bool = False
     progress: float | None = 1.0
+    replaces_step: bool = False
+    summary: str = ""
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -138,6 +143,34 @@ class LossModule(nn.Module):
     def record(self) -> dict[str, Any]:
         """Return plain values that a checkpoint must agree with when training resumes, such as checksums."""
         return {name: part.record() for name, part in self.named_modules() if isinstance(part, FrozenEncoder)}
+
+    def pass_size(self, batch_size: int | None) -> int | None:
+        """Return how many samples of a batch a term that replaces the step has in memory at a time; None if unknown.
+
+        Args:
+            batch_size: Samples of a batch, if known.
+        """
+        return batch_size
+
+    def start(self, module: FlowLoss) -> None:
+        """Prepare the training on its device, after a checkpoint was restored; nothing by default.
+
+        Args:
+            module: The module, with its trainer.
+        """
+
+    def train_step(self, module: FlowLoss, batch: Any, seeds: tuple[int, int, int]) -> StepOutputs:
+        """Compute a training step, for a term that replaces it.
+
+        Args:
+            module: The module.
+            batch: Batch from the data module.
+            seeds: Seed of the run, epoch and batch, the same on every process.
+
+        Returns:
+            The loss with its gradient, and parts to log as ``train/<name>``.
+        """
+        raise NotImplementedError
 
     def forward(self, state: FlowState) -> Tensor:
         """Compute the loss of each sample, shape ``(B,)``, float32, without its weight."""
@@ -215,6 +248,11 @@ class LossTerms(nn.Module):
         if isinstance(term, nn.Module):
             self.add_module(term.name, term)
         self._terms.append(term)
+        if self.step_owner is not None and len(self._terms) > 1:
+            raise ConfigError(
+                f"the loss term {self.step_owner.name} replaces the training step, so that no other has an effect; "
+                "leave the others out"
+            )
 
     def __iter__(self) -> Iterator[LossTerm]:
         return iter(self._terms)
@@ -226,6 +264,21 @@ class LossTerms(nn.Module):
     def guide(self) -> Any:
         """The term whose inner layer guides the sampler; None if there is none."""
         return next((term for term in self._terms if hasattr(term, "guide")), None)
+
+    def pass_size(self, batch_size: int | None) -> int | None:
+        """Return how many samples of a batch are in memory at a time, see :meth:`LossModule.pass_size`."""
+        return batch_size if self.step_owner is None else self.step_owner.pass_size(batch_size)
+
+    @property
+    def step_owner(self) -> LossModule | None:
+        """The term that replaces the training step; None if there is none."""
+        return next((term for term in self._terms if isinstance(term, LossModule) and term.replaces_step), None)
+
+    def start(self, module: FlowLoss) -> None:
+        """Prepare every term for a training, see :meth:`LossModule.start`."""
+        for term in self._terms:
+            if isinstance(term, LossModule):
+                term.start(module)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -254,7 +307,7 @@ class LossTerms(nn.Module):
         Args:
             state: Tensors of the step.
         """
-        return {term.name: term.weight * term(state) for term in self._terms}
+        return {term.name: term.weight * term(state) for term in self._terms if term is not self.step_owner}
 
     def saved_record(self) -> dict[str, Any]:
         """Return the entry of a checkpoint with what terms must find again when training resumes; empty for nothing."""

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 ENTRY = "trained_on"
 """Name of the feature spaces among a checkpoint's entries."""
+MADE_BY = "made_by"
+"""Name of the entry that says how a post-training made the weights."""
 
 
 def optimised_spaces(terms: Iterable[LossTerm]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from jitflow.applications import get_application, list_applications, load_object
+from jitflow.applications import BUILT_IN, get_application, list_applications, load_object
 from jitflow.callbacks.history import TrainingHistory
 from jitflow.errors import ConfigError, unknown_name
 from jitflow.io.files import load_checkpoint, read_json, user_path, writable_folder, write_json
@@ -59,6 +59,7 @@ class DemoPlan:
         overrides: Settings of the recipe by dotted name.
         settings: The demo's other settings.
         recipe: Complete recipe of the training.
+        base: Folder of the demo that it starts from; None for none.
     """
 
     name: str
@@ -68,6 +69,7 @@ class DemoPlan:
     overrides: Mapping[str, Any]
     settings: Mapping[str, Any]
     recipe: dict[str, Any]
+    base: Path | None = None
 
     @property
     def record(self) -> dict[str, Any]:
@@ -89,17 +91,22 @@ def demo(args: list[str]) -> None:
 
 
 def find_demo(name: str) -> Demo:
-    """Import the demo of an application.
+    """Import a demo.
 
     Args:
-        name: The application's name.
+        name: The application's name, or that of a further demo.
 
     Raises:
-        ConfigError: If there is no such application, or it has no demo.
+        ConfigError: If there is no such demo.
     """
-    if name not in list_applications():
-        raise unknown_name("demo", name, list_applications())
-    where = get_application(name).demo
+    if name in list_applications():
+        where = get_application(name).demo
+    else:
+        # No application beside the named one is imported, unless none is.
+        further = {word: path for own in BUILT_IN for word, path in get_application(own).further_demos.items()}
+        if name not in further:
+            raise unknown_name("demo", name, [*list_applications(), *further])
+        where = further[name]
     if not where:
         raise ConfigError(f"the application {name} has no demo")
     found: Demo = load_object(where)
@@ -131,7 +138,9 @@ def run_demo(
     Raises:
         ConfigError: If the folder holds a run with other settings.
     """
-    plan = plan_demo(name, out, seed, quick=quick)
+    # For the demo that it may start from as well.
+    length = {"quick": quick}
+    plan = plan_demo(name, out, seed, **length)
     out = plan.out
     path = out / METRICS_NAME
     console = Console(markup=False, stderr=True, soft_wrap=True)
@@ -148,6 +157,9 @@ def run_demo(
     if path.exists():
         console.print(f"{out} is finished already; --restart trains again from scratch.")
     else:
+        if plan.base is not None and not (plan.base / METRICS_NAME).exists():
+            console.print(f"{plan.base} holds no finished demo, and so this one comes first")
+            run_demo(plan.demo.base, plan.base, seed, **length)
         _run(plan, console)
     metrics: dict[str, Any] = read_json(path)
     plan.demo.describe(out, metrics)
@@ -169,9 +181,12 @@ def plan_demo(name: str, out: str | Path | None = None, seed: int = 0, *, quick:
             settings[rest] = value
         else:
             overrides[dotted] = value
-    recipe = complete(override(read_recipe(chosen.recipe), {**overrides, "seed_everything": seed}))
     folder = user_path(out if out is not None else f"runs/demo/{name}")
-    return DemoPlan(name, chosen, folder, seed, overrides, settings, recipe)
+    base = folder.parent / chosen.base if chosen.base else None
+    if base is not None:
+        overrides["init_from"] = str(base)
+    recipe = complete(override(read_recipe(chosen.recipe), {**overrides, "seed_everything": seed}))
+    return DemoPlan(name, chosen, folder, seed, overrides, settings, recipe, base)
 
 
 def clear_demo(out: Path, chosen: Demo) -> None:
@@ -224,6 +239,7 @@ def _run(plan: DemoPlan, console: Console) -> None:
         # Otherwise the training's own record stands for the whole demo.
         write_run_record(out, record)
     state = DemoState(out, plan.seed, plan.settings, flatten(plan.recipe), console)
+    state.base = None if plan.base is None else describe_run(plan.base).checkpoint
     seconds: dict[str, float] = {}
     with outcome_recorded(partial(_write_outcome, out)):
         _run_steps(chosen.before, state, seconds)

@@ -209,6 +209,21 @@ PAGES = {
         ),
         slow=True,
     ),
+    "one_step.md": Page(
+        replace={
+            "--extractors digits,pixels": "--extractors pixels",
+            "--judge digits-rotation": "--judge pixels:3",
+            "--extractors digits-rotation --reference": "--extractors pixels:3 --reference",
+            "--judge digits --": "--judge pixels --",
+            "--updates 400": "--updates 2",
+            "--num_first 5000": "--num_first 20",
+            "--updates 800": "--updates 2",
+            "--num_first 10000": "--num_first 20",
+            "--num_judged 1000": "--num_judged 10",
+            "size 128": "size 16",
+        },
+        leaves=("outputs/onestep/grid.png", "runs/onestep/checkpoints/best.ckpt"),
+    ),
     "quick_start.md": Page(
         replace={
             "max_epochs: 100": "max_epochs: 2",

@@ -45,6 +45,7 @@ DRAWN_BY_COMMANDS = {
     "digits_trajectory.png": "jitflow demo images",
     "digits_matrix.png": "jitflow demo images",
     "digits_sweep.png": "jitflow sweep",
+    "onestep_samples.png": "jitflow demo onestep",
     "microdoppler_real_and_generated.png": "jitflow demo microdoppler",
     "text_as_colour.png": "jitflow demo text",
     "text_accuracy.png": "jitflow demo text",

@@ -74,10 +74,27 @@ def no_training(*args, **kwargs):
 
 def test_every_application_has_a_demo_whose_recipe_is_complete():
     assert tuple(list_applications()) == NAMES
-    for name in NAMES:
+    for name in (*NAMES, "onestep"):
         plan = demo.plan_demo(name)
         assert plan.recipe["trainer"]["accelerator"] == "cpu" and plan.recipe["trainer"]["devices"] == 1
         assert plan.record["settings"] == plan.settings
+
+
+@pytest.mark.slow
+def test_the_demo_of_one_step_starts_from_the_images(runs, copy, tmp_path, capsys):
+    copy("images")
+    metrics = demo.run_demo("onestep", tmp_path / "onestep", SEED, quick=True)
+    assert (metrics["base"]["steps"], metrics["one_step"]["steps"]) == (30, 1)
+    assert metrics["trained_on"] == ["digits-cnn", "pixels-1x8x8"] and metrics["judged_samples"] == 100
+    for name in ("base", "one_step"):
+        assert {"digits", "pixels", "digits-rotation"} <= metrics[name].keys()
+        assert 0 <= metrics[name]["digits-rotation"]["recall"] <= 1
+    with Image.open(tmp_path / "onestep" / "samples.png") as picture:
+        assert picture.height > picture.width
+    shown = capsys.readouterr().out
+    assert "digits *" in shown and "digits-rotation *" not in shown
+    run = describe_run(tmp_path / "onestep")
+    assert run.state == "finished" and run.best is not None
 
 
 @pytest.mark.parametrize("name", DEMOS)

@@ -16,4 +16,5 @@ IMAGES = Application(
     data_commands={name: f"jitflow.apps.images.commands:{name}" for name in ("prepare", "check")},
     look_at_data="jitflow.apps.images.describe:look_at_data",
     demo="jitflow.apps.images.demo:DEMO",
+    further_demos={"onestep": "jitflow.apps.images.onestep_demo:DEMO"},
 )
