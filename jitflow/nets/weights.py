@@ -24,6 +24,26 @@ def load_strictly(net: nn.Module, weights: Mapping[str, Tensor], *, source: obje
     Raises:
         CheckpointError: If a name is missing or unexpected, or a shape differs; the message names them.
     """
+    check_weights(net, weights, source=source)
+    weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        reasons = [line.strip() for line in str(error).splitlines()[1:]]
+        raise CheckpointError(f"{source} does not fit this {type(net).__name__}; {'; '.join(reasons)}") from None
+
+
+def check_weights(net: nn.Module, weights: Mapping[str, Tensor], *, source: object) -> None:
+    """Check that the names and shapes of a state dict all match a network's, which may be on the meta device.
+
+    Args:
+        net: The network.
+        weights: The state dict; entries that are no tensors are ignored.
+        source: Origin of the weights, for the error message.
+
+    Raises:
+        CheckpointError: If a name is missing or unexpected, or a shape differs; the message names them.
+    """
     own = net.state_dict()
     weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
     missing = [name for name in own if name not in weights]
@@ -40,11 +60,6 @@ def load_strictly(net: nn.Module, weights: Mapping[str, Tensor], *, source: obje
     ]
     if wrong:
         raise CheckpointError(f"{source} does not fit this {type(net).__name__}; {'; '.join(wrong)}")
-    try:
-        net.load_state_dict(weights)
-    except RuntimeError as error:
-        reasons = [line.strip() for line in str(error).splitlines()[1:]]
-        raise CheckpointError(f"{source} does not fit this {type(net).__name__}; {'; '.join(reasons)}") from None
 
 
 def shorten(names: Collection[str]) -> str:

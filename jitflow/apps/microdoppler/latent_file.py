@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from jitflow.apps.microdoppler.latent_statistics import Rows
+from jitflow.codec.base import UNSCALED
 from jitflow.errors import DataError
 from jitflow.io.array_file import open_arrays
 from jitflow.io.json_text import parse_json
@@ -39,6 +40,7 @@ class LatentInfo:
         fingerprint: Checksum of the images and settings they were made from.
         arrays: Record of the scale of spectrogram arrays, see
             :class:`~jitflow.apps.microdoppler.arrays.scale.ArrayScale`; None for latents of pictures.
+        scaling: Factor and shift by which the codec has scaled its latents, ``(z - shift) * factor``.
     """
 
     mean: tuple[float, ...]
@@ -48,6 +50,7 @@ class LatentInfo:
     img_size: tuple[int, int]
     fingerprint: str
     arrays: dict[str, Any] | None = None
+    scaling: tuple[float, float] = UNSCALED
 
     def to_metadata(self) -> dict[str, str]:
         """Return text entries for the header of the latent file."""
@@ -60,6 +63,7 @@ class LatentInfo:
             "img_size": json.dumps(self.img_size),
             "fingerprint": self.fingerprint,
             **({} if self.arrays is None else {"arrays": json.dumps(self.arrays)}),
+            **({} if self.scaling == UNSCALED else {"scaling": json.dumps(self.scaling)}),
         }
 
     @classmethod
@@ -76,6 +80,7 @@ class LatentInfo:
         try:
             mean, std = (tuple(float(v) for v in parse_json(metadata[name])) for name in ("mean", "std"))
             height, width = (int(side) for side in parse_json(metadata["img_size"]))
+            factor, shift = (float(v) for v in parse_json(metadata.get("scaling", json.dumps(UNSCALED))))
             info = cls(
                 mean,
                 std,
@@ -84,6 +89,7 @@ class LatentInfo:
                 (height, width),
                 metadata.get("fingerprint", ""),
                 parse_json(metadata["arrays"]) if "arrays" in metadata else None,
+                (factor, shift),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(
