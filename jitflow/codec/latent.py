@@ -11,7 +11,7 @@ from torch import Tensor
 from jitflow.codec.diffusers_folder import find_autoencoder_folder, load_diffusers_autoencoder
 from jitflow.codec.linear import FORMAT as LINEAR_FORMAT
 from jitflow.codec.linear import LinearCodec
-from jitflow.codec.vae import VAECodec
+from jitflow.codec.vae import VAECodec, load_autoencoder
 from jitflow.errors import ConfigError
 from jitflow.io.files import existing_file
 from jitflow.io.safetensors_file import open_tensors
@@ -207,12 +207,14 @@ def load_image_codec(path: str | Path, *, img_size: int | tuple[int, int] = 256)
         ConfigError: If the size does not fit.
     """
     if (folder := find_autoencoder_folder(path)) is not None:
-        return VAECodec(load_diffusers_autoencoder(folder), img_size=img_size)
-    path = existing_file(path, what="image codec")
-    if _is_linear(path):
-        loaded = LinearCodec.from_file(path)
-        return LinearCodec(loaded.components, loaded.patch_mean, img_size=img_size)
-    return VAECodec.from_file(path, img_size=img_size)
+        vae = load_diffusers_autoencoder(folder)
+    else:
+        path = existing_file(path, what="image codec")
+        if _is_linear(path):
+            loaded = LinearCodec.from_file(path)
+            return LinearCodec(loaded.components, loaded.patch_mean, img_size=img_size)
+        vae = load_autoencoder(path)
+    return VAECodec(vae, img_size=img_size)
 
 
 def _is_linear(path: Path) -> bool:

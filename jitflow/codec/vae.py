@@ -314,10 +314,10 @@ def fill_autoencoder(vae: AutoencoderKL, weights: Mapping[str, Tensor], *, sourc
         CheckpointError: If the weights do not fit.
     """
     # First, so that no more is allocated than the file holds.
-    check_weights(vae, weights, source=source)
+    check_weights(vae, weights, source)
     # Strict: every empty tensor must be filled.
     vae.to_empty(device="cpu")
-    load_strictly(vae, weights, source=source)
+    load_strictly(vae, weights, source)
     return vae.eval().requires_grad_(False)
 
 

@@ -87,7 +87,7 @@ def _answer(request: dict[str, Any], out: BinaryIO) -> None:
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
+    """Read the arrays that are asked for, until the standard input ends."""
     # A Ctrl-C is for the other process, whose end is also the end of the requests.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.path += sys.argv[1:]

@@ -13,7 +13,7 @@ from jitflow.errors import CheckpointError
 _NAMES_SHOWN = 4
 
 
-def load_strictly(net: nn.Module, weights: Mapping[str, Tensor], *, source: object) -> None:
+def load_strictly(net: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
     """Load a state dict whose names and shapes must all match the network's; otherwise nothing is loaded.
 
     Args:
@@ -24,7 +24,7 @@ def load_strictly(net: nn.Module, weights: Mapping[str, Tensor], *, source: obje
     Raises:
         CheckpointError: If a name is missing or unexpected, or a shape differs; the message names them.
     """
-    check_weights(net, weights, source=source)
+    check_weights(net, weights, source)
     weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
     try:
         net.load_state_dict(weights)
@@ -33,7 +33,7 @@ def load_strictly(net: nn.Module, weights: Mapping[str, Tensor], *, source: obje
         raise CheckpointError(f"{source} does not fit this {type(net).__name__}; {'; '.join(reasons)}") from None
 
 
-def check_weights(net: nn.Module, weights: Mapping[str, Tensor], *, source: object) -> None:
+def check_weights(net: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
     """Check that the names and shapes of a state dict all match a network's, which may be on the meta device.
 
     Args:
