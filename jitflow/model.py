@@ -334,7 +334,8 @@ def load(
         module_class: Class of the module, if you trained your own subclass. By default that of the application in the
             file; no other class is loaded from a file, which could name any code.
         application: Name of the application that the model must have; any by default.
-        vavae_path: The VA-VAE that made the latents of a latent model; ``builtin`` for the codec inside the checkpoint.
+        vavae_path: The autoencoder that made the latents of a latent model, a file or the folder of a diffusers one;
+            ``builtin`` for the codec inside the checkpoint.
 
     Returns:
         The model; ``load(path).sample(labels=[3, 7], seeds=[0, 1], guidance=2.0, steps=50).images()``.
@@ -342,7 +343,7 @@ def load(
     Raises:
         MissingFileError: If there is no such file.
         CheckpointError: If it cannot be loaded completely, or is of another application.
-        ConfigError: If the VA-VAE is not the one that made the latents, or the model takes none.
+        ConfigError: If the autoencoder is not the one that made the latents, or the model takes none.
     """
     path = find_model(path)
     module = load_module(path, module_class=module_class)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+UNSCALED = (1.0, 0.0)
+"""Factor and shift of a codec that does not scale its latents."""
 # Overshoot of a decoder before rounding.
 _MARGIN = 26
 

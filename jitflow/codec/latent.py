@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from jitflow.codec.diffusers_folder import find_autoencoder_folder, load_diffusers_autoencoder
 from jitflow.codec.linear import FORMAT as LINEAR_FORMAT
 from jitflow.codec.linear import LinearCodec
-from jitflow.codec.vae import VAECodec
+from jitflow.codec.vae import VAECodec, load_autoencoder
 from jitflow.errors import ConfigError
 from jitflow.io.files import existing_file
 from jitflow.io.safetensors_file import open_tensors
@@ -190,25 +191,30 @@ class LatentCodec:
 
 
 def load_image_codec(path: str | Path, *, img_size: int | tuple[int, int] = 256) -> ImageCodec:
-    """Load an image codec of either kind from a file.
+    """Load an image codec of any kind from a file or a folder.
 
     Args:
-        path: A VA-VAE (see :func:`~jitflow.codec.vae.load_autoencoder`) or a ``linear_codec.safetensors``.
+        path: A VA-VAE (see :func:`~jitflow.codec.vae.load_autoencoder`), a ``linear_codec.safetensors``, or the folder
+            of a diffusers autoencoder (see :func:`~jitflow.codec.diffusers_folder.load_diffusers_autoencoder`).
         img_size: Side of the images in pixels, or (height, width).
 
     Returns:
         The codec, on the CPU, without a normalisation.
 
     Raises:
-        MissingFileError: If there is no such file.
+        MissingFileError: If there is no such file, or the folder lacks one.
         CheckpointError: If it is damaged or holds no image codec.
         ConfigError: If the size does not fit.
     """
-    path = existing_file(path, what="image codec")
-    if _is_linear(path):
-        loaded = LinearCodec.from_file(path)
-        return LinearCodec(loaded.components, loaded.patch_mean, img_size=img_size)
-    return VAECodec.from_file(path, img_size=img_size)
+    if (folder := find_autoencoder_folder(path)) is not None:
+        vae = load_diffusers_autoencoder(folder)
+    else:
+        path = existing_file(path, what="image codec")
+        if _is_linear(path):
+            loaded = LinearCodec.from_file(path)
+            return LinearCodec(loaded.components, loaded.patch_mean, img_size=img_size)
+        vae = load_autoencoder(path)
+    return VAECodec(vae, img_size=img_size)
 
 
 def _is_linear(path: Path) -> bool:

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from jitflow.codec.base import Codec, check_pixel_range
+from jitflow.codec.base import UNSCALED, Codec, check_pixel_range
 from jitflow.codec.vae import weights_checksum
 from jitflow.errors import CheckpointError, ConfigError, DataError
 from jitflow.host import full_float32
@@ -48,6 +48,9 @@ class LinearCodec:
     Raises:
         ConfigError: If the size is not a multiple of the patch's side, or the tensors' shapes are inconsistent.
     """
+
+    # For records; see VAECodec.
+    scaling = UNSCALED
 
     def __init__(self, components: Tensor, patch_mean: Tensor, *, img_size: int | tuple[int, int]) -> None:
         if components.dim() != 2 or patch_mean.shape != components.shape[1:]:

@@ -1,4 +1,4 @@
-"""Codec of a trained autoencoder: VA-VAE f16d32, 256 x 256 pixels to 32 x 16 x 16.
+"""Codec of a trained autoencoder, such as VA-VAE f16d32: 256 x 256 pixels to 32 x 16 x 16.
 
 Shapes: B batch, H x W pixels, Z latent channels, h x w latent positions.
 """
@@ -6,6 +6,7 @@ Shapes: B batch, H x W pixels, Z latent channels, h x w latent positions.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,14 +18,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from jitflow.codec.base import check_pixel_range
+from jitflow.codec.base import UNSCALED, check_pixel_range
 from jitflow.errors import CheckpointError, ConfigError
 from jitflow.host import full_float32
 from jitflow.io.files import atomic_path, existing_file, load_checkpoint
 from jitflow.io.json_text import parse_json
 from jitflow.io.safetensors_file import read_tensors
 from jitflow.nets.autoencoder_kl import AutoencoderKL, GaussianLatents
-from jitflow.nets.weights import load_strictly, strip_prefix, summarise
+from jitflow.nets.weights import check_weights, load_strictly, shorten, strip_prefix, summarise
 
 # Parts of an autoencoder; a training checkpoint also holds losses, a discriminator and a foundation model.
 _PREFIXES = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
@@ -99,10 +100,15 @@ class VAECodec:
         """Device of the autoencoder."""
         return self.vae.quant_conv.weight.device
 
+    @property
+    def scaling(self) -> tuple[float, float]:
+        """Factor and shift of the latents, ``(z - shift) * factor``, for records; 1 and 0 for a VA-VAE."""
+        return self.vae.scaling
+
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 of the weights, the same from the release's file and from a slim one."""
-        return weights_checksum(self.vae.state_dict())
+        """SHA-256 of the weights and of any scaling, the same from the original file and from a slim one."""
+        return _checksum(self.vae)
 
     def to(self, device: torch.device | str) -> VAECodec:
         """Move the autoencoder to a device; returns itself."""
@@ -266,13 +272,52 @@ def load_autoencoder(path: str | Path, config: Mapping[str, Any] | None = None) 
             f"{path} holds no VA-VAE (tensors named {', '.join(f'{part}*' for part in _PREFIXES)}); "
             f"found: {summarise(tensors)}"
         )
-    with torch.device("meta"):
-        vae = AutoencoderKL(**(own_settings if config is None else config))
+    vae = empty_autoencoder(own_settings if config is None else config, source=path)
+    fill_autoencoder(vae, weights, source=path)
+    if own_checksum is not None and own_checksum != _checksum(vae):
+        raise CheckpointError(f"{path} is damaged: its weights are not those it was written with; export it again")
+    return vae
+
+
+def empty_autoencoder(settings: Mapping[str, Any], *, source: object) -> AutoencoderKL:
+    """Build an autoencoder without weights, on the meta device, from settings that may come from a file.
+
+    Args:
+        settings: Settings of :class:`~jitflow.nets.autoencoder_kl.AutoencoderKL`.
+        source: Their origin, for the error message.
+
+    Raises:
+        CheckpointError: If a setting is unknown or cannot work.
+    """
+    unknown = settings.keys() - inspect.signature(AutoencoderKL).parameters.keys()
+    if unknown:
+        raise CheckpointError(f"{source} has settings that an autoencoder does not know: {shorten(sorted(unknown))}")
+    try:
+        with torch.device("meta"):
+            return AutoencoderKL(**settings)
+    except ConfigError as error:
+        raise CheckpointError(f"{source} has settings that cannot work: {error}") from None
+
+
+def fill_autoencoder(vae: AutoencoderKL, weights: Mapping[str, Tensor], *, source: object) -> AutoencoderKL:
+    """Load weights strictly into an autoencoder of :func:`empty_autoencoder`.
+
+    Args:
+        vae: The autoencoder on the meta device.
+        weights: Its state dict.
+        source: Origin of the weights, for the error message.
+
+    Returns:
+        The autoencoder, float32, on the CPU, frozen and in evaluation mode.
+
+    Raises:
+        CheckpointError: If the weights do not fit.
+    """
+    # First, so that no more is allocated than the file holds.
+    check_weights(vae, weights, source)
     # Strict: every empty tensor must be filled.
     vae.to_empty(device="cpu")
-    load_strictly(vae, weights, source=path)
-    if own_checksum is not None and own_checksum != weights_checksum(vae.state_dict()):
-        raise CheckpointError(f"{path} is damaged: its weights are not those it was written with; export it again")
+    load_strictly(vae, weights, source)
     return vae.eval().requires_grad_(False)
 
 
@@ -286,6 +331,14 @@ def weights_checksum(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _checksum(vae: AutoencoderKL) -> str:
+    """Return the checksum of an autoencoder; that of the weights alone if its latents are not scaled."""
+    weights = vae.state_dict()
+    if vae.scaling != UNSCALED:
+        weights["scaling"] = torch.tensor(vae.scaling)
+    return weights_checksum(weights)
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Read a torch or safetensors file; return its content and, for safetensors, its metadata."""
     return read_tensors(path) if path.suffix == ".safetensors" else (load_checkpoint(path), {})
@@ -296,6 +349,6 @@ def _slim_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, A
     if metadata.get("format") != _SLIM_FORMAT:
         return {}, None
     try:
-        return dict(parse_json(metadata["config"])), metadata["checksum"]
-    except (KeyError, ValueError, TypeError):
+        return {str(name): value for name, value in parse_json(metadata["config"]).items()}, metadata["checksum"]
+    except (KeyError, ValueError, AttributeError):
         raise CheckpointError(f"{path} says it is a slim autoencoder, but its settings cannot be read") from None

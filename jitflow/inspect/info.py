@@ -9,8 +9,15 @@ from typing import Any
 
 from jitflow.checkpoint.find import WEIGHTS_NAME
 from jitflow.checkpoint.state import errors_of_damage
+from jitflow.codec.diffusers_folder import CLASS_NAME, CONFIG_NAME
 from jitflow.errors import MissingFileError
-from jitflow.inspect.info_files import Info, ask_applications, describe_file, listed
+from jitflow.inspect.info_files import (
+    Info,
+    ask_applications,
+    describe_autoencoder_folder,
+    describe_file,
+    listed,
+)
 from jitflow.io.file_tree import subfolders
 from jitflow.io.files import read_json, user_path
 from jitflow.io.units import format_bytes, size_on_disk
@@ -47,6 +54,8 @@ def _folder(path: Path) -> Info:
         return _run(path)
     if (path / WEIGHTS_NAME).is_file():
         return describe_file(path / WEIGHTS_NAME)
+    if _json_content(path / CONFIG_NAME).get("_class_name") == CLASS_NAME:
+        return describe_autoencoder_folder(path)
     found = _folder_content(path)
     if (path / "velocity.pt2").is_file() and (path / "sample.py").is_file():
         classes = _json_content(path / "sampling.json").get("classes")

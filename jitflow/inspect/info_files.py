@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from jitflow.applications import BUILT_IN, get_application, load_object
+from jitflow.codec.diffusers_folder import describe_autoencoder
 from jitflow.codec.linear import FORMAT as LINEAR_FORMAT
 from jitflow.data.folder_scan import SUFFIXES
 from jitflow.data.image_file import UNREADABLE, decoder_of, reading_error
@@ -194,6 +195,17 @@ def _extract_command(path: Path) -> str:
         f"jitflow microdoppler extract --data_dir FOLDER --output_path latent_features "
         f"--vavae_path {shlex.quote(str(path))}"
     )
+
+
+def describe_autoencoder_folder(path: Path) -> Info:
+    """Describe the folder of a diffusers autoencoder from its ``config.json``."""
+    vae, _ = describe_autoencoder(path)
+    factor, shift = vae.scaling
+    facts = {
+        "latents": f"{vae.embed_dim} channels, sides {vae.factor} times smaller",
+        "scaling": f"(z - {shift:g}) * {factor:g}",
+    }
+    return Info(path, "autoencoder of diffusers", facts, [_extract_command(path)])
 
 
 def _tensor_facts(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jitflow.errors import ConfigError, DataError, JitflowError, optional_package
+from jitflow.errors import ConfigError, DataError, JitflowError
 from jitflow.io.files import existing_file
+from jitflow.io.hdf5_file import list_hdf5_arrays, read_hdf5_array
 from jitflow.io.matlab_file import list_matlab_arrays, read_matlab_array
 from jitflow.io.mistaken_file import unreadable
 from jitflow.io.npz_file import MAX_DEFLATE_RATIO, npz_entries, read_npy_header, read_npz
@@ -121,28 +122,15 @@ def _open_npz(path: Path) -> Iterator[NamedArrays]:
 
 @contextmanager
 def _open_hdf5(path: Path, *, by_column: bool = False) -> Iterator[NamedArrays]:
-    with optional_package("h5py", missing="HDF5 files need h5py; run `pip install 'jitflow[radar]'`"):
-        import h5py
-    with h5py.File(path, "r") as file:
-        found: dict[str, Any] = {}
+    found = list_hdf5_arrays(path)
 
-        # Visits each object once, and follows no link into other files.
-        def visit(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset) and item.shape is not None and not name.startswith("#"):
-                found[name] = item
+    def read(name: str) -> np.ndarray:
+        values = read_hdf5_array(path, name)
+        return values.T if by_column else values
 
-        file.visititems(visit)
-
-        def read(name: str) -> np.ndarray:
-            item = found[name]
-            if item.is_virtual or item.external:
-                raise ValueError(f"{name} lies in other files")
-            _check_size(item.shape, item.dtype, MAX_DEFLATE_RATIO * item.id.get_storage_size())
-            return np.asarray(item[()].T if by_column else item[()])
-
-        yield NamedArrays(
-            {name: (item.shape[::-1] if by_column else item.shape, item.dtype) for name, item in found.items()}, read
-        )
+    yield NamedArrays(
+        {name: (shape[::-1] if by_column else shape, dtype) for name, (shape, dtype) in found.items()}, read
+    )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""AutoencoderKL, the convolutional autoencoder of latent diffusion, at the sizes of VA-VAE f16d32.
+"""AutoencoderKL, the convolutional autoencoder of latent diffusion: VA-VAE f16d32, SD-VAE, FLUX's.
 
 Shapes: B batch, H x W pixels, F downsampling factor, Z latent channels; h x w = H / F x W / F.
 Parameter names are those of the VA-VAE release, so that its state dict loads unchanged.
@@ -7,8 +7,9 @@ Parameter names are those of the VA-VAE release, so that its state dict loads un
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +18,16 @@ from torch import Tensor, nn
 from jitflow.errors import ConfigError
 from jitflow.layers.residual import Downsample, ResnetBlock, SpatialAttention, Upsample, group_norm
 
+# Largest sizes, since settings may come from a file; VA-VAE has 5 levels of 2 blocks and 512 channels at most.
+_MOST_LEVELS, _MOST_BLOCKS, _MOST_CHANNELS = 8, 16, 8192
+
 
 class GaussianLatents(NamedTuple):
     """Encoder output: an independent normal distribution for each element of the latents.
 
     Attributes:
         mean: Shape ``(B, Z, h, w)``.
-        logvar: Logarithm of the variance, shape of ``mean``, in ``[-30, 20]``.
+        logvar: Logarithm of the variance, shape of ``mean``, in ``[-30, 20]`` before any scaling of the latents.
     """
 
     mean: Tensor
@@ -181,9 +185,11 @@ class AutoencoderKL(nn.Module):
         num_res_blocks: Blocks of an encoder's level; the decoder has one more.
         attn_resolutions: Sides in pixels of the feature maps with attention.
         in_channels: Channels of the images, in and out.
+        scaling_factor: Factor of the latents, as diffusers' pipelines scale them to a standard deviation of about 1.
+        shift_factor: Number that is subtracted from the latents before: ``z = (z_raw - shift) * scaling``.
 
     Raises:
-        ConfigError: If the sizes are inconsistent.
+        ConfigError: If a setting is of another type, out of its range, or the sizes are inconsistent.
 
     References:
         Rombach et al. 2022, arXiv:2112.10752; Yao et al. 2025, arXiv:2501.01423 (VA-VAE).
@@ -198,25 +204,26 @@ class AutoencoderKL(nn.Module):
         num_res_blocks: int = 2,
         attn_resolutions: Sequence[int] = (16,),
         in_channels: int = 3,
+        scaling_factor: float = 1.0,
+        shift_factor: float = 0.0,
     ) -> None:
         super().__init__()
-        if not ch_mult or num_res_blocks < 1 or embed_dim < 1:
-            raise ConfigError(
-                "an autoencoder needs at least one level, block and latent channel; got "
-                f"ch_mult {list(ch_mult)}, num_res_blocks {num_res_blocks}, embed_dim {embed_dim}"
-            )
+        self.config: dict[str, Any] = {
+            "embed_dim": embed_dim,
+            "ch": ch,
+            "ch_mult": _list_of_sizes("ch_mult", ch_mult),
+            "resolution": resolution,
+            "num_res_blocks": num_res_blocks,
+            "attn_resolutions": _list_of_sizes("attn_resolutions", attn_resolutions),
+            "in_channels": in_channels,
+            "scaling_factor": scaling_factor,
+            "shift_factor": shift_factor,
+        }
+        _check_settings(self.config)
         self.embed_dim = embed_dim
         self.in_channels = in_channels
         self.factor = 2 ** (len(ch_mult) - 1)
-        self.config = {
-            "embed_dim": embed_dim,
-            "ch": ch,
-            "ch_mult": list(ch_mult),
-            "resolution": resolution,
-            "num_res_blocks": num_res_blocks,
-            "attn_resolutions": list(attn_resolutions),
-            "in_channels": in_channels,
-        }
+        self.scaling = (float(scaling_factor), float(shift_factor))
         widths = [ch * multiplier for multiplier in ch_mult]
         attention = [resolution // 2**i in attn_resolutions for i in range(len(ch_mult))]
         self.encoder = Encoder(
@@ -235,7 +242,7 @@ class AutoencoderKL(nn.Module):
             x: Images, shape ``(B, in_channels, H, W)``, in ``[-1, 1]``; F divides H and W.
 
         Returns:
-            ``(mean, logvar)``, each of shape ``(B, Z, h, w)``.
+            ``(mean, logvar)`` of the scaled latents, each of shape ``(B, Z, h, w)``.
 
         Raises:
             ValueError: If the shape is wrong.
@@ -246,13 +253,14 @@ class AutoencoderKL(nn.Module):
                 f"{self.factor}; got {tuple(x.shape)}"
             )
         mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
-        return GaussianLatents(mean, logvar.clamp(-30.0, 20.0))
+        factor, shift = self.scaling
+        return GaussianLatents((mean - shift) * factor, logvar.clamp(-30.0, 20.0) + 2 * math.log(factor))
 
     def decode(self, z: Tensor) -> Tensor:
         """Map latents to images.
 
         Args:
-            z: Latents, shape ``(B, Z, h, w)``.
+            z: Scaled latents, shape ``(B, Z, h, w)``.
 
         Returns:
             Images, shape ``(B, in_channels, H, W)``, nominally in ``[-1, 1]``, not clipped.
@@ -264,8 +272,45 @@ class AutoencoderKL(nn.Module):
             raise ValueError(
                 f"this autoencoder takes latents of shape (B, {self.embed_dim}, h, w); got {tuple(z.shape)}"
             )
-        return self.decoder(self.post_quant_conv(z))
+        factor, shift = self.scaling
+        return self.decoder(self.post_quant_conv(z / factor + shift))
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct images from the mean of their latents, shape ``(B, in_channels, H, W)``."""
         return self.decode(self.encode(x).mean)
+
+
+def _list_of_sizes(name: str, given: Any) -> list[int]:
+    """Return a list of whole numbers; raise ConfigError for anything else."""
+    if not isinstance(given, list | tuple) or not all(type(value) is int for value in given):
+        raise ConfigError(f"{name} of an autoencoder must be a list of whole numbers; got {str(given)[:80]}")
+    return list(given)
+
+
+def _check_settings(config: dict[str, Any]) -> None:
+    """Raise ConfigError for a setting that is no number or out of its range, before anything is built from it."""
+    widest = max(config["ch_mult"], default=0)
+    ranges = {
+        "embed_dim": _MOST_CHANNELS,
+        "ch": _MOST_CHANNELS,
+        "num_res_blocks": _MOST_BLOCKS,
+        "in_channels": _MOST_CHANNELS,
+        "resolution": 2**31,
+    }
+    for name, most in ranges.items():
+        value = config[name]
+        if type(value) is not int or not 1 <= value <= most:
+            raise ConfigError(
+                f"{name} of an autoencoder must be a whole number from 1 to {most}; got {str(value)[:80]}"
+            )
+    if not 1 <= len(config["ch_mult"]) <= _MOST_LEVELS or min(config["ch_mult"]) < 1:
+        raise ConfigError(
+            f"ch_mult of an autoencoder needs 1 to {_MOST_LEVELS} multipliers of at least 1; "
+            f"got {str(config['ch_mult'])[:80]}"
+        )
+    if config["ch"] * widest > _MOST_CHANNELS:
+        raise ConfigError(f"an autoencoder has at most {_MOST_CHANNELS} channels; got {config['ch']} x {widest}"[:200])
+    for name in ("scaling_factor", "shift_factor"):
+        value = config[name]
+        if type(value) not in (int, float) or not abs(value) < 1e6 or (name == "scaling_factor" and value < 1e-6):
+            raise ConfigError(f"{name} of an autoencoder is a number such as 0.18215; got {str(value)[:80]}")

@@ -13,12 +13,32 @@ from jitflow.errors import CheckpointError
 _NAMES_SHOWN = 4
 
 
-def load_strictly(net: nn.Module, weights: Mapping[str, Tensor], *, source: object) -> None:
+def load_strictly(net: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
     """Load a state dict whose names and shapes must all match the network's; otherwise nothing is loaded.
 
     Args:
         net: The network.
         weights: Its state dict.
+        source: Origin of the weights, for the error message.
+
+    Raises:
+        CheckpointError: If a name is missing or unexpected, or a shape differs; the message names them.
+    """
+    check_weights(net, weights, source)
+    weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        reasons = [line.strip() for line in str(error).splitlines()[1:]]
+        raise CheckpointError(f"{source} does not fit this {type(net).__name__}; {'; '.join(reasons)}") from None
+
+
+def check_weights(net: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
+    """Check that the names and shapes of a state dict all match a network's, which may be on the meta device.
+
+    Args:
+        net: The network.
+        weights: The state dict; entries that are no tensors are ignored.
         source: Origin of the weights, for the error message.
 
     Raises:
@@ -40,11 +60,6 @@ def load_strictly(net: nn.Module, weights: Mapping[str, Tensor], *, source: obje
     ]
     if wrong:
         raise CheckpointError(f"{source} does not fit this {type(net).__name__}; {'; '.join(wrong)}")
-    try:
-        net.load_state_dict(weights)
-    except RuntimeError as error:
-        reasons = [line.strip() for line in str(error).splitlines()[1:]]
-        raise CheckpointError(f"{source} does not fit this {type(net).__name__}; {'; '.join(reasons)}") from None
 
 
 def shorten(names: Collection[str]) -> str:

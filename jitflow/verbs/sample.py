@@ -94,7 +94,7 @@ def _sample(
         ema: Average of the weights: 1 or 2; 0 for the weights themselves; a width such as 0.1 for an average
             reconstructed from the run's snapshots. 1 by default, if the checkpoint has averages.
         out: Folder of the results; a numbered one beside it, such as samples-2, if it holds pictures already.
-        vavae_path: For latents: the VA-VAE that made them; builtin takes the codec inside the checkpoint.
+        vavae_path: For latents: the autoencoder that made them; builtin takes the codec inside the checkpoint.
         dry_run: Print what would be drawn, and draw nothing.
         sampling: How samples are drawn; the model's own settings by default.
         compute: Device, batch size, precision and compilation.

@@ -45,7 +45,7 @@ def _studio(
     Args:
         checkpoints: Files to choose from.
         device: cpu, cuda, cuda:1, mps; the fastest there is by default.
-        vavae_path: The VA-VAE that latent models need, or builtin for the codec inside the checkpoint.
+        vavae_path: The autoencoder that latent models need, or builtin for the codec inside the checkpoint.
         server: Host and port of the page.
     """
     if importlib.util.find_spec("gradio") is None:

@@ -33,6 +33,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+# Makers of files that other tests use too.
+sys.path.append(str(Path(__file__).parents[1]))
+
 from fuzz_targets import Target, make_targets
 from mutations import mutate
 
@@ -58,10 +62,11 @@ def _alarm(number: int, frame: Any) -> None:
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    """Note a program that is started, but for the one that tries tokenizers, or an import of a file's choice."""
-    if event in _EXECUTIONS and not (event == "subprocess.Popen" and "tokenizers" in str(arguments[1])):
-        # Python's own way to start the same process.
-        if not (event == "os.posix_spawn" and "tokenizers" in str(arguments[1])):
+    """Note a program that is started, but for those that try tokenizers and HDF5, or an import of a file's choice."""
+    if event in _EXECUTIONS:
+        # The latter is Python's own way to start the same process.
+        own = event in ("subprocess.Popen", "os.posix_spawn")
+        if not (own and any(program in str(arguments[1]) for program in ("tokenizers", "hdf5_child"))):
             _executed.append(f"{event} {arguments!r:.200}")
     elif event == "import" and arguments[0].startswith("fuzz_trap"):
         _executed.append(f"import of {arguments[0]}")

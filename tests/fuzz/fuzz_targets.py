@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers_folders import write_folder
 from file_kinds import READERS
 from PIL import Image
 from safetensors.torch import save_file
@@ -43,7 +44,7 @@ from jitflow.checkpoint.load import load_module
 from jitflow.checkpoint.state import ModelState
 from jitflow.codec.latent import load_image_codec
 from jitflow.codec.linear import LinearCodec
-from jitflow.codec.vae import load_autoencoder
+from jitflow.codec.vae import VAECodec, load_autoencoder
 from jitflow.data.folder_scan import list_images
 from jitflow.data.image_file import open_image
 from jitflow.errors import ConfigError
@@ -232,6 +233,17 @@ def _add_foreign_weights(add: Add, folder: Path) -> None:
     vae = {name: value.clone() for name, value in AutoencoderKL(**tiny).state_dict().items()}
     save_file(vae, folder / "vae.safetensors")
     add("autoencoder", folder / "vae.safetensors", lambda path: load_autoencoder(path, tiny), 1)
+    VAECodec(AutoencoderKL(**tiny), img_size=16).export(folder / "slim.safetensors")
+    add("autoencoder slim", folder / "slim.safetensors", load_image_codec, 1)
+    vae_folder = write_folder(folder / "vae", block_out_channels=[32, 32], latent_channels=1)
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        add(
+            f"autoencoder folder {name}",
+            vae_folder / name,
+            lambda path: load_image_codec(path.parent),
+            1,
+            vae_folder / name,
+        )
     sizes = {"depth": 2, "hidden_size": 8, "num_heads": 2, "bottleneck_dim": 4}
     torch.save({"model_state_dict": build_jit_model("JiT-N/4", 8, **sizes).state_dict()}, folder / "colour.pt")
     add("network of text", folder / "colour.pt", lambda path: load_pretrained_jit("JiT-N/4", path, 8, **sizes), 1)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from array_structures import mutate_hdf5, mutate_mat, mutate_npy, mutate_parquet
 from picture_structures import EXTREME, mutate_header_numbers, mutate_jpeg, mutate_png, mutate_tiff
 
 Mutator = Callable[[bytes, random.Random], bytes]
@@ -56,7 +57,15 @@ def mutators_of(content: bytes) -> list[Mutator]:
         return [mutate_header_numbers]
     if content[:1] in b"{[":
         return [_json, _json, _tokenizer] if b'"pre_tokenizer"' in content or b"definition" in content else [_json]
-    if b"," in content.partition(b"\n")[0] and b"step" in content[:40]:
+    if content[:6] == b"\x93NUMPY":
+        return [mutate_npy]
+    if content[:4] == b"\x89HDF":
+        return [mutate_hdf5]
+    if content[:6] == b"MATLAB":
+        return [mutate_mat]
+    if content[:4] == b"PAR1":
+        return [mutate_parquet]
+    if b"," in content.partition(b"\n")[0] and (b"step" in content[:40] or content[:5] == b"path,"):
         return [_csv]
     if re.match(rb"[#\w]", content) and b":" in content[:2000]:
         return [_yaml]
@@ -181,29 +190,7 @@ def _npy_in_archive(content: bytes, draws: random.Random) -> bytes:
 
     def change(members: dict[str, bytes]) -> None:
         name = draws.choice([name for name in members if members[name][:6] == b"\x93NUMPY"])
-        shapes = (
-            "(-1,)",
-            "(1099511627776,)",
-            "()",
-            "(0, 5)",
-            f"({'1, ' * 70})",
-            "(2, 4611686018427387904)",
-            "('a',)",
-            "[1]",
-        )
-        types = ("'<f8'", "'|O'", "'<U9999999'", "'<M8[s]'", "[('a', '<f8')]", "'>c16'", "'|V8'", "''", "'<f3'")
-        member = members[name]
-        if draws.random() < 0.5:
-            member = re.sub(rb"'shape': \([^)]*\)", f"'shape': {draws.choice(shapes)}".encode(), member, count=1)
-        if draws.random() < 0.5:
-            member = re.sub(rb"'descr': '[^']*'", f"'descr': {draws.choice(types)}".encode(), member, count=1)
-        if draws.random() < 0.2:
-            member = member[:6] + bytes([draws.choice((1, 2, 3, 9))]) + member[7:]
-        if draws.random() < 0.2:
-            member += bytes(draws.choice((10, 10**6, 2 * 10**7)))
-        end = member.find(b"}")
-        start = member[:8] + (end + 2 - 10).to_bytes(2, "little") if draws.random() < 0.8 else member[:10]
-        members[name] = start + member[10 : end + 1] + b"\n" + member[end + 2 :]
+        members[name] = mutate_npy(members[name], draws)
 
     return _rewritten(content, change, deflate=draws.random() < 0.7)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import struct
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,6 +218,36 @@ def test_a_missing_file_or_package_says_what_helps(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
     with pytest.raises(ConfigError, match=r"jitflow\[radar\]"):
         read(path)
+
+
+def test_a_file_that_makes_the_library_loop_is_refused_and_the_next_one_is_read(tmp_path):
+    pytest.importorskip("h5py")
+    looping = tmp_path / "looping.h5"
+    looping.write_bytes((Path(__file__).parents[1] / "fuzz" / "findings" / "array-level-h5-146").read_bytes())
+    with pytest.raises(DataError, match=r"looping\.h5 .*HDF5 library took over 2 s"):
+        read(looping)
+    path = write(tmp_path / "a.h5", RISING)
+    assert np.array_equal(read(path, "group/spectrogram"), RISING)
+
+
+def _read_in_a_fork(path, queue):
+    queue.put(read(path, "group/spectrogram").sum())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_a_fork_reads_hdf5_beside_its_parent(tmp_path):
+    pytest.importorskip("h5py")
+    path = write(tmp_path / "a.h5", RISING)
+    expected = read(path, "group/spectrogram").sum()
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    forks = [context.Process(target=_read_in_a_fork, args=(path, queue)) for _ in range(2)]
+    for fork in forks:
+        fork.start()
+    assert [read(path, "group/spectrogram").sum() for _ in range(20)] == [expected] * 20
+    assert [queue.get() for _ in forks] == [expected] * 2
+    for fork in forks:
+        fork.join()
 
 
 # ------------------------------------------------------------------------------------------------------- tables

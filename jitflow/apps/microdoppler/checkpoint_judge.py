@@ -36,7 +36,7 @@ class UserJudge(RealDataOptions):
     """Judge of ``jitflow evaluate``: sample spectrograms of every user and compare them with real ones.
 
     Attributes:
-        vavae_path: The VA-VAE that made the latents; builtin takes the codec inside the checkpoint.
+        vavae_path: The autoencoder that made the latents; builtin takes the codec inside the checkpoint.
     """
 
     vavae_path: str = BUILTIN

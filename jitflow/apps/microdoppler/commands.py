@@ -122,7 +122,8 @@ def extract(
         data_dir: Folder with train/ and val/, or with all pictures or arrays (see --val_fraction); users are folders
             that end in a number (ID_1, user01) or files user_01_sample_001.png; or a manifest.csv or .parquet.
         output_path: Folder of the results.
-        vavae_path: A VA-VAE such as vavae-imagenet256-f16d32-dinov2.pt; builtin fits principal components instead.
+        vavae_path: A VA-VAE such as vavae-imagenet256-f16d32-dinov2.pt, or the folder of a diffusers
+            AutoencoderKL; builtin fits principal components instead.
         seed: Seed of sampling the latents' distribution, and of the split.
         overwrite: Replace results of other inputs.
         extraction: Settings of the extraction.
@@ -164,7 +165,7 @@ def sample(
     Args:
         dit_checkpoint: best.ckpt of stage 2, its run's folder, or a checkpoint of the LightningDiT release.
         output_dir: Folder of the results; a numbered one beside it if it holds pictures of other settings.
-        vavae_path: The VA-VAE that made the latents; builtin takes the codec inside the checkpoint.
+        vavae_path: The autoencoder that made the latents; builtin takes the codec inside the checkpoint.
         user_ids: User ids, 1-based; every user of the model by default.
         num_samples_per_user: Spectrograms of each user.
         seed: Seed that determines all spectrograms.
@@ -253,7 +254,8 @@ def run(
     Args:
         data_dir: Pictures of users, see stage 1.
         output_dir: Folder for latent_features/, trained_models/ and generated_images/.
-        vavae_path: A VA-VAE such as vavae-imagenet256-f16d32-dinov2.pt; builtin fits principal components instead.
+        vavae_path: A VA-VAE such as vavae-imagenet256-f16d32-dinov2.pt, or the folder of a diffusers
+            AutoencoderKL; builtin fits principal components instead.
         batch_size: Pictures or latents at a time.
         max_epochs: Length of the training.
         lr: Peak learning rate; by default the one for the network, 1e-4 for LightningDiT-XL/1.

@@ -74,9 +74,10 @@ def describe_file(path: Path, content: Mapping[str, Any]) -> Description | None:
 
 def _describe_latents(path: Path, metadata: Mapping[str, Any]) -> Description:
     num, *shape = metadata["shapes"]["latents"]
+    scaling = f", factor and shift {metadata['scaling']}" if "scaling" in metadata else ""
     facts = {
         "latents": f"{num} of {'x'.join(map(str, shape))}",
-        "codec": f"{metadata.get('codec_id')}, checksum {metadata.get('codec_checksum', '')[:12]}",
+        "codec": f"{metadata.get('codec_id')}, checksum {metadata.get('codec_checksum', '')[:12]}{scaling}",
         "made from images": metadata.get("img_size", ""),
         **_describe_conditions(parse_json(metadata[CONDITIONS]) if CONDITIONS in metadata else None),
         **_describe_arrays(parse_json(metadata["arrays"]) if "arrays" in metadata else None),

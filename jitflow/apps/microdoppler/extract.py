@@ -81,8 +81,8 @@ def extract(
     Args:
         data_dir: Folder of the pictures; see :func:`~jitflow.apps.microdoppler.user_images.find_user_images`.
         output_path: Folder of the results. Called again with the same inputs, it goes on or reports what is there.
-        vavae_path: File of a VA-VAE, ``linear_codec.safetensors`` of another data set, or ``"builtin"`` for principal
-            components of the training pictures.
+        vavae_path: File of a VA-VAE, folder of a diffusers autoencoder, ``linear_codec.safetensors`` of another data
+            set, or ``"builtin"`` for principal components of the training pictures.
         batch_size: Pictures at a time.
         seed: Seed of the draws from the latents' distribution, and of the split.
         img_size: Side in pixels that pictures are resized to.
@@ -227,6 +227,7 @@ def _conclude(
         *(tuple(mean.tolist()), tuple(std.tolist()), codec.id, codec.checksum, codec.img_size, folder.fingerprint),
         arrays=None if scale is None else scale.to_record(),
         conditions=writer.conditions,
+        scaling=codec.scaling,
     )
     writer.finish(info.to_metadata())
     save_statistics(folder.path / STATISTICS_NAME, mean, std)
@@ -238,7 +239,12 @@ def _conclude(
         "num_val": len(images.val),
         "user_ids": list(images.user_ids),
         "latent_shape": list(codec.shape),
-        "codec": {"id": codec.id, "checksum": codec.checksum, "img_size": list(codec.img_size)},
+        "codec": {
+            "id": codec.id,
+            "checksum": codec.checksum,
+            "img_size": list(codec.img_size),
+            "scaling": dict(zip(("factor", "shift"), codec.scaling, strict=True)),
+        },
         "axes": dataclasses.asdict(axes) if axes is not None else None,
         "leakage": dict(leakage),
         # JSON has no infinity; null says that nothing was lost.

@@ -51,7 +51,7 @@ def generate(
         dit_checkpoint: ``best.ckpt`` or any other checkpoint of stage 2, or the run's folder.
         output_dir: Folder for ``micro_doppler_user01_001.png`` and so on, the grid and ``generation.json``. If it holds
             pictures of other settings, these go to a numbered folder beside it.
-        vavae_path: The VA-VAE that made the latents, or ``builtin`` for the codec inside the checkpoint.
+        vavae_path: The autoencoder that made the latents, or ``builtin`` for the codec inside the checkpoint.
         user_ids: User ids, 1-based; every user of the model by default.
         num_samples_per_user: Pictures of each user.
         guidance_scale: Guidance scale; 1 for none; None for the model's own.
@@ -70,7 +70,7 @@ def generate(
         The folder.
 
     Raises:
-        ConfigError: If a setting is out of range, a user unknown, or the VA-VAE a different one.
+        ConfigError: If a setting is out of range, a user unknown, or the autoencoder a different one.
         CheckpointError: If the checkpoint is not a user-conditioned model.
     """
     check_count("num_samples_per_user", num_samples_per_user, most=MOST_SAMPLES)

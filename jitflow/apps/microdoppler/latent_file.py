@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from jitflow.apps.microdoppler.latent_statistics import Rows
+from jitflow.codec.base import UNSCALED
 from jitflow.core.condition_table import ConditionTable
 from jitflow.errors import ConfigError, DataError, unknown_name
 from jitflow.io.array_file import open_arrays
@@ -43,6 +44,7 @@ class LatentInfo:
         arrays: Record of the scale of spectrogram arrays, see
             :class:`~jitflow.apps.microdoppler.arrays.scale.ArrayScale`; None for latents of pictures.
         conditions: Named conditions besides the user; None for none.
+        scaling: Factor and shift by which the codec has scaled its latents, ``(z - shift) * factor``.
     """
 
     mean: tuple[float, ...]
@@ -53,6 +55,7 @@ class LatentInfo:
     fingerprint: str
     arrays: dict[str, Any] | None = None
     conditions: ConditionTable | None = None
+    scaling: tuple[float, float] = UNSCALED
 
     def to_metadata(self) -> dict[str, str]:
         """Return text entries for the header of the latent file."""
@@ -66,6 +69,7 @@ class LatentInfo:
             "fingerprint": self.fingerprint,
             **({} if self.arrays is None else {"arrays": json.dumps(self.arrays)}),
             **({} if self.conditions is None else {CONDITIONS: json.dumps(self.conditions.to_record())}),
+            **({} if self.scaling == UNSCALED else {"scaling": json.dumps(self.scaling)}),
         }
 
     @classmethod
@@ -82,6 +86,7 @@ class LatentInfo:
         try:
             mean, std = (tuple(float(v) for v in parse_json(metadata[name])) for name in ("mean", "std"))
             height, width = (int(side) for side in parse_json(metadata["img_size"]))
+            factor, shift = (float(v) for v in parse_json(metadata.get("scaling", json.dumps(UNSCALED))))
             info = cls(
                 mean,
                 std,
@@ -91,6 +96,7 @@ class LatentInfo:
                 metadata.get("fingerprint", ""),
                 parse_json(metadata["arrays"]) if "arrays" in metadata else None,
                 ConditionTable.of_record(parse_json(metadata[CONDITIONS])) if CONDITIONS in metadata else None,
+                (factor, shift),
             )
         except (ConfigError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(

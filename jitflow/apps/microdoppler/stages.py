@@ -54,7 +54,7 @@ class PipelineSettings:
     Attributes:
         data_dir: Pictures of users.
         output_dir: Folder for ``latent_features/``, ``trained_models/`` and ``generated_images/``.
-        vavae_path: File of the VA-VAE, or ``builtin``.
+        vavae_path: File or folder of the autoencoder, or ``builtin``.
         batch_size: Pictures or latents at a time.
         max_epochs: Length of the training.
         lr: Peak learning rate; None for the one that suits the network.

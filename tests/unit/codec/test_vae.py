@@ -24,6 +24,8 @@ TINY = {
     "num_res_blocks": 1,
     "attn_resolutions": [8],
     "in_channels": 3,
+    "scaling_factor": 1.0,
+    "shift_factor": 0.0,
 }
 
 
@@ -312,6 +314,27 @@ def test_a_slim_file_whose_weights_changed_is_refused(codec, tmp_path):
     save_file(codec.vae.state_dict(), path, metadata={**metadata, "config": "{"})
     with pytest.raises(CheckpointError, match="its settings cannot be read"):
         load_autoencoder(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("[]", "settings cannot be read"),
+        ('{"depth": 3}', "does not know: depth"),
+        ('{"num_res_blocks": 1000000000}', "num_res_blocks .* from 1 to 16"),
+        ('{"ch_mult": [1, "2"]}', "ch_mult .*whole numbers"),
+        ('{"ch": 1048576}', "ch of an autoencoder"),
+        ('{"scaling_factor": 0}', "scaling_factor"),
+        ('{"shift_factor": null}', "shift_factor"),
+    ],
+)
+def test_settings_in_a_file_are_checked_before_anything_is_built(codec, tmp_path, settings, message):
+    path = tmp_path / "slim.safetensors"
+    metadata = {"format": "jitflow autoencoder_kl", "checksum": codec.checksum, "config": settings}
+    save_file(codec.vae.state_dict(), path, metadata=metadata)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_autoencoder(path)
+    assert "slim.safetensors" in str(error.value)
 
 
 def test_files_that_are_something_else(vae, tmp_path):

@@ -131,9 +131,15 @@ def test_downsampling_starts_at_the_first_pixel_and_upsampling_repeats():
     ("overrides", "message"),
     [
         ({"ch": 48}, "multiples of 32; got 48"),
-        ({"ch_mult": ()}, "at least one level"),
-        ({"num_res_blocks": 0}, "num_res_blocks 0"),
-        ({"embed_dim": 0}, "embed_dim 0"),
+        ({"ch_mult": ()}, "ch_mult .* needs 1 to 8 multipliers"),
+        ({"ch_mult": (1, 0)}, "ch_mult .* at least 1"),
+        ({"ch_mult": (1, 1.5)}, "ch_mult .* whole numbers"),
+        ({"ch_mult": (1, 300)}, "at most 8192 channels"),
+        ({"num_res_blocks": 0}, "num_res_blocks .*got 0"),
+        ({"embed_dim": 0}, "embed_dim .*got 0"),
+        ({"embed_dim": True}, "embed_dim .*got True"),
+        ({"scaling_factor": -1.0}, "scaling_factor .*got -1"),
+        ({"shift_factor": float("nan")}, "shift_factor .*got nan"),
     ],
 )
 def test_sizes_that_do_not_fit(overrides, message):
@@ -149,3 +155,13 @@ def test_data_of_another_shape():
     for shape in ((1, 5, 8, 8), (4, 8, 8)):
         with pytest.raises(ValueError, match=r"latents of shape \(B, 4, h, w\); got"):
             vae.decode(torch.zeros(shape))
+
+
+def test_scaled_latents_are_the_plain_ones_times_the_factor_after_the_shift():
+    plain, scaled = build(), build(scaling_factor=0.25, shift_factor=0.5)
+    x = torch.randn(2, 3, 16, 16)
+    a, b = plain.encode(x), scaled.encode(x)
+    torch.testing.assert_close(b.mean, (a.mean - 0.5) * 0.25)
+    torch.testing.assert_close(b.std, a.std * 0.25)
+    # The same image, whichever latents it is decoded from.
+    torch.testing.assert_close(scaled.decode(b.mean), plain.decode(a.mean), rtol=1e-4, atol=1e-5)
