@@ -102,6 +102,7 @@ def _fields(house: House, module: str, name: str) -> list[str]:
 def _options(function: Function, *, by_place: bool) -> list[str]:
     """Parameters of a command that are options; required ones are not where they are given by place, nor sections."""
     positional = [*function.args.posonlyargs, *function.args.args]
+    by_place = by_place or bool(function.args.posonlyargs)
     required = len(positional) - len(function.args.defaults) if by_place else 0
     arguments = [*positional[required:], *function.args.kwonlyargs]
     return [argument.arg for argument in arguments if not _is_section(argument) and argument.arg != "further"]

@@ -73,7 +73,7 @@ def test_every_command_of_a_verb_has_its_own_example(name, capsys):
     verb = cli.VERBS[name]
     if name in APPLICATIONS or name == "data":
         cli.main([name])
-        listed = re.findall(rf"^jitflow {name} (\w+)", capsys.readouterr().out, re.MULTILINE)
+        listed = re.findall(rf"^jitflow {name} ([\w-]+)", capsys.readouterr().out, re.MULTILINE)
         assert {verb.example_of([command]).split()[2] for command in listed} == set(listed)
     for command, example in verb.examples.items():
         assert example.split()[:3] == ["jitflow", name, command]

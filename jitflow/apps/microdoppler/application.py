@@ -70,6 +70,7 @@ MICRODOPPLER = Application(
     commands={
         name: f"jitflow.apps.microdoppler.commands:{name}"
         for name in ("simulate", "extract", "sample", "evaluate", "run")
-    },
+    }
+    | {"augment-study": "jitflow.apps.microdoppler.study.command:augment_study"},
     demo="jitflow.apps.microdoppler.demo:DEMO",
 )
