@@ -27,8 +27,8 @@ def augment_study(
 ) -> None:
     """Measure whether generated data help a classifier of users: curves, intervals, one sentence.
 
-    Run it again to resume an interrupted study, or to report a finished one; --full adds to it. Options of a section can
-    be given without it: --data_dir campaign, --full.
+    Run it again to resume an interrupted study, or to report a finished one; --full adds to it. Options of a section
+    can be given without it: --data_dir campaign, --full.
 
     Args:
         run_dir: Folder of the study: curve.png, curve.pdf, study.html, study.json, and everything that led to them.

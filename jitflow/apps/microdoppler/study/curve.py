@@ -51,7 +51,7 @@ def interval_of_seeds(right: np.ndarray, groups: Sequence[int], *, bounded: bool
         right: Result of every test spectrogram for every seed, shape ``(S, N)``: whether it is right, or the difference
             of that between two arms.
         groups: Session of each test spectrogram, shape ``(N,)``, from 0.
-        bounded: Whether the interval stays within ``[0, 1]``, as that of an accuracy does.
+        bounded: Whether these are shares, and the interval stays in ``[0, 1]``; else differences, in ``[-1, 1]``.
 
     Returns:
         The mean and its interval.
@@ -66,8 +66,8 @@ def interval_of_seeds(right: np.ndarray, groups: Sequence[int], *, bounded: bool
         raise ConfigError(f"an interval needs two seeds and two test sessions; got {len(values)}, {len(by_session)}")
     mean = float(values.mean())
     half = math.hypot(_half_width(values.mean(axis=1)), _half_width(by_session))
-    low, high = mean - half, mean + half
-    return Point(mean, Interval(max(0.0, low) if bounded else low, min(1.0, high) if bounded else high, LEVEL, METHOD))
+    lowest = 0.0 if bounded else -1.0
+    return Point(mean, Interval(max(lowest, mean - half), min(1.0, mean + half), LEVEL, METHOD))
 
 
 def _half_width(values: np.ndarray) -> float:

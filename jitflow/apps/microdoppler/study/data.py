@@ -6,7 +6,7 @@ Each file is read where it is needed and nowhere else: a generator never opens t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from torch import Tensor
 
-from jitflow.apps.microdoppler.arrays.description import ArrayDescription
+from jitflow.apps.microdoppler.arrays.description import ArrayDescription, read_description
 from jitflow.apps.microdoppler.arrays.measure import measure_scale
 from jitflow.apps.microdoppler.arrays.scale import ArrayScale
 from jitflow.apps.microdoppler.labelled_images import LabelledImages
@@ -24,7 +25,6 @@ from jitflow.apps.microdoppler.manifest import find_manifest, read_manifest
 from jitflow.apps.microdoppler.study.classifiers import SIDE_PX
 from jitflow.apps.microdoppler.user_files import UserFile, find_files, sample_suffixes
 from jitflow.apps.microdoppler.user_images import UserImage, find_user_images
-from jitflow.apps.microdoppler.arrays.description import read_description
 from jitflow.errors import DataError
 from jitflow.io.files import atomic_path, read_json, write_json
 from jitflow.io.progress import meter
@@ -113,7 +113,7 @@ def prepare_data(
                 pixels[i] = levels.round().clamp(0, 255).to(torch.uint8)
                 progress.update(done := done + 1)
             labels = torch.tensor([image.label for image in images])
-            write_spectrograms(folder / f"{name}.safetensors", LabelledImages(pixels, labels))
+            write_tensors(folder / f"{name}.safetensors", {"images": pixels, "labels": labels})
             digest.update(name.encode() + pixels.numpy().tobytes() + labels.numpy().tobytes())
     record = StudyRecord(
         user_ids=found.user_ids,
@@ -138,15 +138,15 @@ def read_record(folder: Path) -> StudyRecord:
     return StudyRecord(**{name: tuple(v) if isinstance(v, list) else v for name, v in content.items()})
 
 
-def write_spectrograms(path: Path, spectrograms: LabelledImages) -> None:
-    """Write spectrograms and their labels to a safetensors file, atomically."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write spectrograms and what belongs to them to a safetensors file, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(spectrograms._asdict(), temporary)
+        safetensors.torch.save_file(dict(tensors), temporary)
 
 
 def read_spectrograms(path: Path) -> LabelledImages:
-    """Read spectrograms and their labels from a file of :func:`write_spectrograms`."""
+    """Read spectrograms and their labels, ``images`` and ``labels`` of a safetensors file."""
     tensors, _ = read_tensors(path)
     return LabelledImages(tensors["images"], tensors["labels"])
 

@@ -72,9 +72,7 @@ def simulate_users(
     span_db = scale.range_db[1] - scale.range_db[0]
     readings = read_gait(levels_below_peak(real.images, span_db / settings.dynamic_range_db), settings)
     truth = truth_from_readings(readings, real.labels, len(counts))
-    radar = radar_for_carrier(
-        scale.axes.carrier_hz or _CARRIER_HZ, velocity_span_m_s=settings.velocity_span_m_s * 1.02
-    )
+    radar = radar_for_carrier(scale.axes.carrier_hz or _CARRIER_HZ, velocity_span_m_s=settings.velocity_span_m_s * 1.02)
     parts = []
     for user, count in enumerate(counts):
         own = real.images[real.labels == user].float() / 255

@@ -98,6 +98,8 @@ def train_generator(
         "model.noise_scale": 1.5 * _PATCH,
         "model.P_mean": -0.8,
         "model.cosine_weight": 0.0,
+        # Compiling takes longer than such a training.
+        "model.compile": "false",
         "model.learning_rate": _RATE if base is None else _TUNING_RATE,
         "model.ema_decay1": "null",
         "model.ema_decay2": "null",

@@ -43,8 +43,8 @@ def state_finding(real: Point, generated: Point, gain: Point, over_classical: Po
         0: "which cannot be told from classical augmentation",
     }[_side(over_classical)]
     return (
-        f"With {count} real samples per user, adding {MOST_TIMES} generated ones for each {how} a classifier's accuracy "
-        f"on other sessions ({_percent(real.value)} to {_percent(generated.value)} %, {_points(gain)}), {against} "
+        f"With {count} real samples per user, adding {MOST_TIMES} generated ones for each {how} a classifier's "
+        f"accuracy on other sessions ({_percent(real.value)} to {_percent(generated.value)} %, {_points(gain)}), {against} "
         f"({_points(over_classical)})."
     )
 
@@ -141,15 +141,14 @@ def _rows(results: Results) -> Iterator[dict[str, Any]]:
     for classifier in results.classifiers:
         for subset in results.subsets:
             for arm in results.arms:
+                over = None if arm in (_REAL, _CLASSICAL) else results.gain(classifier, subset, arm, _CLASSICAL)
                 yield {
                     "classifier": classifier,
                     "subset": subset,
                     "arm": arm.name,
                     "accuracy": results.accuracy(classifier, subset, arm).record(),
                     "gain": None if arm == _REAL else results.gain(classifier, subset, arm, _REAL).record(),
-                    "gain_over_classical": (
-                        None if arm in (_REAL, _CLASSICAL) else results.gain(classifier, subset, arm, _CLASSICAL).record()
-                    ),
+                    "gain_over_classical": None if over is None else over.record(),
                 }
 
 

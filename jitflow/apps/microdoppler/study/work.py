@@ -1,4 +1,4 @@
-"""What worker processes of the study do: train generators, and train and test classifiers, each kept once it is done."""
+"""Work of the study's processes: train generators, and train and test classifiers, each kept once it is done."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jitflow.apps.microdoppler.study.data import (
     StudyRecord,
     read_record,
     read_spectrograms,
-    write_spectrograms,
+    write_tensors,
 )
 from jitflow.apps.microdoppler.study.fitted import settings_of, simulate_users
 from jitflow.apps.microdoppler.study.generator import GeneratorFolder, draw_samples, share_cores, train_generator
@@ -30,8 +30,9 @@ from jitflow.apps.microdoppler.study.plan import MOST_TIMES, Arm, Cell, Replicat
 from jitflow.apps.microdoppler.study.settings import NetworkOptions, TrainingsOptions
 from jitflow.apps.microdoppler.study.sift import accepted_samples, first_of_each
 from jitflow.core.seeding import mix_seeds
-from jitflow.io.files import read_json, write_json
 from jitflow.io.cores import available_cores
+from jitflow.io.files import read_json, write_json
+from jitflow.io.safetensors_file import read_tensors
 
 DATA, GENERATORS, CELLS, BASE = "spectrograms", "generators", "cells", "pretraining"
 GRID_NAME = "generated.png"
@@ -91,59 +92,54 @@ def pretrain(work: Work, record: StudyRecord) -> None:
 
 
 def make_samples(task: tuple[Work, Replicate], tick: Callable[[], None]) -> None:
-    """Train the generator of a subset and draw its samples, those of a replicate's seed of the study."""
+    """Train the generator of a subset, draw and sift its samples, and simulate as many for the baseline."""
     work, replicate = task
     share_cores(work.num_workers, available_cores())
     folder, record = work.generator(replicate.generator), read_record(work.data)
     real = work.subset(replicate)
-    seeds = (work.seed, int(torch.bincount(real.labels).sum()), replicate.seed)
+    seeds = (work.seed, len(real.labels), replicate.seed)
     base = work.generator(BASE) if record.others else None
     train_generator(folder, real, record.user_ids, work.network, mix_seeds(_TUNE, *seeds), base=base)
-    drawn = draw_samples(
-        folder, _counts(real, MOST_TIMES), real.images.shape[1], work.network, mix_seeds(_DRAW, *seeds)
-    )
+    counts, channels = _counts(real, MOST_TIMES), real.images.shape[1]
+    drawn = draw_samples(folder, counts, channels, work.network, mix_seeds(_DRAW, *seeds))
     _save_grid(folder.path / GRID_NAME, real, drawn)
+    scale = record.array_scale
+    settings = settings_of(scale)
+    accepted = accepted_samples(
+        drawn,
+        real,
+        len(record.user_ids),
+        seed=mix_seeds(_CRITIC, *seeds),
+        num_steps=work.trainings.cnn_steps,
+        settings=settings,
+        span_db=scale.range_db[1] - scale.range_db[0],
+        tolerance=work.trainings.step_tolerance,
+    )
+    tensors = {"generated": drawn.images, "labels": drawn.labels, "accepted": accepted}
+    if settings is not None:
+        tensors["simulated"] = simulate_users(real, counts, scale, settings, mix_seeds(_FITTED, *seeds)).images
     # The last file says that the generator is finished.
-    write_spectrograms(samples_of(folder), drawn)
+    write_tensors(samples_of(folder), tensors)
     tick()
 
 
 def samples_of(folder: GeneratorFolder) -> Path:
-    """File of the samples of a generator."""
-    return folder.path / "generated.safetensors"
+    """File of the samples of a generator, and of the simulated ones of the same users."""
+    return folder.path / "samples.safetensors"
 
 
 def classify(task: tuple[Work, Replicate], tick: Callable[[], None]) -> None:
     """Train and test the classifiers of a replicate that have no result yet."""
     work, replicate = task
-    missing = [cell for cell in replicate.cells if not work.cell(cell).exists()]
-    if not missing:
-        return
     share_cores(work.num_workers, available_cores())
     record, real = read_record(work.data), work.subset(replicate)
-    seeds = (work.seed, replicate.seed)
-    pools: dict[str, LabelledImages] = {"generated": read_spectrograms(samples_of(work.generator(replicate.generator)))}
-    scale, settings = record.array_scale, settings_of(record.array_scale)
-    if any(cell.arm.source == "simulated" for cell in missing):
-        assert settings is not None
-        pools["simulated"] = simulate_users(
-            real, _counts(real, MOST_TIMES), scale, settings, mix_seeds(_FITTED, *seeds)
-        )
-    accepted = torch.ones_like(pools["generated"].labels, dtype=torch.bool)
-    if any(cell.arm.sifted for cell in missing):
-        accepted = accepted_samples(
-            pools["generated"],
-            real,
-            len(record.user_ids),
-            seed=mix_seeds(_CRITIC, *seeds),
-            num_steps=work.trainings.cnn_steps,
-            settings=settings,
-            span_db=scale.range_db[1] - scale.range_db[0],
-            tolerance=work.trainings.step_tolerance,
-        )
-    for cell in missing:
-        train = join(real, pools.get(cell.arm.source), cell.arm, accepted)
-        _run_cell(work, cell, train, record, float(accepted.double().mean()))
+    tensors, _ = read_tensors(samples_of(work.generator(replicate.generator)))
+    labels, accepted = tensors["labels"], tensors["accepted"]
+    for cell in replicate.cells:
+        if work.cell(cell).exists():
+            continue
+        pool = None if cell.arm.source == "real" else LabelledImages(tensors[cell.arm.source], labels)
+        _run_cell(work, cell, join(real, pool, cell.arm, accepted), record, float(accepted.double().mean()))
         tick()
 
 
@@ -162,9 +158,7 @@ def join(real: LabelledImages, pool: LabelledImages | None, arm: Arm, accepted: 
     if pool is None:
         return real
     chosen = first_of_each(pool.labels, _counts(real, arm.times), accepted if arm.sifted else None)
-    return LabelledImages(
-        torch.cat([real.images, pool.images[chosen]]), torch.cat([real.labels, pool.labels[chosen]])
-    )
+    return LabelledImages(torch.cat([real.images, pool.images[chosen]]), torch.cat([real.labels, pool.labels[chosen]]))
 
 
 def _run_cell(work: Work, cell: Cell, train: LabelledImages, record: StudyRecord, accepted: float) -> None:
