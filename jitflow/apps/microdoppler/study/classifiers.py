@@ -101,14 +101,13 @@ def _small_network(channels: int, num_users: int) -> Callable[[], nn.Module]:
 
 
 def _resnet(channels: int, num_users: int) -> Callable[[], nn.Module]:
-    """Build torchvision's ResNet-18 without weights, its first layers for images of this size."""
+    """Build torchvision's ResNet-18 without weights."""
 
     def make() -> nn.Module:
         from torchvision.models import resnet18
 
         net = resnet18(weights=None, num_classes=num_users)
-        net.conv1 = nn.Conv2d(channels, 64, 3, 2, 1, bias=False)
-        net.maxpool = nn.Identity()
+        net.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
         return net
 
     return make

@@ -130,8 +130,7 @@ def draw_curves(path: Path, results: Results) -> None:
             if not j:
                 panel.set_ylabel("accuracy on other sessions, %", fontsize=8)
     handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="center right", fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0, 1 - 1.8 / figure.get_figwidth(), 1))
+    figure.legend(handles, labels, loc="outside center right", fontsize=8, frameon=False)
     for suffix in (".png", ".pdf"):
         with atomic_path(path.with_suffix(suffix)) as temporary:
             figure.savefig(temporary, dpi=_DPI, format=suffix[1:])

@@ -44,8 +44,8 @@ def state_finding(real: Point, generated: Point, gain: Point, over_classical: Po
     }[_side(over_classical)]
     return (
         f"With {count} real samples per user, adding {MOST_TIMES} generated ones for each {how} a classifier's "
-        f"accuracy on other sessions ({_percent(real.value)} to {_percent(generated.value)} %, {_points(gain)}), {against} "
-        f"({_points(over_classical)})."
+        f"accuracy on other sessions ({_percent(real.value)} to {_percent(generated.value)} %, {_points(gain)}), "
+        f"{against} ({_points(over_classical)})."
     )
 
 
