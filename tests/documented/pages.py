@@ -193,9 +193,15 @@ PAGES = {
             "--num_users 5 --images_per_user 150": "--num_users 2 --images_per_user 10",
             "--max_epochs 120": "--max_epochs 1 --batch_size 8",
         },
-        more={"jitflow microdoppler extract": "--img_size 64", "jitflow microdoppler sample": "--num_steps 2"},
+        more={
+            "jitflow microdoppler extract": "--img_size 64",
+            "jitflow microdoppler sample": "--num_steps 2",
+            "jitflow microdoppler augment-study": "--users 2 --sessions 3 --per_session 4 --others 2 --width 64 "
+            "--depth 1 --pretraining_steps 4 --generator_steps 4 --sampling_steps 2 --cnn_steps 4 --num_seeds 2",
+        },
         users=True,
         leaves=(
+            "runs/study/curve.png",
             "campaign_drawn/micro_doppler_user02_001.npz",
             "campaign_evaluation/confusion.png",
         ),
