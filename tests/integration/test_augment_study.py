@@ -11,7 +11,7 @@ import torch
 
 from jitflow import cli
 from jitflow.apps.microdoppler.labelled_images import LabelledImages
-from jitflow.apps.microdoppler.study import command, data, generator, work
+from jitflow.apps.microdoppler.study import data, generator, runner, work
 from jitflow.apps.microdoppler.study.plan import Replicate
 from jitflow.apps.microdoppler.study.settings import NetworkOptions, PeopleOptions, StudyOptions, TrainingsOptions
 from jitflow.apps.microdoppler.study.work import Work
@@ -63,7 +63,7 @@ def seen(monkeypatch):
 
 def run(folder, root, **study):
     chosen = StudyOptions(data_dir=str(root), num_seeds=2, num_processes=1, **study)
-    return command.run_study(folder, chosen, PeopleOptions(), TINY, QUICK)
+    return runner.run_study(folder, chosen, PeopleOptions(), TINY, QUICK)
 
 
 def rows(images):

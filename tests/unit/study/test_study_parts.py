@@ -16,7 +16,7 @@ from jitflow.apps.microdoppler.study.classifiers import predict_users, spectrogr
 from jitflow.apps.microdoppler.study.curve import Point, Results, draw_curves, interval_of_seeds
 from jitflow.apps.microdoppler.study.plan import ALL, Arm, Cell, draw_subset, list_arms, plan_study
 from jitflow.apps.microdoppler.study.report import finding_of, state_finding
-from jitflow.apps.microdoppler.study.settings import NetworkOptions, StudyOptions
+from jitflow.apps.microdoppler.study.settings import NetworkOptions, StudyOptions, TrainingsOptions
 from jitflow.apps.microdoppler.study.sift import accepted_samples, first_of_each
 from jitflow.apps.microdoppler.study.work import join
 from jitflow.errors import ConfigError, DataError
@@ -120,7 +120,7 @@ def test_the_critic_drops_samples_of_another_user():
     real, made = spectrograms(8), spectrograms(5, seed=3)
     wrong = LabelledImages(made.images, made.labels.roll(5))
     kept, dropped = (
-        accepted_samples(samples, real, 3, seed=0, num_steps=40, settings=None, span_db=40.0, tolerance=0.1)
+        accepted_samples(samples, real, 3, critic_seed=0, trainings=TrainingsOptions(40), settings=None, span_db=40.0)
         for samples in (made, wrong)
     )
     assert kept.float().mean() >= 0.8 and dropped.float().mean() <= 0.2
@@ -140,8 +140,10 @@ def test_physics_drop_another_step_frequency():
     real = walks([1.0, 1.01, 0.99, 1.0])
     # The step frequency grows as the root of the speed.
     made = walks([1.02, 1.5])
-    given = {"seed": 0, "num_steps": 20, "settings": settings, "span_db": 40.0}
-    strict, lax = (accepted_samples(made, real, 2, tolerance=tolerance, **given) for tolerance in (0.1, 0.9))
+    given = {"critic_seed": 0, "settings": settings, "span_db": 40.0}
+    strict, lax = (
+        accepted_samples(made, real, 2, trainings=TrainingsOptions(20, tolerance), **given) for tolerance in (0.1, 0.9)
+    )
     assert lax[:2].any() and torch.equal(strict[:2], lax[:2]) and not strict[2:].any()
 
 
@@ -187,7 +189,7 @@ def point(value, half):
     ],
 )
 def test_the_sentence_says_what_the_numbers_say(gain, over, words):
-    sentence = state_finding(point(0.5, 0.05), point(0.5 + gain.value, 0.05), gain, over, subset="5")
+    sentence = state_finding(point(0.5, 0.05), point(0.5 + gain.value, 0.05), gain, over, "5")
     assert all(word in sentence for word in words) and sentence.count(".") > 1
     assert sum(word in sentence for word in ("raises", "lowers", "does not reliably")) == 1
     assert f"50.0 to {50 + 100 * gain.value:.1f} %, {100 * gain.value:+.1f} points" in sentence

@@ -3,5 +3,5 @@
 The modules: ``settings`` (options), ``campaign`` (simulated data), ``data`` (real spectrograms and their disjoint
 sides), ``plan`` (arms and cells), ``generator`` (one for each training subset), ``sift``, ``fitted`` (simulated samples
 of a user's gait), ``augmentation`` (classical), ``classifiers``, ``work`` (a worker's share), ``curve`` (intervals and
-the picture), ``report`` (the sentence, the tables) and ``command``.
+the picture), ``report`` (the sentence, the tables), ``runner`` and ``command``.
 """

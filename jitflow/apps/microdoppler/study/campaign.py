@@ -16,14 +16,14 @@ _TEST_SHARE = 1 / 3
 _OTHERS = 1
 
 
-def simulate_campaigns(folder: Path, people: PeopleOptions, seed: int, num_processes: int) -> tuple[Path, Path | None]:
+def simulate_campaigns(folder: Path, people: PeopleOptions, seed: int, workers: int) -> tuple[Path, Path | None]:
     """Simulate the spectrograms of the study as arrays in dB, or finish an interrupted simulation.
 
     Args:
         folder: Folder of both data sets.
         people: Numbers of people, sessions and spectrograms.
         seed: Seed of everything.
-        num_processes: Processes that share the work.
+        workers: Processes that share the work.
 
     Returns:
         Folder of the people to tell apart, whose last sessions are held out, and that of the others; None without any.
@@ -36,7 +36,7 @@ def simulate_campaigns(folder: Path, people: PeopleOptions, seed: int, num_proce
         before = 0
         for name, num, share, own_seed in sets:
 
-            def on_image(done: int, total: int, before: int = before) -> None:
+            def report(done: int, total: int, before: int = before) -> None:
                 progress.update(before + done)
 
             write_dataset(
@@ -47,8 +47,8 @@ def simulate_campaigns(folder: Path, people: PeopleOptions, seed: int, num_proce
                 seed=own_seed,
                 file_format="npz",
                 campaign=Campaign(num_sessions=people.sessions),
-                num_processes=num_processes,
-                on_image=on_image,
+                num_processes=workers,
+                on_image=report,
             )
             before += num * each
     return folder / PEOPLE, folder / OTHERS if people.others else None

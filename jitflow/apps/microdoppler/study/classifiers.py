@@ -60,7 +60,7 @@ def predict_users(
         Labels, shape ``(M,)``, int64.
     """
     if kind == SVM:
-        return _predict_by_svm(train, images, seed, classical=classical)
+        return _predict_by_svm(train, images, seed, classical)
     make: Callable[[], nn.Module] = {CNN: _small_network, RESNET: _resnet}[kind](train.images.shape[1], num_users)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
@@ -122,16 +122,16 @@ def _train(
     change: Callable[[Tensor, torch.Generator], Tensor] | None,
 ) -> None:
     levels, labels = _levels(train.images), train.labels
-    generator = torch.Generator().manual_seed(seed)
+    draws = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=_WEIGHT_DECAY)
     order = torch.empty(0, dtype=torch.int64)
     net.train()
     for step in range(num_steps):
         while len(order) < _BATCH_SIZE:
-            order = torch.cat([order, torch.randperm(len(levels), generator=generator)])
+            order = torch.cat([order, torch.randperm(len(levels), generator=draws)])
         index, order = order[:_BATCH_SIZE], order[_BATCH_SIZE:]
         batch = levels[index]
-        logits = net(batch if change is None else change(batch, generator))
+        logits = net(batch if change is None else change(batch, draws))
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / _WARMUP_STEPS) * (1 - step / num_steps)
         optimizer.zero_grad()
@@ -156,7 +156,7 @@ def spectrogram_features(levels: Tensor) -> np.ndarray:
     return torch.cat([grey.mean(2), grey.std(2), cadence.flatten(1)], dim=1).numpy()
 
 
-def _predict_by_svm(train: LabelledImages, images: Tensor, seed: int, *, classical: bool) -> Tensor:
+def _predict_by_svm(train: LabelledImages, images: Tensor, seed: int, classical: bool) -> Tensor:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC

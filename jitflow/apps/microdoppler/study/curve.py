@@ -130,7 +130,7 @@ def draw_curves(path: Path, results: Results) -> None:
             if not j:
                 panel.set_ylabel("accuracy on other sessions, %", fontsize=8)
     handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside center right", fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
     for suffix in (".png", ".pdf"):
         with atomic_path(path.with_suffix(suffix)) as temporary:
             figure.savefig(temporary, dpi=_DPI, format=suffix[1:])
@@ -145,19 +145,19 @@ def _draw_panel(panel: Any, results: Results, classifier: str, subset: str) -> N
             label = " ".join([arm.source, *(["and sifted"] * arm.sifted), *(["and classical"] * arm.classical)])
             curves.setdefault(label, []).append((arm.times, point))
     bands = {"real alone": Arm(), "classical augmentation": Arm(classical=True)}
-    for colour, (label, arm) in zip(("#333333", _COLOURS[4]), bands.items(), strict=True):
+    for colour, (name, arm) in zip(("#333333", _COLOURS[4]), bands.items(), strict=True):
         point = results.accuracy(classifier, subset, arm)
         style = "-" if arm.classical else "--"
-        panel.axhline(100 * point.value, color=colour, linestyle=style, linewidth=1.2, label=label)
+        panel.axhline(100 * point.value, color=colour, linestyle=style, linewidth=1.2, label=name)
         panel.axhspan(100 * point.interval.low, 100 * point.interval.high, color=colour, alpha=0.1, linewidth=0)
-    for number, (label, points) in enumerate(curves.items()):
+    for number, (name, points) in enumerate(curves.items()):
         at = [k + 0.05 * (number - len(curves) / 2) for k, _ in points]
         mean = np.array([100 * point.value for _, point in points])
         ends = np.array([[100 * point.interval.low, 100 * point.interval.high] for _, point in points]).T
         colour = (_COLOURS[0], _COLOURS[1], _COLOURS[2], _COLOURS[3])[number % 4]
         panel.errorbar(
             at, mean, abs(ends - mean), color=colour, marker="os^D"[number % 4], markersize=4, capsize=2,
-            linewidth=1.2, label=label,
+            linewidth=1.2, label=name,
         )  # fmt: skip
     panel.grid(alpha=0.25)
     panel.tick_params(labelsize=8)

@@ -72,7 +72,7 @@ class StudyRecord:
 
 
 def prepare_data(
-    folder: Path, data_dir: Path | str, others_dir: Path | str | None, val_fraction: float | None, seed: int
+    folder: Path, data_dir: Path | str, others_dir: Path | str | None, test_share: float | None, split_seed: int
 ) -> StudyRecord:
     """Read all spectrograms at 64 x 64 levels and write the files of the study.
 
@@ -83,8 +83,8 @@ def prepare_data(
         folder: Folder of the files.
         data_dir: Real spectrograms, see :func:`~jitflow.apps.microdoppler.user_images.find_user_images`.
         others_dir: Spectrograms of other people; all of their files.
-        val_fraction: Share to test on, where the data have no split.
-        seed: Seed of that split.
+        test_share: Share to test on, where the data have no split.
+        split_seed: Seed of that split.
 
     Returns:
         The record.
@@ -92,12 +92,12 @@ def prepare_data(
     Raises:
         DataError: If training and test share sessions, windows or files, or files cannot be read.
     """
-    found = find_user_images(data_dir, val_fraction=val_fraction, seed=seed)
-    leakage = find_leakage(found)
-    leaks, line = describe_leakage(leakage)
+    found = find_user_images(data_dir, val_fraction=test_share, seed=split_seed)
+    shared = find_leakage(found)
+    leaks, line = describe_leakage(shared)
     if leaks:
         raise DataError(f"{data_dir}: {line}; a study needs sides that share nothing")
-    log_leakage(leakage)
+    log_leakage(shared)
     others = [] if others_dir is None else _all_files(Path(others_dir))
     description = found.arrays or ArrayDescription()
     scale = measure_scale([image.path for image in others or found.train], description)
@@ -122,7 +122,7 @@ def prepare_data(
         test_groups=_groups(found.val),
         group=found.group,
         scale=scale.to_record(),
-        leakage=leakage,
+        leakage=shared,
         others=tuple(sorted({image.user_id for image in others})),
         num_others=len(others),
         sources=tuple(str(path) for path in (data_dir, others_dir) if path is not None),
@@ -134,8 +134,9 @@ def prepare_data(
 
 def read_record(folder: Path) -> StudyRecord:
     """Read the record of the data that :func:`prepare_data` wrote."""
-    content = read_json(folder / RECORD_NAME)
-    return StudyRecord(**{name: tuple(v) if isinstance(v, list) else v for name, v in content.items()})
+    content: dict[str, Any] = read_json(folder / RECORD_NAME)
+    plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+    return StudyRecord(**plain)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -108,7 +108,8 @@ def train_generator(
         "trainer.max_epochs": -(-steps // max(1, len(subset.labels) // _BATCH_SIZE)),
         "trainer.max_steps": steps,
         "trainer.devices": 1,
-        "trainer.enable_progress_bar": "false",
+        # Several are trained at the same time, which would mix their lines.
+        "trainer.enable_progress_bar": str(is_base).lower(),
         # Nothing is chosen by validation.
         "trainer.limit_val_batches": 0,
         "checkpoint.best_name": "null",
@@ -180,20 +181,22 @@ def draw_samples(
         The spectrograms, by user; of each user any first ones are as good as others.
     """
     model = load(folder.run)
-    labels = [label for label, count in enumerate(counts) for _ in range(count)]
-    seeds = [mix_seeds(seed, label, number) for label, count in enumerate(counts) for number in range(count)]
+    wanted = [label for label, count in enumerate(counts) for _ in range(count)]
+    own_seeds = [mix_seeds(seed, label, number) for label, count in enumerate(counts) for number in range(count)]
     drawn = model.sample(
-        labels=labels,
-        seeds=seeds,
+        labels=wanted,
+        seeds=own_seeds,
         guidance=options.guidance,
         steps=options.sampling_steps,
         batch_size=_SAMPLES_AT_ONCE,
     )
-    return LabelledImages(drawn.pixels[:, :channels].contiguous(), torch.tensor(labels))
+    return LabelledImages(drawn.pixels[:, :channels].contiguous(), torch.tensor(wanted))
 
 
 def share_cores(num_workers: int, num_cores: int) -> None:
-    """Let this worker, and the trainings that it starts, use its share of the cores."""
+    """Let this worker, and the trainings that it starts, use its share of the cores; a single one is left as it is."""
+    if num_workers == 1:
+        return
     threads = max(1, num_cores // num_workers)
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)

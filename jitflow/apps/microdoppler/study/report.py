@@ -22,8 +22,8 @@ HEADLINE = Arm("generated", float(MOST_TIMES))
 _REAL, _CLASSICAL = Arm(), Arm(classical=True)
 
 
-def state_finding(real: Point, generated: Point, gain: Point, over_classical: Point, *, subset: str) -> str:
-    """Say in one sentence what the numbers say, whichever way they fell.
+def state_finding(real: Point, generated: Point, gain: Point, over_classical: Point, subset: str) -> str:
+    """Say in one sentence what the accuracies say, whichever way they fell.
 
     Args:
         real: Accuracy of the classifier trained on real samples alone.
@@ -89,14 +89,14 @@ def finding_of(results: Results, subset: str) -> str:
         results.accuracy(CNN, subset, HEADLINE),
         results.gain(CNN, subset, HEADLINE, _REAL),
         results.gain(CNN, subset, HEADLINE, _CLASSICAL),
-        subset=subset,
+        subset,
     )
 
 
 def write_report(
     folder: Path, results: Results, record: StudyRecord, settings: Mapping[str, Any], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Write ``study.json``, ``study.html``, ``curve.png`` and ``curve.pdf``, and print the table and the sentence.
+    """Write the report, ``study.json``, ``study.html`` and ``curve.png``, and print its table of scores and sentence.
 
     Args:
         folder: Folder of the study.
@@ -111,11 +111,12 @@ def write_report(
     draw_curves(folder / CURVE_NAME, results)
     sentences = {subset: finding_of(results, subset) for subset in results.subsets}
     rows = list(_rows(results))
+    interval = f"95 %, {METHOD}"
     report = {
         "finding": sentences[results.subsets[0]],
         "findings": sentences,
         "sources": describe_sources(record),
-        "interval": f"95 %, {METHOD}",
+        "interval": interval,
         "num_seeds": len(results.right(CNN, results.subsets[0], _REAL)),
         "cells": rows,
         "accepted": {subset: results.accepted(subset) for subset in results.subsets},
@@ -127,7 +128,7 @@ def write_report(
     headings = ("classifier", "real per user", "training", "accuracy, %", "over real alone", "over classical")
     cells = [_cells(row) for row in rows]
     body = html_section("Finding", "".join(f"<p>{sentence}</p>" for sentence in sentences.values()))
-    body += html_section("Curves", html_figure((folder / CURVE_NAME).read_bytes(), report["interval"], wide=True))
+    body += html_section("Curves", html_figure((folder / CURVE_NAME).read_bytes(), interval, wide=True))
     body += html_section("Accuracies", html_table(cells, headings)) + html_section(
         "Data and settings",
         f"<p>{report['sources']}.</p>" + html_table([(name, str(value)) for name, value in settings.items()]),

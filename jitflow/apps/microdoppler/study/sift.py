@@ -9,6 +9,7 @@ from jitflow.apps.microdoppler.gait import SpectrogramSettings
 from jitflow.apps.microdoppler.labelled_images import LabelledImages
 from jitflow.apps.microdoppler.physics import levels_below_peak, near_truth, read_gait, truth_from_readings
 from jitflow.apps.microdoppler.study.classifiers import CNN, predict_users
+from jitflow.apps.microdoppler.study.settings import TrainingsOptions
 
 
 def accepted_samples(
@@ -16,11 +17,10 @@ def accepted_samples(
     real: LabelledImages,
     num_users: int,
     *,
-    seed: int,
-    num_steps: int,
+    critic_seed: int,
+    trainings: TrainingsOptions,
     settings: SpectrogramSettings | None,
     span_db: float,
-    tolerance: float,
 ) -> Tensor:
     """Tell which generated spectrograms pass, by the real samples of the same subset alone.
 
@@ -31,16 +31,17 @@ def accepted_samples(
         generated: Generated spectrograms and the users they were made for.
         real: Real samples of the subset.
         num_users: Number of users.
-        seed: Seed of the critic.
-        num_steps: Its steps.
+        critic_seed: Seed of the critic.
+        trainings: Its steps, and the largest relative difference of the step frequency.
         settings: Axes of the spectrograms; None leaves the gait out.
         span_db: Decibels from black to white.
-        tolerance: Largest relative difference of the step frequency.
 
     Returns:
         Whether each passes, shape ``(N,)``, bool.
     """
-    named = predict_users(CNN, real, generated.images, num_users, seed=seed, num_steps=num_steps, classical=True)
+    named = predict_users(
+        CNN, real, generated.images, num_users, seed=critic_seed, num_steps=trainings.cnn_steps, classical=True
+    )
     passed = named == generated.labels
     if settings is None:
         return passed
@@ -49,7 +50,7 @@ def accepted_samples(
         for images in (generated.images, real.images)
     )
     truth = truth_from_readings(own, real.labels, num_users)
-    near = near_truth(readings.step_frequency_hz, generated.labels, truth.step_frequency_hz, tolerance)
+    near = near_truth(readings.step_frequency_hz, generated.labels, truth.step_frequency_hz, trainings.step_tolerance)
     # Of a user whose own samples tell nothing, nothing can be asked.
     return passed & (near | torch.isnan(truth.step_frequency_hz)[generated.labels])
 

@@ -98,26 +98,25 @@ def make_samples(task: tuple[Work, Replicate], tick: Callable[[], None]) -> None
     folder, record = work.generator(replicate.generator), read_record(work.data)
     real = work.subset(replicate)
     seeds = (work.seed, len(real.labels), replicate.seed)
-    base = work.generator(BASE) if record.others else None
-    train_generator(folder, real, record.user_ids, work.network, mix_seeds(_TUNE, *seeds), base=base)
+    pretrained = work.generator(BASE) if record.others else None
+    train_generator(folder, real, record.user_ids, work.network, mix_seeds(_TUNE, *seeds), base=pretrained)
     counts, channels = _counts(real, MOST_TIMES), real.images.shape[1]
     drawn = draw_samples(folder, counts, channels, work.network, mix_seeds(_DRAW, *seeds))
     _save_grid(folder.path / GRID_NAME, real, drawn)
     scale = record.array_scale
-    settings = settings_of(scale)
+    axes = settings_of(scale)
     accepted = accepted_samples(
         drawn,
         real,
         len(record.user_ids),
-        seed=mix_seeds(_CRITIC, *seeds),
-        num_steps=work.trainings.cnn_steps,
-        settings=settings,
+        critic_seed=mix_seeds(_CRITIC, *seeds),
+        trainings=work.trainings,
+        settings=axes,
         span_db=scale.range_db[1] - scale.range_db[0],
-        tolerance=work.trainings.step_tolerance,
     )
     tensors = {"generated": drawn.images, "labels": drawn.labels, "accepted": accepted}
-    if settings is not None:
-        tensors["simulated"] = simulate_users(real, counts, scale, settings, mix_seeds(_FITTED, *seeds)).images
+    if axes is not None:
+        tensors["simulated"] = simulate_users(real, counts, scale, axes, mix_seeds(_FITTED, *seeds)).images
     # The last file says that the generator is finished.
     write_tensors(samples_of(folder), tensors)
     tick()
@@ -192,7 +191,7 @@ def _run_cell(work: Work, cell: Cell, train: LabelledImages, record: StudyRecord
 
 
 def read_results(work: Work, replicates: list[Replicate]) -> dict[Cell, dict[str, object]]:
-    """Read the results of all cells."""
+    """Read the scores of all cells."""
     return {cell: read_json(work.cell(cell)) for replicate in replicates for cell in replicate.cells}
 
 
