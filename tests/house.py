@@ -49,7 +49,7 @@ ROWS = (
     Row("test files over 400 lines", counts.find_long_test_files, 0, 0),
     Row("functions over 100 lines", counts.find_long_functions, 0, 0),
     Row("functions with over 14 arguments", counts.find_many_arguments, 0, 0),
-    Row("forwardings name=name", counts.find_forwardings, 350, None),
+    Row("forwardings name=name", counts.find_forwardings, 349, None),
     Row("import circles", counts.find_circles, 0, 0),
     Row("imports that run back up", counts.find_imports_upwards, 0, 0),
     Row("docstrings without a noun of the field", counts.find_vague_docstrings, 0, 0, shown=10),

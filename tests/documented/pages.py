@@ -180,6 +180,11 @@ PAGES = {
             "jitflow train --config": "--trainer.accelerator cpu",
         }
     ),
+    "gait_simulator.md": Page(
+        replace={"--num_users 10 --images_per_user 100": "--num_users 1 --images_per_user 25 --num_processes 1"},
+        more={"jitflow microdoppler simulate": "--window_sec 0.3"},
+        leaves=("campaign_24/manifest.csv", "campaign_77/val/ID_1/ID_1_session5_fall_001.npz"),
+    ),
     "methods.md": Page(more={"jitflow train": _FEW_STEPS}),
     "microdoppler.md": Page(
         replace={

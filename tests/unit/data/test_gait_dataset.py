@@ -187,11 +187,12 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 def test_the_documented_snippets_run(tmp_path, monkeypatch, capsys):
     text = (Path(__file__).parents[3] / "docs/gait_simulator.md").read_text(encoding="utf-8")
     snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     monkeypatch.chdir(tmp_path)
     for snippet in snippets:
         exec(snippet, {})
-    shape, steps, file = capsys.readouterr().out.splitlines()
+    shape, steps, file, signal = capsys.readouterr().out.splitlines()
+    assert signal == "(4000,) complex128"
     assert shape == "(256, 256, 3) uint8"
     assert [round(float(number), 2) for number in steps.split()] == [1.76, 1.76]
     assert file == "train/ID_1/ID_1_0001.png"

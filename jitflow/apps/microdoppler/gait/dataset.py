@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from jitflow.apps.microdoppler.gait.checks import check_count
 from jitflow.apps.microdoppler.gait.dataset_record import FileFormat, Layout, dataset_parameters
 from jitflow.apps.microdoppler.gait.echo import Radar
 from jitflow.apps.microdoppler.gait.picture import SpectrogramSettings, spectrogram_db, spectrogram_image
-from jitflow.apps.microdoppler.gait.plan import plan_samples
+from jitflow.apps.microdoppler.gait.plan import PlannedSample, plan_samples
 from jitflow.apps.microdoppler.gait.population import Variation, draw_walkers
 from jitflow.errors import ConfigError, MissingFileError
 from jitflow.io.files import atomic_path, read_json, write_json
@@ -115,11 +115,7 @@ def write_dataset(
         planned = plan_samples(
             walkers, images_per_user, val_fraction, seed, variation or Variation(), campaign, settings.duration_sec
         )
-        tasks = [
-            (str(folder / sample["file"]), plan.trial)
-            for sample, plan in zip(truth["samples"], planned, strict=True)
-            if not _is_whole(folder / sample["file"])
-        ]
+        tasks = _missing_samples(folder, truth["samples"], planned)
         done = total - len(tasks)
         if on_image:
             on_image(done, total)
@@ -137,6 +133,12 @@ def write_dataset(
         if campaign is not None:
             write_manifest(folder, truth)
     return truth
+
+
+def _missing_samples(folder: Path, samples: list[dict[str, Any]], planned: Iterable[PlannedSample]) -> list[_Task]:
+    """Return path and trial of each sample whose file is missing or truncated."""
+    files = [folder / sample["file"] for sample in samples]
+    return [(str(file), plan.trial) for file, plan in zip(files, planned, strict=True) if not _is_whole(file)]
 
 
 def _write_pictures(radar: Radar, settings: SpectrogramSettings, tasks: list[_Task], tick: Callable[[], None]) -> None:

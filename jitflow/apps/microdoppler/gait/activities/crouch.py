@@ -11,7 +11,7 @@ from jitflow.apps.microdoppler.gait.body import Walker
 CYCLE_SEC = 3.2
 """Down, low, up and standing, for a person of average tempo."""
 _DOWN, _LOW, _UP = 0.34, 0.12, 0.30  # shares of the cycle; the rest stands
-SHANK_DEG, THIGH_DEG, TRUNK_DEG, ARM_DEG = 28.0, 82.0, 38.0, 65.0
+SHANK_DEG, THIGH_DEG, TRUNK_DEG, ARM_DEG = 30.0, 80.0, 42.0, 70.0
 """Angles to the vertical at the lowest point: shank and trunk lean forward, knees and arms are ahead of their roots."""
 
 

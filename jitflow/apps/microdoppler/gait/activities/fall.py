@@ -17,7 +17,8 @@ LYING_DEG = 85.0
 DELAY_SEC = 0.1
 """Delay of the thighs behind the shanks, and of the trunk behind the thighs: the knees give way first."""
 _ARM_DEG, _ARM_SEC = 160.0, 1.0
-_LATEST_START_SEC = 0.9
+LATEST_START_SEC = 0.9
+"""A fall begins within this time of the recording."""
 _STEPS = 20_000
 
 
@@ -42,7 +43,7 @@ def fall(walker: Walker, pace: Pace) -> Motion:
         adults in long-term care", J. Biomech. 48 (2015) 911-920 (durations and velocities above).
     """
     time_of, angle = tilt_table(walker.height_m, PUSH_RAD_S * pace.speed_factor)
-    begins_sec = _LATEST_START_SEC * (pace.initial_phase % 1.0)
+    begins_sec = LATEST_START_SEC * (pace.initial_phase % 1.0)
 
     def points(time_sec: Array) -> Array:
         since = np.asarray(time_sec, dtype=float) - begins_sec
