@@ -12,7 +12,8 @@ import torch
 from jitflow import cli
 from jitflow.apps.microdoppler.labelled_images import LabelledImages
 from jitflow.apps.microdoppler.study import data, generator, runner, work
-from jitflow.apps.microdoppler.study.plan import Replicate
+from jitflow.apps.microdoppler.study.plan import Arm, Replicate
+from jitflow.apps.microdoppler.study.report import HEADLINE
 from jitflow.apps.microdoppler.study.settings import NetworkOptions, PeopleOptions, StudyOptions, TrainingsOptions
 from jitflow.apps.microdoppler.study.work import Work
 from jitflow.errors import ConfigError, DataError
@@ -56,6 +57,8 @@ def seen(monkeypatch):
         made = torch.tensor([user for user, count in enumerate(counts) for _ in range(count)])
         return LabelledImages(torch.cat(chosen), made)
 
+    few = [Arm(), Arm(classical=True), HEADLINE, Arm("generated", 1.0, sifted=True)]
+    monkeypatch.setattr(runner, "list_arms", lambda **settings: few)
     monkeypatch.setattr(work, "train_generator", train)
     monkeypatch.setattr(work, "draw_samples", draw)
     return given

@@ -23,7 +23,7 @@ _REAL, _CLASSICAL = Arm(), Arm(classical=True)
 
 
 def state_finding(real: Point, generated: Point, gain: Point, over_classical: Point, subset: str) -> str:
-    """Say in one sentence what the accuracies say, whichever way they fell.
+    """Describe in one sentence how generated samples change the accuracy, whichever way that is.
 
     Args:
         real: Accuracy of the classifier trained on real samples alone.
