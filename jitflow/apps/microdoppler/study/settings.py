@@ -78,8 +78,8 @@ class NetworkOptions:
     width: int = 192
     depth: int = 6
     pretraining_steps: int = 2000
-    generator_steps: int = 400
-    guidance: float = 1.5
+    generator_steps: int = 1200
+    guidance: float = 2.0
     sampling_steps: int = 20
 
     def __post_init__(self) -> None:
