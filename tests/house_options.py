@@ -102,6 +102,7 @@ def _fields(house: House, module: str, name: str) -> list[str]:
 def _options(function: Function, *, by_place: bool) -> list[str]:
     """Parameters of a command that are options; required ones are not where they are given by place, nor sections."""
     positional = [*function.args.posonlyargs, *function.args.args]
+    by_place = by_place or bool(function.args.posonlyargs)
     required = len(positional) - len(function.args.defaults)
     # The only required argument of a command is given by place if it is a list, such as one of files.
     is_list = required == 1 and ast.unparse(positional[0].annotation or ast.Constant("")).startswith("list[")

@@ -35,7 +35,8 @@ def run_group(
         name: The verb.
         commands: Function of each command; one whose only parameter is ``args`` gets the arguments unparsed.
         args: Arguments after the verb.
-        positional: Commands whose required arguments are positional; those of the others are options.
+        positional: Commands whose required arguments are positional; those of the others are options. So are those of
+            a function that marks them, ``def command(run_dir, /)``.
 
     Returns:
         What the command returns; None after listing the commands.
@@ -56,7 +57,8 @@ def run_group(
     function = commands[args[0]]
     if list(inspect.signature(function).parameters) == ["args"]:
         return function(args[1:])
-    return run_command(f"{name} {args[0]}", function, args[1:], positional=args[0] in positional)
+    by_place = args[0] in positional or bool(_by_place(function))
+    return run_command(f"{name} {args[0]}", function, args[1:], positional=by_place)
 
 
 def run_command(
@@ -138,7 +140,16 @@ def _takes_list(function: Callable[..., Any]) -> bool:
 
 def call(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
     """Run a command's function with the parsed options."""
-    return function(**given)
+    places = _by_place(function)
+    return function(
+        *(given[name] for name in places), **{name: value for name, value in given.items() if name not in places}
+    )
+
+
+def _by_place(function: Callable[..., Any]) -> list[str]:
+    """Return the parameters that a function takes by place only."""
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_ONLY]
 
 
 def command_parser(

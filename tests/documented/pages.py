@@ -199,9 +199,15 @@ PAGES = {
             "--max_epochs 120": "--max_epochs 1 --batch_size 8",
             "--num_users 5 --recordings.radar ancortek --per_user 6": "--num_users 2 --recordings.radar doppler_24ghz",
         },
-        more={"jitflow microdoppler extract": "--img_size 64", "jitflow microdoppler sample": "--num_steps 2"},
+        more={
+            "jitflow microdoppler extract": "--img_size 64",
+            "jitflow microdoppler sample": "--num_steps 2",
+            "jitflow microdoppler augment-study": "--users 2 --sessions 3 --per_session 4 --others 2 --width 64 "
+            "--depth 1 --pretraining_steps 4 --generator_steps 4 --sampling_steps 2 --cnn_steps 4 --num_seeds 2",
+        },
         users=True,
         leaves=(
+            "runs/study/curve.png",
             "campaign_drawn/micro_doppler_user02_001.npz",
             "campaign_evaluation/confusion.png",
             "raw_walks/previews/ID_2-rec06.png",

@@ -70,6 +70,7 @@ MICRODOPPLER = Application(
     commands={
         name.replace("_", "-"): f"jitflow.apps.microdoppler.commands:{name}"
         for name in ("simulate", "spectrogram", "extract", "sample", "add_user", "evaluate", "run")
-    },
+    }
+    | {"augment-study": "jitflow.apps.microdoppler.study.command:augment_study"},
     demo="jitflow.apps.microdoppler.demo:DEMO",
 )
