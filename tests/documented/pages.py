@@ -225,7 +225,7 @@ PAGES = {
             "--num_first 5000": "--num_first 20",
             "--updates 800": "--updates 2",
             "--num_first 10000": "--num_first 20",
-            "--num_judged 1000": "--num_judged 10",
+            "--num_judged 1000": "--num_judged 70",
             "size 128": "size 16",
         },
         leaves=("outputs/onestep/grid.png", "runs/onestep/checkpoints/best.ckpt"),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 from diffusers_folders import write_folder
 from file_kinds import READERS
+from fuzz_radar_targets import add_recordings, add_spectrograms
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -23,12 +22,7 @@ from jitflow.apps.images.image_check import inspect_image
 from jitflow.apps.images.module import JiTLightningModule
 from jitflow.apps.images.prepare import prepare
 from jitflow.apps.images.shards import ShardImages, open_shard_folder
-from jitflow.apps.microdoppler.arrays.description import ArrayDescription, read_description
-from jitflow.apps.microdoppler.arrays.sample import read_spectrogram
 from jitflow.apps.microdoppler.latent_file import LatentFile, LatentInfo
-from jitflow.apps.microdoppler.recordings.formats import open_recording, write_recording
-from jitflow.apps.microdoppler.recordings.radar import RecordingRadar, read_radar
-from jitflow.apps.microdoppler.recordings.transform import recording_spectrogram
 from jitflow.apps.text.files import TextFiles
 from jitflow.apps.text.network import build_jit_model, load_pretrained_jit
 from jitflow.apps.text.token_store import TextList, open_tokens, write_tokens
@@ -54,7 +48,6 @@ from jitflow.inspect.info import describe_path
 from jitflow.io.array_file import ArrayFileWriter, open_arrays
 from jitflow.io.csv_file import iter_csv_rows
 from jitflow.io.files import load_checkpoint, read_json
-from jitflow.io.table_file import read_table
 from jitflow.nets.autoencoder_kl import AutoencoderKL
 from jitflow.nets.lightningdit import LightningDiT, detect_lightningdit, load_lightningdit_weights
 from jitflow.run.curves import read_curves
@@ -108,8 +101,8 @@ def make_targets(folder: Path) -> list[Target]:
         _add_tokenizer_folder,
         _add_images,
         _add_texts,
-        _add_spectrograms,
-        _add_recordings,
+        add_spectrograms,
+        add_recordings,
     ):
         add_some(add, folder)
     return found
@@ -251,63 +244,6 @@ def _add_foreign_weights(add: Add, folder: Path) -> None:
     latents = LightningDiT(input_size=4, in_channels=4, num_classes=2, **user)
     torch.save({"ema": latents.state_dict()}, folder / "user.pt")
     add("network of latents", folder / "user.pt", _detect, 1)
-
-
-def _add_spectrograms(add: Add, folder: Path) -> None:
-    """Spectrogram arrays in every format whose package is installed, manifests and a description."""
-    level = np.add.outer(np.arange(6.0), np.arange(8.0))
-    axes = {"time_sec": np.arange(8.0), "velocity_m_s": np.arange(6.0)}
-    np.save(folder / "level.npy", level)
-    np.savez_compressed(folder / "level.npz", spectrogram=level, **axes)
-    pages = [Image.fromarray(page.astype(np.float32)) for page in (level, level + 1)]
-    pages[0].save(folder / "level.tif", save_all=True, append_images=pages[1:])
-    names = ["level.npy", "level.npz", "level.tif"]
-    if find_spec("scipy"):
-        from scipy.io import savemat
-
-        savemat(folder / "level.mat", {"level": level, "t": axes["time_sec"]}, do_compression=True)
-        savemat(folder / "plain.mat", {"level": level})
-        names += ["level.mat", "plain.mat"]
-    if find_spec("h5py"):
-        import h5py
-
-        with h5py.File(folder / "level.h5", "w") as file:
-            file.create_dataset("level", data=level, compression="gzip")
-            file["time_sec"] = axes["time_sec"]
-        names.append("level.h5")
-    for name in names:
-        add(f"array {name}", folder / name, lambda path: read_spectrogram(path, ArrayDescription()))
-    (folder / "manifest.csv").write_text("path,user,session,start_sec,duration_sec\na.npy,1,2,0.5,1.0\nb.npy,2,3,1,1\n")
-    add("table csv", folder / "manifest.csv", read_table)
-    if find_spec("pyarrow"):
-        import pyarrow
-        from pyarrow import parquet
-
-        parquet.write_table(pyarrow.table({"path": ["a", "b"], "user": [1, 2]}), folder / "manifest.parquet")
-        add("table parquet", folder / "manifest.parquet", read_table)
-    (folder / "spectrograms.yaml").write_text("range_db: [-45, 0]\ncarrier_hz: 24e9\nfit: pad\ngroup: session\n")
-    add("description", folder / "spectrograms.yaml", lambda path: read_description(path.parent))
-
-
-def _add_recordings(add: Add, folder: Path) -> None:
-    """Raw radar recordings in every format, and a radar."""
-    samples = (np.arange(1024.0) * np.exp(1j * np.arange(1024))).reshape(256, 1, 4)
-    radar = RecordingRadar(carrier_hz=24e9, pulses_per_sec=1000.0, samples=4, bandwidth_hz=3e8)
-    for name in ("echo.npy", "echo.bin", "echo.dat"):
-        write_recording(folder / name, radar, [samples])
-        stated = RecordingRadar() if name == "echo.dat" else radar
-        # SciPy is optional, but what reads the files is not.
-        add(f"recording {name}", folder / name, functools.partial(_read_recording, stated), 2)
-    (folder / "radar.yaml").write_text("preset: iwr1642\nlanes: 4\nrange_m: [1, 5]\ncarrier_hz: 77e9\nframe_pulses: 9")
-    add("radar", folder / "radar.yaml", read_radar)
-
-
-def _read_recording(radar: RecordingRadar, path: Path) -> None:
-    recording = open_recording(path, radar)
-    if find_spec("scipy"):
-        recording_spectrogram(recording)
-    else:
-        list(recording.blocks())
 
 
 def _add_descriptions(add: Add, folder: Path) -> None:

@@ -28,6 +28,7 @@ COMMANDS = {
     "data check": ["images"],
     "export": ["a.ckpt", "out"],
     "info": ["a.ckpt"],
+    "onestep": ["a.ckpt"],
     "runs": [],
     "report": ["run"],
     "doctor": [],

@@ -69,7 +69,7 @@ def test_a_table_of_modulations_has_the_rows_of_conditions(build):
     table = ModulationTable(net, torch.cat([LABELS, LABELS[:1]]), torch.tensor([0.0, 0.5]))
     for time in (0.0, 0.5, 0.7):
         t = torch.full((3,), time)
-        torch.testing.assert_close(table.rows(t, LABELS), net.modulation(t, LABELS))
+        torch.testing.assert_close(table.of_samples(table.at(t), LABELS), net.modulation(t, LABELS))
 
 
 def test_labels_of_another_shape_are_refused(build):

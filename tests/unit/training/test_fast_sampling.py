@@ -123,7 +123,7 @@ def test_a_compiled_network_draws_the_same_without_a_compiler(make_module, monke
     compile_, modes = torch.compile, []
 
     def traced(function, **kwargs):
-        modes.append(kwargs.pop("mode"))
+        modes.append(kwargs.pop("mode", None))
         return compile_(function, backend="eager", **kwargs)
 
     monkeypatch.setattr(torch, "compile", traced)
